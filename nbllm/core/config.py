@@ -1,0 +1,54 @@
+"""The base of every configuration: frozen, keyword-only dataclasses that refuse unknown keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from nbllm.core.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A frozen configuration; subclasses declare fields and check them in `__post_init__`."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; an unknown key is an error that names the nearest known one.
+
+        Raises:
+            UserError: A key is unknown or a value out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise UserError(f"{cls.__name__} has no setting {key!r}.", mend=nearest(key, known))
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with `changes`; unknown keys are refused as in `from_dict`."""
+        return self.from_dict({**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes})
+
+
+def check_positive(config: Config, *names: str) -> None:
+    """Raise `UserError` unless each named field is greater than zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise UserError(f"{name} must be greater than 0, not {value!r}.", where=type(config).__name__)
+
+
+def check_choice(config: Config, name: str, choices: tuple[str, ...]) -> None:
+    """Raise `UserError` unless the named field is one of `choices`."""
+    value = getattr(config, name)
+    if value not in choices:
+        raise UserError(
+            f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.",
+            where=type(config).__name__,
+            mend=nearest(str(value), choices),
+        )

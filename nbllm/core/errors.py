@@ -1,0 +1,59 @@
+"""The errors that a person sees: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the person can mend.
+
+    Args:
+        what: One sentence: what is wrong.
+        where: The file, line, column, module or setting.
+        mend: What to do about it.
+    """
+
+    def __init__(self, what: str, *, where: object = None, mend: str | None = None) -> None:
+        self.what, self.where, self.mend = what, where, mend
+        parts = [what]
+        if where is not None:
+            parts.append(f"  where: {where}")
+        if mend is not None:
+            parts.append(f"  mend:  {mend}")
+        super().__init__("\n".join(parts))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.mend))
+
+
+class DataError(UserError):
+    """A text, a file or a data set cannot be used as it is."""
+
+
+class WeightsError(UserError):
+    """A model directory or its weights cannot be used as they are."""
+
+
+class RunError(UserError):
+    """A run directory cannot be used as asked."""
+
+
+class RefusedError(RunError):
+    """A run refused a command; `what` is the reason it gave."""
+
+
+class SkippedWarning(UserWarning):
+    """Data was left out because the caller asked for `on_error="skip"`."""
+
+
+def _rebuild(kind: type[UserError], what: str, where: object, mend: str | None) -> UserError:
+    return kind(what, where=where, mend=mend)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the hint `Did you mean 'x'?`, or the list of what is known when nothing is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."

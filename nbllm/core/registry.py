@@ -1,0 +1,46 @@
+"""Named things of one kind (sources, families, schedules, metrics): looked up by name, listed, extended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from nbllm.core.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A mapping from a name to one registered thing.
+
+    Args:
+        kind: What is registered, for error messages: "schedule", "metric".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that enters its argument under `name`."""
+
+        def enter(entry: T) -> T:
+            assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
+            self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            raise UserError(f"There is no {self.kind} named {name!r}.", mend=nearest(name, self._entries))
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
