@@ -1,0 +1,22 @@
+from . import (
+    core as core,
+    data as data,
+    evaluation as evaluation,
+    inference as inference,
+    models as models,
+    nn as nn,
+    objectives as objectives,
+    runs as runs,
+    training as training,
+)
+from .core.device import doctor as doctor
+from .core.report import Report as Report
+from .core.survey import survey as survey
+from .evaluation import evaluate as evaluate
+from .lm import LM as LM, load as load
+from .models import ModelConfig as ModelConfig
+from .runs.compare import compare as compare
+from .runs.run import Run as Run
+from .training import TrainConfig as TrainConfig, attach as attach, replay as replay, train as train
+
+__version__: str

@@ -1,0 +1,7 @@
+"""`python -m nbllm` is the command line."""
+
+import sys
+
+from nbllm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,5 @@
+from .config import TrainConfig as TrainConfig
+from .replay import Replay as Replay, replay as replay
+from .schedules import schedules as schedules
+from .start import attach as attach, train as train
+from .trainer import Trainer as Trainer
