@@ -1,0 +1,273 @@
+"""LM: a model and its tokenizer, made, saved, opened, asked."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from nbllm.core.errors import UserError, WeightsError
+from nbllm.core.html import escape, table
+from nbllm.core.io import atomic_directory
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from nbllm.models.config import ModelConfig
+    from nbllm.models.decoder import Decoder
+
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How probable a model finds a text.
+
+    Attributes:
+        log_probability: Natural logarithm of the text's probability: the sum over `num_tokens`.
+        num_tokens: Tokens predicted.
+        num_bytes: UTF-8 bytes of the text.
+    """
+
+    log_probability: float
+    num_tokens: int
+    num_bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits that the model needs for a byte of the text; comparable across tokenizers."""
+        import math
+
+        return -self.log_probability / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+
+
+class LM:
+    """A language model: `.model`, a `torch.nn.Module`, and `.tokenizer`, which turns text into its ids.
+
+    Args:
+        model: The network.
+        tokenizer: A transformers tokenizer, whose ids the model's vocabulary holds.
+
+    Attributes:
+        lock: Guards the weights: whoever changes them, or reads them all at one moment, holds it.
+
+    Raises:
+        UserError: The tokenizer has more tokens than the model's vocabulary.
+    """
+
+    def __init__(self, model: Decoder, tokenizer: PreTrainedTokenizerBase) -> None:
+        if len(tokenizer) > model.config.vocab_size:
+            raise UserError(
+                f"The tokenizer has {len(tokenizer)} tokens; the model's vocabulary holds {model.config.vocab_size}.",
+                mend=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its own tokenizer.",
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.lock = threading.RLock()
+
+    @classmethod
+    def new(cls, family: str = "gpt2", *, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -> LM:
+        """Make a model with new weights.
+
+        Args:
+            family: A family ("gpt2", "llama") or a preset ("gpt2-medium", "smollm2-135m", ...).
+            tokenizer: Its size is the vocabulary's unless `vocab_size` is given.
+            seed: Of the weights.
+            **config: Settings of `ModelConfig`: num_layers, hidden_size, num_heads, max_positions, ...
+
+        Raises:
+            UserError: An unknown name or setting, or a value out of range; the nearest known name is given.
+        """
+        from nbllm.models.decoder import Decoder
+        from nbllm.models.presets import make_config
+
+        shape = make_config(family, **{"vocab_size": len(tokenizer), **config})
+        return cls(Decoder(shape, seed=seed), tokenizer)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.model.config
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model learns; a tied head counts once."""
+        return self.model.num_parameters
+
+    def save(self, directory: Path | str) -> Path:
+        """Save model and tokenizer as a directory that `load` and transformers open; all of it or nothing.
+
+        What was at `directory` is replaced if it is a model directory or an empty folder.
+
+        Returns:
+            The directory.
+
+        Raises:
+            UserError: The family cannot express this model, or `directory` is something else.
+            OSError: The disk is full or the folder cannot be written.
+        """
+        directory = Path(directory)
+        _refuse_to_replace(directory)
+        with atomic_directory(directory) as folder:
+            self.write_files(folder)
+        return directory
+
+    def write_files(self, folder: Path) -> None:
+        """Write the files of `save` into an existing folder, as part of a checkpoint for instance."""
+        from nbllm.models.loading import save_model
+
+        ids = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
+        with self.lock:
+            save_model(self.model, folder, token_ids=ids)
+        self.tokenizer.save_pretrained(str(folder))
+
+    @overload
+    def generate(
+        self, prompt: str, *, stream: bool | Callable[[str], object] = False, **sampling: Any
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self, prompt: list[str], *, stream: bool | Callable[[str], object] = False, **sampling: Any
+    ) -> list[str]: ...
+
+    def generate(
+        self, prompt: str | list[str] = "", *, stream: bool | Callable[[str], object] = False, **sampling: Any
+    ) -> str | list[str]:
+        """Continue a text, or several at once.
+
+        Args:
+            prompt: The beginning; a list makes a batch, each text continued as it would be alone.
+            stream: True prints text as it comes; a function is given each piece.
+            **sampling: Settings of `SamplingConfig`: temperature, top_k, top_p, max_new_tokens, seed, ...
+
+        Returns:
+            The continuation, without the prompt; interrupting returns what there is.
+
+        Raises:
+            UserError: An unknown setting, a value out of range, or a prompt that the context cannot hold.
+        """
+        from nbllm.inference.config import SamplingConfig
+        from nbllm.inference.text import generate
+
+        config = SamplingConfig.from_dict(sampling)
+        with self.lock:
+            return generate(self.model, self.tokenizer, prompt, stream=stream, config=config)
+
+    def score(self, texts: str | Sequence[str]) -> list[Score]:
+        """Return how probable the model finds each text.
+
+        Where the tokenizer has an end-of-text token the text's first token is predicted from it, as in
+        training; otherwise it is not counted. Texts longer than the context are read in windows that overlap
+        by half.
+        """
+        from nbllm.models.scoring import token_log_probabilities
+
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        start = self.tokenizer.eos_token_id
+        if start is None:
+            start = self.tokenizer.bos_token_id
+        prefix = [] if start is None else [start]
+        ids = [prefix + self.tokenizer.encode(text, add_special_tokens=False, verbose=False) for text in texts]
+        with self.lock:
+            found = token_log_probabilities(self.model, ids)
+        return [
+            Score(float(values.double().sum()), len(values), len(text.encode()))
+            for text, values in zip(texts, found, strict=True)
+        ]
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"LM({config.family}, {config.num_layers} layers x {config.hidden_size}, {config.num_heads} heads, "
+            f"vocabulary {config.vocab_size}, context {config.max_positions}, "
+            f"{_count(self.num_parameters)} parameters)"
+        )
+
+    def _repr_html_(self) -> str:
+        from nbllm.models.summary import summarize
+
+        rows = [
+            (row.part, row.what, row.shape, f"{row.parameters:,}", _memory(row.num_bytes))
+            for row in summarize(self.model)
+        ]
+        weight = self.model.embedding.weight
+        total = sum(parameter.nbytes for parameter in self.model.parameters())
+        rows.append(("total", f"{weight.dtype} on {weight.device}", "", f"{self.num_parameters:,}", _memory(total)))
+        header = ("part", "what", "matrices", "parameters", "memory")
+        return f"<p><strong>{escape(repr(self))}</strong></p>{table(rows, header)}"
+
+
+def load(
+    path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
+) -> LM:
+    """Open a model directory, ours or transformers', or a run directory's newest good checkpoint.
+
+    Args:
+        path: The directory.
+        tokenizer: To use instead of the directory's own.
+        dtype: What to hold the weights in; None: as stored.
+
+    Raises:
+        WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used.
+    """
+    from nbllm.models.loading import load_model
+
+    directory = _resolve(Path(path))
+    model = load_model(directory, dtype=dtype)
+    return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)
+
+
+def _resolve(path: Path) -> Path:
+    """Return the model directory that `path` means."""
+    if (path / "config.json").exists() or not (path / "checkpoints").is_dir():
+        return path
+    from nbllm.runs.checkpoint import newest_good
+
+    info, problems = newest_good(path)
+    if info is None:
+        raise WeightsError(
+            "The run has no checkpoint to open." if not problems else f"No checkpoint is whole: {problems[0]}",
+            where=path / "checkpoints",
+        )
+    return Path(info.path)
+
+
+def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise WeightsError(
+            "The directory holds no tokenizer.", where=directory, mend="Give one: load(path, tokenizer=...)."
+        )
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizer libraries raise bare Exception for a broken file
+        raise WeightsError(f"The tokenizer cannot be read: {error}", where=directory) from error
+
+
+def _refuse_to_replace(directory: Path) -> None:
+    """Saving replaces a model, never anything else that happens to have the name."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise UserError("There is a file of this name.", where=directory, mend="Save under another name.")
+    if any(directory.iterdir()) and not (directory / "config.json").is_file():
+        raise UserError(
+            "The folder holds something that is not a model.", where=directory, mend="Save into a new folder."
+        )
+
+
+def _count(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def _memory(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.2f} MB"

@@ -1,0 +1,50 @@
+"""The one block of every transformer here."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nbllm.models.config import ModelConfig
+from nbllm.nn.attention import Attention, AttentionContext
+from nbllm.nn.feed_forward import FeedForward
+from nbllm.nn.normalization import make_norm
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each normalized before and added to the stream.
+
+    Args:
+        config: The model's.
+        layer: Its place in the stack, from 0.
+
+    Source: Radford et al. 2019 (GPT-2), section 2.3; Touvron et al. 2023, arXiv:2302.13971, section 2.2.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.attention = Attention(
+            config.hidden_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            bias=config.attention_bias,
+            layer=layer,
+        )
+        self.feed_forward_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.feed_forward = FeedForward(
+            config.hidden_size,
+            config.intermediate_size,
+            activation=config.activation,
+            gated=config.gated,
+            bias=config.feed_forward_bias,
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the residual stream after this block."""
+        x = x + self.attention(self.attention_norm(x), context)
+        out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return out

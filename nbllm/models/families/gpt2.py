@@ -1,0 +1,111 @@
+"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, biases."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nbllm.models.config import ModelConfig
+from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
+from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.settings import Settings
+
+
+def read(settings: Settings) -> ModelConfig:
+    """Read a GPT2Config."""
+    hidden_size = settings.integer("n_embd", 768)
+    max_positions = settings.integer("n_positions", 1024)
+    settings.only("n_ctx", max_positions)  # the older name of the same number
+    settings.only("scale_attn_weights", True)
+    settings.only("scale_attn_by_inverse_layer_idx", False)
+    return ModelConfig(
+        family="gpt2",
+        vocab_size=settings.integer("vocab_size", 50257),
+        hidden_size=hidden_size,
+        num_layers=settings.integer("n_layer", 12),
+        num_heads=settings.integer("n_head", 12),
+        intermediate_size=settings.integer("n_inner", 4 * hidden_size),
+        max_positions=max_positions,
+        norm_eps=settings.number("layer_norm_epsilon", 1e-5),
+        activation=settings.choice("activation_function", "gelu_new", ACTIVATIONS),
+        tie_embeddings=settings.flag("tie_word_embeddings", True),
+        initializer_range=settings.number("initializer_range", 0.02),
+    )
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    """Return a GPT2Config's values."""
+    return {
+        "vocab_size": config.vocab_size,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_inner": config.intermediate_size,
+        "n_positions": config.max_positions,
+        "layer_norm_epsilon": config.norm_eps,
+        "activation_function": ACTIVATION_NAMES[config.activation],
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.initializer_range,
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    }
+
+
+def rules(config: ModelConfig) -> list[WeightRule]:
+    """Return the weight map. GPT-2's matrices are stored (in, out): its Conv1D layer."""
+    width = config.hidden_size
+    out = [
+        _same("embedding.weight", "transformer.wte.weight", config.vocab_size),
+        _same("positions.weight", "transformer.wpe.weight", config.max_positions),
+    ]
+    for layer in range(config.num_layers):
+        ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
+        parts = (
+            ("attention_norm", "ln_1", width, False),
+            ("attention.qkv", "attn.c_attn", 3 * width, True),
+            ("attention.output", "attn.c_proj", width, True),
+            ("feed_forward_norm", "ln_2", width, False),
+            ("feed_forward.up", "mlp.c_fc", config.intermediate_size, True),
+            ("feed_forward.down", "mlp.c_proj", width, True),
+        )
+        for our_part, their_part, rows, transposed in parts:
+            out += [
+                _same(f"{ours}.{our_part}.weight", f"{theirs}.{their_part}.weight", rows, transposed),
+                _same(f"{ours}.{our_part}.bias", f"{theirs}.{their_part}.bias", rows),
+            ]
+    out += [_same(f"norm.{kind}", f"transformer.ln_f.{kind}", width) for kind in ("weight", "bias")]
+    if not config.tie_embeddings:
+        out.append(_same("head.weight", HEAD, config.vocab_size))
+    return out
+
+
+def _same(target: str, source: str, rows: int, transposed: bool = False) -> WeightRule:
+    return WeightRule(target, ((source, rows),), transposed)
+
+
+def _heads(config: ModelConfig) -> str | None:
+    if config.num_kv_heads != config.num_heads or config.head_dim * config.num_heads != config.hidden_size:
+        return "GPT-2 has as many key/value heads as query heads, and head_dim = hidden_size / num_heads."
+    return None
+
+
+FAMILIES.register("gpt2")(
+    Family(
+        name="gpt2",
+        architecture="GPT2LMHeadModel",
+        base_prefix="transformer.",
+        fixed={
+            "positions": "learned",
+            "norm": "layer_norm",
+            "gated": False,
+            "attention_bias": True,
+            "feed_forward_bias": True,
+        },
+        read=read,
+        write=write,
+        rules=rules,
+        unused=re.compile(r"transformer\.h\.\d+\.attn\.(masked_)?bias"),
+        requirements=(_heads,),
+    )
+)

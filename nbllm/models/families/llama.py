@@ -1,0 +1,131 @@
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, SwiGLU, grouped key/value heads."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nbllm.models.config import ModelConfig
+from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
+from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.settings import Settings
+
+
+def read(settings: Settings) -> ModelConfig:
+    """Read a LlamaConfig, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
+    settings.only("rope_interleaved", False)
+    hidden_size = settings.integer("hidden_size", 4096)
+    num_heads = settings.integer("num_attention_heads", 32)
+    return ModelConfig(
+        family="llama",
+        vocab_size=settings.integer("vocab_size", 32000),
+        hidden_size=hidden_size,
+        num_layers=settings.integer("num_hidden_layers", 32),
+        num_heads=num_heads,
+        num_kv_heads=settings.integer("num_key_value_heads", num_heads),
+        head_dim=settings.integer("head_dim", max(hidden_size // num_heads, 1)),
+        intermediate_size=settings.integer("intermediate_size", 11008),
+        max_positions=settings.integer("max_position_embeddings", 2048),
+        positions="rotary",
+        norm="rms_norm",
+        norm_eps=settings.number("rms_norm_eps", 1e-6),
+        activation=settings.choice("hidden_act", "silu", ACTIVATIONS),
+        gated=True,
+        attention_bias=settings.flag("attention_bias", False),
+        feed_forward_bias=settings.flag("mlp_bias", False),
+        tie_embeddings=settings.flag("tie_word_embeddings", False),
+        rope_theta=_read_rope(settings),
+        initializer_range=settings.number("initializer_range", 0.02),
+    )
+
+
+def _read_rope(settings: Settings) -> float:
+    """Return the base of the frequencies; refuse every scaling of them."""
+    theta = settings.number("rope_theta", 10000.0)
+    for key in ("rope_scaling", "rope_parameters"):
+        nested = Settings(settings.mapping(key), settings.where(key))
+        for kind in ("rope_type", "type"):
+            nested.only(kind, "default")
+        nested.only("partial_rotary_factor", 1.0)
+        theta = nested.number("rope_theta", theta)
+        nested.finish()
+    return theta
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    """Return a LlamaConfig's values, readable by older and newer transformers."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.intermediate_size,
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": ACTIVATION_NAMES[config.activation],
+        "attention_bias": config.attention_bias,
+        "mlp_bias": config.feed_forward_bias,
+        "tie_word_embeddings": config.tie_embeddings,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "initializer_range": config.initializer_range,
+        "attention_dropout": 0.0,
+    }
+
+
+def rules(config: ModelConfig) -> list[WeightRule]:
+    """Return the weight map: three projections are one matrix here, and so are gate and up."""
+    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    width, inner = config.hidden_size, config.intermediate_size
+    out = [WeightRule("embedding.weight", (("model.embed_tokens.weight", config.vocab_size),))]
+    for layer in range(config.num_layers):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        out += [
+            WeightRule(f"{ours}.attention_norm.weight", ((f"{theirs}.input_layernorm.weight", width),)),
+            WeightRule(f"{ours}.feed_forward_norm.weight", ((f"{theirs}.post_attention_layernorm.weight", width),)),
+        ]
+        attention = f"{theirs}.self_attn"
+        for kind in ("weight", "bias") if config.attention_bias else ("weight",):
+            qkv = (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
+            sources = tuple((f"{attention}.{name}.{kind}", rows) for name, rows in qkv)
+            out += [
+                WeightRule(f"{ours}.attention.qkv.{kind}", sources),
+                WeightRule(f"{ours}.attention.output.{kind}", ((f"{attention}.o_proj.{kind}", width),)),
+            ]
+        mlp = f"{theirs}.mlp"
+        for kind in ("weight", "bias") if config.feed_forward_bias else ("weight",):
+            sources = tuple((f"{mlp}.{name}.{kind}", inner) for name in ("gate_proj", "up_proj"))
+            out += [
+                WeightRule(f"{ours}.feed_forward.up.{kind}", sources),
+                WeightRule(f"{ours}.feed_forward.down.{kind}", ((f"{mlp}.down_proj.{kind}", width),)),
+            ]
+    out.append(WeightRule("norm.weight", (("model.norm.weight", width),)))
+    if not config.tie_embeddings:
+        out.append(WeightRule("head.weight", ((HEAD, config.vocab_size),)))
+    return out
+
+
+def _multiple(config: ModelConfig) -> str | None:
+    if config.hidden_size % config.num_heads:
+        return (
+            f"transformers' LLaMA wants hidden_size ({config.hidden_size}) to be a multiple of "
+            f"num_heads ({config.num_heads}), head_dim or not."
+        )
+    return None
+
+
+FAMILIES.register("llama")(
+    Family(
+        name="llama",
+        architecture="LlamaForCausalLM",
+        base_prefix="model.",
+        fixed={"positions": "rotary", "norm": "rms_norm", "gated": True},
+        read=read,
+        write=write,
+        rules=rules,
+        unused=re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+        requirements=(_multiple,),
+    )
+)

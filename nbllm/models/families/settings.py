@@ -1,0 +1,125 @@
+"""Reading a transformers `config.json` so that no setting is dropped in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nbllm.core.errors import WeightsError, nearest
+
+# Settings that any transformers configuration may carry and that do not change what the model computes:
+# identity, token ids, caching, what a call returns; dropout, which is for training; other heads; and how to sample.
+WITHOUT_EFFECT = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path architectures
+    attn_implementation bos_token_id chunk_size_feed_forward dtype eos_token_id experts_implementation
+    finetuning_task gradient_checkpointing id2label is_decoder is_llama_config keys_to_ignore_at_inference
+    label2id model_type num_labels output_attentions output_hidden_states output_past pad_token_id
+    pretraining_tp problem_type reorder_and_upcast_attn return_dict sep_token_id task_specific_params
+    tf_legacy_loss tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config
+    transformers_version unk_token_id use_bfloat16 use_cache
+
+    attention_dropout attn_pdrop classifier_dropout dropout embd_pdrop hidden_dropout resid_pdrop
+
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+
+    bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
+    length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    output_scores prefix remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens
+    temperature top_k top_p typical_p
+    """.split()
+)
+
+# Settings with just one value that is implemented; None (off) always is.
+IMPLEMENTED: dict[str, Any] = {
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+    "cross_attention_hidden_size": None,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
+
+
+class Settings:
+    """A `config.json`, read key by key; `finish` refuses what nobody read.
+
+    Args:
+        values: The decoded JSON.
+        where: The file, for errors.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: object) -> None:
+        self._values = dict(values)
+        self._where = where
+        self._read: set[str] = set()
+
+    def where(self, key: str) -> str:
+        """Return the place of `key`, for errors about what it holds."""
+        return f"{self._where}, {key}"
+
+    def integer(self, key: str, default: int) -> int:
+        """Return a whole number greater than zero; `default` where the key is absent or null."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self._error(key, value, "a whole number greater than 0")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a finite number greater than zero; `default` where the key is absent or null."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self._error(key, value, "a number greater than 0")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false; `default` where the key is absent or null."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise self._error(key, value, "true or false")
+        return value
+
+    def choice(self, key: str, default: str, known: Mapping[str, str]) -> str:
+        """Return our name for one of transformers' names."""
+        value = self._get(key, default)
+        if value not in known:
+            raise self._error(key, value, f"one of {', '.join(known)}")
+        return known[value]
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """Return a nested object; empty where the key is absent or null."""
+        value = self._get(key, {})
+        if not isinstance(value, dict):
+            raise self._error(key, value, "an object")
+        return value
+
+    def only(self, key: str, implemented: Any) -> None:
+        """Refuse any value of `key` but `implemented` (or null)."""
+        value = self._get(key, implemented)
+        if value != implemented:
+            raise WeightsError(
+                f"{key} is {value!r} in this model's configuration; nbllm implements only {implemented!r}.",
+                where=self._where,
+                mend="This model cannot be opened without changing what it computes.",
+            )
+
+    def finish(self) -> None:
+        """Refuse every setting that was not read and could change what the model computes."""
+        for key, implemented in IMPLEMENTED.items():
+            self.only(key, implemented)
+        for key in sorted(self._values.keys() - self._read - WITHOUT_EFFECT):
+            if self._values[key] is not None:
+                raise WeightsError(
+                    f"The setting {key!r} ({self._values[key]!r}) is not implemented for this family.",
+                    where=self._where,
+                    mend=f"{nearest(key, self._read)} It is refused because dropping it could change the output.",
+                )
+
+    def _get(self, key: str, default: Any) -> Any:
+        self._read.add(key)
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def _error(self, key: str, value: object, expected: str) -> WeightsError:
+        return WeightsError(f"{key} is {value!r}; it must be {expected}.", where=self._where)

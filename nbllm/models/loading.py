@@ -1,0 +1,219 @@
+"""Models in Hugging Face directories: `config.json` and safetensors, whole or in shards, both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nbllm.core.errors import UserError, WeightsError
+from nbllm.core.io import write_json
+from nbllm.models.config import ModelConfig
+from nbllm.models.decoder import Decoder
+from nbllm.models.families.base import HEAD, Family, WeightRule
+from nbllm.models.families.known import FAMILIES
+from nbllm.models.families.settings import Settings
+from nbllm.models.tensor_files import INDEX, SINGLE, TensorFiles
+
+CONFIG = "config.json"
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Decoder:
+    """Open a model directory: ours or transformers'.
+
+    Dropout, if the configuration has any, is for training and not applied here. Settings that nbllm does not
+    implement are refused by name.
+
+    Args:
+        directory: A folder with `config.json` and `model.safetensors`, or shards and their index.
+        dtype: What to hold the weights in; None: as stored (the widest, where the file mixes).
+
+    Raises:
+        WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not floating,
+            not finite or damaged; the tensor and the file are named.
+    """
+    directory = Path(directory)
+    family, config = read_config(directory)
+    model = Decoder.without_weights(config)
+    with TensorFiles(directory, family) as files:
+        rules = family.rules(config)
+        _check_names(files, rules, config)
+        if dtype is None:
+            dtype = files.widest_dtype()
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        state = {rule.target: _read_parameter(files, rule, shapes[rule.target], dtype) for rule in rules}
+        if config.tie_embeddings and HEAD in files:
+            _check_tied(files, state["embedding.weight"])
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def read_config(directory: Path) -> tuple[Family, ModelConfig]:
+    """Read a directory's `config.json`.
+
+    Raises:
+        WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
+    """
+    path = directory / CONFIG
+    if not directory.is_dir():
+        raise WeightsError("There is no such model directory.", where=directory)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(
+            f"The directory has no {CONFIG}.", where=directory, mend="Give the folder that holds it."
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{CONFIG} is not valid JSON: {error}.", where=path) from None
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        raise WeightsError(f"{CONFIG} names no model_type.", where=path)
+    name = values["model_type"]
+    if name not in FAMILIES:
+        raise WeightsError(
+            f"The model family {name!r} is not implemented.", where=path, mend=f"Known: {', '.join(FAMILIES)}."
+        )
+    settings = Settings(values, path)
+    try:
+        config = FAMILIES[name].read(settings)
+        settings.finish()
+    except WeightsError:
+        raise
+    except UserError as error:
+        raise WeightsError(error.what, where=path, mend=error.mend) from None
+    return FAMILIES[name], config
+
+
+def save_model(
+    model: Decoder,
+    directory: Path | str,
+    *,
+    token_ids: Mapping[str, int | None] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write a model's files into a folder, in the layout of its family, readable by transformers.
+
+    The folder is filled as it is; for all or nothing, fill one of `core.io.atomic_directory`.
+
+    Args:
+        model: The model.
+        directory: An existing folder.
+        token_ids: Values of `bos_token_id`, `eos_token_id`, `pad_token_id` for the configuration.
+        max_shard_bytes: Weights larger than this are split into files of at most this size.
+
+    Raises:
+        UserError: The family cannot express this model.
+        OSError: The disk is full or the folder cannot be written.
+    """
+    directory = Path(directory)
+    family = FAMILIES[model.config.family]
+    family.check(model.config)
+    tensors = _family_tensors(model, family)
+    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **(token_ids or {})}
+    values = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
+    write_json(directory / CONFIG, {**values, **family.write(model.config), **ids, "use_cache": True})
+    write_json(directory / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
+    _write_tensors(tensors, directory, max_shard_bytes)
+
+
+def _check_names(files: TensorFiles, rules: list[WeightRule], config: ModelConfig) -> None:
+    """Refuse missing and surplus tensors by name."""
+    wanted = {name for rule in rules for name, _ in rule.sources}
+    allowed = wanted | ({HEAD} if config.tie_embeddings else set())
+    missing = sorted(wanted - files.names)
+    if missing:
+        mend = "The file is incomplete, or config.json belongs to another model."
+        if missing == [HEAD]:
+            mend = "If the head is the embedding, set tie_word_embeddings to true in config.json."
+        raise WeightsError(_list("missing", missing), where=files.main, mend=mend)
+    surplus = sorted(files.names - allowed)
+    if surplus:
+        raise WeightsError(
+            _list("surplus", surplus),
+            where=files.file_of(surplus[0]),
+            mend="config.json belongs to another model, or the model has parts that nbllm does not implement.",
+        )
+
+
+def _list(kind: str, names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {kind}: {shown}."
+
+
+def _read_parameter(
+    files: TensorFiles, rule: WeightRule, shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.nn.Parameter:
+    """Read one of our parameters from the family's tensors."""
+    parts = []
+    for name, rows in rule.sources:
+        expected = (rows, *shape[1:])
+        stored = files.read(name, expected[::-1] if rule.transposed else expected).to(dtype)
+        parts.append(stored.t() if rule.transposed else stored)
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return torch.nn.Parameter(whole.contiguous())
+
+
+def _check_tied(files: TensorFiles, embedding: Tensor) -> None:
+    """Refuse a stored head that is not the embedding it is said to be."""
+    head = files.read(HEAD, tuple(embedding.shape)).to(embedding.dtype)
+    if not torch.equal(head, embedding):
+        raise WeightsError(
+            f"{HEAD} differs from the embedding, but config.json ties them.",
+            where=files.file_of(HEAD),
+            mend="Set tie_word_embeddings to false in config.json if the head is a matrix of its own.",
+        )
+
+
+def _family_tensors(model: Decoder, family: Family) -> dict[str, Tensor]:
+    """Return the weights under the family's names and in its shapes."""
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tensors = {}
+    for rule in family.rules(model.config):
+        parts = state[rule.target].split([rows for _, rows in rule.sources])
+        for (name, _), part in zip(rule.sources, parts, strict=True):
+            tensors[name] = (part.t() if rule.transposed else part).contiguous()
+    return tensors
+
+
+def _write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
+    """Write one file, or shards and their index."""
+    shards: list[dict[str, Tensor]] = [{}]
+    room = max_shard_bytes
+    for name, tensor in tensors.items():
+        if tensor.nbytes > room and shards[-1]:
+            shards.append({})
+            room = max_shard_bytes
+        shards[-1][name] = tensor
+        room -= tensor.nbytes
+    if len(shards) == 1:
+        _write_file(shards[0], directory / SINGLE)
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_file(shard, directory / file)
+        weight_map.update(dict.fromkeys(shard, file))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # it wraps the system's errors: a full disk must stay an OSError
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 5, str(error), str(path)) from error
+
+
+def config_values(directory: Path | str) -> dict[str, Any]:
+    """Return the decoded `config.json`; for what a caller wants to know beyond `ModelConfig`."""
+    values: dict[str, Any] = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
+    return values

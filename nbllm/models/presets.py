@@ -1,0 +1,81 @@
+"""Shapes with a name: each family's usual one, and those of published models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbllm.core.errors import UserError, nearest
+from nbllm.models.config import ModelConfig
+from nbllm.models.families import FAMILIES
+
+_GPT2: dict[str, Any] = {"family": "gpt2", "vocab_size": 50257}
+_LLAMA: dict[str, Any] = {
+    "family": "llama",
+    "vocab_size": 32000,
+    "max_positions": 2048,
+    "positions": "rotary",
+    "norm": "rms_norm",
+    "activation": "silu",
+    "gated": True,
+    "attention_bias": False,
+    "feed_forward_bias": False,
+}
+_SMOLLM2: dict[str, Any] = {
+    **_LLAMA,
+    "vocab_size": 49152,
+    "max_positions": 8192,
+    "rope_theta": 100000.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gpt2": {**_GPT2, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "gpt2-medium": {**_GPT2, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "gpt2-large": {**_GPT2, "hidden_size": 1280, "num_layers": 36, "num_heads": 20},
+    "gpt2-xl": {**_GPT2, "hidden_size": 1600, "num_layers": 48, "num_heads": 25},
+    # Not a published shape: GPT-2's width and depth in LLaMA's parts, of a size for one machine.
+    "llama": {**_LLAMA, "hidden_size": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 4},
+    "smollm2-135m": {**_SMOLLM2, "hidden_size": 576, "num_layers": 30, "num_heads": 9, "num_kv_heads": 3},
+    "smollm2-360m": {**_SMOLLM2, "hidden_size": 960, "num_layers": 32, "num_heads": 15, "num_kv_heads": 5},
+    "tinyllama-1.1b": {
+        **_LLAMA,
+        "hidden_size": 2048,
+        "num_layers": 22,
+        "num_heads": 32,
+        "num_kv_heads": 4,
+        "intermediate_size": 5632,
+        "tie_embeddings": False,
+    },
+    "llama-7b": {
+        **_LLAMA,
+        "hidden_size": 4096,
+        "num_layers": 32,
+        "num_heads": 32,
+        "intermediate_size": 11008,
+        "norm_eps": 1e-6,
+        "tie_embeddings": False,
+    },
+}
+
+_DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")
+
+
+def make_config(name: str, **changes: Any) -> ModelConfig:
+    """Return the preset `name` (a family's name is its usual shape) with `changes`.
+
+    A change of hidden_size or num_heads lets the sizes that follow from them (num_kv_heads, head_dim,
+    intermediate_size) be derived anew unless they are given too.
+
+    Raises:
+        UserError: No such preset or setting, a value out of range, or one that the family cannot have.
+    """
+    if name not in PRESETS:
+        raise UserError(f"There is no model family or preset named {name!r}.", mend=nearest(name, PRESETS))
+    values = dict(PRESETS[name])
+    if "family" in changes:
+        raise UserError("family is part of the preset.", where=f"preset {name!r}", mend="Choose another preset.")
+    if "hidden_size" in changes or "num_heads" in changes:
+        for key in _DERIVED:
+            values.pop(key, None)
+    config = ModelConfig.from_dict({**values, **changes})
+    FAMILIES[config.family].check(config)
+    return config

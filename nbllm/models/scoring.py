@@ -1,0 +1,90 @@
+"""How probable a model finds given tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from nbllm.models.decoder import Decoder
+
+# Most logits held at a time, in numbers: 64 MB of float32.
+_LOGITS_AT_ONCE = 1 << 24
+
+
+@torch.inference_mode()
+def token_log_probabilities(
+    model: Decoder, sequences: Sequence[Sequence[int]], *, stride: int | None = None, max_batch_tokens: int = 4096
+) -> list[Float[Tensor, " token"]]:
+    """Return, for each sequence, the natural log-probability of every token but its first, given those before.
+
+    A sequence longer than the context is read in overlapping windows; each token is counted once, in the
+    window that shows it the most context.
+
+    Args:
+        model: The model.
+        sequences: Token ids.
+        stride: By how many tokens the window moves on; half the context when None.
+        max_batch_tokens: About how many tokens one forward pass takes.
+
+    Returns:
+        Per sequence a float32 tensor on the CPU, one shorter than the sequence.
+    """
+    context = model.config.max_positions
+    step = context // 2 or 1 if stride is None else stride
+    assert 0 < step <= context
+    out = [torch.zeros(max(len(sequence) - 1, 0)) for sequence in sequences]
+    windows = [
+        (index, start, first)
+        for index, sequence in enumerate(sequences)
+        for start, first in _windows(len(sequence), context, step)
+    ]
+    # By length, so that little is padded; padding goes to the right, where a causal model never sees it.
+    windows.sort(key=lambda window: min(context, len(sequences[window[0]]) - 1 - window[1]))
+    device = model.embedding.weight.device
+    for batch in _batches(windows, sequences, context, max_batch_tokens):
+        rows = [list(sequences[index][start : start + context + 1]) for index, start, _ in batch]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        found = _next_token_log_probabilities(model, ids).cpu()
+        for (index, start, first), row, values in zip(batch, rows, found, strict=True):
+            out[index][first : start + len(row) - 1] = values[first - start : len(row) - 1]
+    return out
+
+
+def _windows(length: int, context: int, step: int) -> Iterator[tuple[int, int]]:
+    """Yield (where the window starts, the first prediction it counts); prediction i is of token i + 1."""
+    start = counted = 0
+    while counted < length - 1:
+        yield start, counted
+        counted = min(start + context, length - 1)
+        start = min(start + step, max(length - 1 - context, 0))
+
+
+def _batches(
+    windows: list[tuple[int, int, int]], sequences: Sequence[Sequence[int]], context: int, max_tokens: int
+) -> Iterator[list[tuple[int, int, int]]]:
+    batch: list[tuple[int, int, int]] = []
+    for window in windows:  # sorted: this one is the longest yet
+        length = min(context, len(sequences[window[0]]) - 1 - window[1])
+        if batch and (len(batch) + 1) * length > max_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _next_token_log_probabilities(model: Decoder, ids: Tensor) -> Tensor:
+    """Return (batch, position - 1): the log-probability of each token after the first."""
+    hidden = model.hidden(ids[:, :-1]).flatten(0, 1)
+    targets = ids[:, 1:].flatten()
+    rows = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
+    losses = [
+        F.cross_entropy(model.logits(part).float(), target, reduction="none")
+        for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)
+    ]
+    return -torch.cat(losses).unflatten(0, (ids.shape[0], -1))

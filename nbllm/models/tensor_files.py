@@ -1,0 +1,164 @@
+"""The tensors of a model directory, from one safetensors file or from shards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nbllm.core.errors import WeightsError
+from nbllm.models.families.base import Family
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class TensorFiles:
+    """Reads tensors by their full name; every error names the tensor and the file.
+
+    Args:
+        directory: The model directory.
+        family: Its family, which knows full names and what may be left unread.
+
+    Attributes:
+        main: The file, or the index of the shards.
+        names: Every tensor's full name, without those that the family never reads.
+    """
+
+    def __init__(self, directory: Path, family: Family) -> None:
+        self._stack = contextlib.ExitStack()
+        self._opened: dict[Path, Any] = {}
+        self._stored: dict[str, tuple[Path, str]] = {}
+        try:
+            self.main = _find(directory)
+            if self.main.name == SINGLE:
+                names = {name: self.main for name in self._open(self.main).keys()}  # noqa: SIM118
+            else:
+                names = self._read_index(directory)
+            for name, path in names.items():
+                full = family.canonical(name)
+                if not family.unused.fullmatch(full):
+                    self._stored[full] = (path, name)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.names = set(self._stored)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def file_of(self, name: str) -> Path:
+        """Return the file that holds a tensor."""
+        return self._stored[name][0]
+
+    def widest_dtype(self) -> torch.dtype:
+        """Return the one floating type that holds every stored tensor; float32 when types are mixed."""
+        found = {self._dtype(name) for name in sorted(self.names)}
+        return found.pop() if len(found) == 1 else torch.float32
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return a tensor.
+
+        Raises:
+            WeightsError: It has another shape, is not floating, holds numbers that are not finite, or cannot be
+                read.
+        """
+        path, stored_name = self._stored[name]
+        self._dtype(name)
+        try:
+            found = tuple(self._open(path).get_slice(stored_name).get_shape())
+            if found != shape:
+                raise WeightsError(
+                    f"{name} has the shape {list(found)}; the configuration asks for {list(shape)}.",
+                    where=path,
+                    mend="config.json belongs to another model, or the tensor was changed.",
+                )
+            tensor: Tensor = self._open(path).get_tensor(stored_name)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{name} cannot be read: {error}", where=path, mend="Fetch the file again.") from None
+        if not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise WeightsError(
+                f"{name} holds {count} numbers that are not finite.",
+                where=path,
+                mend="The file is damaged, or the model was saved after its training broke down.",
+            )
+        return tensor
+
+    def _dtype(self, name: str) -> torch.dtype:
+        path, stored_name = self._stored[name]
+        stored = self._open(path).get_slice(stored_name).get_dtype()
+        if stored not in _DTYPES:
+            raise WeightsError(
+                f"{name} is stored as {stored}, which is no floating type that nbllm reads.",
+                where=path,
+                mend=f"Known: {', '.join(_DTYPES)}. A quantized model must be expanded first.",
+            )
+        return _DTYPES[stored]
+
+    def _open(self, path: Path) -> Any:
+        if path not in self._opened:
+            try:
+                self._opened[path] = self._stack.enter_context(safe_open(path, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(
+                    f"The file is no whole safetensors file: {error}", where=path, mend="Fetch or save it again."
+                ) from None
+        return self._opened[path]
+
+    def _read_index(self, directory: Path) -> dict[str, Path]:
+        """Return each tensor's file, checked against what the files hold."""
+        try:
+            weight_map = json.loads(self.main.read_text(encoding="utf-8"))["weight_map"]
+            entries = {str(name): str(file) for name, file in weight_map.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WeightsError("The index of the shards has no readable weight_map.", where=self.main) from None
+        if not entries:
+            raise WeightsError("The index of the shards names no tensor.", where=self.main)
+        for name, file in entries.items():
+            if Path(file).name != file:  # an index must not reach outside its own directory
+                raise WeightsError(f"{name} is said to be in {file!r}, which is no plain file name.", where=self.main)
+            if not (directory / file).is_file():
+                raise WeightsError(
+                    f"The shard {file} is missing; it holds {name}.", where=directory, mend="Fetch it again."
+                )
+        held = {file: set(self._open(directory / file).keys()) for file in sorted(set(entries.values()))}
+        for name, file in entries.items():
+            if name not in held[file]:
+                raise WeightsError(f"{name} is missing from the shard that should hold it.", where=directory / file)
+        for file, names in held.items():
+            for name in sorted(names - entries.keys()):
+                raise WeightsError(f"{name} is surplus: the index does not name it.", where=directory / file)
+        return {name: directory / file for name, file in entries.items()}
+
+
+def _find(directory: Path) -> Path:
+    for name in (SINGLE, INDEX):
+        if (directory / name).is_file():
+            return directory / name
+    pickled = sorted(file.name for file in directory.glob("*.bin"))
+    raise WeightsError(
+        f"The directory has neither {SINGLE} nor {INDEX}.",
+        where=directory,
+        mend=(
+            f"{pickled[0]} is in the older pickle format: convert it with transformers' save_pretrained."
+            if pickled
+            else None
+        ),
+    )

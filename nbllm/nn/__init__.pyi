@@ -1,0 +1,12 @@
+from .attention import Attention as Attention
+from .attention import AttentionContext as AttentionContext
+from .attention_backends import attend as attend
+from .feed_forward import ACTIVATIONS as ACTIVATIONS
+from .feed_forward import FeedForward as FeedForward
+from .kv_cache import KVCache as KVCache
+from .masks import causal_mask as causal_mask
+from .masks import padded_causal_mask as padded_causal_mask
+from .normalization import make_norm as make_norm
+from .positions import LearnedPositions as LearnedPositions
+from .positions import RotaryPositions as RotaryPositions
+from .positions import rotate as rotate

@@ -1,0 +1,85 @@
+"""Self-attention with any number of key/value heads, positions, masks, cache and backend."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nbllm.nn.attention_backends.dispatch import attend
+from nbllm.nn.kv_cache import KVCache
+from nbllm.nn.positions import Rotation, rotate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionContext:
+    """What all layers of one forward pass share.
+
+    Attributes:
+        causal: Whether a query sees only keys up to its own place.
+        mask: Broadcastable to (batch, heads, query, key), as `attend` takes it; None sees everything.
+        rotation: Cosines and sines for queries and keys; None when positions enter elsewhere.
+        cache: Keys and values of earlier tokens.
+        backend: An attention backend's name or "auto".
+    """
+
+    causal: bool = True
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None
+    rotation: Rotation | None = None
+    cache: KVCache | None = None
+    backend: str = "auto"
+
+
+class Attention(nn.Module):
+    """Multi-head, grouped-query (num_kv_heads < num_heads) or multi-query (num_kv_heads = 1) attention.
+
+    Queries, keys and values come from one matrix, `qkv`: its rows are the query heads, then the key heads,
+    then the value heads. Weights of attention are never stored by the forward pass.
+
+    Args:
+        hidden_size: Width of the residual stream.
+        num_heads: Query heads.
+        num_kv_heads: Key/value heads, each shared by num_heads / num_kv_heads query heads.
+        head_dim: Width of a head.
+        bias: Whether both matrices have biases.
+        layer: Which layer of the model this is; the cache keeps layers apart by it.
+    """
+
+    def __init__(
+        self, hidden_size: int, *, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool, layer: int
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_dim, self.layer = num_heads, num_kv_heads, head_dim, layer
+        self.qkv = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
+        self.output = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
+
+    def project(
+        self, x: Float[Tensor, "batch position hidden"], rotation: Rotation | None
+    ) -> tuple[
+        Float[Tensor, "batch head position head_dim"],
+        Float[Tensor, "batch kv_head position head_dim"],
+        Float[Tensor, "batch kv_head position head_dim"],
+    ]:
+        """Return the queries, keys and values of `x`, rotated to their positions."""
+        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
+        turned, kv = self.num_heads + self.num_kv_heads, self.num_kv_heads
+        if rotation is None:
+            query, key, value = heads.split((self.num_heads, kv, kv), dim=2)
+        else:  # queries and keys are turned in one go
+            both, value = heads.split((turned, kv), dim=2)
+            query, key = rotate(both, rotation).split((self.num_heads, kv), dim=2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def forward(
+        self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Let each position gather from those it may see."""
+        query, key, value = self.project(x, context.rotation)
+        if context.cache is not None:
+            key, value = context.cache.update(self.layer, key, value)
+        gathered = attend(
+            query, key, value, causal=context.causal, mask=context.mask, backend=context.backend
+        )
+        out: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
+        return out

@@ -1,0 +1,75 @@
+"""`attend`: the one door to every attention backend."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nbllm.nn.attention_backends.choice import choose
+from nbllm.nn.attention_backends.registry import BACKENDS
+
+# A backend is one file beside this one: finding it enters it.
+for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    importlib.import_module(f"{__package__}.{_module.name}")
+
+_forced: ContextVar[str | None] = ContextVar("forced attention backend", default=None)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block, in this thread, every attention goes through the backend `name`.
+
+    Raises:
+        UserError: There is no such backend.
+    """
+    if name != "auto":
+        BACKENDS[name]
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def attend(
+    query: Float[Tensor, "batch head query head_dim"],
+    key: Float[Tensor, "batch kv_head key head_dim"],
+    value: Float[Tensor, "batch kv_head key head_dim"],
+    *,
+    causal: bool,
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, "batch head query head_dim"]:
+    """Attend from each query to the keys it may see.
+
+    Args:
+        query: (batch, heads, query, head_dim).
+        key: (batch, kv_heads, key, head_dim); heads is a multiple of kv_heads.
+        value: As `key`.
+        causal: Whether a query sees only keys up to its own place. With fewer queries than keys (a cache)
+            the last query is aligned with the last key.
+        mask: Broadcastable to (batch, heads, query, key); boolean, True where a query may see a key, or
+            floating, added to the scaled scores. It must leave every query at least one key.
+        scale: Multiplies the scores; 1 / sqrt(head_dim) when None.
+        backend: A name in `BACKENDS`, or "auto": the fastest measured for these shapes.
+
+    Returns:
+        (batch, heads, query, head_dim).
+
+    Raises:
+        UserError: There is no such backend.
+    """
+    name = _forced.get() or backend
+    if name == "auto":
+        name = choose(query, key, causal=causal, mask=mask)
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    return BACKENDS[name](query, key, value, mask, causal, scale)

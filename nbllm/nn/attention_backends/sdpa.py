@@ -1,0 +1,44 @@
+"""PyTorch's fused `scaled_dot_product_attention`."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nbllm.nn.attention_backends.registry import BACKENDS
+from nbllm.nn.masks import causal_mask
+
+
+@BACKENDS.register("sdpa")
+def attend(
+    query: Float[Tensor, "batch head query head_dim"],
+    key: Float[Tensor, "batch kv_head key head_dim"],
+    value: Float[Tensor, "batch kv_head key head_dim"],
+    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+    causal: bool,
+    scale: float,
+) -> Float[Tensor, "batch head query head_dim"]:
+    """Call the fused kernel, giving it `is_causal` only where its top-left alignment is ours."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    causal = causal and num_queries > 1
+    if causal and (mask is not None or num_queries != num_keys):
+        visible = causal_mask(num_queries, num_keys, device=query.device)
+        if mask is None:
+            mask = visible
+        elif mask.is_floating_point():
+            mask = mask.masked_fill(~visible, float("-inf"))
+        else:
+            mask = mask & visible
+        causal = False
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(query.dtype)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )

@@ -1,0 +1,82 @@
+"""The keys and values of the tokens already seen."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nbllm.core.errors import UserError
+
+
+class KVCache:
+    """Keys and values of every layer, in buffers allocated once; for inference, without gradients.
+
+    A forward pass calls `update` once a layer and `advance` once at its end.
+
+    Args:
+        num_layers: Layers of the model.
+        batch: Sequences held.
+        num_kv_heads: Key/value heads of a layer.
+        head_dim: Width of a head.
+        max_length: Most tokens that fit.
+        dtype: Of keys and values.
+        device: Where they are held.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        batch: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        shape = (2, batch, num_kv_heads, max_length, head_dim)
+        # Zeros rather than unwritten memory: what lies beyond `length` must never be able to be NaN.
+        self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.max_length = max_length
+        self.length = 0
+
+    def update(
+        self,
+        layer: int,
+        key: Float[Tensor, "batch kv_head position head_dim"],
+        value: Float[Tensor, "batch kv_head position head_dim"],
+    ) -> tuple[Float[Tensor, "batch kv_head key head_dim"], Float[Tensor, "batch kv_head key head_dim"]]:
+        """Store one layer's new keys and values and return all so far, as views of the buffers.
+
+        Raises:
+            UserError: They do not fit.
+        """
+        end = self.length + key.shape[2]
+        if end > self.max_length:
+            raise UserError(
+                f"The key/value cache holds {self.max_length} tokens; {end} were asked for.",
+                mend="Make it longer (max_length), or give fewer tokens.",
+            )
+        buffer = self._layers[layer]
+        with torch.no_grad():
+            buffer[0, :, :, self.length : end] = key
+            buffer[1, :, :, self.length : end] = value
+        return buffer[0, :, :, :end], buffer[1, :, :, :end]
+
+    def advance(self, count: int) -> None:
+        """Count `count` more tokens as held, once every layer has stored them."""
+        self.length += count
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        assert 0 <= length <= self.length
+        self.length = length
+
+    def select(self, rows: Int[Tensor, " row"]) -> None:
+        """Keep only the sequences `rows`, in that order (finished ones leave the batch; beams split)."""
+        self._layers = [buffer.index_select(1, rows) for buffer in self._layers]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the buffers, in bytes."""
+        return sum(buffer.nbytes for buffer in self._layers)

@@ -1,0 +1,34 @@
+"""Which keys a query may see, as boolean tensors: True = visible."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def causal_mask(
+    num_queries: int, num_keys: int, *, device: torch.device | None = None
+) -> Bool[Tensor, "{num_queries} {num_keys}"]:
+    """Let each query see the keys up to its own place; the last query is aligned with the last key."""
+    full = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
+    return full.tril(num_keys - num_queries)
+
+
+def padded_causal_mask(
+    real: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"], num_queries: int
+) -> Bool[Tensor, "batch 1 {num_queries} key"]:
+    """Causal, and padding is seen by nobody but itself.
+
+    A padded place sees itself so that no row of scores is empty: the softmax of nothing is NaN, and NaN
+    would reach the real tokens through the values of the next layer.
+
+    Args:
+        real: (batch, key), nonzero where there is a real token.
+        num_queries: How many of the last keys are also queries.
+    """
+    num_keys = real.shape[1]
+    visible = real.bool()[:, None, None, :]
+    keys = torch.arange(num_keys, device=real.device)
+    queries = keys[num_keys - num_queries :, None]
+    return ((keys <= queries) & visible) | (keys == queries)

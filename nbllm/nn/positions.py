@@ -1,0 +1,84 @@
+"""How a model knows the order of its tokens: learned vectors, or rotated queries and keys."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Rotation = tuple[Float[Tensor, "... position half"], Float[Tensor, "... position half"]]
+
+
+class LearnedPositions(nn.Module):
+    """A learned vector a position, added to the token's.
+
+    Args:
+        max_positions: How many positions there are.
+        hidden_size: Width of the residual stream.
+    """
+
+    def __init__(self, max_positions: int, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_positions, hidden_size))
+
+    def forward(self, positions: Int[Tensor, "batch position"] | slice) -> Float[Tensor, "... position hidden"]:
+        """Return the vectors at `positions`; a slice (one for the whole batch) costs no gather."""
+        return self.weight[positions]
+
+
+class RotaryPositions(nn.Module):
+    """Cosines and sines that turn each pair of a query's or key's components by position * frequency.
+
+    Component i is paired with i + head_dim / 2, as in transformers, so that weights need no permutation.
+    Tables are kept and grow by doubling; positions have no upper bound.
+
+    Args:
+        head_dim: Width of a head; even.
+        theta: Base of the frequencies.
+
+    Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
+    """
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim, self.theta = head_dim, theta
+        self._table: Rotation | None = None  # no buffer: it is neither state nor ever trained
+
+    def forward(self, positions: Int[Tensor, "batch position"] | slice, length: int, device: torch.device) -> Rotation:
+        """Return the cosines and sines at `positions`.
+
+        Args:
+            positions: (batch, position), or a slice that serves the whole batch.
+            length: One more than the highest position.
+            device: Where they are needed.
+        """
+        table = self._table
+        if table is None or table[0].shape[0] < length or table[0].device != device:
+            rows = max(length, 256) if table is None else max(length, 2 * table[0].shape[0])
+            self._table = table = self._make_table(rows, device)
+        return table[0][positions], table[1][positions]
+
+    def _make_table(self, length: int, device: torch.device) -> Rotation:
+        # Outside inference mode: a table made while generating must also serve a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            # In transformers' own order of operations, on the CPU, so that both agree to the last bit.
+            exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+            frequencies = 1.0 / (self.theta**exponents)
+            angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+            return angles.cos().to(device), angles.sin().to(device)
+
+
+def rotate(
+    x: Float[Tensor, "batch position head head_dim"], rotation: Rotation
+) -> Float[Tensor, "batch position head head_dim"]:
+    """Turn queries or keys by their position's angles.
+
+    Args:
+        x: (batch, position, heads, head_dim).
+        rotation: Cosines and sines, each (position, head_dim / 2) or (batch, position, head_dim / 2).
+    """
+    cos, sin = (table.to(x.dtype).unsqueeze(-2) for table in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat(
+        (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
+    )
