@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.html import escape, table
 from nbllm.core.io import atomic_directory
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from nbllm.inference.generation import Generation, Generations
+    from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
     from nbllm.models.decoder import Decoder
 
@@ -40,8 +41,6 @@ class Score:
     @property
     def bits_per_byte(self) -> float:
         """Bits that the model needs for a byte of the text; comparable across tokenizers."""
-        import math
-
         return -self.log_probability / math.log(2) / self.num_bytes if self.num_bytes else math.nan
 
 
@@ -62,15 +61,17 @@ class LM:
     def __init__(self, model: Decoder, tokenizer: PreTrainedTokenizerBase) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
-                f"The tokenizer has {len(tokenizer)} tokens; the model's vocabulary holds {model.config.vocab_size}.",
-                mend=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its own tokenizer.",
+                f"The tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.",
+                mend=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its tokenizer.",
             )
         self.model = model
         self.tokenizer = tokenizer
         self.lock = threading.RLock()
 
     @classmethod
-    def new(cls, family: str = "gpt2", *, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any) -> LM:
+    def new(
+        cls, family: str = "gpt2", *, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any
+    ) -> LM:
         """Make a model with new weights.
 
         Args:
@@ -127,17 +128,21 @@ class LM:
 
     @overload
     def generate(
-        self, prompt: str, *, stream: bool | Callable[[str], object] = False, **sampling: Any
-    ) -> str: ...
+        self, prompt: str, *, stream: bool | Callable[[StreamedText], object] = False, **sampling: Any
+    ) -> Generation: ...
 
     @overload
     def generate(
-        self, prompt: list[str], *, stream: bool | Callable[[str], object] = False, **sampling: Any
-    ) -> list[str]: ...
+        self, prompt: list[str], *, stream: bool | Callable[[StreamedText], object] = False, **sampling: Any
+    ) -> Generations: ...
 
     def generate(
-        self, prompt: str | list[str] = "", *, stream: bool | Callable[[str], object] = False, **sampling: Any
-    ) -> str | list[str]:
+        self,
+        prompt: str | list[str] = "",
+        *,
+        stream: bool | Callable[[StreamedText], object] = False,
+        **sampling: Any,
+    ) -> Generation | Generations:
         """Continue a text, or several at once.
 
         Args:
@@ -146,7 +151,8 @@ class LM:
             **sampling: Settings of `SamplingConfig`: temperature, top_k, top_p, max_new_tokens, seed, ...
 
         Returns:
-            The continuation, without the prompt; interrupting returns what there is.
+            The continuation without the prompt, a `str` that also tells how it came about; of a list, a list.
+            Interrupting returns what there is.
 
         Raises:
             UserError: An unknown setting, a value out of range, or a prompt that the context cannot hold.
@@ -155,8 +161,7 @@ class LM:
         from nbllm.inference.text import generate
 
         config = SamplingConfig.from_dict(sampling)
-        with self.lock:
-            return generate(self.model, self.tokenizer, prompt, stream=stream, config=config)
+        return generate(self.model, self.tokenizer, prompt, stream=stream, config=config, lock=self.lock)
 
     def score(self, texts: str | Sequence[str]) -> list[Score]:
         """Return how probable the model finds each text.
@@ -172,7 +177,9 @@ class LM:
         if start is None:
             start = self.tokenizer.bos_token_id
         prefix = [] if start is None else [start]
-        ids = [prefix + self.tokenizer.encode(text, add_special_tokens=False, verbose=False) for text in texts]
+        ids = [
+            prefix + self.tokenizer.encode(text, add_special_tokens=False, verbose=False) for text in texts
+        ]
         with self.lock:
             found = token_log_probabilities(self.model, ids)
         return [
@@ -183,12 +190,13 @@ class LM:
     def __repr__(self) -> str:
         config = self.config
         return (
-            f"LM({config.family}, {config.num_layers} layers x {config.hidden_size}, {config.num_heads} heads, "
-            f"vocabulary {config.vocab_size}, context {config.max_positions}, "
+            f"LM({config.family}, {config.num_layers} layers x {config.hidden_size}, "
+            f"{config.num_heads} heads, vocabulary {config.vocab_size}, context {config.max_positions}, "
             f"{_count(self.num_parameters)} parameters)"
         )
 
     def _repr_html_(self) -> str:
+        from nbllm.core.html import escape, table
         from nbllm.models.summary import summarize
 
         rows = [
@@ -197,7 +205,9 @@ class LM:
         ]
         weight = self.model.embedding.weight
         total = sum(parameter.nbytes for parameter in self.model.parameters())
-        rows.append(("total", f"{weight.dtype} on {weight.device}", "", f"{self.num_parameters:,}", _memory(total)))
+        rows.append(
+            ("total", f"{weight.dtype} on {weight.device}", "", f"{self.num_parameters:,}", _memory(total))
+        )
         header = ("part", "what", "matrices", "parameters", "memory")
         return f"<p><strong>{escape(repr(self))}</strong></p>{table(rows, header)}"
 
@@ -231,7 +241,9 @@ def _resolve(path: Path) -> Path:
     info, problems = newest_good(path)
     if info is None:
         raise WeightsError(
-            "The run has no checkpoint to open." if not problems else f"No checkpoint is whole: {problems[0]}",
+            "The run has no checkpoint to open."
+            if not problems
+            else f"No checkpoint is whole: {problems[0]}",
             where=path / "checkpoints",
         )
     return Path(info.path)

@@ -74,7 +74,8 @@ class ModelConfig(Config):
             )
         if self.positions == "rotary" and self.head_dim % 2:
             raise UserError(
-                f"head_dim is {self.head_dim}; rotary positions turn pairs, so it must be even.", where="ModelConfig"
+                f"head_dim is {self.head_dim}; rotary positions turn pairs, so it must be even.",
+                where="ModelConfig",
             )
 
     def _derive(self) -> None:

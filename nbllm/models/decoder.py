@@ -18,7 +18,7 @@ from nbllm.nn.attention import AttentionContext
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import padded_causal_mask
 from nbllm.nn.normalization import make_norm
-from nbllm.nn.positions import LearnedPositions, Rotation, RotaryPositions
+from nbllm.nn.positions import LearnedPositions, RotaryPositions, Rotation
 
 
 class Decoder(nn.Module):
@@ -48,7 +48,9 @@ class Decoder(nn.Module):
             self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
             self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
             self.head = (
-                None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+                None
+                if config.tie_embeddings
+                else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             )
         if torch.get_default_device().type != "meta":
             self.to_empty(device=torch.get_default_device())
@@ -165,7 +167,9 @@ class Decoder(nn.Module):
 
     def _check_length(self, length: int, positions: Int[Tensor, "batch position"] | None) -> int:
         """Return one more than the highest position; refuse what learned positions cannot number."""
-        if positions is not None and (self.config.positions == "rotary" or length > self.config.max_positions):
+        if positions is not None and (
+            self.config.positions == "rotary" or length > self.config.max_positions
+        ):
             length = int(positions.max()) + 1
         if self.config.positions == "learned" and length > self.config.max_positions:
             raise UserError(

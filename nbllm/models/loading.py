@@ -37,8 +37,8 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> De
         dtype: What to hold the weights in; None: as stored (the widest, where the file mixes).
 
     Raises:
-        WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not floating,
-            not finite or damaged; the tensor and the file are named.
+        WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not
+            floating, not finite or damaged; the tensor and the file are named.
     """
     directory = Path(directory)
     family, config = read_config(directory)
@@ -78,7 +78,9 @@ def read_config(directory: Path) -> tuple[Family, ModelConfig]:
     name = values["model_type"]
     if name not in FAMILIES:
         raise WeightsError(
-            f"The model family {name!r} is not implemented.", where=path, mend=f"Known: {', '.join(FAMILIES)}."
+            f"The model family {name!r} is not implemented.",
+            where=path,
+            mend=f"Known: {', '.join(FAMILIES)}.",
         )
     settings = Settings(values, path)
     try:
@@ -139,7 +141,7 @@ def _check_names(files: TensorFiles, rules: list[WeightRule], config: ModelConfi
         raise WeightsError(
             _list("surplus", surplus),
             where=files.file_of(surplus[0]),
-            mend="config.json belongs to another model, or the model has parts that nbllm does not implement.",
+            mend="config.json belongs to another model, or the model has parts that nbllm lacks.",
         )
 
 

@@ -72,7 +72,9 @@ def make_config(name: str, **changes: Any) -> ModelConfig:
         raise UserError(f"There is no model family or preset named {name!r}.", mend=nearest(name, PRESETS))
     values = dict(PRESETS[name])
     if "family" in changes:
-        raise UserError("family is part of the preset.", where=f"preset {name!r}", mend="Choose another preset.")
+        raise UserError(
+            "family is part of the preset.", where=f"preset {name!r}", mend="Choose another preset."
+        )
     if "hidden_size" in changes or "num_heads" in changes:
         for key in _DERIVED:
             values.pop(key, None)

@@ -17,9 +17,13 @@ _LOGITS_AT_ONCE = 1 << 24
 
 @torch.inference_mode()
 def token_log_probabilities(
-    model: Decoder, sequences: Sequence[Sequence[int]], *, stride: int | None = None, max_batch_tokens: int = 4096
+    model: Decoder,
+    sequences: Sequence[Sequence[int]],
+    *,
+    stride: int | None = None,
+    max_batch_tokens: int = 4096,
 ) -> list[Float[Tensor, " token"]]:
-    """Return, for each sequence, the natural log-probability of every token but its first, given those before.
+    """Return, for each sequence, the log-probability of every token but its first, given those before.
 
     A sequence longer than the context is read in overlapping windows; each token is counted once, in the
     window that shows it the most context.
@@ -31,7 +35,7 @@ def token_log_probabilities(
         max_batch_tokens: About how many tokens one forward pass takes.
 
     Returns:
-        Per sequence a float32 tensor on the CPU, one shorter than the sequence.
+        Per sequence natural logarithms, a float32 tensor on the CPU, one shorter than the sequence.
     """
     context = model.config.max_positions
     step = context // 2 or 1 if stride is None else stride
@@ -87,4 +91,4 @@ def _next_token_log_probabilities(model: Decoder, ids: Tensor) -> Tensor:
         F.cross_entropy(model.logits(part).float(), target, reduction="none")
         for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)
     ]
-    return -torch.cat(losses).unflatten(0, (ids.shape[0], -1))
+    return -torch.cat(losses).view(ids.shape[0], -1)

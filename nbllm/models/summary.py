@@ -29,21 +29,24 @@ class Row:
 
 
 def summarize(model: Decoder) -> list[Row]:
-    """Return the rows of a model: embedding, positions, the parts of its blocks (all together), norm, head."""
+    """Return a model's rows: embedding, positions, the parts of all blocks together, norm, head."""
     config = model.config
     heads = f"{config.num_heads} heads of {config.head_dim}"
     if config.num_kv_heads != config.num_heads:
         heads += f", {config.num_kv_heads} key/value heads"
     norm = {"layer_norm": "LayerNorm", "rms_norm": "RMSNorm"}[config.norm]
-    activation = {"gelu_tanh": "GELU (tanh)", "gelu": "GELU", "silu": "SiLU", "relu": "ReLU"}[config.activation]
+    activation = {"gelu_tanh": "GELU (tanh)", "gelu": "GELU", "silu": "SiLU", "relu": "ReLU"}[
+        config.activation
+    ]
     gate = "gated " if config.gated else ""
     blocks = list(model.blocks)
     many = f"{config.num_layers} x "
-    parts = [
+    parts: list[tuple[str, str, list[nn.Module | None]]] = [
         ("embedding", "token embedding", [model.embedding]),
         (
             "positions",
-            f"{config.positions} positions" + (f", base {config.rope_theta:g}" if config.positions == "rotary" else ""),
+            f"{config.positions} positions"
+            + (f", base {config.rope_theta:g}" if config.positions == "rotary" else ""),
             [model.positions],
         ),
         ("blocks.*.attention", f"{many}{norm} + attention: {heads}", _parts(blocks, "attention")),

@@ -40,7 +40,7 @@ class TensorFiles:
         try:
             self.main = _find(directory)
             if self.main.name == SINGLE:
-                names = {name: self.main for name in self._open(self.main).keys()}  # noqa: SIM118
+                names = {name: self.main for name in self._open(self.main).keys()}
             else:
                 names = self._read_index(directory)
             for name, path in names.items():
@@ -76,8 +76,8 @@ class TensorFiles:
         """Return a tensor.
 
         Raises:
-            WeightsError: It has another shape, is not floating, holds numbers that are not finite, or cannot be
-                read.
+            WeightsError: It has another shape, is not floating, holds numbers that are not finite, or cannot
+                be read.
         """
         path, stored_name = self._stored[name]
         self._dtype(name)
@@ -91,7 +91,9 @@ class TensorFiles:
                 )
             tensor: Tensor = self._open(path).get_tensor(stored_name)
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{name} cannot be read: {error}", where=path, mend="Fetch the file again.") from None
+            raise WeightsError(
+                f"{name} cannot be read: {error}", where=path, mend="Fetch the file again."
+            ) from None
         if not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise WeightsError(
@@ -118,7 +120,9 @@ class TensorFiles:
                 self._opened[path] = self._stack.enter_context(safe_open(path, framework="pt"))
             except (SafetensorError, OSError) as error:
                 raise WeightsError(
-                    f"The file is no whole safetensors file: {error}", where=path, mend="Fetch or save it again."
+                    f"The file is no whole safetensors file: {error}",
+                    where=path,
+                    mend="Fetch or save it again.",
                 ) from None
         return self._opened[path]
 
@@ -128,12 +132,16 @@ class TensorFiles:
             weight_map = json.loads(self.main.read_text(encoding="utf-8"))["weight_map"]
             entries = {str(name): str(file) for name, file in weight_map.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise WeightsError("The index of the shards has no readable weight_map.", where=self.main) from None
+            raise WeightsError(
+                "The index of the shards has no readable weight_map.", where=self.main
+            ) from None
         if not entries:
             raise WeightsError("The index of the shards names no tensor.", where=self.main)
         for name, file in entries.items():
             if Path(file).name != file:  # an index must not reach outside its own directory
-                raise WeightsError(f"{name} is said to be in {file!r}, which is no plain file name.", where=self.main)
+                raise WeightsError(
+                    f"{name} is said to be in {file!r}, which is no plain file name.", where=self.main
+                )
             if not (directory / file).is_file():
                 raise WeightsError(
                     f"The shard {file} is missing; it holds {name}.", where=directory, mend="Fetch it again."
@@ -141,7 +149,9 @@ class TensorFiles:
         held = {file: set(self._open(directory / file).keys()) for file in sorted(set(entries.values()))}
         for name, file in entries.items():
             if name not in held[file]:
-                raise WeightsError(f"{name} is missing from the shard that should hold it.", where=directory / file)
+                raise WeightsError(
+                    f"{name} is missing from the shard that should hold it.", where=directory / file
+                )
         for file, names in held.items():
             for name in sorted(names - entries.keys()):
                 raise WeightsError(f"{name} is surplus: the index does not name it.", where=directory / file)

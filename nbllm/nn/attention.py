@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from nbllm.nn.attention_backends.dispatch import attend
 from nbllm.nn.kv_cache import KVCache
+from nbllm.nn.masks import Mask
 from nbllm.nn.positions import Rotation, rotate
 
 
@@ -25,7 +26,7 @@ class AttentionContext:
     """
 
     causal: bool = True
-    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None
+    mask: Mask | None = None
     rotation: Rotation | None = None
     cache: KVCache | None = None
     backend: str = "auto"
@@ -50,7 +51,12 @@ class Attention(nn.Module):
         self, hidden_size: int, *, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool, layer: int
     ) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim, self.layer = num_heads, num_kv_heads, head_dim, layer
+        self.num_heads, self.num_kv_heads, self.head_dim, self.layer = (
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            layer,
+        )
         self.qkv = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
         self.output = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+# What attention takes, broadcastable to (batch, heads, query, key): True where a query may see a key, or
+# numbers that are added to the scores.
+Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
 
 
 def causal_mask(

@@ -21,7 +21,9 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(max_positions, hidden_size))
 
-    def forward(self, positions: Int[Tensor, "batch position"] | slice) -> Float[Tensor, "... position hidden"]:
+    def forward(
+        self, positions: Int[Tensor, "batch position"] | slice
+    ) -> Float[Tensor, "... position hidden"]:
         """Return the vectors at `positions`; a slice (one for the whole batch) costs no gather."""
         return self.weight[positions]
 
@@ -44,7 +46,9 @@ class RotaryPositions(nn.Module):
         self.head_dim, self.theta = head_dim, theta
         self._table: Rotation | None = None  # no buffer: it is neither state nor ever trained
 
-    def forward(self, positions: Int[Tensor, "batch position"] | slice, length: int, device: torch.device) -> Rotation:
+    def forward(
+        self, positions: Int[Tensor, "batch position"] | slice, length: int, device: torch.device
+    ) -> Rotation:
         """Return the cosines and sines at `positions`.
 
         Args:

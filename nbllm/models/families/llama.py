@@ -1,4 +1,4 @@
-"""LLaMA (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, SwiGLU, grouped key/value heads."""
+"""LLaMA (Touvron et al. 2023, arXiv:2302.13971): rotary positions, RMSNorm, SwiGLU, grouped heads."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def rules(config: ModelConfig) -> list[WeightRule]:
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
         out += [
             WeightRule(f"{ours}.attention_norm.weight", ((f"{theirs}.input_layernorm.weight", width),)),
-            WeightRule(f"{ours}.feed_forward_norm.weight", ((f"{theirs}.post_attention_layernorm.weight", width),)),
+            WeightRule(
+                f"{ours}.feed_forward_norm.weight", ((f"{theirs}.post_attention_layernorm.weight", width),)
+            ),
         ]
         attention = f"{theirs}.self_attn"
         for kind in ("weight", "bias") if config.attention_bias else ("weight",):

@@ -9,26 +9,27 @@ from typing import Any
 from nbllm.core.errors import WeightsError, nearest
 
 # Settings that any transformers configuration may carry and that do not change what the model computes:
-# identity, token ids, caching, what a call returns; dropout, which is for training; other heads; and how to sample.
+# identity, token ids, caching, what a call returns; dropout, which is for training; other heads; sampling.
 WITHOUT_EFFECT = frozenset(
     """
-    _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path architectures
-    attn_implementation bos_token_id chunk_size_feed_forward dtype eos_token_id experts_implementation
-    finetuning_task gradient_checkpointing id2label is_decoder is_llama_config keys_to_ignore_at_inference
-    label2id model_type num_labels output_attentions output_hidden_states output_past pad_token_id
-    pretraining_tp problem_type reorder_and_upcast_attn return_dict sep_token_id task_specific_params
-    tf_legacy_loss tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config
+    _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path
+    architectures attn_implementation bos_token_id chunk_size_feed_forward dtype eos_token_id
+    experts_implementation finetuning_task gradient_checkpointing id2label is_decoder
+    is_llama_config keys_to_ignore_at_inference label2id model_type num_labels output_attentions
+    output_hidden_states output_past pad_token_id pretraining_tp problem_type
+    reorder_and_upcast_attn return_dict sep_token_id task_specific_params tf_legacy_loss
+    tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config
     transformers_version unk_token_id use_bfloat16 use_cache
 
     attention_dropout attn_pdrop classifier_dropout dropout embd_pdrop hidden_dropout resid_pdrop
 
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 
-    bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample early_stopping
-    encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
-    length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_scores prefix remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens
-    temperature top_k top_p typical_p
+    bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample
+    early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id
+    forced_eos_token_id length_penalty max_length min_length no_repeat_ngram_size num_beam_groups
+    num_beams num_return_sequences output_scores prefix remove_invalid_values repetition_penalty
+    return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
     """.split()
 )
 
@@ -113,7 +114,8 @@ class Settings:
                 raise WeightsError(
                     f"The setting {key!r} ({self._values[key]!r}) is not implemented for this family.",
                     where=self._where,
-                    mend=f"{nearest(key, self._read)} It is refused because dropping it could change the output.",
+                    mend="It is refused because to drop it could change the output. "
+                    + nearest(key, self._read),
                 )
 
     def _get(self, key: str, default: Any) -> Any:

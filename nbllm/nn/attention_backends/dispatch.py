@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from nbllm.nn.attention_backends.choice import choose
 from nbllm.nn.attention_backends.registry import BACKENDS
+from nbllm.nn.masks import Mask
 
 # A backend is one file beside this one: finding it enters it.
 for _module in pkgutil.iter_modules([str(Path(__file__).parent)]):
@@ -44,7 +45,7 @@ def attend(
     value: Float[Tensor, "batch kv_head key head_dim"],
     *,
     causal: bool,
-    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None = None,
+    mask: Mask | None = None,
     scale: float | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, "batch head query head_dim"]:

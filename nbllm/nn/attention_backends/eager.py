@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from nbllm.nn.attention_backends.registry import BACKENDS
-from nbllm.nn.masks import causal_mask
+from nbllm.nn.masks import Mask, causal_mask
 
 
 @BACKENDS.register("eager")
@@ -15,7 +15,7 @@ def attend(
     query: Float[Tensor, "batch head query head_dim"],
     key: Float[Tensor, "batch kv_head key head_dim"],
     value: Float[Tensor, "batch kv_head key head_dim"],
-    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+    mask: Mask | None,
     causal: bool,
     scale: float,
 ) -> Float[Tensor, "batch head query head_dim"]:
@@ -31,7 +31,7 @@ def attend(
 def attention_weights(
     query: Float[Tensor, "batch head query head_dim"],
     key: Float[Tensor, "batch kv_head key head_dim"],
-    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+    mask: Mask | None,
     causal: bool,
     scale: float,
 ) -> Float[Tensor, "batch head query key"]:

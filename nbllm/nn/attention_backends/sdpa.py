@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from nbllm.nn.attention_backends.registry import BACKENDS
-from nbllm.nn.masks import causal_mask
+from nbllm.nn.masks import Mask, causal_mask
 
 
 @BACKENDS.register("sdpa")
@@ -15,7 +15,7 @@ def attend(
     query: Float[Tensor, "batch head query head_dim"],
     key: Float[Tensor, "batch kv_head key head_dim"],
     value: Float[Tensor, "batch kv_head key head_dim"],
-    mask: Bool[Tensor, "..."] | Float[Tensor, "..."] | None,
+    mask: Mask | None,
     causal: bool,
     scale: float,
 ) -> Float[Tensor, "batch head query head_dim"]:

@@ -1,0 +1,18 @@
+"""Set up before any test: shapes and types of the model code are checked at every call.
+
+jaxtyping rewrites `nbllm.nn` and `nbllm.models` while they are imported, so their annotations become checks.
+Nothing is imported here but the hook; `nbllm.data.kernels` stays out, since Numba compiles what it finds.
+`NBLLM_SHAPE_CHECKS=0` leaves the checks out, to time the code as it is.
+"""
+
+import os
+import sys
+
+from jaxtyping import install_import_hook
+
+CHECKED = ("nbllm.nn", "nbllm.models")
+
+if os.environ.get("NBLLM_SHAPE_CHECKS", "1") != "0":
+    early = [name for name in sys.modules if name.startswith(CHECKED)]
+    assert not early, f"imported before the hook that checks them: {early}"
+    install_import_hook(list(CHECKED), "beartype.beartype")

@@ -1,0 +1,20 @@
+import torch
+
+from nbllm.nn.masks import causal_mask, padded_causal_mask
+
+
+def test_the_last_query_sees_every_key():
+    assert causal_mask(2, 4).tolist() == [[True, True, True, False], [True] * 4]
+    assert causal_mask(3, 3).int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_padding_is_seen_by_nobody_but_itself():
+    mask = padded_causal_mask(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]), 4)
+    assert mask.shape == (2, 1, 4, 4)
+    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert torch.equal(mask[1, 0], causal_mask(4, 4))
+
+
+def test_with_a_cache_the_queries_are_the_last_keys():
+    real = torch.tensor([[0, 1, 1, 1]], dtype=torch.bool)
+    assert padded_causal_mask(real, 2)[0, 0].int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 1]]
