@@ -1,0 +1,113 @@
+"""HTML that a notebook, nbconvert, GitHub and a browser all show: escaping, tables, the theme, whole pages.
+
+Everything here returns strings. Text of data, models and people is hostile: it reaches HTML through `escape`
+only. A string that already is HTML is wrapped in `Raw`, so that escaping is what happens by default.
+"""
+
+from __future__ import annotations
+
+import html as _html
+import re
+from collections.abc import Mapping, Sequence
+
+from nbllm.core.quantities import number
+from nbllm.core.theme import PAGE_CSS
+from nbllm.core.theme import THEME_CSS as THEME_CSS
+
+# What a browser, an editor or a terminal would obey, hide or refuse instead of showing: C0 and C1 controls
+# but tab and newline, the marks that reorder text (Boucher and Anderson 2021, arXiv:2111.00169), lone
+# surrogates (they cannot be written as UTF-8) and the two non-characters that XML forbids.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+REPLACEMENT = "\ufffd"
+
+
+class Raw(str):
+    """HTML that is already safe: `table` and `page` take it as it is."""
+
+    __slots__ = ()
+
+
+def visible(text: object) -> str:
+    """Return `text` with every control and reordering character replaced by U+FFFD, CRLF by a newline."""
+    return _UNSEEN.sub(REPLACEMENT, str(text).replace("\r\n", "\n"))
+
+
+def escape(text: object) -> str:
+    """Return `text` as HTML that shows it and does nothing else, in element content or a quoted attribute."""
+    return _html.escape(visible(text), quote=True)
+
+
+def cell(value: object) -> str:
+    """Return one value as HTML: numbers to four significant digits, `None` as a dash, `Raw` as it is."""
+    if isinstance(value, Raw):
+        return str(value)
+    if value is None:
+        return "&ndash;"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return escape(number(value))
+    return escape(value)
+
+
+def table(
+    rows: Sequence[Sequence[object]],
+    header: Sequence[object] = (),
+    *,
+    caption: str | None = None,
+    row_headers: bool = False,
+) -> Raw:
+    """Return a table; columns in which every value is a number are aligned right.
+
+    Args:
+        rows: The cells: text (escaped), numbers, `None` or `Raw`.
+        header: The column names; none, no header row.
+        caption: A line above the table.
+        row_headers: Whether the first column names its row.
+    """
+    width = max([len(header), *(len(row) for row in rows)], default=0)
+    right = [is_numeric([row[i] for row in rows if i < len(row)]) for i in range(width)]
+    kinds = [' class="number"' if flag else "" for flag in right]
+    parts = [f"<caption>{escape(caption)}</caption>"] if caption else []
+    if header:
+        names = "".join(f'<th scope="col"{kinds[i]}>{cell(name)}</th>' for i, name in enumerate(header))
+        parts.append(f"<thead><tr>{names}</tr></thead>")
+    body = []
+    for row in rows:
+        cells = []
+        for i, value in enumerate(row):
+            name, scope = ("th", ' scope="row"') if row_headers and i == 0 else ("td", "")
+            cells.append(f"<{name}{scope}{kinds[i]}>{cell(value)}</{name}>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    parts.append(f"<tbody>{''.join(body)}</tbody>")
+    return Raw(f'<div class="nbllm-scroll"><table>{"".join(parts)}</table></div>')
+
+
+def key_values(entries: Mapping[str, object] | Sequence[tuple[str, object]]) -> Raw:
+    """Return a two-column table of names and their values."""
+    pairs = list(entries.items()) if isinstance(entries, Mapping) else list(entries)
+    return Raw(table(pairs, row_headers=True).replace("<table>", '<table class="pairs">', 1))
+
+
+def is_numeric(values: Sequence[object]) -> bool:
+    """Return whether a column reads as numbers: at least one, and nothing but numbers and gaps."""
+    present = [value for value in values if value is not None]
+    return bool(present) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present)
+
+
+def fragment(body: str) -> str:
+    """Return `body` with the theme, for a notebook cell (`_repr_html_`)."""
+    return f'<div class="nbllm"><style>{THEME_CSS}</style>{body}</div>'
+
+
+def page(title: str, body: str, *, css: str = "") -> str:
+    """Return a whole page that runs no script and fetches nothing; its own policy forbids both."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; img-src data:\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>{THEME_CSS}{PAGE_CSS}{css}</style>\n</head>\n"
+        f'<body>\n<main class="nbllm nbllm-page">\n{body}\n</main>\n</body>\n</html>\n'
+    )

@@ -1,0 +1,78 @@
+"""Numbers as a person reads them: significant digits, sizes, durations, dates."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+def number(value: float, digits: int = 4) -> str:
+    """Return `value` with `digits` significant digits; whole numbers keep all of theirs, in groups of three.
+
+    >>> number(2.098765), number(3702144), number(0.0003), number(float("nan"))
+    ('2.099', '3,702,144', '0.0003', 'nan')
+    """
+    if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e15):
+        return f"{int(value):,}"
+    if not math.isfinite(value):
+        return str(value)
+    magnitude = math.floor(math.log10(abs(value)))
+    if -5 <= magnitude < digits:
+        return f"{value:.{digits - 1 - magnitude}f}".rstrip("0").rstrip(".")
+    return f"{value:,.0f}" if digits <= magnitude < 15 else f"{value:.{digits - 1}e}"
+
+
+def fixed(value: float, digits: int = 4, *, like: float | None = None) -> str:
+    """Return `value` with the decimals that `digits` significant digits of `like` have, zeros kept.
+
+    A value and its interval are read together, so they end at the same decimal.
+
+    >>> fixed(2.1), fixed(12.04, like=2.098)
+    ('2.100', '12.040')
+    """
+    scale = value if like is None else like
+    if not math.isfinite(value) or not math.isfinite(scale) or scale == 0:
+        return number(value, digits)
+    magnitude = math.floor(math.log10(abs(scale)))
+    if not -5 <= magnitude < 15:
+        return number(value, digits)
+    return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes in decimal units.
+
+    >>> size(999), size(14_800_000)
+    ('999 B', '14.8 MB')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.3g} {unit}"
+    return f"{int(num_bytes)} B"
+
+
+def duration(seconds: float) -> str:
+    """Return a number of seconds in the two largest fitting units.
+
+    >>> duration(0.25), duration(75), duration(7260)
+    ('0.25 s', '1 min 15 s', '2 h 1 min')
+    """
+    if not math.isfinite(seconds):
+        return str(seconds)
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    for large, small, names in (
+        (86400, 3600, ("d", "h")),
+        (3600, 60, ("h", "min")),
+        (60, 1, ("min", "s")),
+    ):
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {names[0]}" + (f" {rest} {names[1]}" if rest else "")
+    return f"{whole} s"
+
+
+def moment(unix_seconds: float) -> str:
+    """Return a point in time as UTC date and minute, as "2026-03-01 14:05 UTC"."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
