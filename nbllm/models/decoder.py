@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +56,7 @@ class Decoder(nn.Module):
             self.initialize(seed)
 
     @classmethod
-    def without_weights(cls, config: ModelConfig) -> Self:
+    def without_weights(cls, config: ModelConfig) -> Decoder:
         """Return a model whose parameters have shapes but no memory (device "meta"), to be loaded into."""
         with torch.device("meta"):
             return cls(config)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,7 +52,7 @@ class TensorFiles:
             raise
         self.names = set(self._stored)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TensorFiles:
         return self
 
     def __exit__(

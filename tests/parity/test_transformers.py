@@ -1,0 +1,127 @@
+"""Our models against transformers': logits and gradients from the same weights, files read both ways."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from nbllm.models.families import FAMILIES
+from nbllm.models.loading import load_model, save_model
+
+
+def ids(vocab_size, *shape):
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(logits, tokens, model):
+    model.zero_grad(set_to_none=True)
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def check_parity(reference, ours, tokens):
+    """Logits to 1e-5; every gradient to 1e-4 of its norm, told apart by the reference's names."""
+    theirs = reference(tokens, use_cache=False).logits
+    logits = ours(tokens)
+    torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
+    expected = gradients(theirs, tokens, reference)
+    got = gradients(logits, tokens, ours)
+    rules = FAMILIES[ours.config.family].rules(ours.config)
+    assert {name for rule in rules for name, _ in rule.sources} == set(expected)
+    assert {rule.target for rule in rules} == set(got)
+    for rule in rules:
+        parts = got[rule.target].split([rows for _, rows in rule.sources])
+        for (name, _), part in zip(rule.sources, parts, strict=True):
+            part = part.t() if rule.transposed else part
+            # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+            scale = max(float(expected[name].norm()), 1e-5)
+            assert float((part - expected[name]).norm()) < 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "60KB"])
+def test_tiny_models(tiny, shard_size, tmp_path):
+    tiny.save_pretrained(tmp_path, max_shard_size=shard_size)
+    assert (shard_size == "1GB") == (tmp_path / "model.safetensors").exists()
+    check_parity(tiny, load_model(tmp_path), ids(131, 2, 23))
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 60_000])
+def test_transformers_opens_what_we_save(tiny, max_shard_bytes, tmp_path):
+    tiny.save_pretrained(tmp_path / "theirs")
+    ours = load_model(tmp_path / "theirs")
+    (tmp_path / "ours").mkdir()
+    save_model(ours, tmp_path / "ours", token_ids={"eos_token_id": 0}, max_shard_bytes=max_shard_bytes)
+    reopened, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values()), report
+    assert type(reopened) is type(tiny)
+    for (name, got), (_, expected) in zip(
+        reopened.state_dict().items(), tiny.state_dict().items(), strict=True
+    ):
+        assert torch.equal(got, expected), name
+    tokens = ids(131, 2, 23)
+    assert torch.equal(reopened(tokens).logits, tiny(tokens).logits)
+    assert load_model(tmp_path / "ours").config == ours.config
+
+
+def test_left_padded_batches(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    tokens, mask = ids(131, 3, 12), torch.ones(3, 12, dtype=torch.long)
+    mask[1, :5] = 0
+    mask[2, :11] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    theirs = tiny(tokens, attention_mask=mask, position_ids=positions).logits
+    logits = ours(tokens, attention_mask=mask)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(logits[mask.bool()], theirs[mask.bool()], atol=1e-5, rtol=0)
+
+
+def test_bfloat16_is_kept_and_near(tiny, tmp_path):
+    half = copy.deepcopy(tiny).bfloat16()
+    half.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert ours.embedding.weight.dtype == torch.bfloat16
+    tokens = ids(131, 2, 23)
+    exact = load_model(tmp_path, dtype=torch.float32)(tokens)
+    our_error = (ours(tokens).float() - exact).norm() / exact.norm()
+    their_error = (half(tokens).logits.float() - exact).norm() / exact.norm()
+    assert our_error < 1.5 * their_error
+
+
+def test_files_without_the_prefix_and_with_old_buffers(make_reference, tmp_path):
+    """The hub's gpt2 holds the bare model's names and the causal masks as buffers."""
+    reference = make_reference("gpt2", vocab_size=131, n_embd=48, n_layer=2, n_head=4, n_positions=64)
+    reference.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor.clone() for name, tensor in tensors.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+    save_file(bare, tmp_path / "model.safetensors")
+    tokens = ids(131, 2, 9)
+    torch.testing.assert_close(load_model(tmp_path)(tokens), reference(tokens).logits, atol=1e-5, rtol=0)
+
+
+LARGE = {
+    "gpt2": {},
+    "llama": dict(
+        vocab_size=32000, hidden_size=768, intermediate_size=2048, num_hidden_layers=12,
+        num_attention_heads=12, num_key_value_heads=4, tie_word_embeddings=True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(LARGE))
+def test_models_of_124m_shape(family, make_reference, tmp_path):
+    """Both families at the width and depth of GPT-2 124M, with the published models' own initial scale."""
+    reference = make_reference(family, **LARGE[family])
+    with torch.no_grad():
+        for weight in reference.parameters():
+            if weight.dim() > 1:
+                weight.mul_(0.4)  # 0.05 to the published 0.02
+    reference.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert ours.num_parameters == sum(p.numel() for p in reference.parameters()) > 99e6
+    check_parity(reference, ours, ids(reference.config.vocab_size, 1, 24))
