@@ -1,0 +1,243 @@
+"""The command line: `nbllm lab`, `tour`, `train`, `runs`, `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nbllm.core.errors import UserError
+
+EXIT_ERROR = 1  # 2 is argparse's, for a command line that makes no sense
+EXIT_INTERRUPTED = 130
+
+TRAIN_EXAMPLE = """\
+example CONFIG.toml:
+  [data]
+  source = "pydocs"          # or a file, a folder, a hub name
+  validation = 0.1           # the share of documents held out
+  [tokenizer]
+  vocab_size = 2048          # or: path = "my-model"
+  [model]
+  family = "llama"           # or: path = "my-model", to train it further
+  num_layers = 4
+  hidden_size = 256
+  num_heads = 4
+  [train]
+  steps = 600
+  lr = 3e-3
+
+examples:
+  nbllm train small.toml
+  nbllm train small.toml --name first --folder runs --detach
+"""
+
+STEER_EXAMPLE = """\
+actions:
+  pause | resume | stop | save | evaluate
+  sample "def add(a, b):"
+  set lr=1e-3 clip=0.5
+  freeze "embedding.*"       unfreeze "embedding.*"
+  rewind 300
+  fork warmer step=300 lr=2e-3
+
+examples:
+  nbllm runs steer first set lr=1e-3
+  nbllm runs steer first rewind 300 --folder /data/runs
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 1 (an error, on stderr), 2 (usage) or 130 (interrupted)."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except UserError as error:
+        print(f"nbllm: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nbllm",
+        description="The notebook-native toolkit for the whole life of a language model.",
+        epilog="examples:\n  nbllm lab\n  nbllm tour\n  nbllm doctor\n  nbllm COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    lab = _add(commands, "lab", _lab, "open JupyterLab on the tour", "examples:\n  nbllm lab\n  nbllm lab --no-browser --port 9000")
+    lab.add_argument("notebook", nargs="?", default="00-tour.ipynb", help="a notebook of the project (default: the tour)")
+    lab.add_argument("--port", type=int, help="the port JupyterLab listens on")
+    lab.add_argument("--no-browser", action="store_true", help="do not open a browser; print the address")
+
+    tour = _add(commands, "tour", _tour, "run the tour without a browser", "examples:\n  nbllm tour\n  nbllm tour --folder my-tour")
+    tour.add_argument("--folder", type=Path, help="where everything is left (default: nbllm-tour-DATE)")
+
+    train = _add(commands, "train", _train, "train as a TOML file says", TRAIN_EXAMPLE)
+    train.add_argument("config", type=Path, metavar="CONFIG.toml")
+    train.add_argument("--name", help="the run's name")
+    train.add_argument("--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    train.add_argument("--detach", action="store_true", help="return at once; the run goes on")
+
+    runs = _add(commands, "runs", _list, "list, show and steer runs", "examples:\n  nbllm runs\n  nbllm runs show first\n  nbllm runs steer first pause")
+    runs.set_defaults(folder=Path("runs"))
+    kinds = runs.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
+    listing = _add(kinds, "list", _list, "list the runs of a folder", "example:\n  nbllm runs list --folder /data/runs")
+    show = _add(kinds, "show", _show, "show one run", "example:\n  nbllm runs show first")
+    show.add_argument("run", help="its name or directory")
+    steer = _add(kinds, "steer", _steer, "act on a run", STEER_EXAMPLE)
+    steer.add_argument("run", help="its name or directory")
+    steer.add_argument("action", help="what to do; see below")
+    steer.add_argument("values", nargs="*", help="what the action takes")
+    steer.add_argument("--actor", default="person", help='who asks: "person", "rule:NAME" or "agent:NAME"')
+    for sub in (listing, show, steer):
+        sub.add_argument("--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+
+    _add(commands, "doctor", _doctor, "what this machine has and how fast it is", "example:\n  nbllm doctor")
+    return parser
+
+
+def _add(commands: Any, name: str, command: Any, help_text: str, epilog: str) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(command=command)
+    return sub
+
+
+def _lab(options: argparse.Namespace) -> None:
+    import subprocess
+
+    from nbllm.notebook import notebooks_folder
+
+    path = notebooks_folder() / options.notebook
+    if not path.exists():
+        known = ", ".join(sorted(p.name for p in path.parent.glob("*.ipynb")))
+        raise UserError(f"There is no notebook {options.notebook!r}.", where=path.parent, mend=f"There are: {known}.")
+    command = [sys.executable, "-m", "jupyterlab", str(path)]
+    if options.port:
+        command.append(f"--port={options.port}")
+    if options.no_browser:
+        command.append("--no-browser")
+    code = subprocess.call(command)  # noqa: S603 (our own interpreter)
+    if code:
+        raise UserError(f"JupyterLab ended with exit code {code}.", mend="Its own messages above say why.")
+
+
+def _tour(options: argparse.Namespace) -> None:
+    from nbllm.notebook import TOUR, execute, notebooks_folder
+
+    folder = (options.folder or Path(f"nbllm-tour-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError("The folder is not empty.", where=folder, mend="Name another one with --folder.")
+    print(f"The tour is run in {folder}", flush=True)
+    execute(notebooks_folder() / TOUR, folder, say=lambda line: print(line, flush=True))
+    print("It left there:")
+    for name in (TOUR, "my-model", "runs", "report.html", "report.md", "report.json"):
+        print(f"  {folder / name}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from nbllm.training.from_file import start_from_file
+
+    run = start_from_file(options.config, name=options.name, folder=options.folder)
+    print(f"{run.path}: started", flush=True)
+    if options.detach:
+        return
+    try:
+        run.wait()
+    except KeyboardInterrupt:
+        if run.state in ("starting", "running", "paused"):
+            print("\nstopping at the next step, with a checkpoint ...", flush=True)
+            run.stop()
+        print(f"Take it up again with: nbllm runs steer {run.name} resume --folder {options.folder}")
+        raise
+    print(run)
+
+
+def _list(options: argparse.Namespace) -> None:
+    from nbllm.runs.listing import list_runs
+
+    print(list_runs(options.folder))
+
+
+def _show(options: argparse.Namespace) -> None:
+    run = _open(options)
+    print(run.summary())
+
+
+def _steer(options: argparse.Namespace) -> None:
+    run = _open(options, actor=options.actor)
+    action, values = options.action, options.values
+    simple = ("pause", "resume", "stop", "save", "evaluate")
+    if action in simple:
+        _expect(not values, action, "nothing")
+        outcome: object = getattr(run, action)()
+    elif action == "sample":
+        outcome = run.sample(" ".join(values))
+    elif action == "set":
+        _expect(bool(values), action, "settings, such as lr=1e-3")
+        outcome = run.set(**_assignments(values))
+    elif action in ("freeze", "unfreeze"):
+        _expect(bool(values), action, "name patterns, such as 'embedding.*'")
+        outcome = getattr(run, action)(*values)
+    elif action == "rewind":
+        _expect(len(values) == 1 and values[0].isdigit(), action, "one step, such as 300")
+        outcome = run.rewind(int(values[0]))
+    elif action == "fork":
+        _expect(bool(values) and "=" not in values[0], action, "a name, then settings, such as warmer lr=2e-3")
+        outcome = run.fork(values[0], **_assignments(values[1:]))
+    else:
+        from nbllm.core.errors import nearest
+
+        known = (*simple, "sample", "set", "freeze", "unfreeze", "rewind", "fork")
+        raise UserError(f"There is no action {action!r}.", mend=nearest(action, known))
+    print(outcome)
+
+
+def _open(options: argparse.Namespace, actor: str = "person") -> Any:
+    from nbllm.training.start import attach
+
+    inside = options.folder / options.run
+    return attach(inside if (inside / "run.json").exists() else options.run, actor=actor)
+
+
+def _expect(met: bool, action: str, wanted: str) -> None:
+    if not met:
+        raise UserError(f"{action} takes {wanted}.", mend="See: nbllm runs steer --help")
+
+
+def _assignments(words: Sequence[str]) -> dict[str, Any]:
+    import json
+
+    values = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"{word!r} is no setting.", mend="Write name=value, such as lr=1e-3.")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from nbllm.core.device import doctor
+
+    print(doctor())

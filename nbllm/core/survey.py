@@ -1,0 +1,99 @@
+"""The survey's table of contents, and where each technique that works today lives in nbllm.
+
+Source: Liu et al. 2024, "Understanding LLMs: A Comprehensive Overview from Training to Inference", arXiv:2401.02038.
+An entry is added when its technique works, not before; a test resolves every home.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+SECTIONS = {
+    "2.1": "Transformer",
+    "2.2": "Prompt learning",
+    "3.1": "Data preparation and preprocessing",
+    "3.2": "Architecture",
+    "3.3": "Pre-training tasks",
+    "3.4": "Model training",
+    "3.5": "Fine-tuning",
+    "3.6": "Evaluation",
+    "4.1": "Model compression",
+    "4.2": "Memory scheduling",
+    "4.3": "Parallelism",
+    "4.4": "Structural optimization",
+    "5": "Utilization of LLMs",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Technique:
+    """One technique that the survey names.
+
+    Args:
+        section: Number of the survey's section.
+        name: The survey's name for it.
+        home: The dotted name of the code.
+        notebook: The notebook that shows it.
+    """
+
+    section: str
+    name: str
+    home: str
+    notebook: str = "00-tour"
+
+
+TECHNIQUES = (
+    Technique("2.1", "Self-attention, multi-head and grouped-query", "nbllm.nn.attention.Attention"),
+    Technique("2.1", "Feed-forward layer, plain and gated", "nbllm.nn.feed_forward.FeedForward"),
+    Technique("2.1", "Absolute (learned) positions", "nbllm.nn.positions.LearnedPositions"),
+    Technique("2.1", "Rotary positions (RoPE)", "nbllm.nn.positions.RotaryPositions"),
+    Technique("2.1", "LayerNorm and RMSNorm", "nbllm.nn.normalization.make_norm"),
+    Technique("3.1", "Data sources", "nbllm.data.load"),
+    Technique("3.1", "Tokenization (byte-level BPE)", "nbllm.data.train_tokenizer"),
+    Technique("3.1", "Packing", "nbllm.data.pack"),
+    Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),
+    Technique("3.2", "GPT-2", "nbllm.models.families.gpt2"),
+    Technique("3.2", "LLaMA", "nbllm.models.families.llama"),
+    Technique("3.3", "Language modelling", "nbllm.objectives.causal_lm_loss"),
+    Technique("3.4", "AdamW, warm-up, cosine and WSD schedules", "nbllm.training.schedules"),
+    Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
+    Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
+    Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
+    Technique("3.6", "Perplexity and bits per byte", "nbllm.evaluation.metrics.perplexity"),
+    Technique("4.2", "Key/value cache", "nbllm.nn.kv_cache.KVCache"),
+    Technique("4.4", "Attention by blocks", "nbllm.nn.attention_backends.blocked"),
+    Technique("5", "Decoding strategies", "nbllm.inference.sampling"),
+)
+
+
+class Survey:
+    """The table that `nb.survey()` shows."""
+
+    def __iter__(self) -> Iterator[Technique]:
+        return iter(TECHNIQUES)
+
+    def __len__(self) -> int:
+        return len(TECHNIQUES)
+
+    def __repr__(self) -> str:
+        width = max(len(t.name) for t in TECHNIQUES)
+        lines = []
+        for number, title in SECTIONS.items():
+            lines.append(f"{number:<4} {title}")
+            found = [t for t in TECHNIQUES if t.section == number]
+            lines += [f"     {t.name:<{width}}  {t.home}" for t in found] or ["     (nothing yet)"]
+        return "\n".join(lines)
+
+    def _repr_markdown_(self) -> str:
+        lines = ["| section | technique | home | notebook |", "| --- | --- | --- | --- |"]
+        for number, title in SECTIONS.items():
+            for technique in (t for t in TECHNIQUES if t.section == number):
+                link = f"[{technique.notebook}]({technique.notebook}.ipynb)"
+                lines.append(f"| {number} {title} | {technique.name} | `{technique.home}` | {link} |")
+        return "\n".join(lines)
+
+
+def survey() -> Survey:
+    """Return the survey's techniques that work today, each with its home and its notebook."""
+    return Survey()

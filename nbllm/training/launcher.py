@@ -1,0 +1,122 @@
+"""Where a trainer executes: a thread of this kernel, or a process that outlives it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import RunError
+from nbllm.runs.events import EventWriter, event_files
+from nbllm.runs.lock import TrainerLock
+from nbllm.runs.process import this_process
+from nbllm.runs.run import Run
+from nbllm.runs.store import read_record
+from nbllm.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from nbllm.lm import LM
+
+PLACES = ("thread", "process")
+LOG = "process.log"
+EXIT_SECONDS = 20.0  # how long a kernel that shuts down waits for its runs' last checkpoints
+
+_threads: dict[Path, tuple[threading.Thread, Trainer]] = {}
+
+
+class Launcher:
+    """Starts, resumes and forks runs; a `Run` handle holds one, since `runs` knows nothing of training.
+
+    Args:
+        lm: The model in this kernel that a thread's run gives its weights to, or `None`.
+    """
+
+    def __init__(self, lm: LM | None = None) -> None:
+        self.lm = lm
+
+    def start(self, path: Path) -> Run:
+        """Start a trainer on the run, where its record says; return a handle at once."""
+        run = Run(path, launcher=self)
+        if read_record(path)["where"] == "process":
+            _start_process(path)
+        else:
+            _start_thread(path, self.lm)
+        return run
+
+    def resume(self, run: Run) -> Run:
+        """Take a run that is not live up again from its newest good checkpoint."""
+        if run.state == "finished":
+            raise RunError(
+                f"The run {run.name!r} has taken all its steps.",
+                where=run.path,
+                mend="Fork it with more: run.fork('longer', steps=...).",
+            )
+        return self.start(run.path)
+
+    def fork(self, run: Run, name: str, step: int | None, changes: dict[str, Any]) -> Run:
+        """Start a new run from a checkpoint of another."""
+        from nbllm.training.fork import fork
+
+        return self.start(fork(run.path, name, step=step, changes=changes))
+
+
+def _start_thread(path: Path, lm: LM | None) -> None:
+    path = path.resolve()
+    _forget_ended()
+    trainer = Trainer(path, publish_to=lm)
+    trainer.claim()  # here, so that a run that somebody else trains is an error in this cell
+    thread = threading.Thread(target=_train_quietly, args=(trainer,), name=f"nbllm run {path.name}", daemon=True)
+    _threads[path] = (thread, trainer)
+    thread.start()
+
+
+def _train_quietly(trainer: Trainer) -> None:
+    # The error is the run's last event, and `Run.wait` raises it: a traceback in a later cell would only confuse.
+    with contextlib.suppress(Exception):
+        trainer.run()
+
+
+def _start_process(path: Path) -> None:
+    with TrainerLock(path):  # as above; the process takes it again
+        sessions = len(event_files(path))
+    with open(path / LOG, "ab") as log:
+        process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+            [sys.executable, "-m", "nbllm.training.worker", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # an interrupted or closed kernel does not take it along
+        )
+    watch = threading.Thread(target=_watch, args=(process, path, sessions), name=f"watch {path.name}", daemon=True)
+    watch.start()
+
+
+def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:
+    """Collect a process that ended; one that could not even start writing events is recorded as failed."""
+    code = process.wait()
+    with contextlib.suppress(RunError, OSError), TrainerLock(path):
+        if len(event_files(path)) == sessions:
+            lines = (path / LOG).read_text(errors="replace").strip().splitlines()
+            reason = f"the process ended with exit code {code}: {lines[-1] if lines else 'no output'}"
+            with EventWriter(path, "trainer") as writer:
+                writer.write("start", 0, from_step=0, where="process", **this_process())
+                writer.write("end", 0, state="failed", reason=reason, digest=None)
+
+
+def _forget_ended() -> None:
+    for path, (thread, _) in list(_threads.items()):
+        if not thread.is_alive():
+            del _threads[path]
+
+
+@atexit.register
+def _save_at_exit() -> None:
+    """A kernel that shuts down stops its runs at their next step, so that each leaves a checkpoint."""
+    for _, trainer in _threads.values():
+        trainer.exit_reason = "the kernel was shut down"
+    for thread, _ in _threads.values():
+        thread.join(EXIT_SECONDS)

@@ -1,0 +1,84 @@
+"""What a checkpoint holds beside the weights, and how both are written and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nbllm.core.config import Config
+
+if TYPE_CHECKING:
+    from nbllm.lm import LM
+    from nbllm.training.optim import Optimizer
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState(Config):
+    """The loop's own state at a step boundary; the data order needs `position` alone.
+
+    Args:
+        step: Optimizer steps taken on the live line.
+        position: Sequences drawn from the token store.
+        tokens: Tokens trained on.
+        seconds: Time spent in training steps.
+        bad_steps: Steps in a row that were skipped, their loss or gradient not finite.
+        values: The settings as they are now.
+        frozen: Name patterns of the frozen parameters.
+        num_actions: How many state actions the run had recorded; `runs.timeline` needs it in every checkpoint.
+    """
+
+    step: int = 0
+    position: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    bad_steps: int = 0
+    values: dict[str, Any] = dataclasses.field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
+    num_actions: int = 0
+
+    def __post_init__(self) -> None:
+        """JSON has lists only."""
+        object.__setattr__(self, "frozen", tuple(self.frozen))
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """Return the SHA-256 over the checksums of a checkpoint's weights: equal for bit-identical weights alone."""
+    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
+    weights = {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
+    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
+
+
+@torch.no_grad()
+def write_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
+    """Write the float32 weights as a model directory (it opens in transformers), and the optimizer's state."""
+    working = {name: parameter.data for name, parameter in optimizer.parameters.items()}
+    try:  # the directory holds the masters, not what the model computes with
+        for name, parameter in optimizer.parameters.items():
+            parameter.data = optimizer.masters[name].data
+        lm.write_files(folder)
+    finally:
+        for name, parameter in optimizer.parameters.items():
+            parameter.data = working[name]
+    save_file(optimizer.state_tensors(), folder / OPTIMIZER_FILE)
+
+
+@torch.no_grad()
+def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
+    """Put back into `lm` and `optimizer` what `write_model` wrote."""
+    from nbllm.models.loading import load_model
+
+    stored = dict(load_model(folder).named_parameters())
+    for name, master in optimizer.masters.items():
+        master.copy_(stored[name])
+    optimizer.publish()
+    optimizer.zero_grad()
+    path = folder / OPTIMIZER_FILE
+    optimizer.load_state_tensors(load_file(path) if path.exists() else {})

@@ -1,0 +1,327 @@
+"""The one loop. It reads commands and writes events in the run directory, and knows nothing of who watches."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nbllm.core.errors import RefusedError, RunError
+from nbllm.core.seeding import derive
+from nbllm.data.loader import BatchSource
+from nbllm.lm import load
+from nbllm.objectives.causal_lm import causal_lm_loss
+from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs.commands import CommandInbox, discard
+from nbllm.runs.events import EventReader
+from nbllm.runs.lock import TrainerLock
+from nbllm.runs.store import read_record
+from nbllm.runs.timeline import Timeline
+from nbllm.training.config import TrainConfig
+from nbllm.training.diagnosis import first_bad_module, weights_are_finite
+from nbllm.training.journal import Journal
+from nbllm.training.optim import Optimizer
+from nbllm.training.precision import DTYPES
+from nbllm.training.schedules import schedule_factor
+from nbllm.training.state import TrainState, read_model, weights_digest, write_model
+from nbllm.training.steering import Recorded, Steering
+from nbllm.training.validation import Validation, open_store
+
+if TYPE_CHECKING:
+    from nbllm.lm import LM
+    from nbllm.runs.checkpoint import CheckpointInfo
+
+POLL_SECONDS = 0.02  # how often a paused run looks for commands
+
+
+class Trainer:
+    """Trains the model of one run directory, from its newest good checkpoint to its last step.
+
+    Args:
+        path: The run directory.
+        publish_to: A model that is given the new weights at each checkpoint and at the end, or `None`.
+
+    Raises:
+        RunError: Another trainer has this run, or no checkpoint of it is good.
+    """
+
+    def __init__(self, path: Path, *, publish_to: LM | None = None) -> None:
+        self.path = path
+        self.publish_to = publish_to
+        self.record = read_record(path)
+        self.config = TrainConfig.from_dict(self.record["config"])
+        self.journal = Journal(path)
+        self.inbox = CommandInbox(path)
+        self._lock = TrainerLock(path)
+        self._claimed = False
+        self.exit_reason: str | None = None  # set from outside: end at the next step boundary
+
+    def run(self) -> None:
+        """Train to the end, or until stopped. Whatever happens is an event.
+
+        Raises:
+            Exception: What made the run fail, after it was recorded.
+        """
+        self.claim()
+        try:
+            with self.journal:
+                self._run()
+        finally:
+            self._lock.release()
+
+    def claim(self) -> None:
+        """Make sure that nobody else trains this run; whoever starts a thread calls this first, to hear the error.
+
+        Raises:
+            RunError: Somebody does.
+        """
+        if not self._claimed:
+            self._lock.acquire()
+            self._claimed = True
+
+    def _run(self) -> None:
+        discard(self.path)  # what was asked of a trainer that died is not for this one
+        try:
+            self._start()
+            end, reason = self._loop()
+            self._finish(end, reason)
+        except BaseException as error:
+            self.journal.fail(error, step=self.state.step if hasattr(self, "state") else 0)
+            raise
+
+    # -- what steering may ask for ------------------------------------------------------------------------------
+
+    def emit(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
+        """Record an event at this step."""
+        self.journal.emit(kind, step=self.state.step if step is None else step, **fields)
+
+    def set_values(self, values: dict[str, Any]) -> None:
+        """Change settings from the next step on."""
+        self._change(values={**self.state.values, **values})
+
+    def set_frozen(self, patterns: tuple[str, ...]) -> None:
+        """Freeze just the parameters that match `patterns`.
+
+        Raises:
+            RefusedError: Nothing would be left to train.
+        """
+        self.optimizer.freeze(patterns)
+        if not any(parameter.requires_grad for parameter in self.optimizer.parameters.values()):
+            self.optimizer.freeze(self.state.frozen)
+            raise RefusedError("nothing would be left to train")
+        self._change(frozen=patterns)
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless there is one; a full disk is a warning, not the end.
+
+        Raises:
+            RefusedError: The weights are not finite, or the disk did not take them.
+        """
+        if self._saved == self.state:
+            return
+        if not weights_are_finite(self.optimizer.masters):
+            raise RefusedError("the weights are not finite; the last checkpoint is kept instead")
+        began = time.perf_counter()
+        try:
+            info = checkpoints.save(
+                self.path,
+                self.state.step,
+                lambda folder: write_model(folder, self.lm, self.optimizer),
+                {**self.state.to_dict(), "num_actions": self.num_actions},
+            )
+        except OSError as error:
+            raise RefusedError(f"the checkpoint could not be written: {error.strerror or error}") from error
+        self._saved, self._base = self.state, info
+        self.emit("checkpoint", path=info.name, bytes=info.bytes, seconds=time.perf_counter() - began)
+        checkpoints.prune(self.path, keep=self.config.keep_checkpoints)
+        self.publish()
+
+    def validate(self) -> None:
+        """Measure the loss on held-out text.
+
+        Raises:
+            RefusedError: The run was given none.
+        """
+        if self.validation is None:
+            raise RefusedError("this run was given no validation text")
+        self.emit("evaluation", **self.validation.measure(self.lm.model, self._device))
+
+    def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: str) -> None:
+        """Write a sample that continues `prompt`; its randomness depends on seed and step alone."""
+        seed = derive(self.config.seed, "sample", self.state.step, prompt) % 2**31
+        text = self.lm.generate(
+            prompt, max_new_tokens=max_new_tokens or self.config.sample_tokens, temperature=0.8, top_p=0.95, seed=seed
+        )
+        self.emit("sample", prompt=prompt, text=str(text), seed=seed, **{"actor": "loop", **asked})
+
+    def rewind(self, step: int) -> dict[str, Any]:
+        """Go back to the newest checkpoint at or before `step`: weights, optimizer, data, settings, all.
+
+        Raises:
+            RefusedError: There is none, or it is damaged.
+        """
+        on_line = self._timeline().on_line
+        target, problems = checkpoints.newest_good(self.path, lambda c: c.step <= step and on_line(c))
+        for problem in problems:
+            self.emit("warning", text=problem)
+        if target is None:
+            raise RefusedError(f"there is no good checkpoint at or before step {step}")
+        self._restore(target)
+        return {"to": target.step, "keep": target.num_actions, "asked": step}
+
+    def publish(self) -> None:
+        """Give the new weights to the model that the person holds."""
+        if self.publish_to is not None:
+            with self.publish_to.lock, torch.no_grad():
+                for name, parameter in self.publish_to.model.named_parameters():
+                    parameter.copy_(self.optimizer.masters[name])
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        choices = self.record["choices"]
+        torch.set_num_threads(choices["num_threads"])
+        self._device = choices["device"]
+        timeline = self._timeline()
+        newest, problems = checkpoints.newest_good(self.path, timeline.on_line)
+        if newest is None:
+            raise RunError("No checkpoint of this run is good.", where=self.path, mend="; ".join(problems) or None)
+        self.lm = load(newest.path)
+        self.lm.model.attention_backend = choices["attention"]
+        self.lm.model.to(self._device)
+        self.lm.model.train()
+        self.optimizer = Optimizer(self.lm.model, dtype=DTYPES[choices["precision"]], eps=self.config.eps)
+        self.source = BatchSource(
+            open_store(self.record["data"]["train"]),
+            batch_size=self.config.batch_size,
+            sequence_length=self.config.sequence_length,
+            seed=self.config.seed,
+        )
+        self.validation = Validation.of(self.record["data"]["validation"], self.config)
+        self._restore(newest)
+        self.num_actions = timeline.num_actions
+        self.steering = Steering(
+            self,
+            to_repeat=[Recorded(a.step, a.action, a.args, a.actor) for a in timeline.pending_after(newest.num_actions, newest.step)],
+            script=self._script(timeline.num_actions),
+        )
+        self.journal.start(
+            step=newest.step, checkpoint=newest.name, choices=choices, where=self.record["where"]
+        )
+        for problem in problems:
+            self.emit("warning", text=problem)
+
+    def _script(self, num_actions: int) -> list[Recorded] | None:
+        """A replay's actions that are not yet in its own log."""
+        replay = self.record.get("replay")
+        if replay is None:
+            return None
+        return [Recorded(**entry) for entry in replay["script"]][num_actions:]
+
+    def _loop(self) -> tuple[str, str | None]:
+        while True:
+            self.steering.at_boundary()
+            self._wait_while_paused()
+            if self.exit_reason or self.steering.stop_reason:
+                return "stopped", self.exit_reason or self.steering.stop_reason
+            if self.state.step >= self.state.values["steps"]:
+                return "finished", None
+            self._step()
+            self._at_intervals()
+            if self.state.bad_steps >= self.config.max_bad_steps:
+                return "failed", self._diagnose()
+
+    def _wait_while_paused(self) -> None:
+        while (self.steering.paused or not self.journal.flush()) and not self.exit_reason:
+            if self.steering.stop_reason:
+                return
+            time.sleep(POLL_SECONDS)
+            self.steering.at_boundary()
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        values, state, optimizer = self.state.values, self.state, self.optimizer
+        position, tokens = state.position, values["accumulation"] * self.config.batch_size * self.config.sequence_length
+        loss = 0.0
+        for _ in range(values["accumulation"]):
+            part = causal_lm_loss(self.lm.model, *self._batch(position)) / tokens
+            part.backward()  # type: ignore[no-untyped-call]
+            optimizer.gather_gradients()
+            loss += float(part.detach())
+            position += self.config.batch_size
+        norm = optimizer.clip(values["clip"])
+        lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape())
+        good = math.isfinite(loss) and math.isfinite(norm)
+        if good:
+            optimizer.apply(lr=lr, **{name: values[name] for name in ("beta1", "beta2", "weight_decay")})
+            optimizer.step()
+        optimizer.zero_grad()
+        seconds = time.perf_counter() - began
+        self._change(
+            step=state.step + 1,
+            position=position,
+            tokens=state.tokens + tokens,
+            seconds=state.seconds + seconds,
+            bad_steps=0 if good else state.bad_steps + 1,
+        )
+        self.journal.step(self.state, loss=loss, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds)
+        if not good:
+            self.emit("warning", text=f"step skipped: loss {loss}, gradient norm {norm} ({self.state.bad_steps} in a row)")
+
+    def _at_intervals(self) -> None:
+        def due(interval: int) -> bool:
+            return interval > 0 and self.state.step % interval == 0
+
+        last = self.state.step >= self.state.values["steps"]
+        if self.state.bad_steps:
+            return
+        if self.validation is not None and (last or due(self.config.validation_interval)):
+            self.validate()
+        if self.config.sample_interval and (last or due(self.config.sample_interval)):
+            for prompt in self.config.sample_prompts:
+                self.sample(prompt)
+        if due(self.config.checkpoint_interval) and not last:
+            self._save_or_warn()
+
+    def _finish(self, end: str, reason: str | None) -> None:
+        if end != "failed":
+            self._save_or_warn()
+        self.publish()
+        self.steering.refuse_rest(f"the run has {end}")
+        self.journal.end(step=self.state.step, state=end, reason=reason, digest=weights_digest(self._base.path))
+
+    def _save_or_warn(self) -> None:
+        try:
+            self.save()
+        except RefusedError as error:
+            self.emit("warning", text=error.what)
+
+    def _restore(self, info: CheckpointInfo) -> None:
+        read_model(info.path, self.lm, self.optimizer)
+        self.state = TrainState.from_dict(checkpoints.load_state(info.path))
+        self.optimizer.freeze(self.state.frozen)
+        self._saved, self._base = self.state, info
+
+    def _diagnose(self) -> str:
+        batch = self._batch(self.state.position - self.config.batch_size)
+        culprit = first_bad_module(self.lm.model, *batch)
+        return f"{self.state.bad_steps} steps in a row were not finite; the first to go bad is {culprit}"
+
+    def _batch(self, position: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.source.batch(position)
+        return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)
+
+    def _shape(self) -> TrainConfig:
+        """The configuration as the schedule sees it: `steps` may have been changed since."""
+        steps = self.state.values["steps"]
+        return self.config if steps == self.config.steps else self.config.replace(steps=steps, warmup_steps=self.config.warmup)
+
+    def _timeline(self) -> Timeline:
+        return Timeline(EventReader(self.path).poll())
+
+    def _change(self, **changes: Any) -> None:
+        self.state = self.state.replace(**changes)
