@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import numbers
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from nbllm.core.errors import UserError, nearest
@@ -32,7 +33,9 @@ class Config:
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with `changes`; unknown keys are refused as in `from_dict`."""
-        return self.from_dict({**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes})
+        return self.from_dict(
+            {**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}, **changes}
+        )
 
 
 def check_positive(config: Config, *names: str) -> None:
@@ -52,3 +55,37 @@ def check_choice(config: Config, name: str, choices: tuple[str, ...]) -> None:
             where=type(config).__name__,
             mend=nearest(str(value), choices),
         )
+
+
+def check_plain_types(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with each number as its field's own type; refuse what the field cannot hold.
+
+    Looks at fields declared as `int`, `float`, `bool` or `str`; a whole number may stand for a float, and numbers
+    of NumPy for Python's.
+
+    Raises:
+        UserError: A value is of another type.
+    """
+    declared = {field.name: field.type for field in dataclasses.fields(kind)}
+    out = dict(values)
+    for name, value in values.items():
+        expected = declared.get(name)
+        if expected not in _PLAIN:
+            continue
+        abstract, convert, words = _PLAIN[expected]
+        if not isinstance(value, abstract) or (isinstance(value, bool) and abstract is not bool):
+            raise UserError(f"{name} must be {words}, not {value!r}.", where=kind.__name__)
+        out[name] = convert(value)
+    return out
+
+
+_PLAIN: dict[object, tuple[type, Callable[[Any], Any], str]] = {
+    key: (abstract, kind, words)
+    for kind, abstract, words in (
+        (int, numbers.Integral, "a whole number"),
+        (float, numbers.Real, "a number"),
+        (bool, bool, "true or false"),
+        (str, str, "a text"),
+    )
+    for key in (kind, kind.__name__)  # annotations may be types or, postponed, their names
+}

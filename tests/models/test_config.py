@@ -1,0 +1,80 @@
+import pytest
+
+from nbllm.core.errors import UserError
+from nbllm.models import PRESETS, Decoder, ModelConfig, make_config
+from nbllm.models.families import FAMILIES
+
+PUBLISHED = {  # as their authors or their model cards state them
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "tinyllama-1.1b": 1_100_048_384,
+    "llama-7b": 6_738_415_616,
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_presets_have_the_published_size(name):
+    assert Decoder.without_weights(make_config(name)).num_parameters == PUBLISHED[name]
+
+
+def test_every_preset_can_be_saved_and_is_what_its_family_reads():
+    from nbllm.models.families.settings import Settings
+
+    assert PUBLISHED.keys() | {"llama"} == PRESETS.keys()
+    for name in PRESETS:
+        config = make_config(name)
+        family = FAMILIES[config.family]
+        settings = Settings(family.write(config), "config.json")
+        assert family.read(settings) == config
+        settings.finish()
+
+
+def test_sizes_follow_from_what_is_changed():
+    config = make_config("tinyllama-1.1b", hidden_size=384, num_heads=6)
+    assert (config.num_kv_heads, config.head_dim, config.intermediate_size) == (6, 64, 1024)
+    assert make_config("gpt2", hidden_size=384, num_heads=6).intermediate_size == 4 * 384
+    assert make_config("tinyllama-1.1b", num_layers=2).intermediate_size == 5632
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hiden_size": 3}, "no setting 'hiden_size'"),
+        ({"hidden_size": 100, "num_heads": 12}, "hidden_size (100) is not a multiple of num_heads (12)"),
+        ({"num_layers": 0}, "num_layers must be greater than 0"),
+        ({"norm": "batch_norm"}, "norm is 'batch_norm'"),
+        ({"activation": "gelu_tan"}, "Did you mean 'gelu_tanh'"),
+        ({"positions": "rotary"}, "A gpt2 model has positions='learned'"),
+        ({"num_kv_heads": 4}, "as many key/value heads as query heads"),
+        ({"num_kv_heads": 5}, "num_heads (12) is not a multiple of num_kv_heads (5)"),
+        ({"num_kv_heads": -1}, "num_kv_heads must not be negative"),
+        ({"num_heads": 2.5}, "num_heads must be a whole number"),
+        ({"hidden_size": "384"}, "hidden_size must be a whole number"),
+        ({"norm_eps": "small"}, "norm_eps must be a number"),
+        ({"tie_embeddings": 1}, "tie_embeddings must be true or false"),
+        ({"norm_eps": float("nan")}, "norm_eps must be greater than 0"),
+        ({"family": "llama"}, "family is part of the preset"),
+    ],
+)
+def test_wrong_settings_are_named(changes, message):
+    with pytest.raises(UserError) as caught:
+        make_config("gpt2", **changes)
+    assert message in str(caught.value)
+
+
+def test_rotary_heads_are_even_and_presets_are_known():
+    with pytest.raises(UserError, match="head_dim is 5"):
+        make_config("llama", hidden_size=20, num_heads=4)
+    with pytest.raises(UserError, match="Did you mean 'gpt2-xl'"):
+        make_config("gpt-xl")
+    with pytest.raises(UserError, match="multiple of num_heads"):
+        make_config("llama", hidden_size=50, num_heads=4, head_dim=16)
+
+
+def test_a_config_survives_its_dictionary():
+    config = make_config("llama")
+    assert ModelConfig.from_dict(config.to_dict()) == config
