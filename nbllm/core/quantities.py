@@ -76,3 +76,8 @@ def duration(seconds: float) -> str:
 def moment(unix_seconds: float) -> str:
     """Return a point in time as UTC date and minute, as "2026-03-01 14:05 UTC"."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+
+
+def iso_minute(text: str) -> str:
+    """Return an ISO 8601 time in UTC as `moment` writes it; what is no such time, as it is."""
+    return f"{text[:10]} {text[11:16]} UTC" if text[10:11] == "T" and len(text) >= 16 else text

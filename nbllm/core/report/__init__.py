@@ -1,0 +1,5 @@
+"""Reports: one JSON record of sections, shown as HTML, Markdown or in a cell."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

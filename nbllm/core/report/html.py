@@ -1,0 +1,160 @@
+"""A report as HTML: a page to hand in or print, or a fragment for a notebook cell."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.chart import Mark, Series, line_chart
+from nbllm.core.html import Raw, escape, fragment, key_values, page, table
+from nbllm.core.quantities import iso_minute
+from nbllm.core.report.sections import (
+    Chart,
+    KeyValues,
+    Metric,
+    Metrics,
+    Sample,
+    Samples,
+    Table,
+    Text,
+)
+
+if TYPE_CHECKING:
+    from nbllm.core.report.report import Report
+
+REPORT_CSS = """
+.nbllm-report header { border-bottom: 2px solid var(--nbllm-line); margin-bottom: 1.6em;
+  padding-bottom: .8em; }
+.nbllm-report header p { margin: .3em 0 0; }
+.nbllm-report footer { border-top: 1px solid var(--nbllm-line); margin-top: 2.5em; padding-top: .6em;
+  font-size: .85em; }
+.nbllm-report .figures { display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fit, minmax(150px, 1fr));  margin: 1em 0 1.4em; padding: 0; }
+.nbllm-report .figures > div { border: 1px solid var(--nbllm-line); border-radius: 8px; padding: .7em .9em;
+  background: var(--nbllm-raised); break-inside: avoid; }
+.nbllm-report .figures dt { font-size: .88em; color: var(--nbllm-muted); }
+.nbllm-report .figures dd { margin: 0; }
+.nbllm-report .figures .value { font-size: 1.55em; font-weight: 600; line-height: 1.3;
+  font-variant-numeric: tabular-nums; }
+.nbllm-report .figures .value small { font-size: .5em; font-weight: 400; color: var(--nbllm-muted);
+  margin-left: .4em; }
+.nbllm-report .figures .rest { font-size: .82em; color: var(--nbllm-muted); }
+.nbllm-report figure { margin: 1em 0 1.4em; }
+.nbllm-report figcaption, .nbllm-report caption { font-size: .88em; color: var(--nbllm-muted); }
+.nbllm-report figcaption { margin-top: .4em; }
+.nbllm-report .sample { margin: 1em 0; break-inside: avoid; }
+.nbllm-report .sample > p { font-size: .88em; color: var(--nbllm-muted); margin: 0; }
+"""
+
+
+def to_page(report: Report) -> str:
+    """Return a report as a whole HTML page that needs nothing else."""
+    return page(report.title, f'<div class="nbllm-report">{_body(report)}</div>', css=REPORT_CSS)
+
+
+def to_fragment(report: Report) -> str:
+    """Return a report as HTML for a notebook cell."""
+    return fragment(f'<style>{REPORT_CSS}</style><div class="nbllm-report">{_body(report)}</div>')
+
+
+def _body(report: Report) -> str:
+    count = _Counter()
+    made = escape(iso_minute(report.created))
+    parts = [f'<header><h1>{escape(report.title)}</h1><p class="muted">{made}</p></header>']
+    for section in report.sections:
+        heading = f"<h2>{escape(section.title)}</h2>" if section.title else ""
+        body = _paragraphs(section.note) + _RENDER[section.kind](section, count)
+        parts.append(f"<section>{heading}{body}</section>")
+    parts.append(f'<footer class="muted">Made with {escape(report.generator)}.</footer>')
+    return "\n".join(parts)
+
+
+class _Counter:
+    """Numbers the figures and tables of one report."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Iterator[int]] = {}
+
+    def caption(self, kind: str, text: str) -> str:
+        number = next(self._counts.setdefault(kind, itertools.count(1)))
+        return f"{kind} {number}. {text}" if text else f"{kind} {number}"
+
+
+def _paragraphs(text: str) -> str:
+    blocks = [block.strip() for block in text.split("\n\n")]
+    return "".join(f"<p>{escape(block)}</p>" for block in blocks if block)
+
+
+def _text(section: Text, count: _Counter) -> str:
+    return _paragraphs(section.text)
+
+
+def _table(section: Table, count: _Counter) -> str:
+    caption = count.caption("Table", section.caption) if section.caption else None
+    return table(section.rows, section.header, caption=caption)
+
+
+def _metrics(section: Metrics, count: _Counter) -> str:
+    if section.prominent:
+        return f'<dl class="figures">{"".join(map(_card, section.metrics))}</dl>'
+    rows = [
+        (metric.name, Raw(f'<div class="number">{escape(metric.value_text)}</div>'), metric.unit,
+         metric.interval_text, metric.note)
+        for metric in section.metrics
+    ]  # fmt: skip
+    header = ("measure", Raw('<div class="number">value</div>'), "unit", "interval", "how")
+    keep = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
+    return table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
+
+
+def _card(metric: Metric) -> str:
+    unit = f"<small>{escape(metric.unit)}</small>" if metric.unit else ""
+    rest = "".join(
+        f'<div class="rest">{escape(text)}</div>' for text in (metric.interval_text, metric.note) if text
+    )
+    value = f'<div class="value">{escape(metric.value_text)}{unit}</div>'
+    return f"<div><dt>{escape(metric.name)}</dt><dd>{value}{rest}</dd></div>"
+
+
+def _chart(section: Chart, count: _Counter) -> str:
+    series = [
+        Series(line.name, line.x, [float("nan") if y is None else y for y in line.y])
+        for line in section.lines
+    ]
+    marks = [Mark(event.x, event.label) for event in section.events]
+    drawn = line_chart(
+        series,
+        x_label=section.x_label,
+        y_label=section.y_label,
+        marks=marks,
+        width=812,
+        height=320,
+        log=section.log,
+    )
+    caption = escape(count.caption("Figure", section.caption))
+    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+
+
+def _samples(section: Samples, count: _Counter) -> str:
+    return "".join(map(_sample, section.samples))
+
+
+def _sample(sample: Sample) -> str:
+    label = f"<p>{escape(sample.label)}</p>" if sample.label else ""
+    prompt = f"<b>{escape(sample.prompt)}</b>" if sample.prompt else ""
+    return f'<div class="sample">{label}<pre>{prompt}{escape(sample.text)}</pre></div>'
+
+
+def _key_values(section: KeyValues, count: _Counter) -> str:
+    return key_values(section.entries)
+
+
+_RENDER: dict[str, Callable[[Any, _Counter], str]] = {
+    Text.kind: _text,
+    Table.kind: _table,
+    Metrics.kind: _metrics,
+    Chart.kind: _chart,
+    Samples.kind: _samples,
+    KeyValues.kind: _key_values,
+}

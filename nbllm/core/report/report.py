@@ -1,0 +1,189 @@
+"""`Report`: what was made and measured, as one record that is shown, saved, read back and added to."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from nbllm.core.errors import DataError, UserError, nearest
+from nbllm.core.io import write_atomic
+from nbllm.core.registry import Registry
+from nbllm.core.report.html import to_fragment, to_page
+from nbllm.core.report.markdown import to_markdown
+from nbllm.core.report.sections import Metric, Metrics, Section, section_from_dict
+
+SCHEMA = "nbllm-report/1"
+
+exporters: Registry[Callable[[Report], str]] = Registry("report format")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@dataclasses.dataclass
+class Report:
+    """A report: a title and sections in their order.
+
+    Shown in a cell it is rendered; `print` shows its Markdown. Whatever measures adds a section; there is no
+    other kind of report.
+
+    Args:
+        title: Its heading.
+        sections: Its parts.
+        created: When, as ISO 8601 in UTC.
+        generator: The program and version that made it.
+    """
+
+    title: str
+    sections: list[Section] = dataclasses.field(default_factory=list)
+    created: str = dataclasses.field(default_factory=_now)
+    generator: str = "nbllm"
+
+    def add(self, *sections: Section) -> Self:
+        """Append sections, and return the report."""
+        self.sections.extend(sections)
+        return self
+
+    def __add__(self, other: Report) -> Report:
+        """Return this report with the sections of another after its own."""
+        if not isinstance(other, Report):
+            return NotImplemented
+        return dataclasses.replace(self, sections=[*self.sections, *other.sections])
+
+    def metrics(self) -> Iterator[Metric]:
+        """Yield every figure, in the order of the sections."""
+        for section in self.sections:
+            if isinstance(section, Metrics):
+                yield from section.metrics
+
+    def metric(self, name: str) -> Metric:
+        """Return the first figure of that name.
+
+        Raises:
+            UserError: There is none; the nearest name is given.
+        """
+        found = {metric.name: metric for metric in reversed(list(self.metrics()))}
+        if name not in found:
+            raise UserError(f"The report has no figure named {name!r}.", mend=nearest(name, found))
+        return found[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record: what JSON holds."""
+        return {
+            "schema": SCHEMA,
+            "title": self.title,
+            "created": self.created,
+            "generator": self.generator,
+            "sections": [section.to_dict() for section in self.sections],
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], *, where: object = None) -> Self:
+        """Rebuild a report from its record.
+
+        Args:
+            record: What `to_dict` returned.
+            where: The file that it came from, for error messages.
+
+        Raises:
+            DataError: The record is no report, is of another schema version, or a section is malformed.
+        """
+        _check_schema(record, where)
+        sections = []
+        for number, values in enumerate(record.get("sections", ()), start=1):
+            try:
+                sections.append(section_from_dict(values))
+            except DataError as error:
+                place = f"{'' if where is None else f'{where}, '}section {number}"
+                raise DataError(error.what, where=place, mend=error.mend) from error
+        texts = {name: str(record.get(name, "")) for name in ("title", "created", "generator")}
+        return cls(sections=sections, **texts)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report; the file's suffix says in which format: .html, .md or .json.
+
+        The file is written whole or not at all. HTML is one self-contained page without script.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: The suffix is none of these, or the file cannot be written.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix not in exporters:
+            raise UserError(
+                f"A report cannot be saved as {path.suffix or 'a file without suffix'}.",
+                where=path,
+                mend=f"Use one of {', '.join(exporters)}.",
+            )
+        try:
+            write_atomic(path, exporters[suffix](self))
+        except OSError as error:
+            raise UserError(
+                f"The report cannot be written: {error.strerror or error}.", where=path
+            ) from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a report back from its JSON.
+
+        Raises:
+            DataError: The file cannot be read, is no report, or is of another schema version.
+        """
+        path = Path(path)
+        try:
+            record = json.loads(path.read_bytes())
+        except OSError as error:
+            raise DataError(f"The report cannot be read: {error.strerror or error}.", where=path) from error
+        except (ValueError, RecursionError) as error:
+            mend = "Reports are read from their .json." if path.suffix.lower() != ".json" else None
+            raise DataError(f"The file is not JSON: {error}.", where=path, mend=mend) from error
+        return cls.from_dict(record, where=path)
+
+    def __repr__(self) -> str:
+        return f"Report({self.title!r}, {len(self.sections)} sections, {len(list(self.metrics()))} figures)"
+
+    def __str__(self) -> str:
+        return to_markdown(self)
+
+    def _repr_html_(self) -> str:
+        return to_fragment(self)
+
+    def _repr_markdown_(self) -> str:
+        return to_markdown(self)
+
+
+def _check_schema(record: object, where: object) -> None:
+    if not isinstance(record, Mapping) or not isinstance(record.get("sections"), list):
+        raise DataError("This is no report: it has no sections.", where=where)
+    schema = record.get("schema")
+    if schema == SCHEMA:
+        return
+    name, _, version = str(schema).partition("/")
+    ours = int(SCHEMA.partition("/")[2])
+    if name == SCHEMA.partition("/")[0] and version.isdecimal() and int(version) > ours:
+        raise DataError(
+            f"The report has schema {schema!r}; this nbllm reads {SCHEMA!r}.",
+            where=where,
+            mend="A newer nbllm wrote it: update nbllm to read it.",
+        )
+    raise DataError(
+        f"This is no report that nbllm can read: its schema is {schema!r}, not {SCHEMA!r}.", where=where
+    )
+
+
+@exporters.register(".json")
+def _json(report: Report) -> str:
+    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+exporters.register(".html")(to_page)
+exporters.register(".md")(to_markdown)

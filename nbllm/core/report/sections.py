@@ -1,0 +1,291 @@
+"""What a report consists of: sections, each plain data that every exporter can show.
+
+A section holds nothing but what JSON holds (text, numbers, `None`, tuples of them), so that a report read
+back equals the one written. A number that is not finite becomes `None`: a gap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from nbllm.core.errors import DataError, nearest
+from nbllm.core.quantities import fixed
+
+Cell = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """One part of a report.
+
+    Args:
+        title: Its heading; "" goes on under the heading before.
+        note: A few sentences below the heading.
+    """
+
+    kind: ClassVar[str]
+    title: str = ""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the section as JSON holds it."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a section of this kind.
+
+        Raises:
+            DataError: A field is unknown, missing or of the wrong type.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise DataError(f"A {cls.kind} section has no field {name!r}.", mend=nearest(name, known))
+        try:
+            return cls(**values)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise DataError(f"A {cls.kind} section is malformed: {error}.") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Section):
+    """Paragraphs, set apart by empty lines."""
+
+    kind = "text"
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table(Section):
+    """Rows of cells under a header.
+
+    Args:
+        header: The column names.
+        rows: The cells.
+        caption: What the table shows.
+    """
+
+    kind = "table"
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Make every cell one that JSON holds."""
+        _set(self, header=tuple(str(name) for name in self.header))
+        _set(self, rows=tuple(tuple(plain(value) for value in row) for row in self.rows))
+        if any(len(row) != len(self.header) for row in self.rows):
+            raise ValueError(f"every row of the table {self.title!r} needs {len(self.header)} cells")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One measured figure.
+
+    Args:
+        name: What was measured: "bits per byte".
+        value: `None` where it could not be measured.
+        unit: "bits", "tokens/s", ...; "" for none.
+        interval: Its lower and upper bound, at `confidence`.
+        confidence: The share of repetitions that the interval would cover, as 0.95.
+        note: How it was measured, in a few words.
+    """
+
+    name: str
+    value: float | int | None
+    unit: str = ""
+    interval: tuple[float, float] | None = None
+    confidence: float = 0.95
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Make the numbers ones that JSON holds."""
+        _set(self, value=_number(self.value))
+        if self.interval is not None:
+            low, high = (_number(bound) for bound in self.interval)
+            _set(self, interval=None if low is None or high is None else (low, high))
+
+    @property
+    def value_text(self) -> str:
+        """The value without its unit, to four significant digits."""
+        if self.value is None:
+            return "not measured"
+        return f"{self.value:,}" if isinstance(self.value, int) else fixed(self.value)
+
+    @property
+    def interval_text(self) -> str:
+        """The interval as "2.05 to 2.15 (95 % interval)"; "" where there is none."""
+        if self.interval is None:
+            return ""
+        low, high = (fixed(bound, like=self.value) for bound in self.interval)
+        return f"{low} to {high} ({100 * self.confidence:.3g} % interval)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metrics(Section):
+    """Measured figures.
+
+    Args:
+        metrics: The figures.
+        prominent: Whether they are the key figures, shown large.
+    """
+
+    kind = "metrics"
+    metrics: tuple[Metric, ...]
+    prominent: bool = False
+
+    def __post_init__(self) -> None:
+        """Rebuild the figures of a record."""
+        _set(self, metrics=tuple(_rebuild(Metric, metric) for metric in self.metrics))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a chart; `None` in `y` is a gap."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        """Make the numbers ones that JSON holds."""
+        x, y = _numbers(self.x), _numbers(self.y)
+        if len(x) != len(y) or None in x:
+            raise ValueError(f"the line {self.name!r} needs a finite x for every y")
+        _set(self, x=x, y=y)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+    """A moment marked in a chart."""
+
+    x: float
+    label: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart(Section):
+    """Lines over a common axis.
+
+    Args:
+        x_label: What the x axis counts.
+        y_label: What the y axis measures, with its unit.
+        lines: The data.
+        events: Moments to mark.
+        log: Whether the y axis is logarithmic.
+        caption: What the chart shows.
+    """
+
+    kind = "chart"
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    events: tuple[Event, ...] = ()
+    log: bool = False
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Rebuild the lines and events of a record."""
+        _set(self, lines=tuple(_rebuild(Line, line) for line in self.lines))
+        _set(self, events=tuple(_rebuild(Event, event) for event in self.events))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Text that a model wrote.
+
+    Args:
+        prompt: What it continued.
+        text: The continuation.
+        label: Whence it is: "step 600".
+    """
+
+    prompt: str
+    text: str
+    label: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples(Section):
+    """Texts that a model wrote."""
+
+    kind = "samples"
+    samples: tuple[Sample, ...]
+
+    def __post_init__(self) -> None:
+        """Rebuild the samples of a record."""
+        _set(self, samples=tuple(_rebuild(Sample, sample) for sample in self.samples))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyValues(Section):
+    """Names and their values: settings, versions, facts of a machine."""
+
+    kind = "key-values"
+    entries: tuple[tuple[str, Cell], ...]
+
+    def __post_init__(self) -> None:
+        """Make every value one that JSON holds."""
+        pairs = self.entries.items() if isinstance(self.entries, Mapping) else self.entries
+        _set(self, entries=tuple((str(name), plain(value)) for name, value in pairs))
+
+
+KINDS: dict[str, type[Section]] = {
+    kind.kind: kind for kind in (Text, Table, Metrics, Chart, Samples, KeyValues)
+}
+
+
+def section_from_dict(values: Any) -> Section:
+    """Rebuild any section.
+
+    Raises:
+        DataError: The kind is unknown, or a field is.
+    """
+    if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
+        raise DataError("A section needs a kind.")
+    fields = dict(values)
+    kind = fields.pop("kind")
+    if kind not in KINDS:
+        raise DataError(f"There is no kind of section named {kind!r}.", mend=nearest(kind, KINDS))
+    return KINDS[kind].from_dict(fields)
+
+
+def plain(value: Any) -> Cell:
+    """Return a value as a table cell holds it: text, a number, a truth value or `None`."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, numbers.Real):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={plain(item)}" for name, item in value.items())
+    if isinstance(value, Sequence):
+        return ", ".join(str(plain(item)) for item in value)
+    return str(value)
+
+
+def _number(value: Any) -> int | float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{value!r} is no number")
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
+
+
+def _numbers(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(_number(value) for value in values)
+
+
+def _rebuild(kind: type[Any], value: Any) -> Any:
+    return value if isinstance(value, kind) else kind(**value)
+
+
+def _set(instance: Any, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
