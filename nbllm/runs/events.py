@@ -1,0 +1,263 @@
+"""The events of a run: append-only JSON lines that one trainer writes and anybody reads while it does.
+
+Each session of a trainer writes a file of its own, so a line torn by a crash is the last of its file and
+never glued to a later one. Sessions are ordered by their number, never by the clock, which may go backwards.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from nbllm.core.errors import RunError
+
+FOLDER = "events"
+DURABLE = frozenset({"start", "action", "checkpoint", "end"})  # on the disk before `write` returns
+MAX_LINE = 4 << 20  # bytes; a longer line is damage or an attack, not an event
+CHUNK = 1 << 20
+MAX_COUNT = 1 << 53
+_NAME = re.compile(r"(?P<writer>[A-Za-z0-9_.]+)-(?P<number>[0-9]{1,9})\.jsonl")
+
+Event = dict[str, Any]
+
+
+class EventWriter:
+    """Appends the events of one session to `events/<writer>-<n>.jsonl`; any thread may write.
+
+    Args:
+        folder: The run's folder.
+        writer: Who writes: "trainer". Letters, digits, `_` and `.`.
+
+    Raises:
+        RunError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path | str, writer: str = "trainer") -> None:
+        assert re.fullmatch(r"[A-Za-z0-9_.]+", writer), writer
+        self.folder = Path(folder) / FOLDER
+        self._lock = threading.Lock()
+        self._buffer = b""
+        self._durable_pending = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.session, self._descriptor = self._open(writer)
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from error
+
+    def _open(self, writer: str) -> tuple[int, int]:
+        number = max((key[0] for key, _ in _files(self.folder)), default=0)
+        while True:  # another writer may take the number first
+            number += 1
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            try:
+                self.path = self.folder / f"{writer}-{number:04d}.jsonl"
+                return number, os.open(self.path, flags, 0o644)
+            except FileExistsError:
+                continue
+
+    def write(self, kind: str, step: int, **fields: Any) -> Event:
+        """Append one event and return it. Numbers that are not finite are written as null: JSON has none.
+
+        Raises:
+            RunError: The line could not be written (disk full, say). It is kept and goes before the next.
+        """
+        event: Event = {"time": time.time(), "kind": kind, "step": int(step), **fields}
+        line = _dump(event)
+        with self._lock:
+            self._buffer += line
+            self._durable_pending |= kind in DURABLE
+            self._flush()
+        return event
+
+    def flush(self) -> None:
+        """Write what an earlier failure left.
+
+        Raises:
+            RunError: It still cannot be written.
+        """
+        with self._lock:
+            self._flush()
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that could not be written yet."""
+        return len(self._buffer)
+
+    def _flush(self) -> None:
+        if self._descriptor < 0:
+            raise RunError("The event file is closed.", where=self.path)
+        try:
+            while self._buffer:  # a nearly full disk takes a part of a line; the rest follows it
+                written = os.write(self._descriptor, self._buffer)
+                self._buffer = self._buffer[written:]
+            if self._durable_pending:
+                os.fsync(self._descriptor)
+                self._durable_pending = False
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file; what could not be written is lost, so `flush` first."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class EventReader:
+    """Reads the events of a run while they are written: each `poll` returns what is new.
+
+    A line without its end is left for the next poll; one that is no event is skipped, and counted.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder) / FOLDER
+        self.damaged = 0
+        self._offsets: dict[str, int] = {}
+        self._skipping: set[str] = set()  # files inside a line that is too long
+
+    def poll(self) -> list[Event]:
+        """Return the events since the last poll, in the order of the sessions."""
+        return [event for batch in self.batches() for event in batch]
+
+    def batches(self) -> Iterator[list[Event]]:
+        """Yield the events since the last poll, some thousand at a time: a long run needs little memory.
+
+        Raises:
+            Restarted: A file is shorter than what was read of it (the folder was replaced): start over.
+        """
+        # Listed before the first is read: when a session is listed, the one before it has written its last.
+        for _, entry in _files(self.folder):
+            try:
+                size = entry.stat().st_size
+                offset = self._offsets.get(entry.name, 0)
+                if size < offset:
+                    raise Restarted
+                if size > offset:
+                    with open(entry.path, "rb") as file:
+                        yield from self._read(entry.name, file, offset)
+            except OSError:
+                continue  # deleted while we read, or not ours to read
+
+    def _read(self, name: str, file: Any, offset: int) -> Iterator[list[Event]]:
+        file.seek(offset)
+        pending = b""
+        while chunk := file.read(CHUNK):
+            pending += chunk
+            end = pending.rfind(b"\n") + 1
+            if end:
+                lines, pending = pending[:end], pending[end:]
+                if name in self._skipping:
+                    self._skipping.discard(name)
+                    lines = lines.partition(b"\n")[2]
+                self._offsets[name] = offset = offset + end
+                yield self._parse(lines)
+            elif len(pending) > MAX_LINE:
+                self.damaged += name not in self._skipping
+                self._skipping.add(name)
+                self._offsets[name] = offset = offset + len(pending)
+                pending = b""
+
+    def _parse(self, lines: bytes) -> list[Event]:
+        """Decode whole lines: all at once, which is twice as fast, or one by one when that fails."""
+        rows = lines.splitlines()
+        events = _loads(b"[" + b",".join(rows) + b"]")
+        if not isinstance(events, list) or len(events) != len(rows):
+            events = [_loads(row) for row in rows if row.strip()]
+        good = [event for event in events if _is_event(event)]
+        self.damaged += len(events) - len(good)
+        return good
+
+
+class Restarted(Exception):
+    """The files that a reader follows were replaced by shorter ones."""
+
+
+def _files(folder: Path) -> list[tuple[tuple[int, str], os.DirEntry[str]]]:
+    """Return the event files with their sort key (session, name), in order; none when there is no folder."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                match = _NAME.fullmatch(entry.name)
+                if match and entry.is_file():
+                    found.append(((int(match["number"]), entry.name), entry))
+    except OSError:
+        return []
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def event_files(folder: Path | str) -> list[Path]:
+    """Return a run's event files in the order of their sessions."""
+    return [Path(entry.path) for _, entry in _files(Path(folder) / FOLDER)]
+
+
+def parse_line(line: bytes) -> Event | None:
+    """Return the event on a line, or `None` when it is none."""
+    event = _loads(line)
+    return event if _is_event(event) else None
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_event(event: Any) -> bool:
+    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+        return False
+    return is_count(event.get("step")) and is_number(event.get("time"))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Say whether a value out of JSON is a number to compute with: no bool, NaN, infinity or giant."""
+    return (type(value) is float or type(value) is int) and -1e300 < value < 1e300
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Say whether a value out of JSON is a count: of steps, bytes, actions."""
+    return type(value) is int and 0 <= value < MAX_COUNT
+
+
+def _dump(event: Event) -> bytes:
+    try:
+        text = json.dumps(event, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps(_finite(event), allow_nan=False, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _cannot_write(path: Path, error: OSError) -> RunError:
+    return RunError(
+        f"The events of the run cannot be written: {error.strerror or error}.",
+        where=path,
+        mend="Free some disk space, or use a folder that you may write; the checkpoints are untouched.",
+    )

@@ -1,0 +1,111 @@
+"""One trainer at a time on a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from nbllm.core.errors import RunError
+from nbllm.core.io import write_json
+from nbllm.runs.process import describe, this_process
+
+LOCK = "trainer.lock"
+HOLDER = "trainer.json"
+_held: set[Path] = set()
+_guard = threading.Lock()
+
+
+class TrainerLock:
+    """Held by the process that trains a run, as long as it does; when it dies, the system lets go.
+
+    Args:
+        run_folder: The run's folder.
+        timeout: Seconds to wait for another to let go.
+    """
+
+    def __init__(self, run_folder: Path | str, timeout: float = 0.0) -> None:
+        self.folder = Path(run_folder).resolve()
+        self.timeout = timeout
+        # thread_local=False: taken in one thread, released in another.
+        self._lock = filelock.FileLock(self.folder / LOCK, thread_local=False)
+
+    def acquire(self) -> TrainerLock:
+        """Take the lock.
+
+        Raises:
+            RunError: Another trainer has it (the message names process and machine), or the folder cannot be
+                written.
+        """
+        # Two locks of one process on one path meet here: filelock's own answer depends on the thread.
+        deadline = time.monotonic() + self.timeout
+        while True:
+            with _guard:
+                if self.folder not in _held:
+                    _held.add(self.folder)
+                    break
+            if time.monotonic() >= deadline:
+                raise self._taken()
+            time.sleep(0.02)
+        try:
+            self._lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=0.02)
+            write_json(self.folder / HOLDER, {**this_process(), "since": time.time()})
+        except BaseException as error:
+            self._let_go()
+            if isinstance(error, filelock.Timeout):
+                raise self._taken() from None
+            if isinstance(error, (OSError, NotImplementedError)):
+                raise RunError(
+                    f"The run's folder cannot be locked: {error}.",
+                    where=self.folder,
+                    mend="You need the right to write there.",
+                ) from error
+            raise
+        return self
+
+    def release(self) -> None:
+        """Let go; without effect when not held."""
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                (self.folder / HOLDER).unlink(missing_ok=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with contextlib.suppress(OSError):
+            self._lock.release(force=True)
+        with _guard:
+            _held.discard(self.folder)
+
+    def _taken(self) -> RunError:
+        holder = holder_of(self.folder)
+        who = describe(holder) if holder else "another process"
+        return RunError(
+            f"{self.folder.name} is being trained by {who}.",
+            where=self.folder,
+            mend="Steer it with nb.attach(path), or stop it first; fork() trains a copy beside it.",
+        )
+
+    def __enter__(self) -> TrainerLock:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def holder_of(run_folder: Path | str) -> dict[str, Any] | None:
+    """Return what the trainer that took the lock last said of itself."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        value = json.loads((Path(run_folder) / HOLDER).read_bytes())
+        if isinstance(value, dict):
+            return value
+    return None
+
+
+def held_here(run_folder: Path | str) -> bool:
+    """Say whether this process holds the lock of the run."""
+    return Path(run_folder).resolve() in _held

@@ -1,0 +1,152 @@
+"""Asking a live run for something, and waiting for what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import RefusedError, RunError
+from nbllm.runs import commands
+from nbllm.runs.state import LIVE
+from nbllm.runs.timeline import Action
+
+if TYPE_CHECKING:
+    from nbllm.runs.run import Launcher, Run
+
+WAIT = 60.0  # seconds to wait for a command's answer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a command.
+
+    Args:
+        action: "set", "pause", ...
+        outcome: "applied"; or "pending": it waits, since the run has not come to a step boundary.
+        step: The step boundary at which it was applied.
+        reason: What the run said about it.
+        args: The arguments as applied.
+        id: The command's id.
+    """
+
+    action: str
+    outcome: str
+    step: int | None = None
+    reason: str = ""
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    id: str = ""
+
+    def __repr__(self) -> str:
+        text = f"{words(self.action, self.args)} {self.outcome}"
+        if self.step is not None:
+            text += f" at step {self.step}"
+        return f"{text}: {self.reason}" if self.reason else text
+
+
+def words(action: str, args: dict[str, Any]) -> str:
+    """Return an action and its arguments as a person would write them: "lr=0.001", "rewind to 300"."""
+    if action == "set":
+        return ", ".join(f"{name}={_number(value)}" for name, value in args.items()) or "set"
+    if action in ("freeze", "unfreeze"):
+        patterns = args.get("patterns")
+        return f"{action} {', '.join(map(str, patterns))}" if isinstance(patterns, list) else action
+    if action == "rewind":
+        return f"rewind to {args.get('to', args.get('step', '?'))}"
+    if action == "sample":
+        prompt = str(args.get("prompt", ""))
+        return f"sample {prompt if len(prompt) <= 40 else prompt[:37] + '...'!r}"
+    return action
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def ask(run: Run, action: str, args: dict[str, Any], timeout: float) -> Outcome:
+    """Send a command and wait for its answer.
+
+    Raises:
+        RunError: The run is not live, or ended before it took the command, which is then withdrawn.
+        RefusedError: The run refused; `what` is its reason.
+        KeyboardInterrupt: The wait was interrupted; the command stays asked, as the message says.
+    """
+    state = run.state
+    if state not in LIVE:
+        raise _not_live(run, action, state)
+    command = commands.send(run.path, action, args, run.actor)
+    try:
+        return _answer(run, command, timeout)
+    except KeyboardInterrupt:
+        text = f"{words(action, args)} stays asked; the run takes it at its next step boundary."
+        raise KeyboardInterrupt(text) from None
+
+
+def _answer(run: Run, command: commands.Command, timeout: float) -> Outcome:
+    deadline = time.monotonic() + timeout
+    pause = 0.005
+    while True:
+        answer = run.timeline.answer(command.id)
+        if answer is not None:
+            return _outcome(answer, command)
+        state = run.state
+        if state not in LIVE:
+            # It may have answered with its last words, between the two looks.
+            answer = run.timeline.answer(command.id)
+            if answer is not None:
+                return _outcome(answer, command)
+            commands.withdraw(run.path, command)
+            raise _not_live(run, command.action, state)
+        if time.monotonic() >= deadline:
+            reason = f"not taken within {timeout:g} s; it stays asked, and run.events('action') will show it"
+            return Outcome(
+                action=command.action, outcome="pending", reason=reason, args=command.args, id=command.id
+            )
+        time.sleep(pause)
+        pause = min(0.1, pause * 1.5)
+
+
+def _outcome(answer: Action, command: commands.Command) -> Outcome:
+    if answer.outcome == "refused":
+        raise RefusedError(answer.reason or f"The run refused to {command.action}.")
+    return Outcome(
+        action=answer.action or command.action,
+        outcome=answer.outcome,
+        step=answer.step,
+        reason=answer.reason,
+        args=answer.args or command.args,
+        id=command.id,
+    )
+
+
+def _not_live(run: Run, action: str, state: str) -> RunError:
+    said = {
+        "finished": ("has finished", "fork() goes on from it; nb.load(path) opens its model."),
+        "stopped": ("was stopped", "resume() goes on from its newest checkpoint."),
+        "failed": ("has failed", "resume() goes on from its newest good checkpoint."),
+        "lost": ("was lost: its trainer is gone", "resume() goes on from its newest good checkpoint."),
+    }[state]
+    because = f" ({run.reason})" if run.reason else ""
+    return RunError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, mend=said[1])
+
+
+def start_again(run: Run, launcher: Launcher, timeout: float) -> Outcome:
+    """Start a new session of a run that is not live, and wait until it has begun.
+
+    Raises:
+        RunError: It failed before it began.
+    """
+    before = run.timeline.session
+    number, end = before.number, before.end
+    launcher.resume(run)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        session = run.timeline.session
+        if session.number > number:
+            reason = "a new session began"
+            return Outcome(action="resume", outcome="applied", step=session.step, reason=reason)
+        if session.end is not end:
+            raise RunError(f"{run.name} could not be resumed: {run.reason}.", where=run.path)
+        time.sleep(0.02)
+    reason = f"no session has begun within {timeout:g} s"
+    return Outcome(action="resume", outcome="pending", reason=reason)

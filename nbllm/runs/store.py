@@ -1,0 +1,150 @@
+"""Where runs are kept: making a run's folder, reading its record, finding runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nbllm.core.errors import RunError, nearest
+from nbllm.core.io import ASIDE, sync_directory, write_json
+
+RECORD = "run.json"
+SCHEMA = "nbllm-run/1"
+MAX_RECORD = 64 << 20
+MAX_NAME = 80
+_NAME = re.compile(r"\w(?:[\w.+ -]*[\w+-])?")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # Windows' devices
+
+
+def create(folder: Path | str, name: str, record: Mapping[str, Any]) -> Path:
+    """Make the folder of a new run, with its record, and return it; nothing that exists is touched.
+
+    Args:
+        folder: Where runs are kept; made when missing.
+        name: The run's name. When it is taken, the next free of `name-2`, `name-3`, ... is used.
+        record: What `run.json` says: configuration, settings, versions, seeds, fingerprints. Name, time of
+            creation and schema are added.
+
+    Raises:
+        RunError: The name is no name, or the folder cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    check_name(name)
+    aside = folder / f"{ASIDE}{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside.mkdir()
+        for part in ("events", "commands", "checkpoints"):
+            (aside / part).mkdir()
+        return _move_in(aside, folder, name, record)
+    except OSError as error:
+        raise RunError(
+            f"The run cannot be created: {error.strerror or error}.",
+            where=folder,
+            mend="Choose a folder that you may write, with some free space.",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_in(aside: Path, folder: Path, name: str, record: Mapping[str, Any]) -> Path:
+    """Rename the filled folder to the first free name; who is first among several processes gets it."""
+    number = 1
+    while True:
+        free = name if number == 1 else f"{name}-{number}"
+        path = folder / free
+        number += 1
+        if path.exists():
+            continue
+        extra = {"schema": SCHEMA, "name": free, "created": time.time(), "host": socket.gethostname()}
+        write_json(aside / RECORD, {**extra, **record, "schema": SCHEMA, "name": free})
+        try:
+            os.rename(aside, path)
+        except OSError:
+            if not path.exists():
+                raise
+            continue
+        sync_directory(folder)
+        return path
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can be a run's name on every system.
+
+    Raises:
+        RunError: It is empty, too long, holds `/` or other signs with a meaning, or is a device of Windows.
+    """
+    good = isinstance(name, str) and len(name) <= MAX_NAME and _NAME.fullmatch(name)
+    if not good or _RESERVED.fullmatch(name):
+        shown = repr(name)
+        raise RunError(
+            f"{shown if len(shown) <= 90 else shown[:87] + '...'} cannot be the name of a run.",
+            mend=f"Use at most {MAX_NAME} letters, digits, '-', '_', '.', '+', spaces: {_suggest(name)!r}.",
+        )
+    return name
+
+
+def _suggest(name: object) -> str:
+    text = re.sub(r"[^\w.+ -]+", "-", str(name))[:MAX_NAME].strip("-. +")
+    return text if _NAME.fullmatch(text) and not _RESERVED.fullmatch(text) else "my-run"
+
+
+def read_record(path: Path | str) -> dict[str, Any]:
+    """Return what a run's `run.json` says.
+
+    Raises:
+        RunError: There is no run, or its record is damaged or from a newer nbllm.
+    """
+    path = Path(path)
+    file = path / RECORD
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(MAX_RECORD + 1)
+        record = json.loads(data) if len(data) <= MAX_RECORD else None
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError("There is no run here.", where=path, mend=_nearby(path)) from None
+    except OSError as error:
+        raise RunError(f"The run's record cannot be read: {error.strerror}.", where=file) from error
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise RunError(
+            "The run's record is damaged: it is no JSON object.",
+            where=file,
+            mend="Its checkpoints are model directories: nb.load(path) may still open the newest.",
+        )
+    if record.get("schema") != SCHEMA:
+        raise RunError(
+            f"The run's record is of schema {str(record.get('schema'))[:40]!r}; this nbllm reads {SCHEMA!r}.",
+            where=file,
+            mend="Update nbllm.",
+        )
+    return record
+
+
+def _nearby(path: Path) -> str:
+    names = [found.name for found in run_folders(path.parent)]
+    if names:
+        return nearest(path.name, names[:50])
+    inside = [found.name for found in run_folders(path)]
+    if inside:
+        return f"This folder holds runs: {', '.join(inside[:10])}."
+    return "nb.train(...) makes runs; nb.runs(folder) lists those of a folder."
+
+
+def run_folders(folder: Path | str) -> list[Path]:
+    """Return the folders in `folder` that hold a run's record, by name; none when there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    except OSError:
+        return []
+    return [Path(folder) / name for name in sorted(names) if (Path(folder) / name / RECORD).is_file()]

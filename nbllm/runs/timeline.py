@@ -1,0 +1,311 @@
+"""The live line of a run: what its events mean once rewinds and resumptions are taken into account.
+
+A **state action** is an applied `set`, `freeze`, `unfreeze` or `rewind`: what changes the further course.
+They are numbered in the order of their events. A checkpoint records how many there were (`num_actions`). From
+that follows everything that rewinding, resuming and replaying need:
+
+- a rewind to a checkpoint undoes the state actions that the checkpoint does not contain;
+- what is left is *effective*: `set`, `freeze` and `unfreeze`, each at the step where it was applied;
+- a run that resumes from a checkpoint applies again, at their steps, the effective actions that the
+  checkpoint does not contain (`pending_after`). It writes no new events for them;
+- points after the step that a rewind or a resumption went back to are superseded.
+
+For this to be exact the loop, at a step boundary, applies what is pending for that step before it saves a
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from nbllm.core.errors import RunError, nearest
+from nbllm.runs.events import MAX_COUNT, Event, is_count, is_number
+
+STATE_ACTIONS = frozenset({"set", "freeze", "unfreeze", "rewind"})
+MAX_COLUMNS = 64  # per kind; a writer that invents names must not exhaust memory
+KEPT = 10_000  # of each list of other events, the newest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Action:
+    """What a loop did with a command.
+
+    Args:
+        id: The command's id.
+        action: "pause", "set", ...
+        args: Its arguments as applied.
+        actor: Who asked.
+        step: The step boundary at which it was taken: so many optimizer steps were done.
+        outcome: "applied", "refused" or "pending".
+        reason: Why it was refused, or what was found while applying it.
+        time: When, in seconds since 1970.
+        asked: When it was asked.
+        index: Its number among the state actions; -1 for others.
+    """
+
+    id: str
+    action: str
+    args: dict[str, Any]
+    actor: str
+    step: int
+    outcome: str
+    reason: str = ""
+    time: float = 0.0
+    asked: float | None = None
+    index: int = -1
+
+
+@dataclasses.dataclass
+class Session:
+    """Where the newest session of a run stands.
+
+    Args:
+        number: How many sessions began.
+        start: Its `start` event.
+        end: Its `end` event, if it ended.
+        paused_at: The step at which it was paused, while it is.
+        last_time: When its newest event was written.
+        step: Steps done on the live line.
+        loss: The newest training loss, in nats a token.
+    """
+
+    number: int = 0
+    start: Event | None = None
+    end: Event | None = None
+    paused_at: int | None = None
+    last_time: float | None = None
+    step: int = 0
+    loss: float | None = None
+
+    def take(self, event: Event) -> None:
+        """Take the next event into account."""
+        kind, step = event["kind"], event["step"]
+        self.last_time = event["time"]
+        if kind == "step":
+            self.step = step
+            loss = event.get("loss")
+            if is_number(loss):
+                self.loss = loss
+            if self.paused_at is not None and step > self.paused_at:
+                self.paused_at = None
+        elif kind == "start":
+            self.number += 1
+            self.start, self.end, self.paused_at = event, None, None
+            self.step = count(event.get("from_step"), step)
+        elif kind == "end":
+            self.end = event
+        elif kind == "action" and event.get("outcome") == "applied":
+            action = event.get("action")
+            if action == "pause":
+                self.paused_at = step
+            elif action == "resume":
+                self.paused_at = None
+            elif action == "rewind":
+                self.step = rewound_to(event)
+                if self.paused_at is not None:
+                    self.paused_at = self.step
+
+
+class Points:
+    """The numbers of one kind of event on the live line, as columns over steps that rise."""
+
+    def __init__(self) -> None:
+        self.steps = array("q")
+        self.columns: dict[str, array[float]] = {}
+
+    def add(self, event: Event) -> None:
+        """Append the numbers of an event; a step that was there already supersedes it and what followed."""
+        step = event["step"]
+        if self.steps and step <= self.steps[-1]:
+            self.cut(step - 1)
+        num_before = len(self.steps)
+        self.steps.append(step)
+        for name, value in event.items():
+            if type(value) is float or type(value) is int:
+                column = self.columns.get(name)
+                if column is None:
+                    if len(self.columns) >= MAX_COLUMNS:
+                        continue
+                    column = self.columns[name] = array("d", [np.nan]) * num_before
+                column.append(value if -1e300 < value < 1e300 else np.nan)
+        for column in self.columns.values():
+            if len(column) <= num_before:
+                column.append(np.nan)
+
+    def cut(self, step: int) -> None:
+        """Drop the points after `step`."""
+        end = bisect.bisect_right(self.steps, step)
+        del self.steps[end:]
+        for column in self.columns.values():
+            del column[end:]
+
+
+class Timeline:
+    """Folds the events of a run, in the order of `EventReader`, into its live line.
+
+    Args:
+        events: To begin with; `extend` takes more.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.session = Session()
+        self.starts: list[Event] = []
+        self.actions: list[Action] = []
+        self.state_actions: list[Action] = []
+        self.effective: list[Action] = []
+        self.steps = Points()
+        self.evaluations = Points()
+        self.samples: list[Event] = []
+        self.checkpoints: list[Event] = []
+        self.warnings: list[Event] = []
+        self.num_warnings = 0
+        self.others: list[Event] = []
+        self._answers: dict[str, Action] = {}
+        self.extend(events)
+
+    def extend(self, events: Iterable[Event]) -> None:
+        """Take further events into account."""
+        for event in events:
+            kind = event["kind"]
+            self.session.take(event)
+            if kind == "step":
+                self.steps.add(event)
+            elif kind == "action":
+                self._act(event)
+            elif kind == "start":
+                self.starts.append(event)
+                self._cut(self.session.step)
+            elif kind == "evaluation":
+                self.evaluations.add(event)
+            elif kind == "sample":
+                _keep(self.samples, event)
+            elif kind == "checkpoint":
+                _keep(self.checkpoints, event)
+            elif kind == "warning":
+                self.num_warnings += 1
+                _keep(self.warnings, event)
+            elif kind not in ("heartbeat", "end"):
+                _keep(self.others, event)
+
+    @property
+    def step(self) -> int:
+        """Steps done on the live line."""
+        return self.session.step
+
+    @property
+    def num_actions(self) -> int:
+        """How many state actions were applied so far: what a checkpoint records."""
+        return len(self.state_actions)
+
+    def pending_after(self, num_actions: int, step: int) -> list[Action]:
+        """Return the effective actions that a checkpoint does not contain, in the order to apply them.
+
+        Args:
+            num_actions: As the checkpoint recorded it.
+            step: The checkpoint's step.
+        """
+        missing = [a for a in self.effective if a.step > step or (a.step == step and a.index >= num_actions)]
+        return sorted(missing, key=lambda action: (action.step, action.index))
+
+    def on_line(self, checkpoint: Any) -> bool:
+        """Say whether a checkpoint (anything with `step` and `num_actions`) lies on the live line."""
+        for action in self.state_actions[checkpoint.num_actions :]:
+            if action.action == "rewind" and count(action.args.get("to"), 0) < checkpoint.step:
+                return False
+        # After a fall back to an older checkpoint an action may have been applied before this one's step.
+        return not any(a.index >= checkpoint.num_actions and a.step < checkpoint.step for a in self.effective)
+
+    def answer(self, command_id: str) -> Action | None:
+        """Return what became of a command: applied or refused; `None` while it is open."""
+        return self._answers.get(command_id)
+
+    def history(self, metric: str = "loss") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return (steps, values) of a metric on the live line, as int64 and float64 arrays of one length.
+
+        Args:
+            metric: A number of the `step` events ("loss", "lr", "tokens_per_second", ...), or of the
+                evaluations ("evaluation.loss", "evaluation.bits_per_byte").
+
+        Raises:
+            RunError: No event has that number.
+        """
+        prefix = "evaluation."
+        points = self.evaluations if metric.startswith(prefix) else self.steps
+        name = metric.removeprefix(prefix)
+        if name not in points.columns:
+            if name in ("loss", "bits_per_byte") or not points.steps:
+                return np.empty(0, np.int64), np.empty(0)
+            raise RunError(f"This run has no metric {metric!r}.", mend=nearest(metric, self.metrics))
+        steps = np.array(points.steps, dtype=np.int64)
+        values = np.array(points.columns[name], dtype=np.float64)
+        return steps, values
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names that `history` takes."""
+        known = [name for name in self.steps.columns if name not in ("time", "step")]
+        return known + [
+            f"evaluation.{name}" for name in self.evaluations.columns if name not in ("time", "step")
+        ]
+
+    def _act(self, event: Event) -> None:
+        index = -1
+        if event.get("outcome") == "applied" and event.get("action") in STATE_ACTIONS:
+            index = len(self.state_actions)
+        action = action_of(event, index)
+        _keep(self.actions, action)
+        if action.outcome != "pending":
+            self._answers[action.id] = action
+        if index < 0:
+            return
+        self.state_actions.append(action)
+        if action.action == "rewind":
+            to, kept = rewound_to(event), count(action.args.get("keep"), MAX_COUNT)
+            self.effective = [a for a in self.effective if a.index < kept and a.step <= to]
+            self._cut(to)
+        else:
+            self.effective.append(action)
+
+    def _cut(self, step: int) -> None:
+        self.steps.cut(step)
+        self.evaluations.cut(step)
+
+
+def action_of(event: Event, index: int = -1) -> Action:
+    """Return an `action` event as an `Action`, whatever its fields hold."""
+    args, asked, reason = event.get("args"), event.get("asked"), event.get("reason")
+    return Action(
+        id=str(event.get("id", "")),
+        action=str(event.get("action", "")),
+        args=args if isinstance(args, dict) else {},
+        actor=str(event.get("actor", "")),
+        step=event["step"],
+        outcome=str(event.get("outcome", "")),
+        reason="" if reason is None else str(reason),
+        time=event["time"],
+        asked=asked if is_number(asked) else None,
+        index=index,
+    )
+
+
+def rewound_to(event: Event) -> int:
+    """Return the step that an applied rewind went back to."""
+    args = event.get("args")
+    return count(args.get("to") if isinstance(args, dict) else None, event["step"])
+
+
+def count(value: Any, default: int) -> int:
+    """Return `value` if it is a count, else `default`: events may hold anything."""
+    return value if is_count(value) else default
+
+
+def _keep(events: list[Any], event: Any) -> None:
+    events.append(event)
+    if len(events) > 2 * KEPT:
+        del events[:-KEPT]

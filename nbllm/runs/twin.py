@@ -1,0 +1,242 @@
+"""The static twin of a run: what a cell, nbconvert and GitHub show. No script; it reads without styles too."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.chart import Mark, Series, line_chart
+from nbllm.core.html import Raw, escape, fragment, table
+from nbllm.core.quantities import duration, moment, number, size
+from nbllm.runs.steering import words
+from nbllm.runs.timeline import Action, Timeline
+from nbllm.runs.waiting import seconds_left
+
+if TYPE_CHECKING:
+    from nbllm.runs.listing import RunList
+    from nbllm.runs.run import Run
+
+MOST_ROWS = 12  # of actions and of checkpoints, the newest
+MOST_TEXT = 2000  # characters of a sample
+MOST_CELL = 160
+MOST_LABEL = 28
+MOST_MARKS = 24
+MOST_WARNINGS = 3
+
+CSS = """
+.nbllm .run-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: .2em .8em;
+  margin: .2em 0 .5em; }
+.nbllm .run-name { font-size: 1.15em; font-weight: 600; overflow-wrap: anywhere; }
+.nbllm .run-state { font-size: .85em; font-weight: 600; padding: .05em .7em; border: 1px solid currentColor;
+  border-radius: 999px; white-space: nowrap; }
+.nbllm .run-running, .nbllm .run-starting { color: var(--nbllm-series-1); }
+.nbllm .run-paused, .nbllm .run-stopped { color: var(--nbllm-series-2); }
+.nbllm .run-finished { color: var(--nbllm-good); }
+.nbllm .run-failed, .nbllm .run-lost { color: var(--nbllm-bad); }
+.nbllm .run-bar { height: 5px; border-radius: 3px; background: var(--nbllm-line); overflow: hidden;
+  max-width: 720px; }
+.nbllm .run-bar div { height: 100%; background: var(--nbllm-series-1); }
+.nbllm .run-facts { display: flex; flex-wrap: wrap; gap: .3em 1.8em; margin: .7em 0; padding: 0; }
+.nbllm .run-facts div { margin: 0; }
+.nbllm .run-facts dt { color: var(--nbllm-muted); font-size: .8em; font-weight: 400; margin: 0; }
+.nbllm .run-facts dd { margin: 0; font-variant-numeric: tabular-nums; }
+.nbllm .run-note { border-left: 3px solid var(--nbllm-bad); padding: .1em 0 .1em .8em; margin: .6em 0;
+  overflow-wrap: anywhere; }
+.nbllm .run-foot { font-size: .85em; overflow-wrap: anywhere; }
+.nbllm details { margin: .4em 0; }
+.nbllm summary { cursor: pointer; font-weight: 600; }
+.nbllm td { overflow-wrap: anywhere; }
+"""
+
+
+def one_line(run: Run) -> str:
+    """Return "Run 'tour': running, step 120 of 600, loss 3.214"."""
+    session = run.timeline.session
+    text = f"Run {run.name!r}: {run.state}, step {session.step:,}" + (
+        f" of {run.steps:,}" if run.steps else ""
+    )
+    return text if session.loss is None else f"{text}, loss {session.loss:.3f}"
+
+
+def html(run: Run) -> str:
+    """Return a run as HTML: state, progress, curve, newest sample, actions, checkpoints."""
+    timeline = run.timeline
+    state = run.state
+    parts = [
+        f"<style>{CSS}</style>",
+        _head(run, timeline, state),
+        _facts(run, timeline, state),
+        _notes(run, timeline, state),
+        _curve(timeline),
+        _sample(timeline),
+        _actions(timeline),
+        _checkpoints(run, timeline),
+        f'<p class="muted run-foot">{escape(run.path)} &middot; as of {moment(time.time())}</p>',
+    ]
+    return fragment("".join(parts))
+
+
+def badge(state: str) -> Raw:
+    """Return a state as a coloured word."""
+    return Raw(f'<span class="run-state run-{escape(state)}">{escape(state)}</span>')
+
+
+def _head(run: Run, timeline: Timeline, state: str) -> str:
+    from nbllm.runs.listing import parent_text
+
+    step = f"step {timeline.step:,}" + (f" of {run.steps:,}" if run.steps else "")
+    parent = parent_text(run)
+    bar = ""
+    if run.steps:
+        share = 100 * min(1.0, timeline.step / run.steps)
+        bar = (
+            f'<div class="run-bar" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
+            f'aria-valuemax="100"><div style="width:{share:.1f}%"></div></div>'
+        )
+    forked = f' <span class="muted">forked from {escape(parent)}</span>' if parent else ""
+    return (
+        f'<div class="run-head"><span class="run-name">{escape(run.name)}</span> {badge(state)} '
+        f"<span>{step}</span>{forked}</div>{bar}"
+    )
+
+
+def _facts(run: Run, timeline: Timeline, state: str) -> str:
+    facts = []
+    if timeline.session.loss is not None:
+        facts.append(("training loss", f"{timeline.session.loss:.3f} nats/token"))
+    for metric, name, unit in (
+        ("loss", "held-out loss", "nats/token"),
+        ("bits_per_byte", "held-out", "bits/byte"),
+    ):
+        values = timeline.history(f"evaluation.{metric}")[1]
+        if len(values) and values[-1] == values[-1]:
+            facts.append((name, f"{values[-1]:.3f} {unit}"))
+    newest = {name: column[-1] for name, column in timeline.steps.columns.items() if timeline.steps.steps}
+    for name, label, text in (
+        ("lr", "learning rate", lambda v: number(v, 3)),
+        ("tokens", "tokens", lambda v: number(int(v))),
+        ("tokens_per_second", "speed", lambda v: f"{v:,.0f} tokens/s"),
+        ("memory", "memory", size),
+        ("seconds", "trained for", duration),
+    ):
+        if newest.get(name, -1.0) >= 0:
+            facts.append((label, text(newest[name])))
+    left = seconds_left(run)
+    if state == "running" and left:
+        facts.append(("left, about", duration(left)))
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'<dl class="run-facts">{items}</dl>' if items else ""
+
+
+def _notes(run: Run, timeline: Timeline, state: str) -> str:
+    notes = []
+    if state == "lost":
+        notes.append(
+            "The trainer is gone without a word. run.resume() goes on from the newest good checkpoint."
+        )
+    if run.reason and state != "finished":
+        notes.append(run.reason)
+    hidden = timeline.num_warnings - min(MOST_WARNINGS, len(timeline.warnings))
+    if hidden > 0:
+        notes.append(f"{hidden:,} earlier warnings: run.events('warning').")
+    notes += [
+        f"Step {event['step']:,}: {event.get('text', '')}" for event in timeline.warnings[-MOST_WARNINGS:]
+    ]
+    notes += run.problems
+    return "".join(f'<div class="run-note">{escape(_short(note, 600))}</div>' for note in notes)
+
+
+def curve_series(timeline: Timeline, prefix: str = "") -> list[Series]:
+    """Return training and held-out loss as chart series; what has no points is left out."""
+    series = []
+    for metric, name in (("loss", "training"), ("evaluation.loss", "held-out")):
+        steps, values = timeline.history(metric)
+        if len(steps):
+            series.append(Series(f"{prefix}{name}", steps.tolist(), values.tolist()))
+    return series
+
+
+def _curve(timeline: Timeline) -> str:
+    series = curve_series(timeline)
+    if not series:
+        return '<p class="muted">No step has been taken yet.</p>'
+    marks = [
+        Mark(action.step, _short(words(action.action, action.args), MOST_LABEL))
+        for action in timeline.effective[-MOST_MARKS:]
+        if action.step <= timeline.step
+    ]
+    return line_chart(series, x_label="step", y_label="loss, nats/token", marks=marks)
+
+
+def _sample(timeline: Timeline) -> str:
+    if not timeline.samples:
+        return ""
+    event = timeline.samples[-1]
+    prompt, text = (
+        _short(str(event.get("prompt", "")), MOST_TEXT),
+        _short(str(event.get("text", "")), MOST_TEXT),
+    )
+    asked = f", asked by {event['actor']}" if event.get("actor") else ""
+    return (
+        f"<h3>Newest sample, step {event['step']:,}{escape(asked)}</h3>"
+        f"<pre><b>{escape(prompt)}</b>{escape(text)}</pre>"
+    )
+
+
+def _actions(timeline: Timeline) -> str:
+    if not timeline.actions:
+        return ""
+    shown = timeline.actions[-MOST_ROWS:]
+    total = len(timeline.actions)
+    title = "Actions" if total == len(shown) else f"Actions, the newest {len(shown)} of {total:,}"
+    rows = [action_row(action) for action in reversed(shown)]
+    return f"<h3>{title}</h3>{table(rows, ('step', 'action', 'by', 'outcome', 'when'))}"
+
+
+def action_row(action: Action) -> tuple[object, ...]:
+    """Return an action as table cells: step, what, by whom, outcome, when."""
+    outcome = f"{action.outcome}: {action.reason}" if action.reason else action.outcome
+    shown: object = _short(outcome, MOST_CELL)
+    if action.outcome == "refused":
+        shown = Raw(f'<span class="bad">{escape(shown)}</span>')
+    what = _short(words(action.action, action.args), MOST_CELL)
+    return (action.step, what, _short(action.actor, 60), shown, moment_text(action.time))
+
+
+def _checkpoints(run: Run, timeline: Timeline) -> str:
+    infos = run.checkpoints
+    if not infos:
+        return ""
+    rows: list[tuple[Any, ...]] = []
+    for info in reversed(infos[-MOST_ROWS:]):
+        superseded = "" if timeline.on_line(info) else "superseded by a rewind"
+        rows.append((info.step, info.name, size(info.bytes), moment_text(info.time), superseded))
+    total = sum(info.bytes for info in infos)
+    title = f"{len(infos):,} checkpoint{'s' if len(infos) > 1 else ''}, {size(total)}"
+    header = ("step", "folder", "size", "saved", "")
+    return f"<details><summary>{title}</summary>{table(rows, header)}</details>"
+
+
+def moment_text(seconds: float) -> str:
+    """Return a moment as date and time, whatever number stands in the file."""
+    try:
+        return moment(seconds)
+    except (OverflowError, ValueError, OSError):
+        return "?"
+
+
+def list_html(runs: RunList) -> str:
+    """Return a list of runs as a table."""
+    from nbllm.runs.listing import HEADER
+
+    rows = [(row[0], badge(row[1]), *row[2:]) for row in runs.rows()]
+    body = str(table(rows, HEADER)) if rows else f'<p class="muted">No runs in {escape(runs.folder)}.</p>'
+    notes = "".join(
+        f'<div class="run-note">{escape(name)}: unreadable ({escape(reason)})</div>'
+        for name, reason in runs.unreadable
+    )
+    return fragment(f"<style>{CSS}</style>{body}{notes}")
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
