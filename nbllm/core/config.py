@@ -60,8 +60,8 @@ def check_choice(config: Config, name: str, choices: tuple[str, ...]) -> None:
 def check_plain_types(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` with each number as its field's own type; refuse what the field cannot hold.
 
-    Looks at fields declared as `int`, `float`, `bool` or `str`; a whole number may stand for a float, and numbers
-    of NumPy for Python's.
+    Looks at fields declared as `int`, `float`, `bool` or `str`; a whole number may stand for a float, and
+    numbers of NumPy for Python's.
 
     Raises:
         UserError: A value is of another type.

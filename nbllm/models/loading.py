@@ -44,7 +44,7 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> De
     family, config = read_config(directory)
     model = Decoder.without_weights(config)
     with TensorFiles(directory, family) as files:
-        rules = family.rules(config)
+        rules = _rules(family, config, files)
         _check_names(files, rules, config)
         if dtype is None:
             dtype = files.widest_dtype()
@@ -124,6 +124,15 @@ def save_model(
     write_json(directory / CONFIG, {**values, **family.write(model.config), **ids, "use_cache": True})
     write_json(directory / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
     _write_tensors(tensors, directory, max_shard_bytes)
+
+
+def _rules(family: Family, config: ModelConfig, files: TensorFiles) -> list[WeightRule]:
+    """Return the weight map; of a tied pair the file may hold either."""
+    rules = family.rules(config)
+    if config.tie_embeddings and HEAD in files and rules[0].sources[0][0] not in files:
+        assert rules[0].target == "embedding.weight"
+        rules[0] = WeightRule("embedding.weight", ((HEAD, config.vocab_size),))
+    return rules
 
 
 def _check_names(files: TensorFiles, rules: list[WeightRule], config: ModelConfig) -> None:

@@ -1,0 +1,282 @@
+"""Everything that can be wrong with a model directory is named: the tensor and the file."""
+
+import errno
+import json
+import resource
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nbllm.core.errors import UserError, WeightsError
+from nbllm.models import Decoder, load_model, save_model
+from nbllm.models.config import ModelConfig
+
+HEAD_OF = {"gpt2": "transformer.wte.weight", "llama": "model.embed_tokens.weight"}
+PROJECTION = {"gpt2": "transformer.h.1.mlp.c_fc.weight", "llama": "model.layers.1.mlp.up_proj.weight"}
+
+
+@pytest.fixture
+def folder(small, tmp_path):
+    save_model(small, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def sharded(small, tmp_path):
+    save_model(small, tmp_path, max_shard_bytes=20_000)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    return tmp_path
+
+
+def change(folder, edit):
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def configure(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def refused(folder, *words):
+    with pytest.raises(WeightsError) as caught:
+        load_model(folder)
+    for word in words:
+        assert word in str(caught.value), caught.value
+    return str(caught.value)
+
+
+def test_what_was_saved_is_opened(small, folder, tokens):
+    opened = load_model(folder)
+    assert opened.config == small.config
+    assert torch.equal(opened(tokens), small(tokens))
+    assert opened.embedding.weight.requires_grad
+
+
+def test_shards_hold_the_same(small, sharded, tokens):
+    assert torch.equal(load_model(sharded)(tokens), small(tokens))
+
+
+def test_a_missing_tensor(folder, family):
+    change(folder, lambda tensors: tensors.pop(PROJECTION[family]))
+    refused(folder, "1 tensor is missing", PROJECTION[family], "model.safetensors")
+
+
+def test_a_surplus_tensor(folder):
+    change(folder, lambda tensors: tensors.update(extra=torch.zeros(2)))
+    refused(folder, "1 tensor is surplus", "extra", "model.safetensors")
+
+
+def test_many_missing_tensors_are_counted(folder):
+    change(folder, lambda tensors: [tensors.pop(name) for name in list(tensors)[:9]])
+    refused(folder, "9 tensors are missing", "and 4 more")
+
+
+def test_a_misshapen_tensor(folder, family):
+    def transpose(tensors):
+        tensors[PROJECTION[family]] = tensors[PROJECTION[family]].t().contiguous()
+
+    change(folder, transpose)
+    refused(folder, PROJECTION[family], "has the shape", "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_tensor_that_is_not_finite(folder, family, value):
+    change(folder, lambda tensors: tensors[PROJECTION[family]][0, :2].fill_(value))
+    refused(folder, PROJECTION[family], "2 numbers that are not finite", "model.safetensors")
+
+
+def test_a_tensor_that_is_not_floating(folder, family):
+    def quantize(tensors):
+        tensors[PROJECTION[family]] = tensors[PROJECTION[family]].to(torch.int8)
+
+    change(folder, quantize)
+    refused(folder, PROJECTION[family], "stored as I8")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 400, -3])
+def test_a_truncated_file(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    refused(folder, "no whole safetensors file", "model.safetensors")
+
+
+def test_a_damaged_header(folder):
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0xFF
+    path.write_bytes(content)
+    refused(folder, "no whole safetensors file", "model.safetensors")
+
+
+def test_mixed_precision_becomes_float32(folder, family):
+    def halve(tensors):
+        tensors[PROJECTION[family]] = tensors[PROJECTION[family]].half()
+
+    change(folder, halve)
+    assert load_model(folder).embedding.weight.dtype == torch.float32
+
+
+def test_a_shard_that_is_missing(sharded):
+    (sharded / "model-00002-of-00099.safetensors").unlink(missing_ok=True)
+    gone = sorted(sharded.glob("model-*.safetensors"))[1]
+    gone.unlink()
+    refused(sharded, f"The shard {gone.name} is missing; it holds ")
+
+
+def test_a_damaged_shard(sharded):
+    path = sorted(sharded.glob("model-*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-10])
+    refused(sharded, "no whole safetensors file", path.name)
+
+
+def test_a_tensor_missing_from_its_shard_or_from_the_index(sharded, family):
+    index = sharded / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    file = values["weight_map"].pop(PROJECTION[family])
+    index.write_text(json.dumps(values))
+    refused(sharded, f"{PROJECTION[family]} is surplus: the index does not name it", file)
+    values["weight_map"] |= {PROJECTION[family]: file, "ghost": file}
+    index.write_text(json.dumps(values))
+    refused(sharded, "ghost is missing from the shard", file)
+
+
+@pytest.mark.parametrize("file", ["../other.safetensors", "/etc/passwd", "a/../../b.safetensors"])
+def test_an_index_that_reaches_outside(sharded, file, family):
+    index = sharded / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    values["weight_map"][PROJECTION[family]] = file
+    index.write_text(json.dumps(values))
+    refused(sharded, PROJECTION[family], "no plain file name")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": []}', '{"weight_map": {}}'])
+def test_an_unreadable_index(sharded, text):
+    (sharded / "model.safetensors.index.json").write_text(text)
+    refused(sharded, "The index of the shards", "model.safetensors.index.json")
+
+
+def test_no_weights_at_all(folder):
+    (folder / "model.safetensors").unlink()
+    refused(folder, "neither model.safetensors nor model.safetensors.index.json")
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    refused(folder, "pytorch_model.bin is in the older pickle format")
+
+
+def test_no_directory_and_no_config(folder):
+    refused(folder / "nowhere", "no such model directory", "nowhere")
+    (folder / "config.json").unlink()
+    refused(folder, "has no config.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not valid JSON"),
+        ('{"model_type": "gpt2",', "not valid JSON"),
+        ("[1, 2]", "names no model_type"),
+        ('{"vocab_size": 3}', "names no model_type"),
+        ('{"model_type": "mamba"}', "'mamba' is not implemented"),
+        ("\udcff", "not valid JSON"),
+    ],
+)
+def test_an_unreadable_config(folder, text, message):
+    (folder / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    refused(folder, message, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is True"]),
+        ("gpt2", {"scale_attn_weights": False}, ["scale_attn_weights is False"]),
+        ("gpt2", {"add_cross_attention": True}, ["add_cross_attention is True"]),
+        ("gpt2", {"alibi": True}, ["'alibi' (True) is not implemented"]),
+        ("gpt2", {"activation_function": "mish"}, ["activation_function is 'mish'", "gelu_new"]),
+        ("gpt2", {"n_head": 5}, ["is not a multiple of num_heads (5)"]),
+        ("gpt2", {"n_layer": "two"}, ["n_layer is 'two'; it must be a whole number"]),
+        ("gpt2", {"layer_norm_epsilon": -1}, ["layer_norm_epsilon is -1"]),
+        ("gpt2", {"n_ctx": 77}, ["n_ctx is 77"]),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling", "type is 'linear'"]),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}},
+            ["rope_parameters", "rope_type is 'llama3'"],
+        ),
+        ("llama", {"rope_parameters": {"rope_type": "default", "mscale": 2.0}}, ["'mscale' (2.0)"]),
+        ("llama", {"partial_rotary_factor": 0.5}, ["'partial_rotary_factor' (0.5)"]),
+        ("llama", {"sliding_window": 4096}, ["'sliding_window' (4096)"]),
+        ("llama", {"quantization_config": {"bits": 4}}, ["quantization_config is {'bits': 4}"]),
+        ("llama", {"auto_map": {"AutoModel": "x.Y"}}, ["'auto_map'"]),
+        ("llama", {"attention_bias": "yes"}, ["attention_bias is 'yes'; it must be true or false"]),
+        ("llama", {"num_key_value_heads": 3}, ["num_heads (4) is not a multiple of num_kv_heads (3)"]),
+        ("llama", {"rope_theta": float("inf")}, ["rope_theta is inf"]),
+    ],
+    indirect=["family"],
+)
+def test_a_setting_that_is_not_implemented_is_never_dropped(folder, changes, words):
+    configure(folder, **changes)
+    refused(folder, "config.json", *words)
+
+
+def test_settings_without_effect_and_null_are_taken(folder):
+    configure(
+        folder, rope_scaling=None, sliding_window=None, use_cache=False, attn_pdrop=0.3, temperature=0.7
+    )
+    load_model(folder)
+
+
+def test_the_config_of_another_model(folder, family):
+    key = {"gpt2": "n_layer", "llama": "num_hidden_layers"}[family]
+    configure(folder, **{key: 1})
+    refused(folder, "tensors are surplus")
+    configure(folder, **{key: 3})
+    refused(folder, "tensors are missing")
+
+
+def test_a_head_that_is_stored_though_tied(make_model, tmp_path, family):
+    model = make_model(family, tie_embeddings=True)
+    save_model(model, tmp_path)
+    change(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors[HEAD_OF[family]].clone()}))
+    assert load_model(tmp_path).head is None
+    change(tmp_path, lambda tensors: tensors["lm_head.weight"].add_(1))
+    refused(tmp_path, "lm_head.weight differs from the embedding")
+
+
+def test_a_head_that_is_missing_though_untied(make_model, tmp_path, family):
+    save_model(make_model(family, tie_embeddings=False), tmp_path)
+    change(tmp_path, lambda tensors: tensors.pop("lm_head.weight"))
+    refused(tmp_path, "lm_head.weight", "tie_word_embeddings")
+
+
+def test_only_the_head_is_stored_of_a_tied_pair(make_model, tmp_path, family, tokens):
+    model = make_model(family, tie_embeddings=True)
+    save_model(model, tmp_path)
+    change(tmp_path, lambda tensors: tensors.update({"lm_head.weight": tensors.pop(HEAD_OF[family])}))
+    assert torch.equal(load_model(tmp_path)(tokens), model(tokens))
+
+
+def test_a_model_that_its_family_cannot_express(tmp_path):
+    config = ModelConfig(family="gpt2", vocab_size=9, hidden_size=8, num_layers=1, num_heads=2, gated=True)
+    with pytest.raises(UserError, match="A gpt2 model has gated=False, not True"):
+        save_model(Decoder(config), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_stays_an_oserror(small, tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    import signal
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_model(small, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+    assert "model.safetensors" in str(caught.value)
