@@ -1,0 +1,103 @@
+"""What a generation is told: how to choose tokens, how many, and when to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from nbllm.core.config import Config, check_choice
+from nbllm.core.errors import UserError
+
+_INFINITY = float("inf")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Config):
+    """Configuration of a generation.
+
+    The settings act in this order: repetition penalty, temperature, top-k, top-p, min-p; then one token is
+    drawn from what is left. The default is the model's own distribution, untouched.
+
+    Args:
+        temperature: Divides the logits: below 1 is more cautious, above 1 more random. 0 is greedy: always
+            the likeliest token (top-k, top-p and min-p always keep that one, so they change nothing then).
+        top_k: Only the so many likeliest tokens; `None` or 0 for all.
+        top_p: Only the smallest set of tokens that together has this probability.
+        min_p: Only tokens at least this share as probable as the likeliest one.
+        repetition_penalty: Above 1 makes tokens of the prompt and of the text so far less likely.
+        max_new_tokens: Largest number of tokens to generate.
+        stop: Strings that end the text; the text ends before the first of them.
+        seed: Every sequence draws from a generator of its own, made from this seed and its prompt: the same
+            prompt gives the same text alone or in any batch, and a prompt that is given twice gives two
+            texts. `None` takes a fresh seed, which the result tells.
+        overflow: When prompt and text outgrow the model's positions: "stop" ends the text there (a longer
+            prompt is an error); "slide" drops the oldest tokens, keeps the newest half of the positions and
+            goes on.
+        batch_size: So many prompts are decoded together. Changes speed and memory, not the text.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 100
+    stop: tuple[str, ...] = ()
+    seed: int | None = 0
+    overflow: str = "stop"
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        """Check every kind and range."""
+        self._check_number("temperature", 0, _INFINITY)
+        self._check_number("top_p", 0, 1, open_low=True)
+        self._check_number("min_p", 0, 1)
+        self._check_number("repetition_penalty", 0, _INFINITY, open_low=True)
+        if self.temperature == _INFINITY or self.repetition_penalty == _INFINITY:
+            raise UserError("temperature and repetition_penalty must be finite.", where="SamplingConfig")
+        self._check_count("max_new_tokens", 1)
+        self._check_count("batch_size", 1)
+        if self.top_k is not None:
+            self._check_count("top_k", 0)
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise UserError(
+                f"seed must be a whole number or None, not {self.seed!r}.", where="SamplingConfig"
+            )
+        check_choice(self, "overflow", ("stop", "slide"))
+        object.__setattr__(self, "stop", _stop_strings(self.stop))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+    def _check_number(self, name: str, low: float, high: float, *, open_low: bool = False) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(f"{name} must be a number, not {value!r}.", where="SamplingConfig")
+        if not low <= value <= high or (open_low and value == low):  # NaN fails the comparison too
+            least = f"greater than {low}" if open_low else f"at least {low}"
+            most = "" if high == _INFINITY else f" and at most {high}"
+            raise UserError(f"{name} must be {least}{most}, not {value!r}.", where="SamplingConfig")
+
+    def _check_count(self, name: str, low: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise UserError(
+                f"{name} must be a whole number, at least {low}, not {value!r}.", where="SamplingConfig"
+            )
+
+
+def _stop_strings(value: Any) -> tuple[str, ...]:
+    strings = (
+        (value,) if isinstance(value, str) else tuple(value) if isinstance(value, (list, tuple)) else None
+    )
+    if strings is None or not all(isinstance(string, str) for string in strings):
+        raise UserError(f"stop must be a string or a list of strings, not {value!r}.", where="SamplingConfig")
+    if "" in strings:
+        raise UserError(
+            "stop holds an empty string, which would end every text at once.",
+            where="SamplingConfig",
+            mend="leave it out",
+        )
+    return strings

@@ -1,0 +1,191 @@
+"""From a prompt to text: tokenizing, stop strings and streaming around the decoding loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, overload
+
+from nbllm.core.errors import UserError
+from nbllm.inference.config import SamplingConfig
+from nbllm.inference.engine import Sequence, decode, start
+from nbllm.inference.generation import Generation, Generations
+from nbllm.inference.streaming import Printer, StopScanner, StreamedText, TokenText
+
+if TYPE_CHECKING:
+    from nbllm.models.decoder import Decoder
+
+Receive = Callable[[StreamedText], object]
+
+
+@overload
+def generate(
+    model: Decoder,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    stream: bool | Receive = False,
+    config: SamplingConfig | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Generation: ...
+@overload
+def generate(
+    model: Decoder,
+    tokenizer: Any,
+    prompt: list[str],
+    *,
+    stream: bool | Receive = False,
+    config: SamplingConfig | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Generations: ...
+def generate(
+    model: Decoder,
+    tokenizer: Any,
+    prompt: str | list[str],
+    *,
+    stream: bool | Receive = False,
+    config: SamplingConfig | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Generation | Generations:
+    """Continue a prompt, or each of a list of prompts.
+
+    An interrupt (the notebook's stop button, Ctrl-C) ends the generation and returns what there is.
+
+    Args:
+        model: The decoder.
+        tokenizer: Its transformers tokenizer.
+        prompt: One text or a list of texts; an empty one starts a document.
+        stream: `True` prints the text as it comes; the texts of a list one after another, in order. A
+            function is called with each piece (a string with `prompt_index`), at whichever prompt it
+            comes.
+        config: How to choose tokens, how many, and when to end.
+        should_stop: Asked before each step; a true answer ends all.
+        lock: Held while the model is used, so that a training thread does not change the weights meanwhile.
+
+    Returns:
+        The continuation without the prompt, a `str` that also tells how it came about; for a list, a list of
+        them.
+
+    Raises:
+        UserError: A prompt is no text, does not fit the model, or the model's output is not finite.
+    """
+    config = SamplingConfig() if config is None else config
+    prompts = _checked(prompt)
+    if not prompts:
+        return Generations()
+    eos_id: int | None = tokenizer.eos_token_id
+    sequences = start([_encode(tokenizer, text) for text in prompts], config, eos_id=eos_id)
+    printer = Printer() if stream is True else None
+    receive = printer.receive if printer else stream if callable(stream) else None
+    texts = [_Text(tokenizer, sequence, config, receive) for sequence in sequences]
+
+    def on_change(row: Sequence) -> bool:
+        text = texts[row.index]
+        text.catch_up()
+        if row.stopped_by is not None or text.stop_string is not None:
+            text.finish()
+            if printer:
+                printer.end(row.index)
+        return text.stop_string is not None
+
+    try:
+        decode(
+            model, sequences, config, eos_id=eos_id, on_change=on_change, should_stop=should_stop, lock=lock
+        )
+    except KeyboardInterrupt:
+        # It may have come between a token and its text: read all tokens again, give out what was not yet.
+        texts = [text.again() for text in texts]
+    for text in texts:
+        text.finish()
+        if printer:
+            printer.end(text.row.index)
+    made = Generations(text.result(given) for text, given in zip(texts, prompts, strict=True))
+    return made[0] if isinstance(prompt, str) else made
+
+
+class _Text:
+    """The text of one sequence as it grows, and how much of it the stream has received."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        row: Sequence,
+        config: SamplingConfig,
+        receive: Receive | None,
+        received: int = 0,
+    ) -> None:
+        self._parts = (tokenizer, row, config, receive)
+        self.row, self._receive, self._received = row, receive, received
+        self._decoder, self._scanner = TokenText(tokenizer, row.prompt), StopScanner(config.stop)
+        self._text, self._read, self._finished = "", 0, False
+
+    @property
+    def stop_string(self) -> str | None:
+        return self._scanner.found
+
+    def catch_up(self) -> None:
+        """Take the row's new tokens and give out the text that is certain now."""
+        for token in self.row.tokens[self._read :]:
+            self._read += 1
+            self._give(self._scanner.feed(self._decoder.feed(token)))
+
+    def finish(self) -> None:
+        """Give out what was held back: no more tokens will come."""
+        if not self._finished:
+            self._finished = True
+            self.catch_up()
+            self._give(self._scanner.feed(self._decoder.finish()) + self._scanner.finish())
+
+    def again(self) -> _Text:
+        """Return the same text read anew from the tokens; the stream receives only what it has not."""
+        fresh = _Text(*self._parts, received=self._received)
+        fresh.catch_up()
+        return fresh
+
+    def _give(self, piece: str) -> None:
+        self._text += piece
+        new = self._text[self._received :]
+        if new and self._receive is not None:
+            self._received = len(
+                self._text
+            )  # before the call: an interrupt in it must not print the piece twice
+            self._receive(StreamedText(new, self.row.index))
+
+    def result(self, prompt: str) -> Generation:
+        row = self.row
+        return Generation(
+            self._text,
+            prompt=prompt,
+            tokens=row.tokens,
+            stopped_by="stop" if self.stop_string is not None else row.stopped_by,
+            stop_string=self.stop_string,
+            seed=row.seed,
+            seconds=row.seconds,
+        )
+
+
+def _checked(prompt: object) -> list[str]:
+    """Return the prompts as a list, or say what is wrong with them."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, (list, tuple)):
+        raise UserError(f"The prompt must be a text or a list of texts, not {type(prompt).__name__}.")
+    for i, each in enumerate(prompts):
+        if not isinstance(each, str):
+            raise UserError(f"A prompt must be a text, not {type(each).__name__}.", where=f"prompt {i}")
+        try:
+            each.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                "The prompt holds half a character (a lone surrogate), which is no Unicode text.",
+                where=f"prompt {i}, character {error.start}",
+                mend='clean it: prompt.encode("utf-8", "replace").decode()',
+            ) from None
+    return list(prompts)
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    # verbose=False: it would warn of the tokenizer's own longest text; here the model's positions decide.
+    return [int(token) for token in tokenizer(text, verbose=False)["input_ids"]]

@@ -1,0 +1,54 @@
+"""Tiny models with strong opinions, and a byte-level tokenizer whose tokens cut characters in two."""
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from nbllm.models.config import ModelConfig
+from nbllm.models.decoder import Decoder
+
+EOS = "<|endoftext|>"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=[EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(["the cat sat on the mat and the dog sat on the log", "naïve café"] * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=EOS, eos_token=EOS, pad_token=EOS)
+
+
+def small_config(family, **changes):
+    shape = dict(
+        family=family, vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, max_positions=64,
+        initializer_range=0.4,
+    )  # fmt: skip
+    if family == "llama":
+        shape.update(
+            num_kv_heads=2, positions="rotary", norm="rms_norm", activation="silu", gated=True,
+            attention_bias=False, feed_forward_bias=False, tie_embeddings=False,
+        )  # fmt: skip
+    return ModelConfig(**{**shape, **changes})
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    def make(family="gpt2", **changes):
+        return Decoder(small_config(family, **changes), seed=1)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama"])
+def model(request, make_model):
+    return make_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def gpt2(make_model):
+    return make_model("gpt2")
