@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -233,20 +234,25 @@ def load(
 
 
 def _resolve(path: Path) -> Path:
-    """Return the model directory that `path` means."""
-    if (path / "config.json").exists() or not (path / "checkpoints").is_dir():
+    """Return the model directory that `path` means: itself, or a run's newest good checkpoint."""
+    if (path / "config.json").exists() or not (path / "run.json").exists():
         return path
     from nbllm.runs.checkpoint import newest_good
+    from nbllm.runs.events import EventReader
+    from nbllm.runs.timeline import Timeline
 
-    info, problems = newest_good(path)
+    # A checkpoint that a rewind went back beyond is no longer part of the run.
+    info, problems = newest_good(path, Timeline(EventReader(path).poll()).on_line)
     if info is None:
         raise WeightsError(
-            "The run has no checkpoint to open."
-            if not problems
-            else f"No checkpoint is whole: {problems[0]}",
-            where=path / "checkpoints",
+            f"No checkpoint of the run is whole: {problems[0]}" if problems else "The run has no checkpoint.",
+            where=path,
+            mend="Let the run save one first: run.save().",
         )
-    return Path(info.path)
+    if problems:
+        text = f"Opened the older checkpoint {info.name}, for a newer one is damaged: {'; '.join(problems)}"
+        warnings.warn(text, stacklevel=3)
+    return info.path
 
 
 def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
