@@ -121,4 +121,7 @@ def parent_text(run: Run) -> str:
 
 def age_text(created: float) -> str:
     """Return how long ago that was, or "" when it is not known."""
-    return duration(max(0.0, time.time() - created)) if created else ""
+    seconds = time.time() - created
+    if not created:
+        return ""
+    return duration(round(seconds)) if seconds >= 1 else "now"

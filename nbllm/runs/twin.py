@@ -1,4 +1,4 @@
-"""The static twin of a run: what a cell, nbconvert and GitHub show. No script; it reads without styles too."""
+"""The static twin of a run: what a cell, nbconvert and GitHub show. It has no script."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ CSS = """
 .nbllm .run-foot { font-size: .85em; overflow-wrap: anywhere; }
 .nbllm details { margin: .4em 0; }
 .nbllm summary { cursor: pointer; font-weight: 600; }
-.nbllm td { overflow-wrap: anywhere; }
+.nbllm td { overflow-wrap: break-word; }
+.nbllm .run-when { white-space: nowrap; }
 """
 
 
@@ -217,12 +218,12 @@ def _checkpoints(run: Run, timeline: Timeline) -> str:
     return f"<details><summary>{title}</summary>{table(rows, header)}</details>"
 
 
-def moment_text(seconds: float) -> str:
+def moment_text(seconds: float) -> Raw:
     """Return a moment as date and time, whatever number stands in the file."""
     try:
-        return moment(seconds)
+        return Raw(f'<span class="run-when">{escape(moment(seconds))}</span>')
     except (OverflowError, ValueError, OSError):
-        return "?"
+        return Raw("?")
 
 
 def list_html(runs: RunList) -> str:

@@ -1,0 +1,219 @@
+"""Several runs beside each other: their curves together, their results, the settings in which they differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbllm.core.chart import Series, line_chart
+from nbllm.core.errors import RunError
+from nbllm.core.html import Raw, escape, fragment, table
+from nbllm.core.quantities import duration, number
+from nbllm.runs.listing import parent_text
+from nbllm.runs.run import Run
+from nbllm.runs.steering import words
+from nbllm.runs.timeline import Timeline
+from nbllm.runs.twin import CSS, badge
+
+COMPARED = ("config", "model", "choices", "data")  # the parts of a record that a person chose or that follow
+WINDOWS = 60  # a training curve is smoothed over this share of it: several together are a thicket
+LAST = 20  # steps whose mean is a run's training loss: one step's loss is mostly noise
+MOST_CELL = 60
+MISSING = "\N{EN DASH}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other; shown in a cell as curves and tables.
+
+    Args:
+        runs: The runs, in the order given.
+        names: What each is called here: its name, or folder and name where two runs share one.
+    """
+
+    runs: tuple[Run, ...]
+    names: tuple[str, ...]
+
+    def curves(self, metric: str = "loss") -> dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Return (steps, values) of a metric by name of the run; empty arrays for a run that has none."""
+        return {
+            name: run.history(metric)
+            if metric in run.timeline.metrics
+            else (np.empty(0, np.int64), np.empty(0))
+            for name, run in zip(self.names, self.runs, strict=True)
+        }
+
+    def settings(self) -> dict[str, tuple[Any, ...]]:
+        """Return every setting of the records with its value in each run, `None` where a run has none."""
+        flat = [_flatten({part: run.record.get(part) for part in COMPARED}) for run in self.runs]
+        keys = dict.fromkeys(key for values in flat for key in values)
+        return {key.removeprefix("config."): tuple(values.get(key) for values in flat) for key in keys}
+
+    def differences(self) -> dict[str, tuple[Any, ...]]:
+        """Return the settings that are not the same in all runs."""
+        return {key: values for key, values in self.settings().items() if any(v != values[0] for v in values)}
+
+    def results(self) -> list[tuple[Any, ...]]:
+        """Return a row for each result: what it is, then its value in each run (`None` where there is none)."""
+        timelines = [run.timeline for run in self.runs]
+        held_out = [t.history("evaluation.bits_per_byte") for t in timelines]
+        rows: list[tuple[Any, ...]] = [
+            ("state", *(run.state for run in self.runs)),
+            ("forked from", *(parent_text(run) or None for run in self.runs)),
+            ("steps", *(timeline.step for timeline in timelines)),
+            (f"training loss, nats/token (last {LAST})", *(_recent_loss(timeline) for timeline in timelines)),
+            ("held-out loss, nats/token", *(_newest(t.history("evaluation.loss")) for t in timelines)),
+            ("held-out bits/byte", *map(_newest, held_out)),
+            ("tokens", *(_count(_last(timeline, "tokens")) for timeline in timelines)),
+            ("trained for", *(_time(_last(timeline, "seconds")) for timeline in timelines)),
+            ("steered", *(_steered(timeline) for timeline in timelines)),
+        ]
+        return [row for row in rows if any(value is not None for value in row[1:])]
+
+    def __repr__(self) -> str:
+        rows = [
+            ("", *self.names),
+            *self.results(),
+            *((key, *values) for key, values in self.differences().items()),
+        ]
+        cells = [[_text(value) for value in row] for row in rows]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.names) + 1)]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        )
+
+    def _repr_html_(self) -> str:
+        different = self.differences()
+        same = {key: values[0] for key, values in self.settings().items() if key not in different}
+        results = [
+            (row[0], *(badge(v) for v in row[1:])) if row[0] == "state" else (row[0], *map(_cell, row[1:]))
+            for row in self.results()
+        ]
+        parts = [
+            f"<style>{CSS}</style>",
+            self._chart("loss", "training loss, nats/token"),
+            self._chart("evaluation.bits_per_byte", "held-out, bits/byte"),
+            table(results, ("", *self.names), row_headers=True),
+            "<h3>Settings that differ</h3>",
+            table(
+                [(key, *map(_cell, values)) for key, values in different.items()],
+                ("", *self.names),
+                row_headers=True,
+            )
+            if different
+            else '<p class="muted">None.</p>',
+            f"<details><summary>{len(same)} settings are the same</summary>"
+            f"{table([(key, _cell(value)) for key, value in same.items()], row_headers=True)}</details>",
+        ]
+        return fragment("".join(parts))
+
+    def _chart(self, metric: str, label: str) -> str:
+        # Every run keeps its place, and with it its colour, also where it has no points.
+        curves = self.curves(metric)
+        longest = max(len(steps) for steps, _ in curves.values())
+        if not longest:
+            return ""
+        window = max(1, longest // WINDOWS) if metric == "loss" else 1
+        series = [
+            Series(name, steps.tolist(), _running_mean(values, window).tolist())
+            for name, (steps, values) in curves.items()
+        ]
+        label = label if window == 1 else f"{label} (mean of {window:,} steps)"
+        return line_chart(series, x_label="step", y_label=label)
+
+
+def compare(runs: Iterable[Run | str | Path] | Run | str | Path, *more: Run | str | Path) -> Comparison:
+    """Put runs beside each other.
+
+    Args:
+        runs: Runs or their folders: a list, what `nb.runs()` returned, or one after the other.
+        more: Further runs.
+
+    Raises:
+        RunError: None is given, or there is no run at a path.
+    """
+    first = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
+    opened = [item if isinstance(item, Run) else Run(item) for item in [*first, *more]]
+    if not opened:
+        raise RunError(
+            "There are no runs to compare.", mend="nb.compare([run, other]); nb.runs() lists what there is."
+        )
+    taken = Counter(run.name for run in opened)
+    names = [run.name if taken[run.name] == 1 else f"{run.path.parent.name}/{run.name}" for run in opened]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({number})" for number, name in enumerate(names, 1)]
+    return Comparison(tuple(opened), tuple(names))
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flatten(item, f"{prefix}{key}.")
+        elif item is not None or prefix:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _running_mean(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:
+    """Return the mean of each value and the `window - 1` before it, as many as there are; NaN counts for none."""
+    if window == 1:
+        return values
+    good = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(good, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(good)])
+    end = np.arange(1, len(values) + 1)
+    begin = np.maximum(0, end - window)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (sums[end] - sums[begin]) / (counts[end] - counts[begin])
+
+
+def _recent_loss(timeline: Timeline) -> float | None:
+    values = timeline.history("loss")[1][-LAST:]
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _newest(history: tuple[Any, Any]) -> float | None:
+    values = history[1]
+    return float(values[-1]) if len(values) and np.isfinite(values[-1]) else None
+
+
+def _last(timeline: Timeline, name: str) -> float | None:
+    column = timeline.steps.columns.get(name)
+    return column[-1] if column and np.isfinite(column[-1]) else None
+
+
+def _count(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _time(value: float | None) -> str | None:
+    return None if value is None else duration(value)
+
+
+def _steered(timeline: Timeline) -> str | None:
+    shown = [f"{words(action.action, action.args)} at {action.step}" for action in timeline.effective[-5:]]
+    hidden = len(timeline.effective) - len(shown)
+    return "; ".join([*([f"{hidden} more"] if hidden else []), *shown]) or None
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return number(value)
+    text = str(value)
+    return text if len(text) <= MOST_CELL else text[: MOST_CELL - 3] + "..."
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    return Raw(escape(_text(value)))
