@@ -1,0 +1,52 @@
+"""The folder for what can be made again: token stores and large texts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from nbllm.core.errors import DataError
+from nbllm.core.io import ASIDE
+
+ABANDONED_AFTER = 24 * 3600.0  # seconds: nothing is written aside for longer
+
+
+def cache_folder() -> Path:
+    """Return `$NBLLM_CACHE`, or `~/.cache/nbllm`."""
+    return Path(os.environ.get("NBLLM_CACHE") or "~/.cache/nbllm").expanduser()
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` and check that it can be written.
+
+    Raises:
+        DataError: It cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if not writable:
+        raise unwritable(folder, "it is read-only")
+    return folder
+
+
+def unwritable(folder: Path, reason: object) -> DataError:
+    """Return the error for a cache that cannot be written."""
+    return DataError(
+        f"The cache cannot be written: {reason}.",
+        where=folder,
+        mend="Make room or set the environment variable NBLLM_CACHE to a folder that can be written.",
+    )
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete what a killed process left half-written in `folder` more than a day ago."""
+    for entry in folder.glob(f"{ASIDE}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - entry.stat().st_mtime > ABANDONED_AFTER:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

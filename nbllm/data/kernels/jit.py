@@ -1,0 +1,22 @@
+"""The one decorator of every kernel: no GIL, machine code kept on disk where a disk can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` with Numba on first call.
+
+    Numba refuses `cache=True` where neither the package's folder nor the user's cache folder can be written
+    (a read-only container): the kernel is then compiled once a process.
+    """
+    try:
+        return cast("Function", numba.njit(nogil=True, cache=True)(function))
+    except RuntimeError:
+        return cast("Function", numba.njit(nogil=True)(function))

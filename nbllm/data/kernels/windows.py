@@ -1,0 +1,104 @@
+"""Which window of the token store is drawn at which position, and the cutting of it.
+
+An epoch visits every window of `length` tokens once, in the order of a keyed bijection (a balanced Feistel
+network, cycle-walked onto the number of windows), so that no permutation is ever held in memory and the
+window at a position is a function of (key, position) alone. The windows' phase is drawn anew each epoch:
+the same text is cut in other places. The store is read as a circle, which keeps the number of windows equal
+in every epoch whatever the phase.
+
+Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains" (cycle walking, Feistel);
+Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators" (the mixing function).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nbllm.data.kernels.jit import kernel
+
+# Typed constants: in Numba an int64 beside a uint64 makes a float64, which would lose the low bits.
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+S27, S30, S31 = np.uint64(27), np.uint64(30), np.uint64(31)
+ONE = np.uint64(1)
+NUM_ROUNDS = 6
+MIN_HALF_BITS = 4  # a Feistel network of fewer bits reaches only few permutations; cycle walking shrinks it
+
+
+@kernel
+def mix(value: np.uint64) -> np.uint64:
+    """Return the SplitMix64 output for the state `value`."""
+    value = value + GOLDEN
+    value = (value ^ (value >> S30)) * MIX_1
+    value = (value ^ (value >> S27)) * MIX_2
+    return value ^ (value >> S31)
+
+
+@kernel
+def permute(index: np.uint64, size: np.uint64, key: np.uint64) -> np.uint64:
+    """Return the image of `index` under the bijection of `[0, size)` that `key` names."""
+    half_bits = np.uint64(MIN_HALF_BITS)
+    while (ONE << (half_bits + half_bits)) < size:
+        half_bits = half_bits + ONE
+    mask = (ONE << half_bits) - ONE
+    while True:
+        left = index >> half_bits
+        right = index & mask
+        for turn in range(NUM_ROUNDS):
+            left, right = right, left ^ (mix(right ^ mix(key + np.uint64(turn))) & mask)
+        index = (left << half_bits) | right
+        if index < size:
+            return index
+
+
+@kernel
+def window_starts(
+    first: int, length: int, num_tokens: int, key: np.uint64, starts: NDArray[np.int64]
+) -> None:
+    """Write where the windows drawn at positions `first`, `first + 1`, ... start.
+
+    Args:
+        first: Number of windows drawn before.
+        length: Tokens a window, at most `num_tokens`.
+        num_tokens: Tokens in the store.
+        key: Names the order; the same key gives the same order.
+        starts: (window) buffer to fill, each in `[0, num_tokens)`.
+    """
+    num_windows = np.uint64(num_tokens // length)
+    size = np.uint64(num_tokens)
+    for row in range(starts.shape[0]):
+        position = np.uint64(first + row)
+        epoch_key = mix(key ^ mix(position // num_windows))
+        phase = mix(epoch_key ^ GOLDEN) % size
+        window = permute(position % num_windows, num_windows, epoch_key)
+        starts[row] = np.int64((phase + window * np.uint64(length)) % size)
+
+
+@kernel
+def cut_windows(
+    tokens: NDArray[np.unsignedinteger],
+    starts: NDArray[np.int64],
+    inputs: NDArray[np.int64],
+    targets: NDArray[np.int64],
+) -> None:
+    """Copy windows and the same windows one token later; behind the last token comes the first.
+
+    Args:
+        tokens: (token) the store.
+        starts: (window) first token of each window.
+        inputs: (window, length) buffer to fill.
+        targets: (window, length) buffer to fill: `targets[w, i]` follows `inputs[w, i]` in the store.
+    """
+    num_tokens = np.intp(tokens.shape[0])
+    for row in range(starts.shape[0]):
+        place = np.intp(starts[row])
+        token = tokens[place]
+        for column in range(inputs.shape[1]):
+            inputs[row, column] = token
+            place += 1
+            if place == num_tokens:
+                place = np.intp(0)
+            token = tokens[place]
+            targets[row, column] = token

@@ -1,0 +1,125 @@
+"""Gather documents into a data set: in memory while small, in a mapped Arrow file when large."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import DataError
+from nbllm.core.io import ASIDE
+from nbllm.data.cache import cache_folder, make_folder, remove_abandoned, unwritable
+from nbllm.data.sources.documents import Document
+from nbllm.data.sources.omissions import Omissions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+GROUP_BYTES = 1 << 24  # text gathered before it becomes an Arrow batch
+SPILL_BYTES = 1 << 28  # text held in memory at most; the rest goes to a file
+MAX_DOCUMENT_BYTES = (1 << 31) - 1  # an Arrow string column counts its bytes in 32 bits
+
+
+class Collector:
+    """Gathers documents batch by batch.
+
+    Args:
+        spill_bytes: Text beyond this many bytes is kept in a file of the cache folder, which is mapped, and
+            deleted when Python ends.
+    """
+
+    def __init__(self, spill_bytes: int = SPILL_BYTES) -> None:
+        import pyarrow as pa
+
+        self._schema = pa.schema([("text", pa.string()), ("source", pa.string())])
+        self._spill_bytes = spill_bytes
+        self._batches: list[Any] = []
+        self._rows: list[Document] = []
+        self._row_bytes = self._batch_bytes = 0
+        self._writer: Any = None
+        self._file: Path | None = None
+
+    def collect(self, documents: Iterator[Document], omissions: Omissions) -> Dataset:
+        """Return all documents as a data set with the columns `text` and `source`."""
+        try:
+            for document in documents:
+                self._add(document, omissions)
+            self._flush()
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+        return self._dataset()
+
+    def _add(self, document: Document, omissions: Omissions) -> None:
+        try:
+            size = len(document.text.encode())
+        except UnicodeEncodeError as error:
+            omissions.add(
+                "lone surrogate",
+                f"Character {error.start} is one half of a surrogate pair: no Unicode text.",
+                where=document.where,
+                mend="Mend the escape in the source.",
+            )
+            return
+        if size > MAX_DOCUMENT_BYTES:
+            raise DataError(
+                f"One document has {size:,} bytes; the most is {MAX_DOCUMENT_BYTES:,}.",
+                where=document.where,
+                mend="Cut it into documents: load(..., sample_by='paragraph').",
+            )
+        if self._row_bytes + size > GROUP_BYTES:
+            self._flush()
+        self._rows.append(document)
+        self._row_bytes += size
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._rows:
+            return
+        columns = [[row.text for row in self._rows], [row.source for row in self._rows]]
+        batch = pa.record_batch([pa.array(values, pa.string()) for values in columns], schema=self._schema)
+        self._batch_bytes += self._row_bytes
+        self._rows, self._row_bytes = [], 0
+        if self._writer is None and self._batch_bytes > self._spill_bytes:
+            self._open_file()
+        self._store(batch)
+
+    def _store(self, batch: Any) -> None:
+        if self._writer is None:
+            self._batches.append(batch)
+            return
+        try:
+            self._writer.write_batch(batch)
+        except OSError as error:
+            raise unwritable(cache_folder(), error) from error
+
+    def _open_file(self) -> None:
+        import pyarrow as pa
+
+        folder = make_folder(cache_folder() / "texts")
+        remove_abandoned(folder)
+        try:
+            own = Path(tempfile.mkdtemp(prefix=ASIDE, dir=folder))
+            atexit.register(shutil.rmtree, own, ignore_errors=True)
+            self._file = own / "text.arrow"
+            self._writer = pa.ipc.new_stream(str(self._file), self._schema)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        earlier, self._batches = self._batches, []
+        for batch in earlier:
+            self._store(batch)
+
+    def _dataset(self) -> Dataset:
+        import pyarrow as pa
+        from datasets import Dataset
+
+        if self._file is not None:
+            return Dataset.from_file(str(self._file))
+        with contextlib.suppress(AttributeError):
+            self._schema = self._schema.remove_metadata()
+        return Dataset(pa.Table.from_batches(self._batches, self._schema))

@@ -1,0 +1,13 @@
+"""What every reader yields."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Document(NamedTuple):
+    """One text and where it came from."""
+
+    text: str
+    source: str  # short, for the column `source`: "assert", "notes.txt", "pages.jsonl:12"
+    where: str  # full, for error messages: the path as the person gave it, and the line
