@@ -1,0 +1,5 @@
+"""Metrics, one file each: what is computed from a task's results."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

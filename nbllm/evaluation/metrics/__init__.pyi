@@ -1,0 +1,2 @@
+from .catalogue import METRICS as METRICS
+from .compression import xz_bits_per_byte as xz_bits_per_byte

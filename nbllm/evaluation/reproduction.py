@@ -1,0 +1,76 @@
+"""What somebody needs to get the same figures again: texts, seeds, versions, the machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.report.sections import Cell, KeyValues, plain
+from nbllm.evaluation.config import EvaluationConfig
+
+if TYPE_CHECKING:
+    from nbllm.runs.run import Run
+
+
+def reproduction_section(
+    texts: Sequence[str], source: str, config: EvaluationConfig, run: Run | None = None
+) -> KeyValues:
+    """Return the facts that fix an evaluation.
+
+    Args:
+        texts: The documents that were measured.
+        source: Where they are from, in words.
+        config: Of the evaluation.
+        run: The run that made the model; its machine and versions are then those of the training.
+    """
+    entries: list[tuple[str, Cell]] = [
+        ("held-out text", source),
+        ("held-out text, SHA-256", fingerprint(texts)),
+        *_flat(config.to_dict(), "evaluation"),
+    ]
+    if run is None:
+        from nbllm.core.device import machine_facts, versions
+
+        facts, packages = machine_facts(), versions()
+    else:
+        entries += [("run", run.name), *_flat(run.record.get("data"), "data")]
+        entries += _flat(run.record.get("choices"), "chosen")
+        facts, packages = run.record.get("machine"), run.record.get("versions")
+    entries += _flat(packages, "version of")
+    entries += _flat(facts, "machine")
+    return KeyValues(
+        title="To get the same again",
+        note=(
+            "A run replays bit for bit on the same machine with the same versions: nb.replay(run)."
+            if run is not None
+            else "The same model and text give the same figures."
+        ),
+        entries=tuple(entries),
+    )
+
+
+def fingerprint(texts: Sequence[str]) -> str:
+    """Return a name in hexadecimal for exactly these documents in this order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:
+    """Yield the leaves of nested mappings, named by their path; where something is kept is left out.
+
+    A path names folders of the person's own machine, and tells nobody else anything.
+    """
+    if not isinstance(values, Mapping):
+        return
+    for name, value in values.items():
+        if name == "path":
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix} {name}")
+        elif value is not None:
+            yield f"{prefix} {name}".replace("_", " "), plain(value)

@@ -1,0 +1,195 @@
+"""What a report says of a run: how the model came to be, drawn from the run's own record and events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbllm.core.chart import extremes
+from nbllm.core.quantities import duration, moment, size
+from nbllm.core.report.sections import (
+    Cell,
+    Chart,
+    Event,
+    KeyValues,
+    Line,
+    Metric,
+    Sample,
+    Samples,
+    Section,
+    Table,
+    Text,
+)
+from nbllm.runs.steering import words
+
+if TYPE_CHECKING:
+    from nbllm.runs.run import Run
+    from nbllm.runs.timeline import Action
+
+_POINTS = 600  # columns of a curve; each keeps its extremes
+_SAMPLES = 6
+_MARKED = frozenset({"set", "freeze", "unfreeze", "rewind", "pause", "stop"})
+
+
+def run_sections(run: Run) -> list[Section]:
+    """Return how a run went: course, curve, actions, samples, checkpoints, settings."""
+    parts = [
+        _course(run),
+        _curve(run),
+        _learning_rate(run),
+        _actions(run),
+        _samples(run),
+        _checkpoints(run),
+        _settings(run),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def training_metrics(run: Run) -> list[Metric]:
+    """Return the figures of a run that belong into a summary."""
+    metrics = [Metric(name="training steps", value=run.step, note=_of(run))]
+    tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
+    if tokens is not None and seconds is not None:
+        metrics.append(
+            Metric(name="training time", value=seconds / 60, unit="min", note=f"{int(tokens):,} tokens")
+        )
+    return metrics
+
+
+def _of(run: Run) -> str:
+    parts = [run.state, f"of {run.steps:,} planned" if run.steps and run.steps != run.step else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _last(run: Run, metric: str) -> float | None:
+    column = run.timeline.steps.columns.get(metric)
+    if column is None or not len(column) or not np.isfinite(column[-1]):
+        return None
+    return float(column[-1])
+
+
+def _course(run: Run) -> Text:
+    """Return in sentences what was done."""
+    timeline = run.timeline
+    planned = f" of {run.steps:,} planned" if run.steps and run.steps != run.step else ""
+    sentences = [f"The run {run.name} took {run.step:,} steps{planned} and is {run.state}."]
+    if run.reason:
+        sentences.append(f"It ended so: {run.reason.rstrip('.')}.")
+    tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
+    if tokens and seconds:
+        sentences.append(
+            f"It saw {int(tokens):,} tokens in {duration(seconds)} of training, "
+            f"{tokens / seconds:,.0f} tokens a second."
+        )
+    if run.parent is not None:
+        parent = str(run.parent.get("name", run.parent.get("run", "?"))).rstrip("/").rpartition("/")[2]
+        sentences.append(f"It is a fork of {parent} at step {run.parent.get('step', '?')}.")
+    if len(timeline.starts) > 1:
+        sentences.append(f"It was taken up {len(timeline.starts) - 1} times after an interruption.")
+    if timeline.num_warnings:
+        newest = str(timeline.warnings[-1].get("text", "")).rstrip(".")
+        sentences.append(f"Warnings: {timeline.num_warnings}; the newest: {newest}.")
+    return Text(title="How it was trained", text=" ".join(sentences))
+
+
+def _curve(run: Run) -> Chart | None:
+    lines = [_line("training", *run.history("loss")), _line("held-out", *run.history("evaluation.loss"))]
+    lines = [line for line in lines if line.x]
+    if not lines:
+        return None
+    applied = [a for a in run.timeline.actions if a.outcome == "applied" and a.action in _MARKED]
+    return Chart(
+        x_label="step",
+        y_label="loss (nats per token)",
+        lines=tuple(lines),
+        events=tuple(Event(x=action.step, label=words(action.action, action.args)) for action in applied),
+        caption="Training and held-out loss; dashed lines mark what was done while the run went on.",
+    )
+
+
+def _learning_rate(run: Run) -> Chart | None:
+    if "lr" not in run.timeline.metrics:
+        return None
+    line = _line("learning rate", *run.history("lr"))
+    return Chart(
+        x_label="step", y_label="learning rate", lines=(line,), caption="The learning rate as it was."
+    )
+
+
+def _line(name: str, steps: Any, values: Any) -> Line:
+    keep = extremes(np.asarray(steps, float), np.asarray(values, float), _POINTS)
+    return Line(
+        name=name,
+        x=tuple(int(step) for step in steps[keep]),
+        y=tuple(float(f"{value:.6g}") for value in values[keep]),
+    )
+
+
+def _actions(run: Run) -> Section:
+    title = "What was done while it ran"
+    actions = [action for action in run.timeline.actions if action.outcome != "pending"]
+    if not actions:
+        return Text(title=title, text="Nobody steered the run.")
+    return Table(
+        title=title,
+        header=("step", "action", "by", "outcome", "time"),
+        rows=tuple(_action_row(action) for action in actions),
+        caption="Every action, with the step boundary at which it was taken.",
+    )
+
+
+def _action_row(action: Action) -> tuple[Cell, ...]:
+    outcome = f"{action.outcome}: {action.reason}" if action.reason else action.outcome
+    return action.step, words(action.action, action.args), action.actor, outcome, moment(action.time)
+
+
+def _samples(run: Run) -> Samples | None:
+    events = run.timeline.samples
+    if not events:
+        return None
+    chosen = [events[i] for i in _spread(len(events), _SAMPLES)]
+    shown = tuple(
+        Sample(
+            prompt=str(event.get("prompt", "")),
+            text=str(event.get("text", "")),
+            label=f"step {event['step']:,}, asked by {event.get('actor', 'the schedule')}",
+        )
+        for event in chosen
+    )
+    return Samples(
+        title="Samples",
+        note=f"{len(shown)} of {len(events)}, spread over the run: first to last.",
+        samples=shown,
+    )
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    """Return at most `most` of `count` indices, evenly spaced, first and last included."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+def _checkpoints(run: Run) -> Table | None:
+    infos = run.checkpoints
+    if not infos:
+        return None
+    on_line = run.timeline.on_line
+    rows = [
+        (info.step, info.path.name, size(info.bytes), moment(info.time), "yes" if on_line(info) else "no")
+        for info in infos
+    ]
+    return Table(
+        title="Checkpoints",
+        note="Each is a model directory that nb.load and transformers open.",
+        header=("step", "name", "size", "time", "on the live line"),
+        rows=tuple(rows),
+    )
+
+
+def _settings(run: Run) -> KeyValues:
+    return KeyValues(
+        title="Settings",
+        note="As the run was started; changes are among the actions above.",
+        entries=tuple(run.config.items()),
+    )
