@@ -1,12 +1,47 @@
-"""Which attention backend serves given shapes best."""
+"""Which attention backend serves given shapes best: measured once a shape and process."""
 
 from __future__ import annotations
 
+import threading
+import time
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
+
+from nbllm.nn.attention_backends.registry import BACKENDS
+
+USUAL = "sdpa"  # where nothing is measured
+CANDIDATES = ("sdpa", "blocked")  # eager is the reference, never the fastest
+_ROUNDS = 4
+# Sequences measured: attention's time grows with the batch in proportion, the choice does not change with it.
+_MOST_SEQUENCES = 4
+# Measuring a pair must stay a matter of a second: above so many scores the usual backend is taken unmeasured.
+_MOST_SCORES = 1 << 27
+
+
+class Shape(NamedTuple):
+    """What a choice depends on."""
+
+    batch: int
+    num_heads: int
+    num_kv_heads: int
+    length: int
+    head_dim: int
+    dtype: torch.dtype
+    num_threads: int
+
+
+_times: dict[Shape, dict[str, float]] = {}
+_lock = threading.Lock()
 
 
 def choose(query: Tensor, key: Tensor, *, causal: bool, mask: Tensor | None) -> str:
     """Return the name of the backend for these inputs.
+
+    Training on the CPU, causal and without a mask, is measured, forward and backward, at the first call for a
+    shape. All else is "sdpa": on a GPU its kernels are the fastest; and generation meets a new length at
+    every token, so that measuring would cost more than it brings.
 
     Args:
         query: (batch, heads, query, head_dim).
@@ -14,4 +49,55 @@ def choose(query: Tensor, key: Tensor, *, causal: bool, mask: Tensor | None) -> 
         causal: As in `attend`.
         mask: As in `attend`.
     """
-    return "sdpa"
+    training = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    square = query.shape[2] == key.shape[2] > 1
+    if query.device.type != "cpu" or not training or not causal or mask is not None or not square:
+        return USUAL
+    times = measured_times(query, key)
+    return min(times, key=times.__getitem__) if times else USUAL
+
+
+def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
+    """Return seconds of forward and backward by backend, for causal self-attention of these shapes.
+
+    Measured once a process; empty for shapes too large to measure quickly.
+    """
+    batch, heads, length, head_dim = query.shape
+    shape = Shape(
+        min(batch, _MOST_SEQUENCES),
+        heads,
+        key.shape[1],
+        length,
+        head_dim,
+        query.dtype,
+        torch.get_num_threads(),
+    )
+    if shape.batch * heads * length**2 > _MOST_SCORES:
+        return {}
+    with _lock:  # two threads that measure at once would measure each other
+        if shape not in _times:
+            _times[shape] = _measure(shape)
+        return _times[shape]
+
+
+def _measure(shape: Shape) -> dict[str, float]:
+    """Time the candidates in turn and keep each one's best, so that a busy moment decides nothing."""
+    draw = torch.Generator().manual_seed(0)  # the global random state is not ours to move
+    query, key, value = inputs = [
+        # As a fused projection leaves them: (batch, position, head, head_dim), seen head by head.
+        torch.randn(shape.batch, shape.length, heads, shape.head_dim, generator=draw)
+        .to(shape.dtype)
+        .transpose(1, 2)
+        .requires_grad_()
+        for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+    ]
+    scale = shape.head_dim**-0.5
+    best = dict.fromkeys(CANDIDATES, float("inf"))
+    with torch.enable_grad():
+        for _ in range(_ROUNDS):
+            for name in CANDIDATES:
+                began = time.perf_counter()
+                out = BACKENDS[name](query, key, value, None, True, scale)
+                torch.autograd.grad(out, inputs, torch.ones_like(out))
+                best[name] = min(best[name], time.perf_counter() - began)
+    return best

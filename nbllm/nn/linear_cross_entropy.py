@@ -1,0 +1,144 @@
+"""The output projection and its loss in one: logits exist only chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nbllm.core.errors import UserError
+from nbllm.nn.products import product_dtype
+
+# Numbers in one chunk of logits (float32: 64 MB), and most rows of it. Fewer rows mean more passes over the
+# gradient of the weight; more rows bring nothing: the products are as fast, and the chunk leaves the cache.
+_CHUNK_NUMBERS = 1 << 24
+_CHUNK_ROWS = 1024
+_FEWEST_ROWS = 128
+# Below this a probability is nearly denormal and its logarithm inexact: those rows are computed anew.
+_TINY = 1e-30
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "token hidden"],
+    weight: Float[Tensor, "vocabulary hidden"],
+    targets: Int[Tensor, " token"],
+    *,
+    chunk: int | None = None,
+    ignore_index: int = -100,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of softmax(hidden weight^T) against `targets`, summed over tokens, in nats.
+
+    The forward pass takes a chunk of tokens at a time and computes their gradients while their probabilities
+    are at hand; so neither logits nor probabilities of all tokens are ever held, and none is computed twice.
+    Softmax, loss and the sum over chunks are in float32 for every input format.
+
+    Args:
+        hidden: (token, hidden).
+        weight: (vocabulary, hidden).
+        targets: (token,), the right token of each row.
+        chunk: Rows at a time; chosen by the vocabulary's size when None.
+        ignore_index: Rows with this target count nothing.
+
+    Returns:
+        A float32 scalar: the sum (0 when every row is ignored).
+
+    Raises:
+        UserError: A target is no token of the vocabulary.
+
+    Source: Wijmans et al. 2024, arXiv:2411.09009 (the logits need not be materialised).
+    """
+    if chunk is None:
+        chunk = max(_FEWEST_ROWS, min(_CHUNK_ROWS, _CHUNK_NUMBERS // weight.shape[0]))
+    assert chunk > 0, chunk
+    counted = targets != ignore_index
+    if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
+        _check_targets(targets, counted, weight.shape[0])
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, counted, chunk)
+    return loss
+
+
+def _check_targets(targets: Tensor, counted: Tensor, vocabulary: int) -> None:
+    bad = counted & ((targets < 0) | (targets >= vocabulary))
+    if bad.any():
+        place = int(bad.nonzero()[0])
+        raise UserError(
+            f"The target {int(targets[place])} is no token of this vocabulary of {vocabulary}.",
+            where=f"target number {place}",
+            mend="Tokenize the text with the model's own tokenizer.",
+        )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward pass, for a loss of weight 1; the backward pass scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, chunk: int
+    ) -> Tensor:
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = product_dtype(hidden)
+            rows = min(chunk, max(len(targets), 1))
+            hidden_grad = torch.empty_like(hidden) if wants_hidden else None
+            weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+            matrix = weight.to(dtype)
+            buffer = torch.empty(rows, len(weight), dtype=torch.float32, device=hidden.device)
+            loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            for start in range(0, len(targets), rows):
+                part = slice(start, start + rows)
+                inputs = hidden[part].to(dtype)
+                probabilities = buffer[: len(inputs)]
+                loss += _loss_of_chunk(inputs, matrix, targets[part], counted[part], probabilities)
+                scores_grad = probabilities.to(dtype)
+                if hidden_grad is not None:
+                    _product_into(hidden_grad[part], scores_grad, matrix)
+                if weight_grad is not None:
+                    _add_product(weight_grad, scores_grad.t(), inputs)
+        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [
+            None if saved is None else (saved * grad).to(dtype)
+            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return (*scaled, None, None, None)
+
+
+def _loss_of_chunk(
+    inputs: Tensor, matrix: Tensor, targets: Tensor, counted: Tensor, buffer: Tensor
+) -> Tensor:
+    """Return the summed loss of a chunk; leave in `buffer` its gradient by the logits."""
+    _product_into(buffer, inputs, matrix.t())
+    places = targets.clamp(min=0)[:, None]
+    torch.softmax(buffer, -1, out=buffer)
+    right = buffer.gather(1, places)
+    losses = -right.log()
+    unlikely = ~(right > _TINY)  # true for NaN as well
+    if buffer.device.type != "cpu" or bool(unlikely.any()):
+        logits = (inputs @ matrix.t()).float()
+        exact = logits.logsumexp(-1, keepdim=True) - logits.gather(1, places)
+        losses = torch.where(unlikely, exact, losses)
+    buffer.scatter_(1, places, right - 1)
+    if buffer.device.type != "cpu" or not bool(counted.all()):
+        losses = losses.masked_fill(~counted[:, None], 0.0)
+        buffer.masked_fill_(~counted[:, None], 0.0)
+    return losses.sum()
+
+
+def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if out.dtype == left.dtype:
+        torch.mm(left, right, out=out)
+    else:
+        out.copy_(left @ right)
+
+
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    if out.dtype == left.dtype:
+        out.addmm_(left, right)
+    else:
+        out += left @ right
