@@ -79,9 +79,9 @@ def draw(logits: Logits, uniform: Float[Tensor, " batch"]) -> Int[Tensor, " batc
         uniform: float64 numbers in [0, 1), one a row.
     """
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
-    # Rounding could lift the target to the total itself, which lies beyond the last token.
-    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    # At most (1 - 2^-53) * total, which rounds to less than the total: the target never lies beyond the last
+    # token, and the first sum above it belongs to a token of probability greater than 0.
+    target = uniform[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
 

@@ -57,7 +57,8 @@ def generate(
     Args:
         model: The decoder.
         tokenizer: Its transformers tokenizer.
-        prompt: One text or a list of texts; an empty one starts a document.
+        prompt: One text or a list of texts; an empty one starts a document (from the end token,
+            which separates documents in training; failing that, from the beginning token).
         stream: `True` prints the text as it comes; the texts of a list one after another, in order. A
             function is called with each piece (a string with `prompt_index`), at whichever prompt it
             comes.
@@ -188,4 +189,7 @@ def _checked(prompt: object) -> list[str]:
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
     # verbose=False: it would warn of the tokenizer's own longest text; here the model's positions decide.
-    return [int(token) for token in tokenizer(text, verbose=False)["input_ids"]]
+    ids = [int(token) for token in tokenizer(text, verbose=False)["input_ids"]]
+    if not ids and tokenizer.eos_token_id is None and tokenizer.bos_token_id is not None:
+        return [int(tokenizer.bos_token_id)]
+    return ids

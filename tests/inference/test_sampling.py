@@ -105,6 +105,14 @@ def test_draw_never_takes_an_excluded_token_at_either_end(excluded):
     assert tokens.tolist() == ([1, 4] if excluded == 0 else [0, 3])
 
 
+def test_the_largest_uniform_number_never_lies_beyond_the_last_token():
+    for scale in (0.01, 1.0, 20.0):
+        many = torch.randn(500, 97, generator=torch.Generator().manual_seed(5)) * scale
+        many[:, 90:] = float("-inf")
+        tokens = draw(many, torch.full((500,), 1 - 2**-53, dtype=torch.float64))
+        assert tokens.max() < 90
+
+
 def test_each_row_draws_from_its_own_generator_only(logits):
     config = SamplingConfig()
     state = torch.random.get_rng_state()

@@ -1,5 +1,6 @@
 """From prompt to text: what a person calls."""
 
+import _thread
 import copy
 import json
 import pickle
@@ -120,6 +121,19 @@ def test_an_interrupt_at_any_moment_returns_what_there_is(gpt2, tokenizer, after
     assert capsys.readouterr().out == made + "\n"
 
 
+def test_the_stop_button_ends_a_long_generation(gpt2, tokenizer):
+    endless = GREEDY.replace(max_new_tokens=10**7, overflow="slide", batch_size=2)
+    timer = threading.Timer(0.4, _thread.interrupt_main)
+    timer.start()
+    try:
+        made = generate(gpt2, tokenizer, PROMPTS, config=endless)
+    finally:
+        timer.cancel()
+    assert [each.stopped_by for each in made] == ["interrupt"] * 4
+    assert len(made[0].tokens) > 3 and not made[3].tokens
+    assert made[0] == tokenizer.decode(made[0].tokens)
+
+
 def test_an_interrupt_inside_the_stream_returns_what_there_is(gpt2, tokenizer):
     received = []
 
@@ -198,6 +212,16 @@ def test_bad_prompts(gpt2, tokenizer, prompt, message):
     with pytest.raises(UserError) as error:
         generate(gpt2, tokenizer, prompt, config=SAMPLED)
     assert message in str(error.value)
+
+
+def test_an_empty_prompt_begins_at_the_end_token_or_failing_that_the_beginning(gpt2, tokenizer):
+    from_end = generate(gpt2, tokenizer, "", config=GREEDY)
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = None
+    assert generate(gpt2, other, "", config=GREEDY).tokens[:3] == from_end.tokens[:3]
+    other.bos_token = None
+    with pytest.raises(UserError, match="The prompt is empty"):
+        generate(gpt2, other, "", config=GREEDY)
 
 
 def test_a_tokenizer_of_another_model(make_model, tokenizer):
