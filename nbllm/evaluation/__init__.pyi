@@ -3,6 +3,7 @@ from .likelihood import Likelihoods as Likelihoods
 from .likelihood import measure_likelihoods as measure_likelihoods
 from .metrics import METRICS as METRICS
 from .reproduction import reproduction_section as reproduction_section
+from .run_sections import run_details as run_details
 from .run_sections import run_sections as run_sections
 from .runner import evaluate as evaluate
 from .statistics import Estimate as Estimate

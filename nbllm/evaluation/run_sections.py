@@ -34,16 +34,14 @@ _MARKED = frozenset({"set", "freeze", "unfreeze", "rewind", "pause", "stop"})
 
 
 def run_sections(run: Run) -> list[Section]:
-    """Return how a run went: course, curve, actions, samples, checkpoints, settings."""
-    parts = [
-        _course(run),
-        _curve(run),
-        _learning_rate(run),
-        _actions(run),
-        _samples(run),
-        _checkpoints(run),
-        _settings(run),
-    ]
+    """Return how a run went: its course, curve, actions and samples."""
+    parts = [_course(run), _curve(run), _learning_rate(run), _actions(run), _samples(run)]
+    return [part for part in parts if part is not None]
+
+
+def run_details(run: Run) -> list[Section]:
+    """Return what is looked up rather than read: the settings and checkpoints of a run."""
+    parts = [_settings(run), _checkpoints(run)]
     return [part for part in parts if part is not None]
 
 
@@ -53,7 +51,9 @@ def training_metrics(run: Run) -> list[Metric]:
     tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
     if tokens is not None and seconds is not None:
         metrics.append(
-            Metric(name="training time", value=seconds / 60, unit="min", note=f"{int(tokens):,} tokens")
+            Metric(
+                name="training time", value=round(seconds / 60, 1), unit="min", note=f"{int(tokens):,} tokens"
+            )
         )
     return metrics
 
@@ -75,8 +75,8 @@ def _course(run: Run) -> Text:
     timeline = run.timeline
     planned = f" of {run.steps:,} planned" if run.steps and run.steps != run.step else ""
     sentences = [f"The run {run.name} took {run.step:,} steps{planned} and is {run.state}."]
-    if run.reason:
-        sentences.append(f"It ended so: {run.reason.rstrip('.')}.")
+    if run.reason and run.state != "finished":
+        sentences.append(f"The reason given: {run.reason.rstrip('.')}.")
     tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
     if tokens and seconds:
         sentences.append(
@@ -114,7 +114,11 @@ def _learning_rate(run: Run) -> Chart | None:
         return None
     line = _line("learning rate", *run.history("lr"))
     return Chart(
-        x_label="step", y_label="learning rate", lines=(line,), caption="The learning rate as it was."
+        x_label="step",
+        y_label="learning rate",
+        lines=(line,),
+        caption="The learning rate as it was.",
+        minor=True,
     )
 
 

@@ -10,7 +10,7 @@ from nbllm.core.report.report import Report
 from nbllm.core.report.sections import KeyValues, Metric, Metrics, Section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.reproduction import reproduction_section
-from nbllm.evaluation.run_sections import run_sections, training_metrics
+from nbllm.evaluation.run_sections import run_details, run_sections, training_metrics
 from nbllm.evaluation.tasks.base import TaskResult
 from nbllm.evaluation.tasks.catalogue import TASKS
 from nbllm.evaluation.texts import held_out_texts
@@ -65,6 +65,8 @@ def evaluate(
         report.add(*run_sections(run))
     for result in results:
         report.add(*result.sections)
+    if run is not None:
+        report.add(*run_details(run))
     return report.add(reproduction_section(texts, source, settings, run))
 
 

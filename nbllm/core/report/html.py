@@ -30,7 +30,7 @@ REPORT_CSS = """
 .nbllm-report footer { border-top: 1px solid var(--nbllm-line); margin-top: 2.5em; padding-top: .6em;
   font-size: .85em; }
 .nbllm-report .figures { display: grid; gap: 12px;
-  grid-template-columns: repeat(auto-fit, minmax(150px, 1fr));  margin: 1em 0 1.4em; padding: 0; }
+  grid-template-columns: repeat(auto-fit, minmax(220px, 1fr));  margin: 1em 0 1.4em; padding: 0; }
 .nbllm-report .figures > div { border: 1px solid var(--nbllm-line); border-radius: 8px; padding: .7em .9em;
   background: var(--nbllm-raised); break-inside: avoid; }
 .nbllm-report .figures dt { font-size: .88em; color: var(--nbllm-muted); }
@@ -110,9 +110,8 @@ def _metrics(section: Metrics, count: _Counter) -> str:
 
 def _card(metric: Metric) -> str:
     unit = f"<small>{escape(metric.unit)}</small>" if metric.unit else ""
-    rest = "".join(
-        f'<div class="rest">{escape(text)}</div>' for text in (metric.interval_text, metric.note) if text
-    )
+    interval = f"interval {metric.interval_text}" if metric.interval else ""
+    rest = "".join(f'<div class="rest">{escape(text)}</div>' for text in (interval, metric.note) if text)
     value = f'<div class="value">{escape(metric.value_text)}{unit}</div>'
     return f"<div><dt>{escape(metric.name)}</dt><dd>{value}{rest}</dd></div>"
 
@@ -129,7 +128,7 @@ def _chart(section: Chart, count: _Counter) -> str:
         y_label=section.y_label,
         marks=marks,
         width=812,
-        height=320,
+        height=180 if section.minor else 320,
         log=section.log,
     )
     caption = escape(count.caption("Figure", section.caption))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from nbllm.core.errors import DataError, nearest
-from nbllm.core.quantities import fixed
+from nbllm.core.quantities import fixed, number
 
 Cell = str | int | float | bool | None
 
@@ -112,18 +112,18 @@ class Metric:
 
     @property
     def value_text(self) -> str:
-        """The value without its unit, to four significant digits."""
+        """The value without its unit, to four significant digits; as many decimals as its interval has."""
         if self.value is None:
             return "not measured"
-        return f"{self.value:,}" if isinstance(self.value, int) else fixed(self.value)
+        return number(self.value) if self.interval is None else fixed(self.value)
 
     @property
     def interval_text(self) -> str:
-        """The interval as "2.05 to 2.15 (95 % interval)"; "" where there is none."""
+        """The interval as "2.05 to 2.15 (95 %)"; "" where there is none."""
         if self.interval is None:
             return ""
         low, high = (fixed(bound, like=self.value) for bound in self.interval)
-        return f"{low} to {high} ({100 * self.confidence:.3g} % interval)"
+        return f"{low} to {high} ({100 * self.confidence:.3g} %)"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +179,7 @@ class Chart(Section):
         events: Moments to mark.
         log: Whether the y axis is logarithmic.
         caption: What the chart shows.
+        minor: Whether the chart stands behind others: it is drawn lower.
     """
 
     kind = "chart"
@@ -188,6 +189,7 @@ class Chart(Section):
     events: tuple[Event, ...] = ()
     log: bool = False
     caption: str = ""
+    minor: bool = False
 
     def __post_init__(self) -> None:
         """Rebuild the lines and events of a record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def perplexity(lm: LM, texts: Sequence[str], config: EvaluationConfig, *, show_p
     if len(found) > 2 * _EXTREMES:
         sections.append(_extremes(documents, found))
     return TaskResult(
-        headline=(figures[0], yardstick, figures[2]),
+        headline=tuple(dataclasses.replace(figure, note="") for figure in figures[:3]),
         sentence=_sentence(figures[0], yardstick, found),
         sections=tuple(sections),
     )
