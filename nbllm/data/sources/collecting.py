@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -120,6 +119,4 @@ class Collector:
 
         if self._file is not None:
             return Dataset.from_file(str(self._file))
-        with contextlib.suppress(AttributeError):
-            self._schema = self._schema.remove_metadata()
         return Dataset(pa.Table.from_batches(self._batches, self._schema))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DAMAGE: tuple[type[Exception], ...] = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, OSError)
 BLOCK = 1 << 17
+PACKED_BLOCK = 1 << 14  # small: a hostile archive unpacks to ten thousand times as much
 
 
 class _ZstdReader(io.RawIOBase):
@@ -30,7 +31,7 @@ class _ZstdReader(io.RawIOBase):
         self._new = zstandard.ZstdDecompressor().decompressobj
         self._error = zstandard.ZstdError
         self._frame = self._new()
-        self._pending = b""  # unpacked and not yet asked for
+        self._pending = memoryview(b"")  # unpacked and not yet asked for
         self._packed = b""
         self._inside = False  # a frame has begun and not ended
 
@@ -41,14 +42,14 @@ class _ZstdReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         while not self._pending:
             if not self._packed:
-                self._packed = self._file.read(BLOCK)
+                self._packed = self._file.read(PACKED_BLOCK)
                 if not self._packed:
                     if self._inside:
                         raise EOFError("the file ends inside a zstd frame")
                     return 0
             self._inside = True
             try:
-                self._pending = self._frame.decompress(self._packed)
+                self._pending = memoryview(self._frame.decompress(self._packed))
             except self._error as error:
                 raise OSError(str(error)) from error
             self._packed = b""
@@ -116,7 +117,8 @@ def read_whole(path: Path, omissions: Omissions) -> bytes | None:
 
 
 def _damaged(path: Path, omissions: Omissions, error: Exception, where: str) -> None:
-    if path.suffix.lower() not in OPENERS:
+    # The unpackers raise OSError without a number; with one, it is the system that refuses.
+    if path.suffix.lower() not in OPENERS or getattr(error, "errno", None) is not None:
         omissions.add(
             "unreadable file",
             f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",

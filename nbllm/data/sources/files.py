@@ -10,7 +10,7 @@ from pathlib import Path
 from nbllm.core.errors import DataError
 from nbllm.core.registry import Registry
 from nbllm.data.sources import tables, text_files
-from nbllm.data.sources.compression import inner_suffix
+from nbllm.data.sources.compression import OPENERS, inner_suffix
 from nbllm.data.sources.documents import Document
 from nbllm.data.sources.omissions import Omissions
 
@@ -33,6 +33,12 @@ TEXT_SUFFIXES = frozenset(
     ).split()
 )
 ARCHIVES = frozenset(".zip .tar .tgz .7z .rar .pdf .docx .epub .pkl .pickle .npy .npz".split())
+
+
+def has_known_suffix(path: Path) -> bool:
+    """Return whether the name is that of a file: no hub data set is called `train.jsonl.gz`."""
+    suffix = inner_suffix(path)
+    return suffix in TABLES or suffix in TEXT_SUFFIXES or suffix in ARCHIVES or path.suffix in OPENERS
 
 
 def read_path(path: Path, column: str | None, sample_by: str, omissions: Omissions) -> Iterator[Document]:

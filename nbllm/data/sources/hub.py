@@ -11,7 +11,7 @@ from nbllm.core.errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+", re.ASCII)
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w-]*", re.ASCII)
 PATIENCE = 10.0  # seconds until the hub counts as out of reach
 
 
@@ -71,9 +71,9 @@ def _ask_hub(name: str) -> tuple[bool, str]:
 
 def _out_of_reach(name: str, problem: str) -> DataError:
     return DataError(
-        f"The data set {name!r} cannot be fetched: the hub cannot be reached ({problem}).",
+        f"There is no file or folder {name!r}, and the hub cannot be asked for it ({problem}).",
         where=name,
-        mend="Check the network, give a file or folder, or use 'pydocs' or 'pystdlib': they need none.",
+        mend="Check the path or the network, or use 'pydocs' or 'pystdlib', which need neither.",
     )
 
 

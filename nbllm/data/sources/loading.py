@@ -34,7 +34,8 @@ def load(
     Args:
         source: An embedded source (`pydocs`, `pydocs-all`, `pystdlib`); a file of text, JSONL, JSON, CSV,
             TSV or Parquet, also packed (.gz, .zst, .bz2, .xz); a folder of such files; a
-            `datasets.Dataset`; a list of strings; or the name of a data set on the hub.
+            `datasets.Dataset`; a list of strings; or the name of a data set on the hub. A file that has
+            the name of an embedded source is given as "./pydocs".
         column: The column of a table that holds the text; if not given, `text` or the only one with strings.
         on_error: "raise" stops at the first line that cannot be used; "skip" leaves it out, warns at the end
             with a `SkippedWarning` and writes what was left out into `dataset.info.description`.
@@ -153,18 +154,17 @@ def _from_dataset(dataset: Dataset, column: str | None, omissions: Omissions, wh
             dataset = dataset.remove_columns("text")
         dataset = dataset.rename_column(chosen, "text")
     if omissions.counts:
-        info = dataset.info.copy()
-        info.description = omissions.report(info.description)
-        dataset._info = info
+        dataset.info.description = omissions.report(dataset.info.description)
     return dataset
 
 
 def _check_hub_name(name: str, is_text: bool) -> None:
     """Raise for what is neither a path nor can be a hub name, or is nearly an embedded name."""
+    from nbllm.data.sources.files import has_known_suffix
     from nbllm.data.sources.hub import HUB_NAME
 
     close = difflib.get_close_matches(name, list(SOURCES), n=1, cutoff=0.75)
-    if is_text and not close and HUB_NAME.fullmatch(name) and not name.startswith("."):
+    if is_text and not close and HUB_NAME.fullmatch(name) and not has_known_suffix(Path(name)):
         return
     embedded = ", ".join(SOURCES)
     raise DataError(

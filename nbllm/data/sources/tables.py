@@ -26,8 +26,8 @@ def read_jsonl(path: Path, name: str, column: str | None, omissions: Omissions) 
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        record = _parse(line, where, number - 1, omissions)
-        if record is None:
+        parsed, record = _parse(line, where, omissions)
+        if not parsed:
             continue
         if not isinstance(record, dict):
             _wrong_shape(f"Line {number} is {_kind(record)}, not an object", where, omissions)
@@ -105,7 +105,8 @@ def read_csv(path: Path, name: str, column: str | None, omissions: Omissions) ->
     header = None
     place = 0
     while True:
-        where = f"{path}, line {rows.line_num + 1}"
+        line = rows.line_num + 1
+        where = f"{path}, line {line}"
         try:
             row = next(rows, None)
         except csv.Error as error:
@@ -130,7 +131,7 @@ def read_csv(path: Path, name: str, column: str | None, omissions: Omissions) ->
                 mend="Quote fields with separators or line ends in them.",
             )
         else:
-            yield Document(row[place], f"{name}:{rows.line_num}", where)
+            yield Document(row[place], f"{name}:{line}", where)
 
 
 def read_parquet(path: Path, name: str, column: str | None, omissions: Omissions) -> Iterator[Document]:
@@ -201,14 +202,14 @@ def _column_of(record: Mapping[str, Any], wanted: str | None, where: str, omissi
     return choose_column(list(record), _textual(record), wanted, where=where, omissions=omissions)
 
 
-def _parse(line: str, where: str, lines_before: int, omissions: Omissions) -> Any:
+def _parse(line: str, where: str, omissions: Omissions) -> tuple[bool, Any]:
     try:
-        return json.loads(line)
+        return True, json.loads(line)
     except json.JSONDecodeError as error:
         _bad_json(error, f"{where}, column {error.colno}", omissions)
     except (ValueError, RecursionError) as error:
         _bad_json(error, where, omissions)
-    return None
+    return False, None
 
 
 def _bad_json(error: Exception, where: str, omissions: Omissions) -> None:
