@@ -56,8 +56,9 @@ class Generation(str):
         return len(self.tokens) / self.seconds if self.seconds > 0 else 0.0
 
     def _repr_html_(self) -> str:
+        count = len(self.tokens)
         facts = (
-            f"{len(self.tokens)} tokens, {self.tokens_per_second:,.0f} a second; "
+            f"{count} token{'s' * (count != 1)}, {self.tokens_per_second:,.0f} a second; "
             f"ended because {ENDINGS[self.stopped_by]}"
         )
         if self.stop_string is not None:

@@ -9,6 +9,9 @@ from typing import Any
 _INCOMPLETE = (
     "\N{REPLACEMENT CHARACTER}"  # what a decoder puts for bytes that are not, or not yet, a character
 )
+# A model may write control codes, which a terminal or a cell obeys: carriage return would overwrite the line,
+# escape move the cursor. Printed, they are shown as replacement characters; the result keeps them.
+_CONTROLS = {code: _INCOMPLETE for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 _CONTEXT = 5  # tokens decoded before the new ones, so that a word piece is decoded as the middle of a text
 
 
@@ -124,7 +127,8 @@ def _overlap(text: str, stop: str) -> int:
 class Printer:
     """Prints streamed texts to standard output, one after another in the order of their prompts.
 
-    The text whose turn it is appears as it comes; the pieces of later ones wait.
+    The text whose turn it is appears as it comes; the pieces of later ones wait. Control codes are shown, not
+    obeyed.
     """
 
     def __init__(self) -> None:
@@ -149,5 +153,5 @@ class Printer:
 
     @staticmethod
     def _write(text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(text.translate(_CONTROLS))
         sys.stdout.flush()

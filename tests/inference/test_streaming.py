@@ -135,3 +135,8 @@ def test_the_printer_keeps_the_order_of_the_prompts(capsys):
     printer.receive(StreamedText("c2", 2))
     printer.end(2)
     assert capsys.readouterr().out == "c2\n"
+
+
+def test_the_printer_shows_control_codes_and_does_not_obey_them(capsys):
+    Printer().receive(StreamedText("a\rb\x1b[2J\x9bc\td\ne"))
+    assert capsys.readouterr().out == "a\ufffdb\ufffd[2J\ufffdc\td\ne"
