@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -222,9 +221,3 @@ def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
     except SafetensorError as error:  # it wraps the system's errors: a full disk must stay an OSError
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else 5, str(error), str(path)) from error
-
-
-def config_values(directory: Path | str) -> dict[str, Any]:
-    """Return the decoded `config.json`; for what a caller wants to know beyond `ModelConfig`."""
-    values: dict[str, Any] = json.loads((Path(directory) / CONFIG).read_text(encoding="utf-8"))
-    return values

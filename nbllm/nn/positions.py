@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -82,7 +84,29 @@ def rotate(
         rotation: Cosines and sines, each (position, head_dim / 2) or (batch, position, head_dim / 2).
     """
     cos, sin = (table.to(x.dtype).unsqueeze(-2) for table in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat(
-        (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
-    )
+    out: Tensor = _Rotate.apply(x, torch.cat((cos, cos), dim=-1), sin)
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    """The rotation as one node: its gradient is the rotation back, for which only the angles are kept.
+
+    Left to autograd it takes twice the memory traffic, and keeps its input.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        half = sin.shape[-1]
+        out = x * cos
+        out[..., :half].addcmul_(x[..., half:], sin, value=-1)
+        out[..., half:].addcmul_(x[..., :half], sin)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _Rotate.apply(gradients[0], cos, -sin), None, None

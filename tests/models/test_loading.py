@@ -230,6 +230,34 @@ def test_settings_without_effect_and_null_are_taken(folder):
     load_model(folder)
 
 
+def test_configurations_as_published_are_taken(make_model, tmp_path):
+    """The settings of openai-community/gpt2 and SmolLM2-135M-Instruct on the hub, of another size."""
+    gpt2 = {
+        "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
+        "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
+        "layer_norm_epsilon": 1e-05, "model_type": "gpt2", "n_ctx": 32, "n_embd": 32, "n_head": 4, "n_layer": 2,
+        "n_positions": 32, "resid_pdrop": 0.1, "summary_activation": None, "summary_first_dropout": 0.1,
+        "summary_proj_to_labels": True, "summary_type": "cls_index", "summary_use_proj": True,
+        "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}}, "vocab_size": 97,
+    }  # fmt: skip
+    smollm2 = {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 32, "initializer_range": 0.04,
+        "intermediate_size": 128, "is_llama_config": True, "max_position_embeddings": 32, "mlp_bias": False,
+        "model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False,
+        "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "transformers_version": "4.42.3",
+        "use_cache": True, "vocab_size": 97,
+    }  # fmt: skip
+    for published in (gpt2, smollm2):
+        save_model(make_model(published["model_type"]), tmp_path)
+        (tmp_path / "config.json").write_text(json.dumps(published))
+        config = load_model(tmp_path).config
+        assert (config.vocab_size, config.num_layers, config.tie_embeddings) == (97, 2, True)
+        assert config.rope_theta == (100000.0 if config.family == "llama" else 10000.0)
+
+
 def test_the_config_of_another_model(folder, family):
     key = {"gpt2": "n_layer", "llama": "num_hidden_layers"}[family]
     configure(folder, **{key: 1})

@@ -65,3 +65,13 @@ def test_rotation_keeps_bfloat16():
     rotary = RotaryPositions(8, 500.0)
     x = torch.ones(1, 3, 2, 8, dtype=torch.bfloat16)
     assert rotate(x, rotary(slice(0, 3), 3, CPU)).dtype == torch.bfloat16
+
+
+def test_gradients_of_the_rotation():
+    rotary = RotaryPositions(6, 500.0)
+    rotation = tuple(table.double() for table in rotary(torch.tensor([[3, 1, 4], [1, 5, 9]]), 10, CPU))
+    x = torch.randn(
+        2, 3, 2, 6, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.autograd.gradcheck(lambda x: rotate(x, rotation), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, rotation), x)

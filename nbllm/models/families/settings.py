@@ -13,6 +13,7 @@ from nbllm.core.errors import WeightsError, nearest
 WITHOUT_EFFECT = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path
+    _num_labels n_special predict_special_tokens
     architectures attn_implementation bos_token_id chunk_size_feed_forward dtype eos_token_id
     experts_implementation finetuning_task gradient_checkpointing id2label is_decoder
     is_llama_config keys_to_ignore_at_inference label2id model_type num_labels output_attentions
