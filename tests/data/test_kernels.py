@@ -1,8 +1,10 @@
 """Each kernel against a NumPy reference."""
 
+import numba
 import numpy as np
 import pytest
 
+from nbllm.data.kernels.jit import kernel
 from nbllm.data.kernels.packing import append_documents
 from nbllm.data.kernels.windows import cut_windows, mix, permute, window_starts
 
@@ -117,3 +119,12 @@ def test_append_documents_finds_the_first_id_out_of_range(bad):
     ids = np.array([1, 9, bad, bad], np.int64)
     tokens, ends = np.empty(6, np.uint16), np.empty(2, np.int64)
     assert append_documents(ids, np.array([2, 2], np.int64), 0, 10, tokens, ends) == 2
+
+
+def test_a_kernel_that_cannot_be_kept_on_disk_still_compiles():
+    """Numba refuses to cache what has no file to cache beside, as where no folder can be written."""
+    names: dict = {}
+    exec("def twice(x):\n    return 2 * x", names)
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(names["twice"])
+    assert kernel(names["twice"])(21) == 42
