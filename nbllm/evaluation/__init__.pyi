@@ -1,11 +1,8 @@
 from .config import EvaluationConfig as EvaluationConfig
-from .likelihood import Likelihoods as Likelihoods
-from .likelihood import measure_likelihoods as measure_likelihoods
+from .likelihood import Likelihoods as Likelihoods, measure_likelihoods as measure_likelihoods
 from .metrics import METRICS as METRICS
 from .reproduction import reproduction_section as reproduction_section
-from .run_sections import run_details as run_details
-from .run_sections import run_sections as run_sections
+from .run_sections import run_details as run_details, run_sections as run_sections
 from .runner import evaluate as evaluate
-from .statistics import Estimate as Estimate
-from .statistics import ratio_of_sums as ratio_of_sums
+from .statistics import Estimate as Estimate, ratio_of_sums as ratio_of_sums
 from .tasks import TASKS as TASKS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -182,7 +183,9 @@ def _check_schema(record: object, where: object) -> None:
 
 @exporters.register(".json")
 def _json(report: Report) -> str:
-    return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # What a model wrote may hold half a surrogate pair, which UTF-8 cannot say but a JSON escape can.
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 exporters.register(".html")(to_page)

@@ -33,7 +33,10 @@ class Section:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section as JSON holds it."""
-        return {"kind": self.kind, **dataclasses.asdict(self)}
+        return {
+            "kind": self.kind,
+            **{name: _listed(value) for name, value in dataclasses.asdict(self).items()},
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -282,6 +285,13 @@ def _number(value: Any) -> int | float | None:
 
 def _numbers(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(_number(value) for value in values)
+
+
+def _listed(value: Any) -> Any:
+    """Return a value with lists for tuples, all the way down."""
+    if isinstance(value, Mapping):
+        return {name: _listed(item) for name, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _rebuild(kind: type[Any], value: Any) -> Any:

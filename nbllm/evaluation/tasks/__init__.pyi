@@ -1,3 +1,2 @@
-from .base import Task as Task
-from .base import TaskResult as TaskResult
+from .base import Task as Task, TaskResult as TaskResult
 from .catalogue import TASKS as TASKS

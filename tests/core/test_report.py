@@ -1,0 +1,255 @@
+import json
+import math
+import re
+import unicodedata
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from nbllm.core.errors import DataError, UserError
+from nbllm.core.report import (
+    Chart,
+    KeyValues,
+    Metric,
+    Metrics,
+    Report,
+    Sample,
+    Samples,
+    Table,
+    Text,
+)
+from nbllm.core.report.sections import KINDS
+
+HOSTILE = "</pre></style><script>alert('x')</script> | a_b *c* [l](javascript:1) `d` $e$ \u202e\x1b[31m\ud800"
+
+
+def full(text="words"):
+    """A report with every kind of section, `text` in every place that takes text."""
+    return Report(text, generator=text).add(
+        Metrics(
+            title=text, note=text, prominent=True,
+            metrics=(Metric(name=text, value=2.0987, unit=text, interval=(2.05, 2.151), note=text),),
+        ),
+        Metrics(metrics=(Metric(name="steps", value=600), Metric(name="not measured yet", value=None))),
+        Text(title="Text", text=f"{text}\n\n1. {text}\n# {text}"),
+        Table(
+            title="Table", header=(text, "number", "日本"), caption=text,
+            rows=((text, 1.5, None), ("日本語", 100_000, True)),
+        ),
+        Chart(
+            title="Chart", x_label=text, y_label=text, caption=text,
+            lines=({"name": text, "x": (1, 2, 3), "y": (3.0, math.nan, 1.0)},),
+            events=({"x": 2, "label": text},),
+        ),
+        Samples(title="Samples", samples=(Sample(prompt=text, text=text, label=text),)),
+        KeyValues(title="Facts", entries={text: text, "count": 3}),
+    )  # fmt: skip
+
+
+def test_every_kind_of_section_is_shown_here():
+    assert {section.kind for section in full().sections} == set(KINDS)
+
+
+@pytest.mark.parametrize("text", ["words", HOSTILE, "ünï\ncödé 日本"])
+def test_json_round_trip(tmp_path, text):
+    report = full(text)
+    path = report.save(tmp_path / "report.json")
+    back = Report.load(path)
+    assert back == report
+    assert back.to_dict() == json.loads(path.read_text("utf-8"))
+    assert back.to_dict()["schema"] == "nbllm-report/1"
+    assert str(back) == str(report) and back._repr_html_() == report._repr_html_()
+
+
+def test_numbers_of_numpy_and_what_is_not_finite_become_json():
+    chart = Chart(
+        x_label="x",
+        y_label="y",
+        lines=({"name": "a", "x": np.arange(3), "y": np.array([1.0, np.inf, 2.0], np.float32)},),
+    )
+    table = Table(header=("a", "b"), rows=[(np.int64(3), np.float64(math.nan))])
+    report = Report("r").add(chart, table, Metrics(metrics=[Metric(name="m", value=np.float32(0.5))]))
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert Report.from_dict(json.loads(text)) == report
+    assert chart.lines[0].y == (1.0, None, 2.0) and table.rows == ((3, None),)
+
+
+class _Checker(HTMLParser):
+    """Fails where elements do not nest; collects element names and attributes."""
+
+    VOID = frozenset({"meta", "br", "hr"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], set(), set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check(text):
+    checker = _Checker()
+    checker.feed(text)
+    checker.close()
+    assert not checker.open
+    return checker
+
+
+def test_html_is_self_contained_and_hostile_text_stays_text(tmp_path):
+    text = full(HOSTILE).save(tmp_path / "report.html").read_text("utf-8")
+    plain, hostile = check(full().save(tmp_path / "plain.html").read_text("utf-8")), check(text)
+    assert hostile.tags == plain.tags and hostile.attributes == plain.attributes  # text added nothing
+    assert not hostile.tags & {"script", "link", "iframe", "img", "a", "object"}
+    assert not [name for name in hostile.attributes if name.startswith("on")]
+    assert not re.search(r"@import|url\(|src=", text) and "\u202e" not in text and "\x1b" not in text
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+
+
+def test_a_cell_shows_what_the_page_shows():
+    report = full()
+    fragment = report._repr_html_()
+    check(fragment)
+    for section in report.sections:
+        assert section.title in fragment
+    assert "2.099" in fragment and "2.050 to 2.151 (95 %)" in fragment and "<svg" in fragment
+    assert "not measured" in fragment and "Figure 1. words" in fragment and "Table 1. words" in fragment
+
+
+def tables(markdown):
+    """The tables of a Markdown text, each a list of lines; code blocks left out."""
+    without_code = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", markdown)
+    return [block.splitlines() for block in re.findall(r"(?m)(?:^\|.*\|$\n?)+", without_code)]
+
+
+@pytest.mark.parametrize("text", ["words", HOSTILE, "日本 é"])
+def test_markdown_tables_align_in_the_source(text):
+    found = tables(str(full(text)))
+    assert len(found) == 5
+    for lines in found:
+        columns = [
+            [i for i, sign in enumerate(spread(line)) if sign == "|" and spread(line)[i - 1] != "\\"]
+            for line in lines
+        ]
+        assert all(places == columns[0] for places in columns), "\n".join(lines)
+        assert re.fullmatch(r"\|( -{3,} \|| -{2,}: \|)+", lines[1])
+
+
+def spread(line):
+    """A line with one character for each column that a fixed-width font gives it."""
+    return "".join(sign + " " * (unicodedata.east_asian_width(sign) in "WF") for sign in line)
+
+
+def test_markdown_aligns_numbers_right():
+    lines = next(lines for lines in tables(str(full())) if "number" in lines[0])
+    assert lines[2].split("|")[2] == "     1.5 " and lines[3].split("|")[2] == " 100,000 "
+
+
+def test_hostile_text_is_no_markup_in_markdown():
+    markdown = str(full(HOSTILE))
+    outside = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", markdown)
+    assert "<" not in outside and "\u202e" not in markdown and "\x1b" not in markdown
+    assert not re.search(r"(?<!\\)\]\(", outside)
+    headings = [line for line in outside.splitlines() if line.startswith("#")]
+    assert len(headings) == 1 + 6  # the title and the sections' titles: no text became one
+    assert "1\\. " in outside and "\n\\# " in outside
+
+
+def test_the_fence_around_a_sample_is_longer_than_any_inside():
+    sample = Sample(prompt="", text="```\n# not a heading\n`````")
+    markdown = str(Report("r").add(Samples(samples=(sample,))))
+    assert "\n``````text\n```\n# not a heading\n`````\n``````\n" in markdown
+
+
+def test_figures_are_found_by_name():
+    report = full()
+    assert report.metric("words").value == 2.0987
+    with pytest.raises(UserError, match="Did you mean 'steps'"):
+        report.metric("step")
+
+
+def test_reports_are_added():
+    first, second = full(), Report("other").add(Text(text="more"))
+    both = first + second
+    assert both.title == "words" and len(both.sections) == 8
+    assert len(first.sections) == 7 and len(second.sections) == 1
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "report", "report.json.gz"])
+def test_an_unknown_format_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"Use one of \.json, \.html, \.md"):
+        full().save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="cannot be written: No such file"):
+        full().save(tmp_path / "missing" / "report.md")
+
+
+BAD = {
+    "newer": (lambda r: r | {"schema": "nbllm-report/2"}, "(?s)'nbllm-report/2'.*newer nbllm wrote it"),
+    "unknown schema": (lambda r: r | {"schema": "other/1"}, "its schema is 'other/1'"),
+    "odd version": (lambda r: r | {"schema": "nbllm-report/x"}, "its schema is 'nbllm-report/x'"),
+    "no schema": (lambda r: {k: v for k, v in r.items() if k != "schema"}, "its schema is None"),
+    "no sections": (lambda r: {"schema": "nbllm-report/1"}, "has no sections"),
+    "a list": (lambda r: [1], "has no sections"),
+    "section of no kind": (lambda r: r | {"sections": [{}]}, "(?s)needs a kind.*section 1"),
+    "unknown kind": (lambda r: r | {"sections": [{"kind": "tabel"}]}, "(?s)'tabel'.*Did you mean 'table'"),
+    "unknown field": (
+        lambda r: r | {"sections": [{"kind": "text", "txt": "a"}]},
+        "(?s)no field 'txt'.*Did you mean 'text'"),
+    "missing field": (lambda r: r | {"sections": [{"kind": "text"}]}, "text section is malformed"),
+    "uneven rows": (
+        lambda r: r | {"sections": [{"kind": "table", "header": ["a"], "rows": [[1, 2]]}]}, "needs 1 cells"),
+    "no number": (
+        lambda r: r | {"sections": [{"kind": "metrics", "metrics": [{"name": "a", "value": "b"}]}]},
+        "'b' is no number"),
+    "uneven line": (
+        lambda r: r | {"sections": [{"kind": "chart", "x_label": "", "y_label": "",
+                                     "lines": [{"name": "a", "x": [1], "y": []}]}]}, "finite x for every y"),
+    "no interval": (
+        lambda r: r | {"sections": [{"kind": "metrics",
+                                     "metrics": [{"name": "a", "value": 1, "interval": [1]}]}]}, "malformed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_report_of_ours_is_refused_clearly(tmp_path, case):
+    spoil, message = BAD[case]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(spoil(full().to_dict())))
+    with pytest.raises(DataError, match=message) as caught:
+        Report.load(path)
+    assert "report.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"{", "not JSON"), (b"\xff\xfe\x00", "not JSON"), (b"[" * 100_000, "not JSON"), (None, "No such")],
+)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path, content, message):
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        Report.load(path)
+
+
+def test_loading_the_html_says_where_to_read_from(tmp_path):
+    with pytest.raises(DataError, match=r"read from their \.json"):
+        Report.load(full().save(tmp_path / "report.html"))
+
+
+def test_repr_is_one_line():
+    assert repr(full()) == "Report('words', 7 sections, 3 figures)"
