@@ -32,7 +32,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. NaN and infinity are refused: JSON has neither."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        data = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; JSON's escapes can hold it
+        data = json.dumps(value, indent=2, allow_nan=False).encode()
+    write_atomic(path, data + b"\n")
 
 
 @contextlib.contextmanager

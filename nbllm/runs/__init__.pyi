@@ -1,16 +1,9 @@
 from .checkpoint import CheckpointInfo as CheckpointInfo
-from .commands import Command as Command
-from .commands import CommandInbox as CommandInbox
-from .commands import send as send
-from .events import EventReader as EventReader
-from .events import EventWriter as EventWriter
-from .listing import RunList as RunList
-from .listing import list_runs as list_runs
+from .commands import Command as Command, CommandInbox as CommandInbox, send as send
+from .events import EventReader as EventReader, EventWriter as EventWriter
+from .listing import RunList as RunList, list_runs as list_runs
 from .lock import TrainerLock as TrainerLock
-from .run import Launcher as Launcher
-from .run import Outcome as Outcome
-from .run import Run as Run
+from .run import Launcher as Launcher, Outcome as Outcome, Run as Run
 from .settings import Setting as Setting
 from .store import create as create
-from .timeline import Action as Action
-from .timeline import Timeline as Timeline
+from .timeline import Action as Action, Timeline as Timeline

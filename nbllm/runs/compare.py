@@ -59,7 +59,7 @@ class Comparison:
         return {key: values for key, values in self.settings().items() if any(v != values[0] for v in values)}
 
     def results(self) -> list[tuple[Any, ...]]:
-        """Return a row for each result: what it is, then its value in each run (`None` where there is none)."""
+        """Return a row for each result: what it is, then its value in each run (`None`: there is none)."""
         timelines = [run.timeline for run in self.runs]
         held_out = [t.history("evaluation.bits_per_byte") for t in timelines]
         rows: list[tuple[Any, ...]] = [
@@ -162,7 +162,7 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _running_mean(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:
-    """Return the mean of each value and the `window - 1` before it, as many as there are; NaN counts for none."""
+    """Return the mean of each value and the `window - 1` before it, as far as there are; NaN is left out."""
     if window == 1:
         return values
     good = np.isfinite(values)
@@ -171,7 +171,8 @@ def _running_mean(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, 
     end = np.arange(1, len(values) + 1)
     begin = np.maximum(0, end - window)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (sums[end] - sums[begin]) / (counts[end] - counts[begin])
+        means: np.ndarray[Any, Any] = (sums[end] - sums[begin]) / (counts[end] - counts[begin])
+    return means
 
 
 def _recent_loss(timeline: Timeline) -> float | None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+PROC = Path("/proc")
+
 
 def this_process() -> dict[str, Any]:
     """Return what a `start` event says of its process: `pid`, `pid_started`, `host`, `machine`."""
@@ -62,15 +64,15 @@ def describe(process: Mapping[str, Any]) -> str:
 def _machine() -> str:
     """Return boot and process-id namespace, or "" where the system does not tell them."""
     with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink(PROC / 'self/ns/pid')}"
     return ""
 
 
 def _started(pid: int) -> float:
     """Return when the process started: seconds since boot on Linux, else seconds since 1970."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
         return int(fields[19]) / os.sysconf("SC_CLK_TCK")
     import psutil
 

@@ -13,11 +13,11 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import checkpoint as checkpoint_files
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import check_actor
-from nbllm.runs.events import Event, EventReader, Restarted
+from nbllm.runs.events import Event, EventReader, Restarted, is_count
 from nbllm.runs.settings import Setting, check_settings, declared_settings
 from nbllm.runs.state import LIVE, judge
 from nbllm.runs.steering import WAIT, Outcome, ask, start_again
-from nbllm.runs.store import read_record
+from nbllm.runs.store import RECORD, read_record
 from nbllm.runs.timeline import Timeline
 from nbllm.runs.waiting import wait_for
 
@@ -55,12 +55,13 @@ class Run:
     def __init__(self, path: Path | str, *, actor: str = "person", launcher: Launcher | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.actor = check_actor(actor)
-        self.record = read_record(self.path)
         self._launcher = launcher
         self._guard = threading.RLock()
         self._start_over()
 
     def _start_over(self) -> None:
+        self.record = read_record(self.path)
+        self._stamp = self._record_stamp()
         self._reader = EventReader(self.path)
         self._timeline = Timeline()
         self._grew: float | None = None
@@ -82,12 +83,24 @@ class Run:
     def timeline(self) -> Timeline:
         """The fold of all events so far; brought up to date by each look."""
         with self._guard:
+            stamp = self._record_stamp()
+            if stamp is None:
+                return self._timeline  # the folder is gone; what was read stays
             try:
+                if stamp != self._stamp:
+                    self._start_over()  # another run of the same name, or another copy
                 self._poll()
-            except Restarted:  # the folder was replaced by another copy
+            except Restarted:
                 self._start_over()
                 self._poll()
             return self._timeline
+
+    def _record_stamp(self) -> tuple[int, int] | None:
+        try:
+            found = (self.path / RECORD).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
 
     def _poll(self) -> None:
         for batch in self._reader.batches():
@@ -101,6 +114,8 @@ class Run:
         """One of starting, running, paused, finished, stopped, failed; or lost: it ended without a word."""
         with self._guard:
             session = self.timeline.session
+            if self._record_stamp() is None:
+                return "lost"
             grew = None if self._grew is None else time.monotonic() - self._grew
             return judge(session, self.path, self.record, grew)
 
@@ -118,7 +133,7 @@ class Run:
     def steps(self) -> int | None:
         """Optimizer steps in all, if the record says."""
         value = self.record.get("steps", self.config.get("steps"))
-        return value if type(value) is int else None
+        return value if is_count(value) else None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -145,8 +160,13 @@ class Run:
     @property
     def problems(self) -> list[str]:
         """What is odd about the directory itself, in sentences; mostly nothing."""
+        found = []
+        if self._record_stamp() is None:
+            found.append("The run's folder is gone.")
         damaged = self._reader.damaged
-        return [f"{damaged:,} damaged lines of events were skipped."] if damaged else []
+        if damaged:
+            found.append(f"{damaged:,} damaged line{'s' if damaged > 1 else ''} of events skipped.")
+        return found
 
     @property
     def reason(self) -> str:

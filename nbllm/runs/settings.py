@@ -9,6 +9,7 @@ from typing import Any
 
 from nbllm.core.config import Config, check_choice
 from nbllm.core.errors import RefusedError, nearest
+from nbllm.runs.events import is_number
 
 KINDS = ("float", "int", "patterns")
 MAX_PATTERNS = 1000
@@ -120,9 +121,8 @@ def declared_settings(record: Mapping[str, Any]) -> list[Setting]:
         try:
             setting = Setting.from_dict(entry)
             bounds = (setting.low, setting.high)
-            if isinstance(setting.name, str) and all(
-                b is None or isinstance(b, (int, float)) for b in bounds
-            ):
+            texts = (setting.name, setting.unit, setting.help)
+            if all(isinstance(t, str) for t in texts) and all(b is None or is_number(b) for b in bounds):
                 found.append(setting)
         except (TypeError, ValueError, AttributeError):
             continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import commands
 from nbllm.runs.state import LIVE
-from nbllm.runs.timeline import Action
+from nbllm.runs.timeline import Action, count
 
 if TYPE_CHECKING:
     from nbllm.runs.run import Launcher, Run
@@ -126,6 +126,8 @@ def _not_live(run: Run, action: str, state: str) -> RunError:
         "failed": ("has failed", "resume() goes on from its newest good checkpoint."),
         "lost": ("was lost: its trainer is gone", "resume() goes on from its newest good checkpoint."),
     }[state]
+    if not run.path.exists():
+        return RunError(f"The folder of {run.name} is gone.", where=run.path)
     because = f" ({run.reason})" if run.reason else ""
     return RunError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, mend=said[1])
 
@@ -143,8 +145,9 @@ def start_again(run: Run, launcher: Launcher, timeout: float) -> Outcome:
     while time.monotonic() < deadline:
         session = run.timeline.session
         if session.number > number:
-            reason = "a new session began"
-            return Outcome(action="resume", outcome="applied", step=session.step, reason=reason)
+            assert session.start is not None
+            began = count(session.start.get("from_step"), session.start["step"])
+            return Outcome(action="resume", outcome="applied", step=began, reason="a new session began")
         if session.end is not end:
             raise RunError(f"{run.name} could not be resumed: {run.reason}.", where=run.path)
         time.sleep(0.02)

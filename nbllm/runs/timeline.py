@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
+import math
+import operator
 from array import array
 from collections.abc import Iterable
 from typing import Any
@@ -27,7 +30,10 @@ import numpy as np
 from nbllm.core.errors import RunError, nearest
 from nbllm.runs.events import MAX_COUNT, Event, is_count, is_number
 
-STATE_ACTIONS = frozenset({"set", "freeze", "unfreeze", "rewind"})
+STATE_ACTIONS = ("set", "freeze", "unfreeze", "rewind")
+USUAL = frozenset(
+    {"loss", "bits_per_byte", "lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds"}
+)
 MAX_COLUMNS = 64  # per kind; a writer that invents names must not exhaust memory
 KEPT = 10_000  # of each list of other events, the newest
 
@@ -83,17 +89,19 @@ class Session:
     step: int = 0
     loss: float | None = None
 
+    def take_steps(self, events: list[Event]) -> None:
+        """Take `step` events into account."""
+        self.last_time, self.step = events[-1]["time"], events[-1]["step"]
+        self.loss = next((e["loss"] for e in reversed(events) if is_number(e.get("loss"))), self.loss)
+        if self.paused_at is not None and any(event["step"] > self.paused_at for event in events):
+            self.paused_at = None
+
     def take(self, event: Event) -> None:
         """Take the next event into account."""
         kind, step = event["kind"], event["step"]
         self.last_time = event["time"]
         if kind == "step":
-            self.step = step
-            loss = event.get("loss")
-            if is_number(loss):
-                self.loss = loss
-            if self.paused_at is not None and step > self.paused_at:
-                self.paused_at = None
+            self.take_steps([event])
         elif kind == "start":
             self.number += 1
             self.start, self.end, self.paused_at = event, None, None
@@ -119,24 +127,30 @@ class Points:
         self.steps = array("q")
         self.columns: dict[str, array[float]] = {}
 
-    def add(self, event: Event) -> None:
-        """Append the numbers of an event; a step that was there already supersedes it and what followed."""
-        step = event["step"]
-        if self.steps and step <= self.steps[-1]:
-            self.cut(step - 1)
+    def add(self, events: list[Event]) -> None:
+        """Append the numbers of events; a step that was there already supersedes it and what followed."""
+        steps = [event["step"] for event in events]
+        rising = all(map(operator.lt, steps, steps[1:]))
+        if not rising and len(events) > 1:
+            for event in events:
+                self.add([event])
+            return
+        if self.steps and steps[0] <= self.steps[-1]:
+            self.cut(steps[0] - 1)
         num_before = len(self.steps)
-        self.steps.append(step)
-        for name, value in event.items():
-            if type(value) is float or type(value) is int:
-                column = self.columns.get(name)
-                if column is None:
-                    if len(self.columns) >= MAX_COLUMNS:
-                        continue
-                    column = self.columns[name] = array("d", [np.nan]) * num_before
-                column.append(value if -1e300 < value < 1e300 else np.nan)
-        for column in self.columns.values():
-            if len(column) <= num_before:
-                column.append(np.nan)
+        self.steps.extend(steps)
+        names: dict[str, None] = dict.fromkeys(self.columns)
+        for event in events:
+            names.update(dict.fromkeys(event))
+        for name in names:
+            values = [event.get(name) for event in events]
+            column = self.columns.get(name)
+            numbers = _numbers(values)
+            if column is None:
+                if numbers is None or (len(self.columns) >= MAX_COLUMNS and name not in USUAL):
+                    continue
+                column = self.columns[name] = array("d", [math.nan]) * num_before
+            column.extend(numbers if numbers is not None else [math.nan] * len(values))
 
     def cut(self, step: int) -> None:
         """Drop the points after `step`."""
@@ -171,27 +185,33 @@ class Timeline:
 
     def extend(self, events: Iterable[Event]) -> None:
         """Take further events into account."""
-        for event in events:
-            kind = event["kind"]
-            self.session.take(event)
-            if kind == "step":
-                self.steps.add(event)
-            elif kind == "action":
-                self._act(event)
-            elif kind == "start":
-                self.starts.append(event)
-                self._cut(self.session.step)
-            elif kind == "evaluation":
-                self.evaluations.add(event)
-            elif kind == "sample":
-                _keep(self.samples, event)
-            elif kind == "checkpoint":
-                _keep(self.checkpoints, event)
-            elif kind == "warning":
-                self.num_warnings += 1
-                _keep(self.warnings, event)
-            elif kind not in ("heartbeat", "end"):
-                _keep(self.others, event)
+        for kind, group in itertools.groupby(events, key=operator.itemgetter("kind")):
+            several = list(group)
+            if kind == "step":  # most events by far
+                self.steps.add(several)
+                self.session.take_steps(several)
+            else:
+                for event in several:
+                    self._take(kind, event)
+
+    def _take(self, kind: str, event: Event) -> None:
+        self.session.take(event)
+        if kind == "action":
+            self._act(event)
+        elif kind == "start":
+            self.starts.append(event)
+            self._cut(self.session.step)
+        elif kind == "evaluation":
+            self.evaluations.add([event])
+        elif kind == "sample":
+            _keep(self.samples, event)
+        elif kind == "checkpoint":
+            _keep(self.checkpoints, event)
+        elif kind == "warning":
+            self.num_warnings += 1
+            _keep(self.warnings, event)
+        elif kind not in ("heartbeat", "end"):
+            _keep(self.others, event)
 
     @property
     def step(self) -> int:
@@ -303,6 +323,15 @@ def rewound_to(event: Event) -> int:
 def count(value: Any, default: int) -> int:
     """Return `value` if it is a count, else `default`: events may hold anything."""
     return value if is_count(value) else default
+
+
+def _numbers(values: list[Any]) -> list[float] | None:
+    """Return values as numbers, NaN for what is none; `None` when none of them is."""
+    if {float, int}.issuperset(map(type, values)) and -1e300 < min(values) and max(values) < 1e300:
+        if not math.isnan(sum(values)):
+            return values
+    numbers = [float(value) if is_number(value) else math.nan for value in values]
+    return None if all(map(math.isnan, numbers)) else numbers
 
 
 def _keep(events: list[Any], event: Any) -> None:

@@ -131,7 +131,7 @@ def _facts(run: Run, timeline: Timeline, state: str) -> str:
 
 def _notes(run: Run, timeline: Timeline, state: str) -> str:
     notes = []
-    if state == "lost":
+    if state == "lost" and run.path.exists():
         notes.append(
             "The trainer is gone without a word. run.resume() goes on from the newest good checkpoint."
         )

@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from nbllm.core.errors import RunError
+from nbllm.runs.lock import TrainerLock, held_here, holder_of
+from nbllm.runs.process import this_process
+
+HOLD = """
+import sys, time
+from nbllm.runs.lock import TrainerLock
+lock = TrainerLock(sys.argv[1]).acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_trainer_in_this_process_is_told_who_is_first(tmp_path):
+    with TrainerLock(tmp_path):
+        assert held_here(tmp_path)
+        assert holder_of(tmp_path)["pid"] == this_process()["pid"]
+        with pytest.raises(RunError, match=rf"being trained by process {this_process()['pid']} on"):
+            TrainerLock(tmp_path).acquire()
+        caught = []
+
+        def try_it():
+            with pytest.raises(RunError) as error:
+                TrainerLock(tmp_path).acquire()
+            caught.append(error.value)
+
+        thread = threading.Thread(target=try_it)
+        thread.start()
+        thread.join()
+        assert len(caught) == 1
+    assert not held_here(tmp_path)
+    assert holder_of(tmp_path) is None
+    with TrainerLock(tmp_path):
+        pass
+
+
+def test_it_may_be_taken_in_one_thread_and_released_in_another(tmp_path):
+    lock = TrainerLock(tmp_path).acquire()
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    with TrainerLock(tmp_path):
+        pass
+    lock.release()  # once more has no effect
+
+
+def test_waiting_for_it(tmp_path):
+    lock = TrainerLock(tmp_path).acquire()
+    timer = threading.Timer(0.1, lock.release)
+    timer.start()
+    with TrainerLock(tmp_path, timeout=10):
+        assert held_here(tmp_path)
+    timer.join()
+
+
+def test_another_process_holds_it_until_it_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"being trained by process {child.pid} on"):
+            TrainerLock(tmp_path).acquire()
+        assert not held_here(tmp_path)
+        child.kill()
+    with TrainerLock(tmp_path, timeout=5):
+        assert holder_of(tmp_path)["pid"] == this_process()["pid"]
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / "file").write_text("")
+    lock = TrainerLock(tmp_path / "file")
+    with pytest.raises(RunError, match="cannot be locked"):
+        lock.acquire()
+    assert not held_here(tmp_path / "file")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", json.dumps({"pid": "<b>"})])
+def test_what_is_said_of_the_holder_may_be_anything(tmp_path, text):
+    with TrainerLock(tmp_path):
+        (tmp_path / "trainer.json").write_text(text)
+        with pytest.raises(RunError, match="being trained by"):
+            TrainerLock(tmp_path).acquire()

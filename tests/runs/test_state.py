@@ -1,0 +1,142 @@
+import json
+import os
+import time
+
+import pytest
+
+from nbllm.runs import state
+from nbllm.runs.events import EventReader, EventWriter
+from nbllm.runs.process import this_process
+from nbllm.runs.run import Run
+from nbllm.runs.state import judge, newest_session
+from nbllm.runs.timeline import Session, Timeline
+
+ELSEWHERE = {"pid": 7, "pid_started": 1.0, "host": "far-away", "machine": "another"}
+
+
+def write(path, *events):
+    with EventWriter(path) as writer:
+        for kind, step, fields in events:
+            writer.write(kind, step, **fields)
+    return writer.path
+
+
+def test_a_run_that_has_not_begun_is_starting_and_later_lost(path, monkeypatch):
+    assert Run(path).state == "starting"
+    record = json.loads((path / "run.json").read_text())
+    assert judge(Session(), path, {"created": record["created"] - 300}) == "lost"
+    assert (
+        judge(Session(), path, {"created": record["created"] + 60}) == "starting"
+    )  # the clock went back a little
+    assert judge(Session(), path, {}) == "lost"
+
+
+def test_a_process_of_this_machine_is_looked_up(path):
+    write(path, ("start", 0, {"from_step": 0, **this_process()}))
+    assert Run(path).state == "running"
+    write(path, ("start", 0, {"from_step": 0, **this_process(), "pid_started": 1.0}))
+    assert Run(path).state == "lost"
+
+
+def test_a_thread_of_this_process_that_does_not_hold_the_lock_is_lost(path):
+    write(path, ("start", 0, {"from_step": 0, "where": "thread", **this_process()}))
+    assert Run(path).state == "lost"
+
+
+def test_another_machine_is_judged_by_its_silence(path):
+    file = write(path, ("start", 0, {"from_step": 0, **ELSEWHERE}), ("step", 1, {"loss": 1.0}))
+    assert Run(path).state == "running"
+    old = time.time() - 100
+    os.utime(file, (old, old))
+    text = file.read_text().splitlines()
+    events = [json.loads(line) | {"time": old} for line in text]
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    os.utime(file, (old, old))
+    run = Run(path)
+    assert run.state == "lost"
+    # Its clock is far off, but we see it write.
+    with open(file, "a") as opened:
+        opened.write(json.dumps({"time": old - 5000, "kind": "step", "step": 2}) + "\n")
+    os.utime(file, (old, old))
+    assert run.state == "running"
+    assert judge(run.timeline.session, path, {}, grew=31.0) == "lost"
+
+
+def test_a_copied_directory_of_a_run_that_was_going_is_lost_after_a_while(path, tmp_path):
+    import shutil
+
+    file = write(path, ("start", 0, {"from_step": 0, **ELSEWHERE}), ("step", 9, {"loss": 1.0}))
+    copy = tmp_path / "copy"
+    shutil.copytree(path, copy)
+    old = time.time() - 100
+    (copy / "events" / file.name).write_text(
+        "".join(json.dumps(json.loads(line) | {"time": old}) + "\n" for line in file.read_text().splitlines())
+    )
+    os.utime(copy / "events" / file.name, (old, old))
+    assert Run(copy).state == "lost"
+    assert Run(copy).step == 9
+
+
+@pytest.mark.parametrize("said", ["finished", "stopped", "failed"])
+def test_an_end_is_believed(path, said):
+    write(path, ("start", 0, {**ELSEWHERE}), ("end", 5, {"state": said, "reason": "because"}))
+    assert Run(path).state == said
+    assert Run(path).reason == "because"
+
+
+@pytest.mark.parametrize("said", [None, "great", ["x"], {}])
+def test_an_end_that_says_nothing_known_is_a_failure(path, said):
+    write(path, ("start", 0, {}), ("end", 5, {"state": said}))
+    assert Run(path).state == "failed"
+
+
+def both(path):
+    """The quick look from the end of the files, and the fold of everything."""
+    quick, whole = newest_session(path), Timeline(EventReader(path).poll()).session
+    assert quick.step == whole.step
+    assert quick.loss == whole.loss
+    assert quick.paused_at == whole.paused_at
+    assert quick.end == whole.end
+    assert quick.start == whole.start
+    assert quick.last_time == whole.last_time
+    return quick
+
+
+def test_the_quick_look_agrees_with_the_fold(path, monkeypatch):
+    monkeypatch.setattr(state, "BLOCK", 300)  # so that lines lie across blocks
+    assert both(path) == Session()
+    start = ("start", 0, {"from_step": 0})
+    steps = [("step", n, {"loss": 5.0 / n, "text": "x" * (n % 90)}) for n in range(1, 60)]
+    write(path, *[("heartbeat", 0, {})] * 30, start, *steps)
+    assert both(path).step == 59
+    pause = ("action", 59, {"action": "pause", "args": {}, "outcome": "applied"})
+    write(
+        path,
+        ("start", 59, {"from_step": 59}),
+        ("step", 60, {"loss": 1.0}),
+        pause,
+        *[("heartbeat", 59, {})] * 300,
+    )
+    assert both(path).paused_at == 59
+    write(path, ("start", 0, {"from_step": 0}), ("step", 3, {"loss": None}), ("step", 4, {"loss": 2.0}))
+    assert both(path).step == 4
+    rewind = ("action", 4, {"action": "rewind", "args": {"to": 2, "keep": 0}, "outcome": "applied"})
+    write(path, start, *steps[:4], rewind)
+    assert both(path).step == 2
+    write(path, ("end", 0, {"state": "failed", "reason": "before it could start"}))
+    assert both(path).end["reason"] == "before it could start"
+    last = write(path, start, *steps[:5], ("end", 5, {"state": "finished"}))
+    with open(last, "ab") as file:
+        file.write(b'{"time":1,"kind":"st')
+    assert both(path).end["state"] == "finished"
+    EventWriter(path).close()  # a trainer that was killed before its first event
+    assert both(path).end["state"] == "finished"
+
+
+def test_the_quick_look_survives_garbage(path):
+    file = write(path, ("start", 0, {"from_step": 0}), ("step", 7, {"loss": 1.0}))
+    with open(file, "ab") as opened:
+        opened.write(b"garbage\n" * 50 + b"\x00" * 5000 + b"\n[[[\n")
+    assert both(path).step == 7
+    file.write_bytes(b"z" * 100_000)
+    assert newest_session(path) == Session()
