@@ -78,7 +78,7 @@ def test_a_trained_mask_gets_its_gradient():
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("length", [40, 200])
 def test_bfloat16_in_either_kind_of_product(native, length, monkeypatch):
-    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_products", lambda: native)
+    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_unit", lambda: native)
     fused, parts = projected(2, 4, 2, length, 16, dtype=torch.bfloat16)
     exact, exact_parts = projected(2, 4, 2, length, 16)
     expected = forward_backward("eager", exact_parts, [exact], causal=True)

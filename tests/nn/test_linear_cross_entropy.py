@@ -60,7 +60,7 @@ def test_a_target_that_seems_impossible_has_a_finite_loss():
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_in_either_kind_of_product(native, monkeypatch):
-    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_products", lambda: native)
+    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_unit", lambda: native)
     hidden, weight, targets = problem(tokens=200, dtype=torch.bfloat16)
     exact = reference(hidden.float(), weight.float(), targets)
     got = linear_cross_entropy(hidden, weight, targets, chunk=64)

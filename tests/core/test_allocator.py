@@ -1,0 +1,60 @@
+import platform
+import resource
+
+import pytest
+import torch
+
+from nbllm.core import allocator
+from nbllm.core.allocator import kept_memory
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(8 << 20)  # 32 MiB: by default always fresh from the system
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@glibc
+def test_large_blocks_are_used_again_within_the_block_only():
+    with kept_memory() as kept:
+        assert kept
+        faults()
+        inside = faults()
+    outside = faults()
+    assert inside < 100
+    assert outside > 1000
+
+
+@glibc
+def test_free_memory_goes_back_at_the_end():
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    with kept_memory():
+        torch.ones(50 << 20)
+        inside = resident()
+    assert resident() < inside - (100 << 20)
+
+
+def test_blocks_within_blocks_end_with_the_outermost(monkeypatch):
+    calls = []
+
+    class Library:
+        def malloc_trim(self, pad):
+            calls.append("trim")
+
+    monkeypatch.setattr(allocator, "_glibc", Library)
+    monkeypatch.setattr(allocator, "_set", lambda library, values: calls.append(values[allocator._MMAP_MAX]))
+    with pytest.raises(KeyError), kept_memory(), kept_memory():
+        raise KeyError
+    assert calls == [0, 65536, "trim"]
+
+
+def test_elsewhere_nothing_happens(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
+    with kept_memory() as kept:
+        assert not kept
