@@ -65,7 +65,7 @@ body {{ margin: 0; }}
   .nbllm {{{_LIGHT}}}
   .nbllm-page {{ max-width: none; padding: 0; font-size: 10.5pt; }}
   .nbllm h2, .nbllm h3 {{ break-after: avoid; }}
-  .nbllm figure, .nbllm tr, .nbllm pre {{ break-inside: avoid; }}
+  .nbllm figure, .nbllm table, .nbllm pre {{ break-inside: avoid; }}
   .nbllm .nbllm-scroll {{ overflow: visible; }}
 }}
 @page {{ margin: 18mm; }}

@@ -29,6 +29,8 @@ def reproduction_section(
         ("held-out text, SHA-256", fingerprint(texts)),
         *_flat(config.to_dict(), "evaluation"),
     ]
+    facts: Any
+    packages: Any
     if run is None:
         from nbllm.core.device import machine_facts, versions
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nbllm.lm import LM
     from nbllm.runs.run import Run
 
+_ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU", "relu": "ReLU"}
 _FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA"}
 
 
@@ -91,6 +92,7 @@ def _model(lm: LM) -> KeyValues:
     shape = lm.config
     weight = lm.model.embedding.weight
     memory = sum(parameter.nbytes for parameter in lm.model.parameters())
+    activation = _ACTIVATIONS.get(shape.activation, shape.activation)
     heads = f"{shape.num_heads} of width {shape.head_dim}"
     if shape.num_kv_heads != shape.num_heads:
         heads += f", {shape.num_kv_heads} for keys and values"
@@ -101,7 +103,7 @@ def _model(lm: LM) -> KeyValues:
             ("layers", shape.num_layers),
             ("width", shape.hidden_size),
             ("attention heads", heads),
-            ("feed-forward", f"{shape.intermediate_size} wide, {shape.activation}{', gated' * shape.gated}"),
+            ("feed-forward", f"{shape.intermediate_size:,} wide, {activation}{', gated' * shape.gated}"),
             ("positions", f"{shape.max_positions}, {shape.positions}"),
             ("vocabulary", f"{shape.vocab_size:,} tokens"),
             (

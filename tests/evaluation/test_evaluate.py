@@ -184,7 +184,8 @@ def test_an_interruption_is_said_first_of_all(lm, texts, monkeypatch):
 
 
 BAD = {
-    "task": (dict(tasks=["perplexty"]), UserError, "(?s)no task named 'perplexty'.*Did you mean 'perplexity'"),
+    "task": (
+        dict(tasks=["perplexty"]), UserError, "(?s)no task named 'perplexty'.*Did you mean 'perplexity'"),
     "setting": (dict(strid=4), UserError, "(?s)no setting 'strid'.*Did you mean 'stride'"),
     "stride": (dict(stride=0), UserError, "stride must be greater than 0"),
     "long stride": (dict(stride=99), UserError, "stride of 99 skips tokens"),

@@ -127,7 +127,7 @@ def _chart(section: Chart, count: _Counter) -> str:
         x_label=section.x_label,
         y_label=section.y_label,
         marks=marks,
-        width=812,
+        width=860,
         height=180 if section.minor else 320,
         log=section.log,
     )

@@ -34,8 +34,8 @@ def perplexity(lm: LM, texts: Sequence[str], config: EvaluationConfig, *, show_p
     yardstick = Metric(
         name="xz -9 on the same text",
         value=xz_bits_per_byte(documents),
-        unit="bits",
-        note="bits per byte of a general-purpose compressor, all documents as one file",
+        unit="bits per byte",
+        note="a general-purpose compressor, all documents as one file",
     )
     figures.insert(1, yardstick)
     section = Metrics(
