@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import overload
 
 from nbllm.core.errors import RunError, UserError, nearest
 from nbllm.core.quantities import duration
-from nbllm.runs.events import is_number
+from nbllm.runs.events import event_files, is_number
 from nbllm.runs.run import Run
 from nbllm.runs.state import judge, newest_session
 from nbllm.runs.store import run_folders
@@ -99,7 +101,8 @@ def _created(run: Run) -> float:
 
 def _row(run: Run) -> tuple[str, ...]:
     session = newest_session(run.path)  # the end of the newest file: quick however long the run is
-    step = f"{session.step:,}" + (f" / {run.steps:,}" if run.steps else "")
+    steps = run.steps if _mentions(run.path, b'"steps":') else run.recorded_steps
+    step = f"{session.step:,}" + (f" / {steps:,}" if steps else "")
     loss = "" if session.loss is None else f"{session.loss:.3f}"
     return (
         run.name,
@@ -109,6 +112,16 @@ def _row(run: Run) -> tuple[str, ...]:
         parent_text(run),
         age_text(_created(run)),
     )
+
+
+def _mentions(path: Path, text: bytes) -> bool:
+    """Say whether the events hold `text`, far quicker than reading them as events."""
+    for file in event_files(path):
+        with contextlib.suppress(OSError, ValueError), open(file, "rb") as opened:  # ValueError: it is empty
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(text) >= 0:
+                    return True
+    return False
 
 
 def parent_text(run: Run) -> str:

@@ -13,10 +13,12 @@ import filelock
 
 from nbllm.core.errors import RunError
 from nbllm.core.io import write_json
-from nbllm.runs.process import describe, this_process
+from nbllm.runs.events import event_files
+from nbllm.runs.process import describe, same_kernel, this_process
 
 LOCK = "trainer.lock"
 HOLDER = "trainer.json"
+SILENCE = 30.0  # seconds without an event after which a trainer on another machine counts as lost
 _held: set[Path] = set()
 _guard = threading.Lock()
 
@@ -54,6 +56,7 @@ class TrainerLock:
             time.sleep(0.02)
         try:
             self._lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=0.02)
+            self._check_elsewhere()
             write_json(self.folder / HOLDER, {**this_process(), "since": time.time()})
         except BaseException as error:
             self._let_go()
@@ -67,6 +70,20 @@ class TrainerLock:
                 ) from error
             raise
         return self
+
+    def _check_elsewhere(self) -> None:
+        """Refuse where the lock may not reach: a shared disk need not carry locks from machine to machine."""
+        holder = holder_of(self.folder)
+        if holder is None or same_kernel(holder):
+            return
+        files = event_files(self.folder)
+        silent = time.time() - files[-1].stat().st_mtime if files else SILENCE
+        if abs(silent) < SILENCE:
+            raise RunError(
+                f"{self.folder.name} seems to be trained by {describe(holder)}, which wrote {silent:.0f} s ago.",
+                where=self.folder,
+                mend=f"If that trainer is gone, or this is a copy, try again in {SILENCE:.0f} s.",
+            )
 
     def release(self) -> None:
         """Let go; without effect when not held."""

@@ -55,6 +55,14 @@ def same_machine(process: Mapping[str, Any]) -> bool:
     return process.get("host") == socket.gethostname()
 
 
+def same_kernel(process: Mapping[str, Any]) -> bool:
+    """Say whether `process` ran under the kernel that runs us, whose file locks it and we share."""
+    theirs, ours = process.get("machine"), _machine()
+    if isinstance(theirs, str) and theirs and ours:
+        return theirs.partition("/")[0] == ours.partition("/")[0]
+    return process.get("host") == socket.gethostname()
+
+
 def describe(process: Mapping[str, Any]) -> str:
     """Return "process 123 on host" for messages."""
     return f"process {process.get('pid', '?')} on {process.get('host', 'an unknown host')}"

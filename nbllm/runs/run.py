@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import copy
 import time
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -13,11 +13,11 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import checkpoint as checkpoint_files
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import check_actor
-from nbllm.runs.events import Event, EventReader, Restarted, is_count
+from nbllm.runs.events import Event, EventReader, is_count
+from nbllm.runs.log import RunLog
 from nbllm.runs.settings import Setting, check_settings, declared_settings
 from nbllm.runs.state import LIVE, judge
 from nbllm.runs.steering import WAIT, Outcome, ask, start_again
-from nbllm.runs.store import RECORD, read_record
 from nbllm.runs.timeline import Timeline
 from nbllm.runs.waiting import wait_for
 
@@ -56,16 +56,7 @@ class Run:
         self.path = Path(path).expanduser().resolve()
         self.actor = check_actor(actor)
         self._launcher = launcher
-        self._guard = threading.RLock()
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self.record = read_record(self.path)
-        self._stamp = self._record_stamp()
-        self._reader = EventReader(self.path)
-        self._timeline = Timeline()
-        self._grew: float | None = None
-        self._looked = False
+        self._log = RunLog(self.path)
 
     # What it is
 
@@ -80,44 +71,20 @@ class Run:
         return self._launcher or type(self).default_launcher
 
     @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        return self._log.record
+
+    @property
     def timeline(self) -> Timeline:
         """The fold of all events so far; brought up to date by each look."""
-        with self._guard:
-            stamp = self._record_stamp()
-            if stamp is None:
-                return self._timeline  # the folder is gone; what was read stays
-            try:
-                if stamp != self._stamp:
-                    self._start_over()  # another run of the same name, or another copy
-                self._poll()
-            except Restarted:
-                self._start_over()
-                self._poll()
-            return self._timeline
-
-    def _record_stamp(self) -> tuple[int, int] | None:
-        try:
-            found = (self.path / RECORD).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
-
-    def _poll(self) -> None:
-        for batch in self._reader.batches():
-            self._timeline.extend(batch)
-            if batch and self._looked:
-                self._grew = time.monotonic()
-        self._looked = True
+        return self._log.timeline()
 
     @property
     def state(self) -> str:
         """One of starting, running, paused, finished, stopped, failed; or lost: it ended without a word."""
-        with self._guard:
-            session = self.timeline.session
-            if self._record_stamp() is None:
-                return "lost"
-            grew = None if self._grew is None else time.monotonic() - self._grew
-            return judge(session, self.path, self.record, grew)
+        session, grew = self._log.session()
+        return judge(session, self.path, self.record, grew) if self._log.exists else "lost"
 
     @property
     def is_live(self) -> bool:
@@ -131,7 +98,13 @@ class Run:
 
     @property
     def steps(self) -> int | None:
-        """Optimizer steps in all, if the record says."""
+        """Optimizer steps in all: as the record says, or as it was set since; `None` when neither tells."""
+        changed = [a.args["steps"] for a in self.timeline.effective if is_count(a.args.get("steps"))]
+        return changed[-1] if changed else self.recorded_steps
+
+    @property
+    def recorded_steps(self) -> int | None:
+        """Optimizer steps in all, as they were planned at the start."""
         value = self.record.get("steps", self.config.get("steps"))
         return value if is_count(value) else None
 
@@ -161,9 +134,9 @@ class Run:
     def problems(self) -> list[str]:
         """What is odd about the directory itself, in sentences; mostly nothing."""
         found = []
-        if self._record_stamp() is None:
+        if not self._log.exists:
             found.append("The run's folder is gone.")
-        damaged = self._reader.damaged
+        damaged = self._log.damaged
         if damaged:
             found.append(f"{damaged:,} damaged line{'s' if damaged > 1 else ''} of events skipped.")
         return found
@@ -191,14 +164,16 @@ class Run:
         Raises:
             RunError: The run has no such metric.
         """
-        with self._guard:
+        with self._log.guard:
             return self.timeline.history(metric)
 
     # Steering
 
     def as_actor(self, actor: str) -> Run:
         """Return another handle of the same run whose commands carry this actor."""
-        return type(self)(self.path, actor=actor, launcher=self._launcher)
+        other = copy.copy(self)  # shares what was read
+        other.actor = check_actor(actor)
+        return other
 
     def pause(self, *, timeout: float = WAIT) -> Outcome:
         """Hold the run at the next step boundary."""
@@ -341,5 +316,5 @@ class Run:
     def _repr_html_(self) -> str:
         from nbllm.runs.twin import html
 
-        with self._guard:
+        with self._log.guard:
             return html(self)

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.runs.events import Event, event_files, is_number, parse_line
-from nbllm.runs.lock import held_here
+from nbllm.runs.lock import SILENCE, held_here
 from nbllm.runs.process import is_alive
 from nbllm.runs.timeline import Session
 
 STATES = ("starting", "running", "paused", "finished", "stopped", "failed", "lost")
 LIVE = frozenset({"starting", "running", "paused"})
-SILENCE = 30.0  # seconds without an event after which a trainer on another machine counts as lost
 START_GRACE = 120.0  # seconds from the run's record to its first event: importing torch on a slow disk
 BLOCK = 1 << 16
 FIRST_LINES = 1000  # heartbeats may come before the start

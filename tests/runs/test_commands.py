@@ -156,3 +156,13 @@ def test_a_name_far_in_the_future_does_not_break_the_names_after_it(run):
     sent = send(run, "stop")
     assert all(re.fullmatch(r"\d{20}-[0-9a-f]{16}\.json", name) for name in os.listdir(run / "commands"))
     assert sent in CommandInbox(run).take()
+
+
+def test_a_full_disk_is_an_error_to_the_sender_and_leaves_nothing(run, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="pause cannot be sent: No space left on device"):
+        send(run, "pause")
+    assert os.listdir(run / "commands") == []

@@ -1,16 +1,20 @@
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from nbllm.core.errors import RunError
+from nbllm.runs.events import EventWriter
 from nbllm.runs.lock import TrainerLock, held_here, holder_of
 from nbllm.runs.process import this_process
 
 HOLD = """
 import sys, time
+from nbllm.runs.events import EventWriter
 from nbllm.runs.lock import TrainerLock
 lock = TrainerLock(sys.argv[1]).acquire()
 print("held", flush=True)
@@ -85,3 +89,30 @@ def test_what_is_said_of_the_holder_may_be_anything(tmp_path, text):
         (tmp_path / "trainer.json").write_text(text)
         with pytest.raises(RunError, match="being trained by"):
             TrainerLock(tmp_path).acquire()
+
+
+def test_a_trainer_on_another_machine_is_not_overrun_while_it_writes(tmp_path):
+    with EventWriter(tmp_path) as writer:
+        writer.write("step", 1)
+    elsewhere = {"pid": 7, "host": "far-away", "machine": "another-boot/pid:[1]"}
+    (tmp_path / "trainer.json").write_text(json.dumps(elsewhere))
+    with pytest.raises(
+        RunError, match=r"seems to be trained by process 7 on far-away, which wrote \d+ s ago"
+    ):
+        TrainerLock(tmp_path).acquire()
+    assert not held_here(tmp_path)
+    old = time.time() - 60
+    os.utime(writer.path, (old, old))
+    with TrainerLock(tmp_path):
+        assert holder_of(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_holder_that_was_killed_under_this_kernel_is_no_hindrance(tmp_path):
+    with EventWriter(tmp_path) as writer:
+        writer.write("step", 1)
+    boot = this_process()["machine"].partition("/")[0]
+    (tmp_path / "trainer.json").write_text(
+        json.dumps({**this_process(), "machine": f"{boot}/another container"})
+    )
+    with TrainerLock(tmp_path):
+        pass

@@ -150,6 +150,20 @@ def test_listing_agrees_with_the_runs_themselves(path, start):
     assert list_runs(path.parent).rows()[0][1:4] == ("finished", f"{loop.steps:,} / 500", loss)
 
 
+def test_a_plan_that_was_changed_is_shown_as_changed(path):
+    answered = {"actor": "person", "action": "set", "outcome": "applied"}
+    with EventWriter(path) as writer:
+        writer.write("start", 0, from_step=0, **this_process())
+        writer.write("step", 1, loss=1.0)
+        writer.write("action", 1, id="1", args={"steps": 9000}, **answered)
+        writer.write("step", 2, loss=1.0)
+        assert Run(path).steps == 9000
+        assert list_runs(path.parent).rows()[0][2] == "2 / 9,000"
+        writer.write("action", 2, **{**answered, "id": "2", "action": "rewind"}, args={"to": 0, "keep": 0})
+        assert Run(path).steps == 500
+        assert list_runs(path.parent).rows()[0][2] == "0 / 500"
+
+
 def test_the_package_needs_no_torch_and_is_callable(tmp_path):
     import subprocess
     import sys

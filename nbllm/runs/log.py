@@ -1,0 +1,83 @@
+"""What one or more handles of a run have read of it: its record, and the fold of its events, kept up to date."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from nbllm.runs.events import EventReader, Restarted
+from nbllm.runs.store import RECORD, read_record
+from nbllm.runs.timeline import Session, Timeline
+
+
+class RunLog:
+    """Reads a run's folder as it grows; any thread may look.
+
+    Args:
+        path: The run's folder.
+
+    Raises:
+        RunError: There is no run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.guard = (
+            threading.RLock()
+        )  # held while what `timeline` returned is read, where several threads look
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.record: dict[str, Any] = read_record(self.path)
+        self._stamp = self._record_stamp()
+        self._reader = EventReader(self.path)
+        self._timeline = Timeline()
+        self._grew: float | None = None
+        self._looked = False
+
+    def timeline(self) -> Timeline:
+        """Return the fold of all events so far; when the folder is gone, of those that were read."""
+        with self.guard:
+            stamp = self._record_stamp()
+            if stamp is None:
+                return self._timeline
+            try:
+                if stamp != self._stamp:
+                    self._start_over()  # another run of the same name, or another copy
+                self._poll()
+            except Restarted:
+                self._start_over()
+                self._poll()
+            return self._timeline
+
+    def session(self) -> tuple[Session, float | None]:
+        """Return the newest session, and how many seconds ago new events were seen to arrive."""
+        with self.guard:
+            session = self.timeline().session
+            return session, None if self._grew is None else time.monotonic() - self._grew
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder is still there."""
+        return self._record_stamp() is not None
+
+    @property
+    def damaged(self) -> int:
+        """Lines that are no events."""
+        return self._reader.damaged
+
+    def _poll(self) -> None:
+        for batch in self._reader.batches():
+            self._timeline.extend(batch)
+            if batch and self._looked:
+                self._grew = time.monotonic()
+        self._looked = True
+
+    def _record_stamp(self) -> tuple[int, int] | None:
+        try:
+            found = (self.path / RECORD).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
