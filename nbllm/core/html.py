@@ -9,10 +9,10 @@ from __future__ import annotations
 import html as _html
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from nbllm.core.quantities import number
-from nbllm.core.theme import PAGE_CSS
-from nbllm.core.theme import THEME_CSS as THEME_CSS
+from nbllm.core.quantities import column, number
+from nbllm.core.theme import PAGE_CSS, THEME_CSS as THEME_CSS
 
 # What a browser, an editor or a terminal would obey, hide or refuse instead of showing: C0 and C1 controls
 # but tab and newline, the marks that reorder text (Boucher and Anderson 2021, arXiv:2111.00169), lone
@@ -21,6 +21,7 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 REPLACEMENT = "\ufffd"
+_GAP = "&ndash;"
 
 
 class Raw(str):
@@ -44,7 +45,7 @@ def cell(value: object) -> str:
     if isinstance(value, Raw):
         return str(value)
     if value is None:
-        return "&ndash;"
+        return _GAP
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return escape(number(value))
     return escape(value)
@@ -66,7 +67,9 @@ def table(
         row_headers: Whether the first column names its row.
     """
     width = max([len(header), *(len(row) for row in rows)], default=0)
-    right = [is_numeric([row[i] for row in rows if i < len(row)]) for i in range(width)]
+    columns = [[row[i] for row in rows if i < len(row)] for i in range(width)]
+    right = [is_numeric(values) for values in columns]
+    shown = [iter(_column(values, flag)) for values, flag in zip(columns, right, strict=True)]
     kinds = [' class="number"' if flag else "" for flag in right]
     parts = [f"<caption>{escape(caption)}</caption>"] if caption else []
     if header:
@@ -75,12 +78,16 @@ def table(
     body = []
     for row in rows:
         cells = []
-        for i, value in enumerate(row):
+        for i in range(len(row)):
             name, scope = ("th", ' scope="row"') if row_headers and i == 0 else ("td", "")
-            cells.append(f"<{name}{scope}{kinds[i]}>{cell(value)}</{name}>")
+            cells.append(f"<{name}{scope}{kinds[i]}>{next(shown[i])}</{name}>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     parts.append(f"<tbody>{''.join(body)}</tbody>")
     return Raw(f'<div class="nbllm-scroll"><table>{"".join(parts)}</table></div>')
+
+
+def _column(values: Sequence[Any], numeric: bool) -> list[str]:
+    return column(values, _GAP) if numeric else [cell(value) for value in values]
 
 
 def key_values(entries: Mapping[str, object] | Sequence[tuple[str, object]]) -> Raw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 
 def number(value: float, digits: int = 4) -> str:
@@ -19,7 +20,24 @@ def number(value: float, digits: int = 4) -> str:
     magnitude = math.floor(math.log10(abs(value)))
     if -5 <= magnitude < digits:
         return f"{value:.{digits - 1 - magnitude}f}".rstrip("0").rstrip(".")
-    return f"{value:,.0f}" if digits <= magnitude < 15 else f"{value:.{digits - 1}e}"
+    if digits <= magnitude < 15:
+        return f"{value:,.0f}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def column(values: Sequence[float | None], gap: str) -> list[str]:
+    """Return numbers that stand below one another, their decimal points too where they are of like size.
+
+    >>> column([2.294, 3.13, None, 12], "-"), column([0.001, 250], "-")
+    (['2.294', '3.130', '-', '12.000'], ['0.001', '250'])
+    """
+    texts = [gap if value is None else number(value) for value in values]
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
+    if not decimals or any("e" in text for text in texts) or max(sizes) > 100 * min(sizes):
+        return texts
+    return [gap if v is None else f"{v:,.{decimals}f}" for v in values]
 
 
 def fixed(value: float, digits: int = 4, *, like: float | None = None) -> str:

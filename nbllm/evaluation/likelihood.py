@@ -82,13 +82,13 @@ def measure_likelihoods(
     counts: list[int] = []
     sizes = [len(text.encode()) for text in documents]
     group_tokens = _BATCHES_PER_GROUP * config.batch_tokens
-    with Progress("likelihood", sum(sizes), "bytes", show=show_progress) as progress:
+    # The lock is held throughout: a run in another thread must not change the weights between two documents.
+    with lm.lock, Progress("likelihood", sum(sizes), "bytes", show=show_progress) as progress:
         try:
             for group in _groups(lm, documents, group_tokens):
-                with lm.lock:
-                    found = token_log_probabilities(
-                        lm.model, group, stride=config.stride, max_batch_tokens=config.batch_tokens
-                    )
+                found = token_log_probabilities(
+                    lm.model, group, stride=config.stride, max_batch_tokens=config.batch_tokens
+                )
                 nats += [-float(values.double().sum()) for values in found]
                 counts += [len(values) for values in found]
                 progress.advance(sum(sizes[len(nats) - len(group) : len(nats)]))

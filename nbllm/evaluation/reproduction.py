@@ -74,5 +74,5 @@ def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix} {name}")
-        elif value is not None:
+        elif value is not None and value != []:
             yield f"{prefix} {name}".replace("_", " "), plain(value)

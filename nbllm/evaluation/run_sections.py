@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -158,7 +158,7 @@ def _samples(run: Run) -> Samples | None:
         Sample(
             prompt=str(event.get("prompt", "")),
             text=str(event.get("text", "")),
-            label=f"step {event['step']:,}, asked by {event.get('actor', 'the schedule')}",
+            label=_sample_label(event),
         )
         for event in chosen
     )
@@ -167,6 +167,12 @@ def _samples(run: Run) -> Samples | None:
         note=f"{len(shown)} of {len(events)}, spread over the run: first to last.",
         samples=shown,
     )
+
+
+def _sample_label(event: Mapping[str, Any]) -> str:
+    """Return "step 120, asked by person"; what the loop takes at its intervals, nobody asked for."""
+    actor = event.get("actor", "loop")
+    return f"step {event['step']:,}" + ("" if actor == "loop" else f", asked by {actor}")
 
 
 def _spread(count: int, most: int) -> Sequence[int]:

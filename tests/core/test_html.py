@@ -45,7 +45,9 @@ def test_escape_shows_the_text_and_makes_no_element(text):
     assert standard_html.unescape(escape(text)) == text
 
 
-@pytest.mark.parametrize("sign", ["\x00", "\x1b", "\x85", "\x7f", "\u202e", "\u2066", "\u200f", "\ud800", "\r"])
+@pytest.mark.parametrize(
+    "sign", ["\x00", "\x1b", "\x85", "\x7f", "\u202e", "\u2066", "\u200f", "\ud800", "\r"]
+)
 def test_signs_that_act_are_shown_as_replacement(sign):
     assert escape(f"a{sign}b") == "a\ufffdb"
     escape(f"a{sign}b").encode()  # a lone surrogate would not go through
@@ -59,7 +61,9 @@ def test_harmless_text_is_left_as_it_is():
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_table_escapes_every_place(text):
-    found = parse(table([(text, 1.0)], (text, "n"), caption=text, row_headers=True) + key_values({text: text}))
+    found = parse(
+        table([(text, 1.0)], (text, "n"), caption=text, row_headers=True) + key_values({text: text})
+    )
     assert set(found.tags) <= {"div", "table", "caption", "thead", "tbody", "tr", "th", "td"}
     assert "".join(found.text).count(text) == 5
 
@@ -114,3 +118,8 @@ def contrast(first, second):
 
     light, dark = sorted((luminance(first), luminance(second)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_decimal_points_stand_below_one_another():
+    drawn = table([(2.294,), (3.13,), (None,), (12,)], ("bits",))
+    assert re.findall(r'<td class="number">([^<]*)', drawn) == ["2.294", "3.130", "&ndash;", "12.000"]

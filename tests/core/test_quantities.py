@@ -13,7 +13,8 @@ def test_the_examples_in_the_docstrings_hold():
 
 @pytest.mark.parametrize(
     "value, text",
-    [(0, "0"), (-3, "-3"), (1234567, "1,234,567"), (0.1 + 0.2, "0.3"), (1e-9, "1.000e-09"), (2.5e20, "2.500e+20"),
+    [(0, "0"), (-3, "-3"), (1234567, "1,234,567"), (0.1 + 0.2, "0.3"),
+     (1e-9, "1e-09"), (2.5e20, "2.5e+20"),
      (9.99996, "10"), (0.00031, "0.00031"), (float("inf"), "inf"), (True, "1"), (123456.7, "123,457")],
 )  # fmt: skip
 def test_number(value, text):
@@ -27,7 +28,14 @@ def test_fixed_keeps_the_decimals_of_the_figure_it_belongs_to():
 
 @pytest.mark.parametrize(
     "seconds, text",
-    [(0.25, "0.25 s"), (59.4, "59 s"), (60, "1 min"), (3599.9, "1 h"), (90000, "1 d 1 h"), (float("nan"), "nan")],
+    [
+        (0.25, "0.25 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (3599.9, "1 h"),
+        (90000, "1 d 1 h"),
+        (float("nan"), "nan"),
+    ],
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.chart import sparkline
 from nbllm.core.html import is_numeric, visible
-from nbllm.core.quantities import iso_minute, number
+from nbllm.core.quantities import column, iso_minute, number
 from nbllm.core.report.sections import (
     Cell,
     Chart,
@@ -25,6 +25,7 @@ from nbllm.core.report.sections import (
 if TYPE_CHECKING:
     from nbllm.core.report.report import Report
 
+_GAP = "\N{EN DASH}"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
 _AT_LINE_START = re.compile(r"^(\s*)([#+=-]|\d+[.)])", re.MULTILINE)
 
@@ -45,7 +46,8 @@ def to_markdown(report: Report) -> str:
 def markdown_table(rows: Sequence[Sequence[Cell]], header: Sequence[str]) -> str:
     """Return a table; every column is as wide as its widest cell, and columns of numbers stand right."""
     right = [is_numeric([row[i] for row in rows]) for i in range(len(header))]
-    cells = [[_inline(name) for name in header], *([_cell(value) for value in row] for row in rows)]
+    columns = [_column([row[i] for row in rows], right[i]) for i in range(len(header))]
+    cells = [[_inline(name) for name in header], *(list(row) for row in zip(*columns, strict=True))]
     widths = [max(3, *(_width(row[i]) for row in cells)) for i in range(len(header))]
     lines = [_row([_pad(*c) for c in zip(row, widths, right, strict=True)]) for row in cells]
     rule = [
@@ -58,9 +60,13 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _column(values: Sequence[Any], numeric: bool) -> list[str]:
+    return column(values, _GAP) if numeric else [_cell(value) for value in values]
+
+
 def _cell(value: Cell) -> str:
     if value is None:
-        return "\N{EN DASH}"
+        return _GAP
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return number(value)
     return _inline(str(value))
