@@ -76,24 +76,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    lab = _add(commands, "lab", _lab, "open JupyterLab on the tour", "examples:\n  nbllm lab\n  nbllm lab --no-browser --port 9000")
-    lab.add_argument("notebook", nargs="?", default="00-tour.ipynb", help="a notebook of the project (default: the tour)")
+    lab = _add(
+        commands,
+        "lab",
+        _lab,
+        "open JupyterLab on the tour",
+        "examples:\n  nbllm lab\n  nbllm lab --no-browser --port 9000",
+    )
+    lab.add_argument(
+        "notebook", nargs="?", default="00-tour.ipynb", help="a notebook of the project (default: the tour)"
+    )
     lab.add_argument("--port", type=int, help="the port JupyterLab listens on")
     lab.add_argument("--no-browser", action="store_true", help="do not open a browser; print the address")
 
-    tour = _add(commands, "tour", _tour, "run the tour without a browser", "examples:\n  nbllm tour\n  nbllm tour --folder my-tour")
+    tour = _add(
+        commands,
+        "tour",
+        _tour,
+        "run the tour without a browser",
+        "examples:\n  nbllm tour\n  nbllm tour --folder my-tour",
+    )
     tour.add_argument("--folder", type=Path, help="where everything is left (default: nbllm-tour-DATE)")
 
     train = _add(commands, "train", _train, "train as a TOML file says", TRAIN_EXAMPLE)
     train.add_argument("config", type=Path, metavar="CONFIG.toml")
     train.add_argument("--name", help="the run's name")
-    train.add_argument("--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+    train.add_argument(
+        "--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
+    )
     train.add_argument("--detach", action="store_true", help="return at once; the run goes on")
 
-    runs = _add(commands, "runs", _list, "list, show and steer runs", "examples:\n  nbllm runs\n  nbllm runs show first\n  nbllm runs steer first pause")
+    runs = _add(
+        commands,
+        "runs",
+        _list,
+        "list, show and steer runs",
+        "examples:\n  nbllm runs\n  nbllm runs show first\n  nbllm runs steer first pause",
+    )
     runs.set_defaults(folder=Path("runs"))
     kinds = runs.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
-    listing = _add(kinds, "list", _list, "list the runs of a folder", "example:\n  nbllm runs list --folder /data/runs")
+    listing = _add(
+        kinds, "list", _list, "list the runs of a folder", "example:\n  nbllm runs list --folder /data/runs"
+    )
     show = _add(kinds, "show", _show, "show one run", "example:\n  nbllm runs show first")
     show.add_argument("run", help="its name or directory")
     steer = _add(kinds, "steer", _steer, "act on a run", STEER_EXAMPLE)
@@ -102,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     steer.add_argument("values", nargs="*", help="what the action takes")
     steer.add_argument("--actor", default="person", help='who asks: "person", "rule:NAME" or "agent:NAME"')
     for sub in (listing, show, steer):
-        sub.add_argument("--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)")
+        sub.add_argument(
+            "--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
+        )
 
     _add(commands, "doctor", _doctor, "what this machine has and how fast it is", "example:\n  nbllm doctor")
     return parser
@@ -128,7 +154,9 @@ def _lab(options: argparse.Namespace) -> None:
     path = notebooks_folder() / options.notebook
     if not path.exists():
         known = ", ".join(sorted(p.name for p in path.parent.glob("*.ipynb")))
-        raise UserError(f"There is no notebook {options.notebook!r}.", where=path.parent, mend=f"There are: {known}.")
+        raise UserError(
+            f"There is no notebook {options.notebook!r}.", where=path.parent, mend=f"There are: {known}."
+        )
     command = [sys.executable, "-m", "jupyterlab", str(path)]
     if options.port:
         command.append(f"--port={options.port}")
@@ -200,7 +228,9 @@ def _steer(options: argparse.Namespace) -> None:
         _expect(len(values) == 1 and values[0].isdigit(), action, "one step, such as 300")
         outcome = run.rewind(int(values[0]))
     elif action == "fork":
-        _expect(bool(values) and "=" not in values[0], action, "a name, then settings, such as warmer lr=2e-3")
+        _expect(
+            bool(values) and "=" not in values[0], action, "a name, then settings, such as warmer lr=2e-3"
+        )
         outcome = run.fork(values[0], **_assignments(values[1:]))
     else:
         from nbllm.core.errors import nearest

@@ -21,7 +21,10 @@ def notebooks_folder() -> Path:
     Raises:
         UserError: They are in neither place.
     """
-    places = (Path(__file__).parent.parent / "notebooks", Path(sysconfig.get_path("data")) / "share/nbllm/notebooks")
+    places = (
+        Path(__file__).parent.parent / "notebooks",
+        Path(sysconfig.get_path("data")) / "share/nbllm/notebooks",
+    )
     for place in places:
         if (place / TOUR).exists():
             return place
@@ -58,16 +61,18 @@ def execute(
 
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / notebook.name
-    content = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    content = nbformat.read(notebook, as_version=4)
     code_cells = [index for index, cell in enumerate(content.cells) if cell.cell_type == "code"]
     began = time.monotonic()
 
     def starting(cell: Any, cell_index: int) -> None:
         heading = _heading(content.cells, cell_index)
-        say(f"[{code_cells.index(cell_index) + 1:>2}/{len(code_cells)}] {time.monotonic() - began:5.0f} s  {heading}")
+        say(
+            f"[{code_cells.index(cell_index) + 1:>2}/{len(code_cells)}] {time.monotonic() - began:5.0f} s  {heading}"
+        )
 
     def done(cell: Any, cell_index: int, **_: Any) -> None:
-        nbformat.write(content, target)  # type: ignore[no-untyped-call]
+        nbformat.write(content, target)
 
     client = NotebookClient(
         content,
@@ -87,9 +92,11 @@ def execute(
             mend="Open the executed notebook to see the cell and its traceback.",
         ) from error
     except CellTimeoutError as error:
-        raise UserError(f"A cell of {notebook.name} took longer than {cell_timeout} s.", where=target) from error
+        raise UserError(
+            f"A cell of {notebook.name} took longer than {cell_timeout} s.", where=target
+        ) from error
     finally:
-        nbformat.write(content, target)  # type: ignore[no-untyped-call]
+        nbformat.write(content, target)
     say(f"        {time.monotonic() - began:5.0f} s  done")
     return target
 
@@ -116,7 +123,7 @@ def _this_python() -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    class ThisPython(AsyncKernelManager):  # type: ignore[misc]
+    class ThisPython(AsyncKernelManager):
         """Starts kernels with this interpreter, whatever kernelspecs the person has installed."""
 
         @property
@@ -125,4 +132,3 @@ def _this_python() -> type:
             return KernelSpec(argv=command, display_name="Python 3", language="python")
 
     return ThisPython
-

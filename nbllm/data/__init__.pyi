@@ -1,8 +1,6 @@
 from .loader import BatchSource as BatchSource
 from .packing import pack as pack
-from .sources import SOURCES as SOURCES
-from .sources import load as load
+from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split
 from .token_store import TokenStore as TokenStore
-from .tokenizer import END_OF_TEXT as END_OF_TEXT
-from .tokenizer import train_tokenizer as train_tokenizer
+from .tokenizer import END_OF_TEXT as END_OF_TEXT, train_tokenizer as train_tokenizer

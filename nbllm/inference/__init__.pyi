@@ -1,10 +1,5 @@
 from .config import SamplingConfig as SamplingConfig
-from .engine import Sequence as Sequence
-from .engine import decode as decode
-from .engine import generate_ids as generate_ids
-from .generation import Generation as Generation
-from .generation import Generations as Generations
-from .streaming import StopScanner as StopScanner
-from .streaming import StreamedText as StreamedText
-from .streaming import TokenText as TokenText
+from .engine import Sequence as Sequence, decode as decode, generate_ids as generate_ids
+from .generation import Generation as Generation, Generations as Generations
+from .streaming import StopScanner as StopScanner, StreamedText as StreamedText, TokenText as TokenText
 from .text import generate as generate

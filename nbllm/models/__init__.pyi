@@ -2,9 +2,7 @@ from .block import Block as Block
 from .config import ModelConfig as ModelConfig
 from .decoder import Decoder as Decoder
 from .families import FAMILIES as FAMILIES
-from .loading import load_model as load_model
-from .loading import save_model as save_model
-from .presets import PRESETS as PRESETS
-from .presets import make_config as make_config
+from .loading import load_model as load_model, save_model as save_model
+from .presets import PRESETS as PRESETS, make_config as make_config
 from .scoring import token_log_probabilities as token_log_probabilities
 from .summary import summarize as summarize

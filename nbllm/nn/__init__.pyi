@@ -1,13 +1,12 @@
-from .attention import Attention as Attention
-from .attention import AttentionContext as AttentionContext
+from .attention import Attention as Attention, AttentionContext as AttentionContext
 from .attention_backends import attend as attend
-from .feed_forward import ACTIVATIONS as ACTIVATIONS
-from .feed_forward import FeedForward as FeedForward
+from .feed_forward import ACTIVATIONS as ACTIVATIONS, FeedForward as FeedForward
 from .kv_cache import KVCache as KVCache
 from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
-from .masks import causal_mask as causal_mask
-from .masks import padded_causal_mask as padded_causal_mask
+from .masks import causal_mask as causal_mask, padded_causal_mask as padded_causal_mask
 from .normalization import make_norm as make_norm
-from .positions import LearnedPositions as LearnedPositions
-from .positions import RotaryPositions as RotaryPositions
-from .positions import rotate as rotate
+from .positions import (
+    LearnedPositions as LearnedPositions,
+    RotaryPositions as RotaryPositions,
+    rotate as rotate,
+)

@@ -83,7 +83,8 @@ class TrainConfig(Config):
             self._check_range(name, 0, 1)
         for name in ("beta1", "beta2"):
             self._check_range(name, 0, 0.999999)
-        if isinstance(self.sample_prompts, str):
+        prompts: object = self.sample_prompts
+        if isinstance(prompts, str):
             raise UserError("sample_prompts is one string; it must be a list of them.", where="TrainConfig")
         object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
 

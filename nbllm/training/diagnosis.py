@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from nbllm.objectives.causal_lm import HiddenAndHead, causal_lm_loss
 
 def weights_are_finite(weights: Mapping[str, Tensor]) -> bool:
     """Return whether every number in every tensor is finite."""
-    return all(bool(torch.isfinite(weight.sum())) or bool(torch.isfinite(weight).all()) for weight in weights.values())
+    return all(
+        bool(torch.isfinite(weight.sum())) or bool(torch.isfinite(weight).all())
+        for weight in weights.values()
+    )
 
 
 def first_bad_module(model: nn.Module, inputs: Tensor, targets: Tensor) -> str:
@@ -35,16 +39,15 @@ def first_bad_module(model: nn.Module, inputs: Tensor, targets: Tensor) -> str:
 
         return hook
 
-    handles = [m.register_forward_hook(look(name)) for name, m in model.named_modules() if name]  # type: ignore[arg-type]
+    handles = [m.register_forward_hook(look(name)) for name, m in model.named_modules() if name]
     try:
-        assert isinstance(model, HiddenAndHead) or hasattr(model, "hidden")
         with torch.enable_grad():
-            loss = causal_lm_loss(model, inputs, targets)  # type: ignore[arg-type]
+            loss = causal_lm_loss(cast(HiddenAndHead, model), inputs, targets)
             if found:
                 return f"the module {found[0]}"
             if not torch.isfinite(loss):
                 return "the loss"
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
     finally:
         for handle in handles:
             handle.remove()

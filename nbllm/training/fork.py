@@ -7,8 +7,8 @@ from typing import Any
 
 from nbllm.core.errors import RunError
 from nbllm.runs import checkpoint as checkpoints
-from nbllm.runs.store import create, read_record
 from nbllm.runs.events import EventReader
+from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline
 from nbllm.training.config import TrainConfig
 from nbllm.training.settings import initial_values
@@ -32,7 +32,9 @@ def fork(path: Path, name: str, *, step: int | None, changes: dict[str, Any]) ->
     on_line = Timeline(EventReader(path).poll()).on_line
     info, problems = checkpoints.newest_good(path, lambda c: on_line(c) and (step is None or c.step <= step))
     if info is None:
-        raise RunError(f"There is no good checkpoint at or before step {step}.", where=path, mend="; ".join(problems))
+        raise RunError(
+            f"There is no good checkpoint at or before step {step}.", where=path, mend="; ".join(problems)
+        )
     state = TrainState.from_dict(checkpoints.load_state(info.path))
     config = TrainConfig.from_dict({**record["config"], **state.values, **changes})
     if config.steps <= info.step:
@@ -41,8 +43,12 @@ def fork(path: Path, name: str, *, step: int | None, changes: dict[str, Any]) ->
             where=path,
             mend=f"Fork from an earlier step, or with more: steps={info.step + 100}.",
         )
-    new = {**record, "config": config.to_dict(), "parent": {"run": record["name"], "step": info.step}, "replay": None}
+    new = {
+        **record,
+        "config": config.to_dict(),
+        "parent": {"run": record["name"], "step": info.step},
+        "replay": None,
+    }
     created = create(path.parent, name, new)
     checkpoints.adopt(info, created, values=initial_values(config), bad_steps=0)
     return created
-

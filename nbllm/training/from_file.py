@@ -34,7 +34,9 @@ def start_from_file(path: Path, *, name: str | None = None, folder: Path = Path(
     if data.get("validation", 0.1):
         text, held_out = split(text, data.get("validation", 0.1), seed=data.get("seed", 0))
     lm = _model(sections, text, path)
-    return train(lm, text, validation=held_out, name=name, folder=folder, where="process", **sections["train"])
+    return train(
+        lm, text, validation=held_out, name=name, folder=folder, where="process", **sections["train"]
+    )
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -64,7 +66,11 @@ def _model(sections: dict[str, dict[str, Any]], text: Any, path: Path) -> LM:
     model, tokenizer = dict(sections["model"]), sections["tokenizer"]
     if "path" in model:
         if len(model) > 1 or tokenizer:
-            raise UserError("A model with a path brings its shape and tokenizer along.", where=path, mend="Name only the path.")
+            raise UserError(
+                "A model with a path brings its shape and tokenizer along.",
+                where=path,
+                mend="Name only the path.",
+            )
         return load(model["path"])
     _known(tokenizer, ("vocab_size", "path"), "[tokenizer]", path)
     if "path" in tokenizer:

@@ -67,7 +67,9 @@ class Journal:
             **this_process(),
         )
 
-    def step(self, state: TrainState, *, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
+    def step(
+        self, state: TrainState, *, loss: float, lr: float, grad_norm: float, tokens_per_second: float
+    ) -> None:
         """One step was taken."""
         self.emit(
             "step",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PLACES = ("thread", "process")
 LOG = "process.log"
+HANDOVER_SECONDS = 10.0
 EXIT_SECONDS = 20.0  # how long a kernel that shuts down waits for its runs' last checkpoints
 
 _threads: dict[Path, tuple[threading.Thread, Trainer]] = {}
@@ -41,10 +42,12 @@ class Launcher:
     def start(self, path: Path) -> Run:
         """Start a trainer on the run, where its record says; return a handle at once."""
         run = Run(path, launcher=self)
+        # A trainer that has written its last event may still be about to let go of the run.
+        patience = 0.0 if run.is_live else HANDOVER_SECONDS
         if read_record(path)["where"] == "process":
-            _start_process(path)
+            _start_process(path, patience)
         else:
-            _start_thread(path, self.lm)
+            _start_thread(path, self.lm, patience)
         return run
 
     def resume(self, run: Run) -> Run:
@@ -64,12 +67,14 @@ class Launcher:
         return self.start(fork(run.path, name, step=step, changes=changes))
 
 
-def _start_thread(path: Path, lm: LM | None) -> None:
+def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
     path = path.resolve()
     _forget_ended()
     trainer = Trainer(path, publish_to=lm)
-    trainer.claim()  # here, so that a run that somebody else trains is an error in this cell
-    thread = threading.Thread(target=_train_quietly, args=(trainer,), name=f"nbllm run {path.name}", daemon=True)
+    trainer.claim(patience)  # here, so that a run that somebody else trains is an error in this cell
+    thread = threading.Thread(
+        target=_train_quietly, args=(trainer,), name=f"nbllm run {path.name}", daemon=True
+    )
     _threads[path] = (thread, trainer)
     thread.start()
 
@@ -80,8 +85,8 @@ def _train_quietly(trainer: Trainer) -> None:
         trainer.run()
 
 
-def _start_process(path: Path) -> None:
-    with TrainerLock(path):  # as above; the process takes it again
+def _start_process(path: Path, patience: float) -> None:
+    with TrainerLock(path, patience):  # as above; the process takes it again
         sessions = len(event_files(path))
     with open(path / LOG, "ab") as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
@@ -91,7 +96,9 @@ def _start_process(path: Path) -> None:
             stderr=log,
             start_new_session=True,  # an interrupted or closed kernel does not take it along
         )
-    watch = threading.Thread(target=_watch, args=(process, path, sessions), name=f"watch {path.name}", daemon=True)
+    watch = threading.Thread(
+        target=_watch, args=(process, path, sessions), name=f"watch {path.name}", daemon=True
+    )
     watch.start()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,10 @@ class Optimizer:
         self.masters: dict[str, Tensor] = dict(self.parameters)
         if self.has_masters:
             self.masters = {name: nn.Parameter(master.clone()) for name, master in masters.items()}
-        decayed = [m for m in self.masters.values() if m.ndim >= 2]
+        matrices = [m for m in self.masters.values() if m.ndim >= 2]
         others = [m for m in self.masters.values() if m.ndim < 2]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], eps=eps, fused=True)
+        groups: list[dict[str, Any]] = [{"params": group} for group in (matrices, others) if group]
+        self.adamw = torch.optim.AdamW(groups, eps=eps, weight_decay=0.0, fused=True)
 
     def apply(self, *, lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
         """Set what the next step uses."""
@@ -120,4 +121,6 @@ def check_patterns(names: Iterable[str], patterns: Iterable[str]) -> None:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:4])
-            raise UserError(f"The pattern {pattern!r} matches no parameter.", mend=f"Parameters are: {shown}, ...")
+            raise UserError(
+                f"The pattern {pattern!r} matches no parameter.", mend=f"Parameters are: {shown}, ..."
+            )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from nbllm.core.device import fast_dtype
 from nbllm.core.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -23,7 +22,9 @@ def choose_device(name: str) -> str:
     except RuntimeError as error:
         raise UserError(f"There is no device {name!r}.", mend='Use "auto", "cpu" or "cuda".') from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"Device {name!r} was asked for, but torch sees no GPU here.", mend='Use device="auto".')
+        raise UserError(
+            f"Device {name!r} was asked for, but torch sees no GPU here.", mend='Use device="auto".'
+        )
     return name
 
 
@@ -34,5 +35,7 @@ def choose_precision(name: str, device: str) -> tuple[str, str]:
     if device.startswith("cuda"):
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bfloat16", "the GPU has it") if fast else ("float32", "the GPU has no bfloat16")
+    from nbllm.core.device import fast_dtype
+
     name = str(fast_dtype()).removeprefix("torch.")
     return name, "the faster matrix product, measured here"

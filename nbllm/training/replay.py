@@ -35,7 +35,8 @@ class Replay:
 
     def __repr__(self) -> str:
         verdict = "bit-identical" if self.identical else "NOT identical"
-        return f"{self.run.name}: {verdict} to {self.original.name} at step {self.step} ({self.num_actions} actions taken again)"
+        taken = f"{self.num_actions} actions taken again"
+        return f"{self.run.name}: {verdict} to {self.original.name} at step {self.step} ({taken})"
 
 
 def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
@@ -53,25 +54,37 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
     """
     original = run if isinstance(run, Run) else Run(Path(run))
     if original.state in ("starting", "running", "paused"):
-        raise RunError(f"The run {original.name!r} is still going.", where=original.path, mend="Stop it first: run.stop().")
+        raise RunError(
+            f"The run {original.name!r} is still going.",
+            where=original.path,
+            mend="Stop it first: run.stop().",
+        )
     path, record = original.path, read_record(original.path)
     timeline = Timeline(EventReader(path).poll())
     last, _ = checkpoints.newest_good(path, timeline.on_line)
     saved = checkpoints.checkpoints(path)
     if last is None or last.step == saved[0].step:
-        raise RunError(f"The run {original.name!r} has only its first checkpoint; there is nothing to compare.", where=path)
+        raise RunError(
+            f"The run {original.name!r} has only its first checkpoint; there is nothing to compare.",
+            where=path,
+        )
     script = [
         {"step": a.step, "action": a.action, "args": a.args, "actor": a.actor}
         for a in timeline.effective
         if a.step < last.step
     ]
-    script.append({"step": last.step, "action": "stop", "args": {"reason": "the replay is over"}, "actor": "replay"})
+    script.append(
+        {"step": last.step, "action": "stop", "args": {"reason": "the replay is over"}, "actor": "replay"}
+    )
     new = {**record, "parent": None, "replay": {"of": record["name"], "script": script}}
     created = create(path.parent, f"{original.name}-replay", new)
     checkpoints.adopt(saved[0], created)
     repeated = Launcher().start(created)
     repeated.wait(progress=progress)
     again, _ = checkpoints.newest_good(created)
-    identical = again is not None and again.step == last.step
-    identical = identical and weights_digest(again.path) == weights_digest(last.path)
+    identical = (
+        again is not None
+        and again.step == last.step
+        and weights_digest(again.path) == weights_digest(last.path)
+    )
     return Replay(original, repeated, last.step, len(script) - 1, identical)

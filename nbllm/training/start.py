@@ -135,7 +135,10 @@ def _record(
     return {
         "config": settings.to_dict(),
         "model": lm.config.to_dict(),
-        "data": {"train": _describe(training), "validation": None if held_out is None else _describe(held_out)},
+        "data": {
+            "train": _describe(training),
+            "validation": None if held_out is None else _describe(held_out),
+        },
         "settings": [setting.to_dict() for setting in SETTINGS],
         "choices": {
             "device": device,
@@ -185,4 +188,6 @@ def _first_checkpoint(path: Path, lm: LM, settings: TrainConfig) -> None:
     try:
         checkpoints.save(path, 0, lm.write_files, state.to_dict())
     except OSError as error:
-        raise RunError(f"The first checkpoint could not be written: {error.strerror or error}.", where=path) from error
+        raise RunError(
+            f"The first checkpoint could not be written: {error.strerror or error}.", where=path
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from nbllm.training.settings import SETTINGS
 if TYPE_CHECKING:
     from nbllm.runs.commands import Command
     from nbllm.training.trainer import Trainer
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,11 @@ class Steering:
     """
 
     def __init__(
-        self, trainer: Trainer, *, to_repeat: Sequence[Recorded] = (), script: Sequence[Recorded] | None = None
+        self,
+        trainer: Trainer,
+        *,
+        to_repeat: Sequence[Recorded] = (),
+        script: Sequence[Recorded] | None = None,
     ) -> None:
         self.trainer = trainer
         self.to_repeat = list(to_repeat)
@@ -57,16 +61,16 @@ class Steering:
             self._act(due.action, due.args)
         while self.script and self.script[0].step <= step:
             due = self.script.pop(0)
-            self._record(due.action, due.args, due.actor, lambda due=due: self._act(due.action, due.args))
+            self._record(due.action, due.args, due.actor, functools.partial(self._act, due.action, due.args))
         for command in self.trainer.inbox.take():
             self._obey(command)
         for warning in self.trainer.inbox.drain_warnings():
             self.trainer.emit("warning", text=warning)
 
     def refuse_rest(self, reason: str) -> None:
-        """Answer the commands that came too late."""
+        """Answer the commands that came too late; one that asked for the end has what it asked for."""
         for command in self.trainer.inbox.take():
-            self._answer(command, "refused", reason)
+            self._answer(command, "applied" if command.action == "stop" else "refused", reason)
 
     def _obey(self, command: Command) -> None:
         def act() -> dict[str, Any] | None:
@@ -89,9 +93,9 @@ class Steering:
         try:
             changed = act()
         except UserError as error:
-            outcome, reason = "refused", str(error.what)
+            outcome, reason = "refused", error.what
         else:
-            outcome, reason = "applied", None
+            outcome, reason = "applied", ""
             args = args if changed is None else changed
         self.trainer.emit(
             "action",
@@ -168,7 +172,9 @@ class Steering:
                 raise RefusedError(f"this loop has no setting {name!r}. {nearest(name, declared)}")
             checked[name] = declared[name].check(value)
         if checked.get("steps", self.trainer.state.step) < self.trainer.state.step:
-            raise RefusedError(f"{checked['steps']} steps are fewer than the {self.trainer.state.step} already taken")
+            raise RefusedError(
+                f"{checked['steps']} steps are fewer than the {self.trainer.state.step} already taken"
+            )
         self.trainer.set_values(checked)
         return checked
 

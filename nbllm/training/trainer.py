@@ -58,6 +58,7 @@ class Trainer:
         self.inbox = CommandInbox(path)
         self._lock = TrainerLock(path)
         self._claimed = False
+        self._saved: TrainState | None = None
         self.exit_reason: str | None = None  # set from outside: end at the next step boundary
 
     def run(self) -> None:
@@ -73,13 +74,17 @@ class Trainer:
         finally:
             self._lock.release()
 
-    def claim(self) -> None:
+    def claim(self, patience: float = 0.0) -> None:
         """Make sure that nobody else trains this run; whoever starts a thread calls this first, to hear the error.
+
+        Args:
+            patience: Seconds to wait for another to let go.
 
         Raises:
             RunError: Somebody does.
         """
         if not self._claimed:
+            self._lock.timeout = patience
             self._lock.acquire()
             self._claimed = True
 
@@ -148,13 +153,18 @@ class Trainer:
         """
         if self.validation is None:
             raise RefusedError("this run was given no validation text")
-        self.emit("evaluation", **self.validation.measure(self.lm.model, self._device))
+        measured: dict[str, Any] = self.validation.measure(self.lm.model, self._device)
+        self.emit("evaluation", **measured)
 
-    def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: str) -> None:
+    def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
         """Write a sample that continues `prompt`; its randomness depends on seed and step alone."""
         seed = derive(self.config.seed, "sample", self.state.step, prompt) % 2**31
         text = self.lm.generate(
-            prompt, max_new_tokens=max_new_tokens or self.config.sample_tokens, temperature=0.8, top_p=0.95, seed=seed
+            prompt,
+            max_new_tokens=max_new_tokens or self.config.sample_tokens,
+            temperature=0.8,
+            top_p=0.95,
+            seed=seed,
         )
         self.emit("sample", prompt=prompt, text=str(text), seed=seed, **{"actor": "loop", **asked})
 
@@ -189,7 +199,9 @@ class Trainer:
         timeline = self._timeline()
         newest, problems = checkpoints.newest_good(self.path, timeline.on_line)
         if newest is None:
-            raise RunError("No checkpoint of this run is good.", where=self.path, mend="; ".join(problems) or None)
+            raise RunError(
+                "No checkpoint of this run is good.", where=self.path, mend="; ".join(problems) or None
+            )
         self.lm = load(newest.path)
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.to(self._device)
@@ -206,7 +218,10 @@ class Trainer:
         self.num_actions = timeline.num_actions
         self.steering = Steering(
             self,
-            to_repeat=[Recorded(a.step, a.action, a.args, a.actor) for a in timeline.pending_after(newest.num_actions, newest.step)],
+            to_repeat=[
+                Recorded(a.step, a.action, a.args, a.actor)
+                for a in timeline.pending_after(newest.num_actions, newest.step)
+            ],
             script=self._script(timeline.num_actions),
         )
         self.journal.start(
@@ -245,11 +260,14 @@ class Trainer:
     def _step(self) -> None:
         began = time.perf_counter()
         values, state, optimizer = self.state.values, self.state, self.optimizer
-        position, tokens = state.position, values["accumulation"] * self.config.batch_size * self.config.sequence_length
+        position, tokens = (
+            state.position,
+            values["accumulation"] * self.config.batch_size * self.config.sequence_length,
+        )
         loss = 0.0
         for _ in range(values["accumulation"]):
             part = causal_lm_loss(self.lm.model, *self._batch(position)) / tokens
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             optimizer.gather_gradients()
             loss += float(part.detach())
             position += self.config.batch_size
@@ -270,7 +288,10 @@ class Trainer:
         )
         self.journal.step(self.state, loss=loss, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds)
         if not good:
-            self.emit("warning", text=f"step skipped: loss {loss}, gradient norm {norm} ({self.state.bad_steps} in a row)")
+            self.emit(
+                "warning",
+                text=f"step skipped: loss {loss}, gradient norm {norm} ({self.state.bad_steps} in a row)",
+            )
 
     def _at_intervals(self) -> None:
         def due(interval: int) -> bool:
@@ -292,7 +313,9 @@ class Trainer:
             self._save_or_warn()
         self.publish()
         self.steering.refuse_rest(f"the run has {end}")
-        self.journal.end(step=self.state.step, state=end, reason=reason, digest=weights_digest(self._base.path))
+        self.journal.end(
+            step=self.state.step, state=end, reason=reason, digest=weights_digest(self._base.path)
+        )
 
     def _save_or_warn(self) -> None:
         try:
@@ -318,7 +341,11 @@ class Trainer:
     def _shape(self) -> TrainConfig:
         """The configuration as the schedule sees it: `steps` may have been changed since."""
         steps = self.state.values["steps"]
-        return self.config if steps == self.config.steps else self.config.replace(steps=steps, warmup_steps=self.config.warmup)
+        return (
+            self.config
+            if steps == self.config.steps
+            else self.config.replace(steps=steps, warmup_steps=self.config.warmup)
+        )
 
     def _timeline(self) -> Timeline:
         return Timeline(EventReader(self.path).poll())

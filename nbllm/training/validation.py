@@ -60,7 +60,11 @@ class Validation:
             batch = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
             total += float(causal_lm_loss(model, *batch))
         loss = total / self.count
-        return {"loss": loss, "bits_per_byte": loss / self.bytes_per_token / math.log(2), "tokens": self.count}
+        return {
+            "loss": loss,
+            "bits_per_byte": loss / self.bytes_per_token / math.log(2),
+            "tokens": self.count,
+        }
 
     def _windows(self, starts: list[int]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         inputs = np.zeros((len(starts), self.length), np.int64)

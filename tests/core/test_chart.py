@@ -92,7 +92,13 @@ def test_text_is_escaped_everywhere():
 
 
 def test_marks_stand_at_their_step_and_their_labels_do_not_overlap():
-    marks = [Mark(50, "lr=0.001"), Mark(52, "pause"), Mark(54, "resume"), Mark(56, "stop"), Mark(99, "rewind to 50")]
+    marks = [
+        Mark(50, "lr=0.001"),
+        Mark(52, "pause"),
+        Mark(54, "resume"),
+        Mark(56, "stop"),
+        Mark(99, "rewind to 50"),
+    ]
     drawing = draw(Series("a", range(101), range(101)), marks=marks)
     groups = drawing.findall(f"{SVG}g")
     assert [group.find(f"{SVG}title").text for group in groups] == [
@@ -109,7 +115,7 @@ def test_marks_stand_at_their_step_and_their_labels_do_not_overlap():
             assert left >= 0 and left + width <= 722
     assert len(boxes) >= 4  # only one may be left to its tooltip
     for i, (y, left, right) in enumerate(boxes):
-        assert not any(y == v and left < r and l < right for v, l, r in boxes[i + 1 :])
+        assert not any(y == v and left < end and start < right for v, start, end in boxes[i + 1 :])
 
 
 def test_marks_beyond_the_data_widen_the_axis():
@@ -125,7 +131,9 @@ def test_series_differ_by_more_than_colour():
     assert all(re.fullmatch(r"var\(--nbllm-series-\d, #\w{6}\)", path.get("stroke")) for path in paths)
 
 
-@pytest.mark.parametrize("low, high", [(0, 1), (2.1, 8.7), (-5, 3), (0.00031, 0.00092), (0, 1e7), (99.9, 100.1)])
+@pytest.mark.parametrize(
+    "low, high", [(0, 1), (2.1, 8.7), (-5, 3), (0.00031, 0.00092), (0, 1e7), (99.9, 100.1)]
+)
 @pytest.mark.parametrize("most", [1, 2, 5, 9])
 def test_ticks_are_few_round_and_inside(low, high, most):
     found = ticks(low, high, most)

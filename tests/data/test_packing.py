@@ -10,9 +10,14 @@ import pytest
 from datasets import Dataset
 
 from nbllm.core.errors import DataError
-from nbllm.data import END_OF_TEXT, TokenStore, pack, train_tokenizer
-from nbllm.data import packing as packing_module
-from nbllm.data import token_store as store_module
+from nbllm.data import (
+    END_OF_TEXT,
+    TokenStore,
+    pack,
+    packing as packing_module,
+    token_store as store_module,
+    train_tokenizer,
+)
 
 TEXTS = ["the first document", "", f"a literal {END_OF_TEXT} is text", "Grüße 世界 " * 50]
 

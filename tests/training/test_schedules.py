@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from transformers import get_constant_schedule_with_warmup, get_cosine_with_min_lr_schedule_with_warmup
@@ -42,7 +44,7 @@ def test_wsd_is_stable_and_then_falls_to_the_ratio():
     config = TrainConfig(steps=100, warmup_steps=10, min_lr_ratio=0.2, decay_fraction=0.3, schedule="wsd")
     values = [schedule_factor("wsd", step, config) for step in range(101)]
     assert values[9:71] == [1.0] * 62
-    assert all(a > b for a, b in zip(values[71:], values[72:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values[71:]))
     assert values[100] == pytest.approx(0.2)
     # Halfway through the decay: 1 - sqrt(1/2) of the way above the ratio (arXiv:2405.18392).
     assert values[85] == pytest.approx(0.2 + 0.8 * (1 - 0.5**0.5))

@@ -1,3 +1,2 @@
-from .base import Family as Family
-from .base import WeightRule as WeightRule
+from .base import Family as Family, WeightRule as WeightRule
 from .known import FAMILIES as FAMILIES

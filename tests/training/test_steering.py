@@ -1,0 +1,317 @@
+"""A run in a thread, steered from outside: what is asked happens, at the step recorded."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+import nbllm as nb
+from nbllm.core.errors import DataError, RefusedError, RunError, UserError
+from nbllm.lm import load
+from nbllm.runs.commands import send
+
+
+@pytest.fixture
+def start(lm, store, held_out, config, tmp_path):
+    """Start a run in a thread; whatever happens, it is ended with the test."""
+    started = []
+
+    def start(**changes):
+        run = nb.train(lm, store, validation=held_out, folder=tmp_path, name="run", **{**config, **changes})
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        if run.is_live:
+            run.stop()
+
+
+def weights(lm):
+    return {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+
+
+def test_a_run_returns_at_once_and_leaves_a_trained_model(start, lm, config):
+    before = weights(lm)
+    run = start()
+    assert run.step < config["steps"]
+    run.wait(progress=False)
+    assert run.state == "finished"
+    steps, losses = run.history("loss")
+    assert list(steps) == list(range(1, 13))
+    assert losses[-1] < losses[0]
+    assert [e["step"] for e in run.events("evaluation")] == [6, 12]
+    assert [e["step"] for e in run.events("sample")] == [6, 12]
+    assert [c.step for c in run.checkpoints] == [0, 4, 8, 12]
+    # The person's model has the new weights, the same as the last checkpoint's.
+    stored = load(run.checkpoints[-1].path)
+    for name, weight in weights(lm).items():
+        assert torch.equal(weight, dict(stored.model.named_parameters())[name])
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights(lm).items())
+
+
+def test_two_runs_with_the_same_seed_agree_bit_for_bit(lm, store, config, tmp_path):
+    digests = []
+    for name in ("one", "two"):
+        fresh = nb.LM.new(
+            "llama", tokenizer=lm.tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=32
+        )
+        run = nb.train(fresh, store, folder=tmp_path, name=name, **config).wait(progress=False)
+        digests.append(run.events("end")[-1]["digest"])
+    assert digests[0] == digests[1]
+
+
+def test_pause_holds_within_one_step_and_resume_goes_on(start):
+    run = start(steps=100_000)
+    run.wait(step=3, progress=False)
+    outcome = run.pause()
+    assert run.state == "paused"
+    held = run.step
+    assert held == outcome.step
+    time.sleep(0.2)
+    assert run.step == held
+    assert run.checkpoints[-1].step == held  # a paused run can be left alone: nothing is lost
+    run.resume()
+    run.wait(step=held + 2, progress=False)
+    run.stop()
+    assert run.wait(progress=False).state == "stopped"
+
+
+def test_pause_is_answered_at_the_step_after_it_was_asked(start):
+    run = start(steps=100_000)
+    run.wait(step=3, progress=False)
+    asked = run.step
+    command = send(run.path, "pause")
+    while run.timeline.answer(command.id) is None:
+        time.sleep(0.001)
+    pause = run.timeline.answer(command.id)
+    later = [e["step"] for e in run.events("step") if e["time"] > command.time and e["step"] <= pause.step]
+    assert pause.step >= asked
+    assert len(later) <= 1  # at most the step that was under way
+    assert all(e["step"] <= pause.step for e in run.events("step"))
+
+
+def test_a_setting_acts_from_the_next_step_with_its_actor(start):
+    run = start(steps=100_000, schedule="constant", warmup_steps=0)
+    run.wait(step=3, progress=False)
+    outcome = run.as_actor("agent:tuner").set(lr=5e-4, weight_decay=0.0)
+    run.wait(step=outcome.step + 3, progress=False)
+    run.stop()
+    steps, rates = run.history("lr")
+    assert all(rate == pytest.approx(3e-3) for s, rate in zip(steps, rates, strict=True) if s <= outcome.step)
+    assert all(rate == pytest.approx(5e-4) for s, rate in zip(steps, rates, strict=True) if s > outcome.step)
+    action = next(e for e in run.events("action") if e["action"] == "set")
+    assert (action["actor"], action["outcome"], action["step"]) == ("agent:tuner", "applied", outcome.step)
+
+
+def test_every_declared_setting_can_be_set(start):
+    run = start(steps=100_000)
+    values = {s.name: run.config[s.name] for s in run.settings}
+    assert set(values) == {"lr", "beta1", "beta2", "weight_decay", "clip", "accumulation", "steps"}
+    outcome = run.set(**{**values, "accumulation": 2, "steps": 50_000})
+    run.wait(step=outcome.step + 2, progress=False)
+    run.stop()
+    tokens = dict(zip(*(list(x) for x in run.history("tokens")), strict=True))
+    assert tokens[outcome.step + 2] - tokens[outcome.step + 1] == 2 * 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"lr": -1}, "at least 0"),
+        ({"lr": float("nan")}, "must be a number"),
+        ({"lr": "fast"}, "must be a number"),
+        ({"clip": 0}, "at least"),
+        ({"accumulation": 1.5}, "whole number"),
+        ({"learning_rate": 1e-3}, "no setting"),
+        ({"batch_size": 4}, "no setting"),
+        ({}, "Nothing to set"),
+    ],
+)
+def test_a_request_out_of_range_is_refused_with_the_reason(start, values, reason):
+    run = start(steps=100_000)
+    with pytest.raises(RefusedError, match=reason):
+        run.set(**values)
+
+
+@pytest.mark.parametrize(
+    ("action", "args", "reason"),
+    [
+        ("set", {"lr": 7}, "at most 1"),
+        ("set", {"lr": None}, "must be a number"),
+        ("set", {"seed": 1}, "no setting 'seed'"),
+        ("set", {"steps": 1}, "fewer than"),
+        ("freeze", {"patterns": ["nothing.like.it"]}, "matches no parameter"),
+        ("freeze", {"patterns": ["*"]}, "nothing would be left"),
+        ("freeze", {"patterns": []}, "list of name patterns"),
+        ("unfreeze", {"patterns": ["embedding.*"]}, "not among the frozen"),
+        ("rewind", {"step": -1}, "no good checkpoint"),
+        ("rewind", {"step": "x"}, "cannot take"),
+        ("rewind", {}, "cannot take"),
+        ("resume", {}, "not paused"),
+        ("explode", {}, "no action"),
+        ("sample", {"prompt": 3}, "must be a text"),
+        ("sample", {"__class__": 1}, "cannot take"),
+        ("sample", {"max_new_tokens": -4}, ""),
+    ],
+)
+def test_the_loop_itself_refuses_what_front_ends_let_through(start, action, args, reason):
+    run = start(steps=100_000)
+    run.wait(step=2, progress=False)
+    command = send(run.path, action, args)
+    while (answer := run.timeline.answer(command.id)) is None:
+        assert run.is_live, run.reason
+        time.sleep(0.005)
+    assert answer.outcome == "refused"
+    assert reason in answer.reason
+    run.wait(step=run.step + 1, progress=False)  # and it goes on
+    assert run.is_live
+
+
+def test_frozen_parts_do_not_move(start, lm):
+    run = start(steps=100_000)
+    frozen = run.freeze("embedding.*", "blocks.0.*")
+    run.wait(step=frozen.step + 3, progress=False)
+    thawed = run.unfreeze("blocks.0.*")
+    first = run.checkpoints[-1] if run.checkpoints[-1].step == thawed.step else None
+    run.save()
+    run.wait(step=thawed.step + 3, progress=False)
+    run.stop()
+    assert run.events("action")[0]["args"] == {"patterns": ["embedding.*", "blocks.0.*"]}
+    if frozen.step == 0 and first is None:
+        initial = dict(load(run.checkpoints[0].path).model.named_parameters())
+        final = weights(lm)
+        assert torch.equal(initial["embedding.weight"], final["embedding.weight"])
+        assert not torch.equal(
+            initial["blocks.0.attention.qkv.weight"], final["blocks.0.attention.qkv.weight"]
+        )
+
+
+def test_rewind_restores_everything_and_repeats_exactly(start):
+    run = start(steps=100_000, validation_interval=0, sample_interval=0)
+    run.wait(step=9, progress=False)
+    first = dict(zip(*(list(x) for x in run.history("loss")), strict=True))
+    outcome = run.rewind(4)
+    assert outcome.args["to"] == 4
+    run.wait(step=9, progress=False)
+    run.stop()
+    steps, losses = run.history("loss")
+    assert list(steps) == list(range(1, len(steps) + 1))
+    for step, loss in list(zip(steps, losses, strict=True))[:9]:
+        assert loss == first[step]  # same data, same weights, same optimizer: the same numbers
+
+
+def test_sample_answers_a_prompt(start):
+    run = start(steps=100_000)
+    text = run.sample("The value", max_new_tokens=5)
+    assert isinstance(text, str)
+    event = next(e for e in run.events("sample") if e["prompt"] == "The value")
+    assert (event["text"], event["actor"]) == (text, "person")
+
+
+def test_fork_goes_on_from_a_checkpoint_with_changes(start, tmp_path):
+    run = start().wait(progress=False)
+    fork = run.fork("warmer", step=8, lr=1e-2, steps=14)
+    fork.wait(progress=False)
+    assert fork.parent == {"run": "run", "step": 8}
+    steps, _ = fork.history("loss")
+    assert list(steps) == [9, 10, 11, 12, 13, 14]
+    assert fork.config["lr"] == 1e-2
+    assert fork.checkpoints[0].step == 8
+    with pytest.raises(RunError, match="begins at"):
+        run.fork("late", steps=12)
+    with pytest.raises(UserError, match="no setting 'lrr'"):
+        run.fork("typo", step=8, lrr=1)
+
+
+def test_a_stopped_run_resumes_and_ends_as_if_it_had_never_stopped(
+    start, lm, store, held_out, config, tmp_path
+):
+    whole = start(steps=40).wait(progress=False)
+    lm_again = nb.LM.new(
+        "llama", tokenizer=lm.tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=64, seed=1
+    )
+    part = nb.train(
+        lm_again, store, validation=held_out, folder=tmp_path, name="part", **{**config, "steps": 40}
+    )
+    part.wait(step=7, progress=False)
+    if part.is_live:
+        part.stop()
+        part.wait(progress=False)
+        assert part.state == "stopped"
+        nb.attach(part.path).resume()
+    part.wait(progress=False)
+    assert part.state == "finished"
+    assert part.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
+
+
+def test_replay_of_a_steered_run_is_bit_identical(start):
+    run = start(steps=60)
+    run.wait(step=5, progress=False)
+    run.set(lr=1e-3)
+    run.pause()
+    run.resume()
+    run.wait(step=10, progress=False)
+    run.rewind(4)
+    run.freeze("embedding.*")
+    run.wait(step=20, progress=False)
+    run.set(accumulation=2, clip=0.3)
+    run.unfreeze("embedding.*")
+    run.wait(progress=False)
+    result = nb.replay(run, progress=False)
+    assert result.identical, result
+    assert result.step == 60
+    assert "bit-identical" in repr(result)
+    repeated = [(a.action, a.step) for a in result.run.timeline.state_actions]
+    assert repeated == [(a.action, a.step) for a in run.timeline.effective]
+
+
+def test_a_live_run_cannot_be_replayed(start):
+    run = start(steps=100_000)
+    with pytest.raises(RunError, match="still going"):
+        nb.replay(run)
+
+
+def test_a_second_trainer_is_refused_with_the_name_of_the_first(start):
+    run = start(steps=100_000)
+    with pytest.raises(RunError, match="being trained by process"):
+        run.launcher.start(run.path)
+    assert run.is_live
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stepz": 3}, "Did you mean 'steps'"),
+        ({"steps": 0}, "greater than 0"),
+        ({"schedule": "linear"}, "must be one of"),
+        ({"precision": "float16"}, "must be one of"),
+        ({"sequence_length": 65}, "64 positions"),
+        ({"device": "cuda:7"}, "no GPU"),
+        ({"device": "tpu?"}, "no device"),
+        ({"where": "cloud"}, "'thread' or 'process'"),
+        ({"beta2": 1.0}, "between 0 and"),
+        ({"sample_prompts": "one"}, "list"),
+    ],
+)
+def test_a_bad_setting_is_refused_before_anything_is_made(lm, store, config, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        nb.train(lm, store, folder=tmp_path / "runs", **{**config, **changes})
+    assert not (tmp_path / "runs").exists()
+
+
+def test_text_too_short_is_refused(lm, tokenizer, texts, config, tmp_path):
+    short = nb.data.pack(
+        texts.select([0]).map(lambda row: {"text": "short"}), tokenizer, folder=tmp_path / "c"
+    )
+    with pytest.raises(DataError, match="too few"):
+        nb.train(lm, short, folder=tmp_path, **config)
+
+
+def test_tokens_of_another_vocabulary_are_refused(lm, texts, config, tmp_path):
+    other = nb.data.train_tokenizer(texts, vocab_size=400)
+    store = nb.data.pack(texts, other, folder=tmp_path / "c")
+    with pytest.raises(DataError, match="vocabulary of 400"):
+        nb.train(lm, store, folder=tmp_path, **config)
