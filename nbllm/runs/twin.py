@@ -177,7 +177,10 @@ def _sample(timeline: Timeline) -> str:
         _short(str(event.get("prompt", "")), MOST_TEXT),
         _short(str(event.get("text", "")), MOST_TEXT),
     )
-    asked = f", asked by {event['actor']}" if event.get("actor") else ""
+    actor = str(event.get("actor", ""))
+    asked = (
+        f", asked by {actor}" if actor.startswith(("person", "rule:", "agent:")) else ""
+    )  # else by the loop itself
     return (
         f"<h3>Newest sample, step {event['step']:,}{escape(asked)}</h3>"
         f"<pre><b>{escape(prompt)}</b>{escape(text)}</pre>"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nbllm.core.errors import RunError
 from nbllm.core.quantities import duration
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 PERIOD = 0.1  # seconds between looks
 LINE_PERIOD = 0.5  # seconds between lines
 WIDTH = 100
+MIN_STEPS = 5  # for an estimate of the time left
+SEEN_STEPS = 200
 
 
 def wait_for(run: Run, step: int | None, timeout: float | None, progress: bool) -> None:
@@ -107,14 +112,16 @@ def progress_text(run: Run, state: str) -> str:
 
 
 def seconds_left(run: Run) -> float | None:
-    """Estimate the seconds to the end from the newest hundred steps; `None` when there are too few."""
+    """Estimate the seconds to the end, measurements and checkpoints included; `None` when there is too little to see.
+
+    Goes by the clock over the newest steps, with pauses cut down to size and a clock that went back left out.
+    """
     points = run.timeline.steps
-    seconds = points.columns.get("seconds")
-    if run.steps is None or seconds is None or len(points.steps) < 3:
+    moments = points.columns.get("time")
+    if run.steps is None or moments is None or len(points.steps) < MIN_STEPS:
         return None
-    back = min(100, len(points.steps) - 1)
-    took = seconds[-1] - seconds[-1 - back]
-    num_steps = points.steps[-1] - points.steps[-1 - back]
-    if not took > 0 or num_steps <= 0:
-        return None
-    return max(0, run.steps - run.step) * took / num_steps
+    recent = np.array(moments[-1 - SEEN_STEPS :])
+    took = np.maximum(np.diff(recent), 0.0)
+    took = np.minimum(took, 20 * np.median(took))
+    per_step = float(took.sum()) / (points.steps[-1] - points.steps[-len(recent)])
+    return max(0, run.steps - run.step) * per_step if math.isfinite(per_step) and per_step > 0 else None

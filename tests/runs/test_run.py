@@ -196,7 +196,7 @@ def test_interrupting_a_wait_leaves_the_run_going(run, monkeypatch, capsys):
     monkeypatch.setattr(waiting, "time", type("Time", (), {"sleep": interrupt, "monotonic": time.monotonic}))
     assert run.wait() is run
     printed = capsys.readouterr().out
-    assert re.search(r"tour: step \d+ of 500, loss [\d.]+, 1,000 tokens/s, about \d+ s left", printed)
+    assert re.search(r"tour: step \d+ of 500, loss [\d.]+, 1,000 tokens/s, about [\d.]+ s left", printed)
     assert "Stopped waiting; tour goes on. nb.attach(" in printed
     assert run.state == "running"
 
@@ -306,3 +306,27 @@ def test_another_run_of_the_same_name_is_seen_as_another(path):
     assert run.step == 29
     assert run.history()[1].tolist() == [2.0] * 29
     assert run.steps == 7
+
+
+def test_the_time_left_goes_by_the_clock_but_not_by_pauses(path):
+    def steps(first, last, moment, period):
+        return [
+            {"time": moment + (s - first) * period, "kind": "step", "step": s, "seconds": 0.1}
+            for s in range(first, last)
+        ]
+
+    import json
+
+    def left(events):
+        (path / "events" / "trainer-0001.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+        return waiting.seconds_left(Run(path))
+
+    even = steps(1, 101, 1000.0, 2.0)
+    assert left(even[:3]) is None
+    assert left(even) == pytest.approx(800)  # 400 of 500 steps are to come, of 2 s
+    paused = even[:50] + steps(51, 101, 50_000.0, 2.0)
+    assert 800 < left(paused) < 1000
+    clock_went_back = even[:50] + steps(51, 101, 500.0, 2.0)
+    assert 700 < left(clock_went_back) < 801
+    assert left(steps(1, 600, 0.0, 1.0)) == 0
+    assert left(steps(1, 101, 0.0, 0.0)) is None
