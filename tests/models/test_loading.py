@@ -247,9 +247,9 @@ def test_configurations_as_published_are_taken(make_model, tmp_path):
         "initializer_range": 0.04, "intermediate_size": 128, "is_llama_config": True, "mlp_bias": False,
         "max_position_embeddings": 32, "model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2,
         "num_key_value_heads": 2, "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
-        "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
-        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "transformers_version": "4.42.3",
-        "use_cache": True, "vocab_size": 97,
+        "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16", "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+        "transformers_version": "4.42.3", "use_cache": True, "vocab_size": 97,
     }  # fmt: skip
     for published in (gpt2, smollm2):
         save_model(make_model(published["model_type"]), tmp_path)
