@@ -1,0 +1,55 @@
+"""Every notebook, executed whole in a kernel of its own, without a network."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from nbllm.core.errors import UserError
+from nbllm.notebook import execute, notebooks_folder
+
+NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_executes(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    executed = execute(path, tmp_path, say=print)
+    content = nbformat.read(executed, as_version=4)
+    assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_notebook_is_committed_without_output(path):
+    content = nbformat.read(path, as_version=4)
+    nbformat.validate(content)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+
+
+def write(path, *sources):
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A heading")]
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_failing_cell_is_named_and_what_came_before_is_kept(tmp_path):
+    path = write(tmp_path / "bad.ipynb", "print('kept')", "1 / 0", "print('never')")
+    lines = []
+    with pytest.raises(UserError, match="ZeroDivisionError: division by zero"):
+        execute(path, tmp_path / "out", say=lines.append)
+    content = nbformat.read(tmp_path / "out" / "bad.ipynb", as_version=4)
+    assert content.cells[1].outputs[0].text == "kept\n"
+    assert [line for line in lines if "[ 2/3]" in line and "A heading" in line]
+
+
+def test_a_cell_that_hangs_is_ended(tmp_path):
+    path = write(tmp_path / "slow.ipynb", "import time; time.sleep(60)")
+    with pytest.raises(UserError, match="longer than 3 s"):
+        execute(path, tmp_path / "out", cell_timeout=3)

@@ -1,0 +1,182 @@
+"""The command line, as a person types it: output, errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nbllm.cli import main
+
+SMALL = """
+[data]
+source = "{source}"
+validation = 0.2
+[tokenizer]
+vocab_size = 300
+[model]
+family = "gpt2"
+num_layers = 1
+hidden_size = 16
+num_heads = 2
+max_positions = 32
+[train]
+steps = {steps}
+batch_size = 2
+sequence_length = 16
+num_threads = 1
+sample_interval = 0
+validation_interval = 5
+precision = "float32"
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Write a configuration file; everything happens in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Line {n} of a text about {n * n}." for n in range(400)))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for n in range(10):
+        (folder / f"{n}.txt").write_text(" ".join(f"word{n * i % 97}" for i in range(200)))
+
+    def write(steps=10, **replace):
+        text = SMALL.format(steps=steps, source="texts")
+        for old, new in replace.items():
+            text = text.replace(old, new)
+        path = tmp_path / "small.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_train_show_list_steer(config, capsys):
+    assert main(["train", str(config()), "--name", "first"]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert main(["runs"]) == 0
+    assert "first" in capsys.readouterr().out
+    assert main(["runs", "list", "--folder", "runs"]) == 0
+    assert "first" in capsys.readouterr().out
+    assert main(["runs", "show", "first"]) == 0
+    assert "step 10 of 10" in capsys.readouterr().out
+    assert main(["runs", "steer", "first", "pause"]) == 1
+    assert "has finished" in capsys.readouterr().err
+
+
+def test_a_detached_run_is_steered_from_the_command_line(config, capsys):
+    assert main(["train", str(config(steps=1_000_000)), "--name", "far", "--detach"]) == 0
+    deadline = time.monotonic() + 120
+    while main(["runs", "steer", "far", "set", "lr=1e-4", "clip=0.5"]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert "lr=0.0001, clip=0.5 applied at step" in capsys.readouterr().out
+    steps = [
+        ["pause"],
+        ["resume"],
+        ["save"],
+        ["evaluate"],
+        ["freeze", "embedding.*"],
+        ["unfreeze", "embedding.*"],
+    ]
+    for words in steps:
+        assert main(["runs", "steer", "far", *words, "--actor", "agent:test"]) == 0
+        assert "applied" in capsys.readouterr().out
+    assert main(["runs", "steer", "far", "sample", "word1 word2"]) == 0
+    assert main(["runs", "steer", "far", "set", "lr=7"]) == 1
+    assert "at most 1" in capsys.readouterr().err
+    assert main(["runs", "steer", "far", "stop"]) == 0
+    from nbllm.runs.run import Run
+
+    run = Run("runs/far")
+    run.wait(timeout=60, progress=False)
+    assert run.state == "stopped"
+    assert {e["actor"] for e in run.events("action") if e["action"] == "freeze"} == {"agent:test"}
+
+
+@pytest.mark.parametrize(
+    ("replace", "message"),
+    [
+        ({"[train]": "[trian]"}, "Did you mean 'train'"),
+        ({"hidden_size": "hiden_size"}, "Did you mean 'hidden_size'"),
+        ({"validation =": "validaton ="}, "Did you mean 'validation'"),
+        ({"batch_size": "batchsize"}, "Did you mean 'batch_size'"),
+        ({"[data]": "[data"}, "not TOML"),
+        ({"texts": "nowhere.txt"}, "nowhere.txt"),
+        ({"vocab_size = 300": "vocab_size = 10"}, "at least"),
+        ({'"gpt2"': '"gpt9"'}, "gpt9"),
+        ({"num_heads = 2": "num_heads = 3"}, "num_heads"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_said(config, capsys, replace, message):
+    assert main(["train", str(config(**replace))]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_other_errors_are_said_without_a_traceback(config, capsys, tmp_path):
+    assert main(["train", "absent.toml"]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert main(["runs", "show", "absent"]) == 1
+    assert "no run here" in capsys.readouterr().err
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert main(["tour", "--folder", str(tmp_path / "full")]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert main(["lab", "99-nothing.ipynb"]) == 1
+    assert "00-tour.ipynb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs", "steer", "x", "explode"],
+        ["runs", "steer", "x", "set"],
+        ["runs", "steer", "x", "set", "lr"],
+        ["runs", "steer", "x", "rewind", "far"],
+        ["runs", "steer", "x", "pause", "now"],
+    ],
+)
+def test_steering_that_makes_no_sense(config, words, capsys):
+    assert main(["train", str(config(steps=1)), "--name", "x"]) == 0
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "mend:" in capsys.readouterr().err
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for words in ([], ["fly"], ["train"], ["runs", "steer", "x"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["lab", "--help"], ["tour", "--help"], ["train", "--help"], ["runs", "--help"],
+     ["runs", "steer", "--help"], ["runs", "list", "--help"], ["doctor", "--help"]],
+)  # fmt: skip
+def test_help_has_examples(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    assert "example" in capsys.readouterr().out
+
+
+def test_the_installed_command_and_the_module_answer():
+    out = subprocess.run(
+        [sys.executable, "-m", "nbllm", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "usage: nbllm" in out.stdout
+
+
+def test_doctor_prints_what_this_machine_has(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "GFLOP/s" in out
+    assert "GB/s" in out
