@@ -16,24 +16,27 @@ from nbllm.training.state import TrainState
 
 
 def fork(path: Path, name: str, *, step: int | None, changes: dict[str, Any]) -> Path:
-    """Create a run beside `path` that goes on from its newest good checkpoint at or before `step`.
+    """Create a run beside `path` that goes on from one of its checkpoints.
 
     Args:
         path: The parent's directory.
         name: The new run's name.
-        step: Where to branch off; `None` is the newest checkpoint.
+        step: The checkpoint's step; `None` is the newest.
         changes: Settings of `TrainConfig` that differ from the parent's as they were at that step.
 
     Raises:
-        RunError: No good checkpoint is there, or the name is taken.
+        RunError: There is no good checkpoint of that step on the run's live line; those there are, are named.
         UserError: A setting is unknown or out of range, or the run would have no step left.
     """
     record = read_record(path)
     on_line = Timeline(EventReader(path).poll()).on_line
-    info, problems = checkpoints.newest_good(path, lambda c: on_line(c) and (step is None or c.step <= step))
+    info, problems = checkpoints.newest_good(path, lambda c: on_line(c) and step in (None, c.step))
     if info is None:
+        there = sorted({c.step for c in checkpoints.checkpoints(path) if on_line(c)})
         raise RunError(
-            f"There is no good checkpoint at or before step {step}.", where=path, mend="; ".join(problems)
+            "; ".join(problems) or f"There is no checkpoint at step {step} to fork from.",
+            where=path,
+            mend=f"There are: {', '.join(map(str, there)) or 'none'}.",
         )
     state = TrainState.from_dict(checkpoints.load_state(info.path))
     config = TrainConfig.from_dict({**record["config"], **state.values, **changes})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RunError
+from nbllm.runs.commands import discard
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
@@ -58,6 +59,7 @@ class Launcher:
                 where=run.path,
                 mend="Fork it with more: run.fork('longer', steps=...).",
             )
+        discard(run.path)  # what was asked of a trainer that died is not for the next one
         return self.start(run.path)
 
     def fork(self, run: Run, name: str, step: int | None, changes: dict[str, Any]) -> Run:

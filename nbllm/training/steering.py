@@ -55,10 +55,8 @@ class Steering:
 
     def at_boundary(self) -> None:
         """Take the actions due at this step, then the commands that have come in."""
+        self.repeat_due()
         step = self.trainer.state.step
-        while self.to_repeat and self.to_repeat[0].step <= step:
-            due = self.to_repeat.pop(0)
-            self._act(due.action, due.args)
         while self.script and self.script[0].step <= step:
             due = self.script.pop(0)
             self._record(due.action, due.args, due.actor, functools.partial(self._act, due.action, due.args))
@@ -66,6 +64,12 @@ class Steering:
             self._obey(command)
         for warning in self.trainer.inbox.drain_warnings():
             self.trainer.emit("warning", text=warning)
+
+    def repeat_due(self) -> None:
+        """Take the actions again that were recorded at this step before the run was cut off."""
+        while self.to_repeat and self.to_repeat[0].step <= self.trainer.state.step:
+            due = self.to_repeat.pop(0)
+            self._act(due.action, due.args)
 
     def refuse_rest(self, reason: str) -> None:
         """Answer the commands that came too late; one that asked for the end has what it asked for."""
@@ -135,7 +139,7 @@ class Steering:
             "set": self._set,
             "freeze": self._freeze,
             "unfreeze": self._unfreeze,
-            "rewind": self.trainer.rewind,
+            "rewind": self._rewind,
         }
         if action not in actions:
             raise RefusedError(f"this loop has no action {action!r}. {nearest(action, actions)}")
@@ -177,6 +181,11 @@ class Steering:
             )
         self.trainer.set_values(checked)
         return checked
+
+    def _rewind(self, step: int) -> dict[str, Any]:
+        applied = self.trainer.rewind(step)
+        self.to_repeat.clear()  # what was still to come is undone too
+        return applied
 
     def _freeze(self, patterns: Sequence[str]) -> None:
         self._check_patterns(patterns)

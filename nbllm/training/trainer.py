@@ -16,7 +16,7 @@ from nbllm.data.loader import BatchSource
 from nbllm.lm import load
 from nbllm.objectives.causal_lm import causal_lm_loss
 from nbllm.runs import checkpoint as checkpoints
-from nbllm.runs.commands import CommandInbox, discard
+from nbllm.runs.commands import CommandInbox
 from nbllm.runs.events import EventReader
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.store import read_record
@@ -89,7 +89,6 @@ class Trainer:
             self._claimed = True
 
     def _run(self) -> None:
-        discard(self.path)  # what was asked of a trainer that died is not for this one
         try:
             self._start()
             end, reason = self._loop()
@@ -126,6 +125,7 @@ class Trainer:
         Raises:
             RefusedError: The weights are not finite, or the disk did not take them.
         """
+        self.steering.repeat_due()  # a checkpoint holds what was recorded up to its step
         if self._saved == self.state:
             return
         if not weights_are_finite(self.optimizer.masters):
