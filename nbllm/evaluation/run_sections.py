@@ -50,11 +50,9 @@ def training_metrics(run: Run) -> list[Metric]:
     metrics = [Metric(name="training steps", value=run.step, note=_of(run))]
     tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
     if tokens is not None and seconds is not None:
-        metrics.append(
-            Metric(
-                name="training time", value=round(seconds / 60, 1), unit="min", note=f"{int(tokens):,} tokens"
-            )
-        )
+        value, unit = (round(seconds / 60, 1), "min") if seconds >= 60 else (round(seconds, 1), "s")
+        note = f"{int(tokens):,} tokens"
+        metrics.append(Metric(name="training time", value=value, unit=unit, note=note))
     return metrics
 
 
