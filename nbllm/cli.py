@@ -205,8 +205,9 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    run = _open(options)
-    print(run.summary())
+    from nbllm.runs.text import details
+
+    print(details(_open(options)))
 
 
 def _steer(options: argparse.Namespace) -> None:

@@ -42,6 +42,7 @@ class Launcher:
 
     def start(self, path: Path) -> Run:
         """Start a trainer on the run, where its record says; return a handle at once."""
+        path = path.resolve()  # the working directory may change while the run goes on
         run = Run(path, launcher=self)
         # A trainer that has written its last event may still be about to let go of the run.
         patience = 0.0 if run.is_live else HANDOVER_SECONDS
@@ -70,7 +71,6 @@ class Launcher:
 
 
 def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
-    path = path.resolve()
     _forget_ended()
     trainer = Trainer(path, publish_to=lm)
     trainer.claim(patience)  # here, so that a run that somebody else trains is an error in this cell

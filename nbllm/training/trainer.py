@@ -13,6 +13,7 @@ from torch import Tensor
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import BatchSource
+from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import load
 from nbllm.objectives.causal_lm import causal_lm_loss
 from nbllm.runs import checkpoint as checkpoints
@@ -159,12 +160,19 @@ class Trainer:
     def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
         """Write a sample that continues `prompt`; its randomness depends on seed and step alone."""
         seed = derive(self.config.seed, "sample", self.state.step, prompt) % 2**31
-        text = self.lm.generate(
-            prompt,
+        sampling = SamplingConfig(
             max_new_tokens=max_new_tokens or self.config.sample_tokens,
             temperature=0.8,
             top_p=0.95,
             seed=seed,
+            overflow="slide",
+        )
+        text = generate(
+            self.lm.model,
+            self.lm.tokenizer,
+            prompt,
+            config=sampling,
+            should_stop=lambda: self.exit_reason is not None,
         )
         self.emit("sample", prompt=prompt, text=str(text), seed=seed, **{"actor": "loop", **asked})
 
@@ -183,12 +191,16 @@ class Trainer:
         self._restore(target)
         return {"to": target.step, "keep": target.num_actions, "asked": step}
 
-    def publish(self) -> None:
-        """Give the new weights to the model that the person holds."""
-        if self.publish_to is not None:
-            with self.publish_to.lock, torch.no_grad():
+    def publish(self, *, wait: bool = False) -> None:
+        """Give the new weights to the model that the person holds; while it is in use, skip that, or `wait`."""
+        if self.publish_to is None or not self.publish_to.lock.acquire(blocking=wait):
+            return
+        try:
+            with torch.no_grad():
                 for name, parameter in self.publish_to.model.named_parameters():
                     parameter.copy_(self.optimizer.masters[name])
+        finally:
+            self.publish_to.lock.release()
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -311,7 +323,7 @@ class Trainer:
     def _finish(self, end: str, reason: str | None) -> None:
         if end != "failed":
             self._save_or_warn()
-        self.publish()
+        self.publish(wait=True)
         self.steering.refuse_rest(f"the run has {end}")
         self.journal.end(
             step=self.state.step, state=end, reason=reason, digest=weights_digest(self._base.path)

@@ -1,0 +1,43 @@
+"""A run in plain text, for the terminal: what the static twin shows in a cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nbllm.core.html import visible
+from nbllm.core.quantities import moment, size
+from nbllm.runs.steering import words
+from nbllm.runs.waiting import progress_text
+
+if TYPE_CHECKING:
+    from nbllm.runs.run import Run
+
+NEWEST = 10  # actions, warnings and checkpoints shown
+
+
+def details(run: Run) -> str:
+    """Return state, progress, newest sample, actions, warnings and checkpoints of a run, a line each.
+
+    Control characters of samples, prompts and names are made visible: a terminal would obey them.
+    """
+    timeline = run.timeline
+    lines = [progress_text(run, run.state), f"  folder   {run.path}"]
+    if run.reason:
+        lines.append(f"  reason   {run.reason}")
+    if run.parent:
+        lines.append(f"  parent   {run.parent.get('run')} at step {run.parent.get('step')}")
+    if timeline.samples:
+        sample = timeline.samples[-1]
+        text = f"{sample.get('prompt', '')}{sample.get('text', '')}"
+        lines.append(f"  sample   step {sample['step']:,}: {text!r}")
+    for action in timeline.actions[-NEWEST:]:
+        said = f": {action.reason}" if action.reason else ""
+        lines.append(
+            f"  action   step {action.step:,}: {words(action.action, action.args)} {action.outcome} ({action.actor}){said}"
+        )
+    lines += [f"  warning  step {w['step']:,}: {w.get('text', '')}" for w in timeline.warnings[-NEWEST:]]
+    lines += [
+        f"  saved    step {c.step:,}: {c.name}, {size(c.bytes)}, {moment(c.time)}"
+        for c in run.checkpoints[-NEWEST:]
+    ]
+    return "\n".join(visible(line) for line in lines)
