@@ -32,9 +32,8 @@ def details(run: Run) -> str:
         lines.append(f"  sample   step {sample['step']:,}: {text!r}")
     for action in timeline.actions[-NEWEST:]:
         said = f": {action.reason}" if action.reason else ""
-        lines.append(
-            f"  action   step {action.step:,}: {words(action.action, action.args)} {action.outcome} ({action.actor}){said}"
-        )
+        done = f"{words(action.action, action.args)} {action.outcome} ({action.actor})"
+        lines.append(f"  action   step {action.step:,}: {done}{said}")
     lines += [f"  warning  step {w['step']:,}: {w.get('text', '')}" for w in timeline.warnings[-NEWEST:]]
     lines += [
         f"  saved    step {c.step:,}: {c.name}, {size(c.bytes)}, {moment(c.time)}"
