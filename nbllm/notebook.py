@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import sysconfig
 import time
@@ -66,10 +65,9 @@ def execute(
     began = time.monotonic()
 
     def starting(cell: Any, cell_index: int) -> None:
-        heading = _heading(content.cells, cell_index)
-        say(
-            f"[{code_cells.index(cell_index) + 1:>2}/{len(code_cells)}] {time.monotonic() - began:5.0f} s  {heading}"
-        )
+        if cell_index in code_cells:
+            number = f"[{code_cells.index(cell_index) + 1:>2}/{len(code_cells)}]"
+            say(f"{number} {time.monotonic() - began:5.0f} s  {_heading(content.cells, cell_index)}")
 
     def done(cell: Any, cell_index: int, **_: Any) -> None:
         nbformat.write(content, target)
@@ -101,14 +99,6 @@ def execute(
     return target
 
 
-def copy_for_editing(name: str, folder: Path) -> Path:
-    """Copy a notebook into `folder` unless one of that name is there, and return its path."""
-    target = folder / name
-    if not target.exists():
-        shutil.copyfile(notebooks_folder() / name, target)
-    return target
-
-
 def _heading(cells: list[Any], index: int) -> str:
     """Return the nearest heading above a cell."""
     for cell in reversed(cells[:index]):
@@ -128,7 +118,7 @@ def _this_python() -> type:
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
             return KernelSpec(argv=command, display_name="Python 3", language="python")
 
     return ThisPython
