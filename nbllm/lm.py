@@ -197,20 +197,18 @@ class LM:
         )
 
     def _repr_html_(self) -> str:
-        from nbllm.core.html import escape, table
+        from nbllm.core.html import escape, fragment, table
         from nbllm.models.summary import summarize
 
         rows = [
-            (row.part, row.what, row.shape, f"{row.parameters:,}", _memory(row.num_bytes))
+            (row.part, row.what, row.shape, row.parameters, row.num_bytes / 1e6)
             for row in summarize(self.model)
         ]
         weight = self.model.embedding.weight
         total = sum(parameter.nbytes for parameter in self.model.parameters())
-        rows.append(
-            ("total", f"{weight.dtype} on {weight.device}", "", f"{self.num_parameters:,}", _memory(total))
-        )
-        header = ("part", "what", "matrices", "parameters", "memory")
-        return f"<p><strong>{escape(repr(self))}</strong></p>{table(rows, header)}"
+        rows.append(("total", f"{weight.dtype} on {weight.device}", "", self.num_parameters, total / 1e6))
+        header = ("part", "what", "matrices", "parameters", "memory (MB)")
+        return fragment(f"<p><strong>{escape(repr(self))}</strong></p>{table(rows, header)}")
 
 
 def load(
@@ -285,7 +283,3 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f}{unit}"
     return str(number)
-
-
-def _memory(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:,.2f} MB"

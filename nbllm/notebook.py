@@ -77,6 +77,7 @@ def execute(
         timeout=cell_timeout,
         kernel_name="python3",
         kernel_manager_class=_this_python(),
+        coalesce_streams=True,  # a line rewritten in place is kept as it last was
         resources={"metadata": {"path": str(folder)}},
         on_cell_start=starting,
         on_cell_executed=done,
@@ -118,7 +119,14 @@ def _this_python() -> type:
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
+            command = [
+                sys.executable,
+                "-m",
+                "ipykernel_launcher",
+                "-f",
+                "{connection_file}",
+                "--log-level=ERROR",
+            ]
             return KernelSpec(argv=command, display_name="Python 3", language="python")
 
     return ThisPython

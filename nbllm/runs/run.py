@@ -15,7 +15,7 @@ from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import check_actor
 from nbllm.runs.events import Event, EventReader, is_count
 from nbllm.runs.log import RunLog
-from nbllm.runs.settings import Setting, check_settings, declared_settings
+from nbllm.runs.settings import Setting, Settings, check_settings, declared_settings
 from nbllm.runs.state import LIVE, judge
 from nbllm.runs.steering import WAIT, Outcome, ask, start_again
 from nbllm.runs.timeline import Timeline
@@ -121,9 +121,13 @@ class Run:
         return value if isinstance(value, dict) else None
 
     @property
-    def settings(self) -> list[Setting]:
-        """What `set` can change while the run goes on."""
-        return declared_settings(self.record)
+    def settings(self) -> Settings:
+        """What `set` can change while the run goes on, and what it is now."""
+        values = dict(self.config)
+        for action in self.timeline.effective:
+            if action.action == "set":
+                values.update(action.args)
+        return Settings(declared_settings(self.record), values)
 
     @property
     def checkpoints(self) -> list[CheckpointInfo]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 from nbllm.core.config import Config, check_choice
 from nbllm.core.errors import RefusedError, nearest
 from nbllm.runs.events import is_number
 
+_HEADER = ("setting", "now", "range", "meaning")
 KINDS = ("float", "int", "patterns")
 MAX_PATTERNS = 1000
 
@@ -93,6 +94,48 @@ class Setting(Config):
             if not isinstance(pattern, str) or not pattern.strip() or len(pattern) > 1000:
                 raise RefusedError(f"{self.name} needs names of model parts, not {_short(pattern)}.")
         return list(values)
+
+
+class Settings(Sequence[Setting]):
+    """What can be changed while a run goes on, and what it is now; shown as a table.
+
+    Args:
+        declared: The settings.
+        values: Their values, as far as known.
+    """
+
+    def __init__(self, declared: Iterable[Setting], values: Mapping[str, Any]) -> None:
+        self._declared = list(declared)
+        self.values = {s.name: values[s.name] for s in self._declared if s.name in values}
+
+    @overload
+    def __getitem__(self, key: int) -> Setting: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[Setting]: ...
+    def __getitem__(self, key: int | slice) -> Setting | Sequence[Setting]:
+        return self._declared[key]
+
+    def __len__(self) -> int:
+        return len(self._declared)
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return (name, value now with its unit, range, meaning) of each."""
+        return [
+            (s.name, f"{self.values.get(s.name, '?')} {s.unit}".strip(), s.range_text, s.help) for s in self
+        ]
+
+    def __repr__(self) -> str:
+        rows = [_HEADER, *self.rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+    def _repr_html_(self) -> str:
+        from nbllm.core.html import fragment, table
+
+        return fragment(table(self.rows(), _HEADER))
 
 
 def check_settings(declared: Iterable[Setting], values: Mapping[str, Any]) -> dict[str, Any]:

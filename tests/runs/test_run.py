@@ -267,7 +267,7 @@ def test_a_record_may_hold_anything(path):
     record |= {"steps": "many", "config": [1], "settings": 7, "parent": "x", "created": "yesterday"}
     (path / "run.json").write_text(json.dumps(record))
     run = Run(path)
-    assert (run.steps, run.config, run.settings, run.parent) == (None, {}, [], None)
+    assert (run.steps, run.config, list(run.settings), run.parent) == (None, {}, [], None)
     assert run.state == "lost"  # it never began
     assert "tour" in repr(run)
     assert "tour" in run._repr_html_()

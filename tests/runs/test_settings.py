@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbllm.core.errors import RefusedError, UserError
-from nbllm.runs.settings import Setting, check_settings, declared_settings
+from nbllm.runs.settings import Setting, Settings, check_settings, declared_settings
 
 LR = Setting(name="lr", low=0, low_open=True, high=1, unit="", help="Learning rate.")
 ACCUMULATION = Setting(name="accumulation", kind="int", low=1, high=64)
@@ -99,3 +99,28 @@ def test_the_record_round_trip_and_what_a_hostile_record_holds():
 def test_an_unknown_kind_is_refused():
     with pytest.raises(UserError, match="kind is 'colour'"):
         Setting(name="x", kind="colour")
+
+
+def test_the_table_shows_the_value_now_and_the_range():
+    declared = [
+        Setting(name="lr", low=0, high=1, help="Peak <rate>."),
+        Setting(name="steps", kind="int", unit="steps"),
+    ]
+    shown = Settings(declared, {"lr": 0.001, "other": 3})
+    assert list(shown) == declared
+    assert shown.values == {"lr": 0.001}
+    assert repr(shown).splitlines()[1].split() == [
+        "lr",
+        "0.001",
+        "at",
+        "least",
+        "0",
+        "and",
+        "at",
+        "most",
+        "1",
+        "Peak",
+        "<rate>.",
+    ]
+    assert "? steps" in repr(shown)
+    assert "&lt;rate&gt;" in shown._repr_html_()
