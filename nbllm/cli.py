@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        print(f"nbllm: {error.strerror}: {error.filename}", file=sys.stderr)
+        return EXIT_ERROR
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
         return 0
@@ -187,14 +190,13 @@ def _train(options: argparse.Namespace) -> None:
     print(f"{run.path}: started", flush=True)
     if options.detach:
         return
-    try:
-        run.wait()
-    except KeyboardInterrupt:
-        if run.state in ("starting", "running", "paused"):
-            print("\nstopping at the next step, with a checkpoint ...", flush=True)
-            run.stop()
+    run.wait()
+    if run.is_live:  # the wait was interrupted
+        print("Stopping at the next step, with a checkpoint ...", flush=True)
+        run.stop()
+        run.wait(progress=False)
         print(f"Take it up again with: nbllm runs steer {run.name} resume --folder {options.folder}")
-        raise
+        raise KeyboardInterrupt
     print(run)
 
 
@@ -232,20 +234,26 @@ def _steer(options: argparse.Namespace) -> None:
         _expect(
             bool(values) and "=" not in values[0], action, "a name, then settings, such as warmer lr=2e-3"
         )
-        outcome = run.fork(values[0], **_assignments(values[1:]))
+        changes = _assignments(values[1:])
+        _expect("name" not in changes, action, "its name first, without name=")
+        outcome = run.fork(values[0], **changes)
     else:
         from nbllm.core.errors import nearest
 
         known = (*simple, "sample", "set", "freeze", "unfreeze", "rewind", "fork")
         raise UserError(f"There is no action {action!r}.", mend=nearest(action, known))
     print(outcome)
+    if getattr(outcome, "outcome", "applied") == "pending":
+        raise UserError("The run has not answered yet.", mend="nbllm runs show says what became of it.")
 
 
 def _open(options: argparse.Namespace, actor: str = "person") -> Any:
     from nbllm.training.start import attach
 
     inside = options.folder / options.run
-    return attach(inside if (inside / "run.json").exists() else options.run, actor=actor)
+    # What is resumed or forked from here must outlive this command.
+    path = inside if (inside / "run.json").exists() else options.run
+    return attach(path, actor=actor, where="process")
 
 
 def _expect(met: bool, action: str, wanted: str) -> None:

@@ -52,11 +52,12 @@ def execute(
         The path of the executed notebook.
 
     Raises:
-        UserError: A cell failed; the message has its number, its first line and the error.
+        UserError: A cell failed (the message has its number, its first line and the error) or took too long, or
+            the kernel died.
     """
     import nbformat
     from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / notebook.name
@@ -86,7 +87,7 @@ def execute(
         client.execute()
     except CellExecutionError as error:
         raise UserError(
-            f"A cell of {notebook.name} failed: {error.ename}: {error.evalue}",
+            f"Cell {_failed(content, code_cells)} of {notebook.name} failed: {error.ename}: {error.evalue}",
             where=target,
             mend="Open the executed notebook to see the cell and its traceback.",
         ) from error
@@ -94,10 +95,25 @@ def execute(
         raise UserError(
             f"A cell of {notebook.name} took longer than {cell_timeout} s.", where=target
         ) from error
+    except DeadKernelError as error:
+        raise UserError(
+            f"The kernel died while it executed {notebook.name}.",
+            where=target,
+            mend="Mostly the memory was not enough: nbllm doctor says how much there is.",
+        ) from error
     finally:
         nbformat.write(content, target)
     say(f"        {time.monotonic() - began:5.0f} s  done")
     return target
+
+
+def _failed(content: Any, code_cells: list[int]) -> str:
+    """Return "3 (`1 / 0`)" for the cell whose output is an error."""
+    for number, index in enumerate(code_cells, start=1):
+        cell = content.cells[index]
+        if any(output.output_type == "error" for output in cell.outputs):
+            return f"{number} (`{cell.source.strip().splitlines()[0]}`)"
+    return "?"
 
 
 def _heading(cells: list[Any], index: int) -> str:

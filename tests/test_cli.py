@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -96,6 +97,51 @@ def test_a_detached_run_is_steered_from_the_command_line(config, capsys):
     assert {e["actor"] for e in run.events("action") if e["action"] == "freeze"} == {"agent:test"}
 
 
+def test_what_is_resumed_from_the_command_line_outlives_the_command(config, capsys, monkeypatch):
+    """Also a run that was started in a thread of a kernel: this process ends in a moment."""
+    import nbllm as nb
+
+    text = nb.data.load("texts")
+    tokenizer = nb.data.train_tokenizer(text, vocab_size=300)
+    lm = nb.LM.new("gpt2", tokenizer=tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=32)
+    small = {
+        "steps": 1_000_000,
+        "batch_size": 2,
+        "sequence_length": 16,
+        "num_threads": 1,
+        "sample_interval": 0,
+    }
+    run = nb.train(lm, text, name="mine", precision="float32", **small)
+    run.stop()
+    run.wait(progress=False)
+    steer = [sys.executable, "-m", "nbllm", "runs", "steer", "mine"]
+    subprocess.run([*steer, "resume"], check=True, capture_output=True)
+    step = run.step
+    run.wait(step=step + 20, timeout=60, progress=False)
+    assert run.step > step
+    assert run.events("start")[-1]["where"] == "process"
+    assert main(["runs", "steer", "mine", "stop"]) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_ctrl_c_stops_the_run_with_a_checkpoint_and_says_how_to_go_on(config, tmp_path):
+    command = [sys.executable, "-m", "nbllm", "train", str(config(steps=1_000_000)), "--name", "cut"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    from nbllm.runs.run import Run
+
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "runs" / "cut" / "run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    run = Run(tmp_path / "runs" / "cut")
+    run.wait(step=3, timeout=120, progress=False)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "nbllm runs steer cut resume" in out
+    assert run.state == "stopped"
+    assert run.checkpoints[-1].step == run.step
+
+
 @pytest.mark.parametrize(
     ("replace", "message"),
     [
@@ -103,6 +149,7 @@ def test_a_detached_run_is_steered_from_the_command_line(config, capsys):
         ({"hidden_size": "hiden_size"}, "Did you mean 'hidden_size'"),
         ({"validation =": "validaton ="}, "Did you mean 'validation'"),
         ({"batch_size": "batchsize"}, "Did you mean 'batch_size'"),
+        ({"steps = 10": "steps = 10\nwhere = 'thread'"}, "has no 'where'"),
         ({"[data]": "[data"}, "not TOML"),
         ({"texts": "nowhere.txt"}, "nowhere.txt"),
         ({"vocab_size = 300": "vocab_size = 10"}, "at least"),

@@ -69,7 +69,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 def sync_file(path: Path) -> None:
     """Ask the system to put a file's content on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what may be written; folders can only be read.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

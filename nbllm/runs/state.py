@@ -31,11 +31,11 @@ def judge(session: Session, folder: Path, record: Mapping[str, Any], grew: float
         record: Its record.
         grew: Seconds since this reader last saw new events, by its own clock; `None` when it saw none.
     """
-    if session.start is None:
-        return "starting" if _may_start(folder, record) else "lost"
-    if session.end is not None:
+    if session.end is not None:  # also of a session that failed before it had begun
         ended = session.end.get("state")
         return ended if ended in ("finished", "stopped", "failed") else "failed"
+    if session.start is None:
+        return "starting" if _may_start(folder, record) else "lost"
     alive = is_alive(session.start)
     if alive is None:
         alive = _heard_of(session, folder, grew)

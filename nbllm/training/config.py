@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
 
-from nbllm.core.config import Config, check_choice, check_positive
+from nbllm.core.config import Config, check_choice, check_plain_types, check_positive
 from nbllm.core.errors import UserError
 from nbllm.training.schedules import schedules
+
+_HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class TrainConfig(Config):
         device: "cpu", "cuda", "cuda:1", ..., or "auto": the GPU where there is one.
         num_threads: CPU threads; `None` is what torch has chosen. Recorded, since sums depend on it.
         validation_interval: Steps between measurements on held-out text; 0 for the end only.
-        validation_tokens: At most so many held-out tokens are measured.
+        validation_tokens: About so many held-out tokens are measured, spread over the text.
         sample_interval: Steps between samples; 0 for none.
         sample_prompts: What the samples continue.
         sample_tokens: Length of a sample.
@@ -70,6 +74,15 @@ class TrainConfig(Config):
     keep_checkpoints: int = 20
     max_bad_steps: int = 5
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; unknown names, other types and values out of range are refused.
+
+        Raises:
+            UserError: As said.
+        """
+        return super().from_dict(check_plain_types(cls, values))
+
     def __post_init__(self) -> None:
         """Check every range."""
         check_positive(self, "steps", "batch_size", "sequence_length", "accumulation", "eps", "clip")
@@ -77,21 +90,26 @@ class TrainConfig(Config):
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
         check_choice(self, "schedule", tuple(schedules))
         for name in ("lr", "weight_decay", "warmup_steps", "validation_interval", "sample_interval"):
-            self._check_range(name, 0, float("inf"))
-        self._check_range("checkpoint_interval", 0, float("inf"))
+            self._check_range(name, 0, _HUGE)
+        self._check_range("checkpoint_interval", 0, _HUGE)
+        self._check_range("lr", 0, 1)
+        self._check_range("clip", 0, 1e6)
+        self._check_range("num_threads", 1, 4096)
         for name in ("min_lr_ratio", "decay_fraction"):
             self._check_range(name, 0, 1)
         for name in ("beta1", "beta2"):
             self._check_range(name, 0, 0.999999)
         prompts: object = self.sample_prompts
-        if isinstance(prompts, str):
-            raise UserError("sample_prompts is one string; it must be a list of them.", where="TrainConfig")
+        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in self.sample_prompts):
+            raise UserError("sample_prompts must be a list of texts.", where="TrainConfig")
         object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
 
     def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
         if value is not None and not low <= value <= high:
-            raise UserError(f"{name} must be between {low} and {high}, not {value!r}.", where="TrainConfig")
+            raise UserError(
+                f"{name} must be between {low:g} and {high:g}, not {value!r}.", where="TrainConfig"
+            )
 
     @property
     def warmup(self) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from nbllm.objectives.causal_lm import HiddenAndHead, causal_lm_loss
 
+NOTHING = "nothing that could be found again"
+
 
 def weights_are_finite(weights: Mapping[str, Tensor]) -> bool:
     """Return whether every number in every tensor is finite."""
@@ -55,4 +57,4 @@ def first_bad_module(model: nn.Module, inputs: Tensor, targets: Tensor) -> str:
         gradient, parameter.grad = parameter.grad, None
         if gradient is not None and not torch.isfinite(gradient).all():
             return f"the gradient of {name}"
-    return "nothing that could be found again"
+    return NOTHING

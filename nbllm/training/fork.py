@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nbllm.core.errors import RunError
+from nbllm.core.errors import RunError, UserError
+from nbllm.models.config import ModelConfig
 from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import EventReader
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline
+from nbllm.training.choices import DECISIVE, check_fits, make_choices
 from nbllm.training.config import TrainConfig
 from nbllm.training.settings import initial_values
 from nbllm.training.state import TrainState
+from nbllm.training.validation import open_store
+
+ITS_OWN = ("created", "host", "parent", "replay")  # what a run's record does not inherit
 
 
-def fork(path: Path, name: str, *, step: int | None, changes: dict[str, Any]) -> Path:
+def fork(
+    path: Path, name: str, *, step: int | None, changes: Mapping[str, Any], actor: str, where: str | None
+) -> Path:
     """Create a run beside `path` that goes on from one of its checkpoints.
 
     Args:
@@ -23,12 +34,70 @@ def fork(path: Path, name: str, *, step: int | None, changes: dict[str, Any]) ->
         name: The new run's name.
         step: The checkpoint's step; `None` is the newest.
         changes: Settings of `TrainConfig` that differ from the parent's as they were at that step.
+        actor: Who forks.
+        where: Where the fork executes; `None` is where the parent did.
 
     Raises:
         RunError: There is no good checkpoint of that step on the run's live line; those there are, are named.
         UserError: A setting is unknown or out of range, or the run would have no step left.
     """
     record = read_record(path)
+    info = _branching_point(path, step)
+    state = TrainState.read(info.path)
+    old = TrainConfig.from_dict(record["config"])
+    # Warm-up lies behind: more steps must not stretch it over the branching point.
+    config = TrainConfig.from_dict(
+        {**record["config"], "warmup_steps": old.warmup, **state.values, **changes}
+    )
+    if config.steps <= info.step:
+        raise UserError(
+            f"The fork would end at step {config.steps}, but it begins at {info.step}.",
+            where=path,
+            mend=f"Fork from an earlier step, or with more: steps={info.step + 100}.",
+        )
+    shape, data = ModelConfig.from_dict(record["model"]), record["data"]
+    held_out = None if data["validation"] is None else open_store(data["validation"])
+    check_fits(config, shape, open_store(data["train"]), held_out)
+    new = inherited(record, config=config.to_dict(), where=where or record["where"])
+    new["parent"] = {"run": record["name"], "step": info.step, "actor": actor}
+    if DECISIVE & changes.keys():
+        new["choices"] = make_choices(config, shape)
+    created = create(path.parent, name, new)
+    with first_checkpoint(created):
+        checkpoints.adopt(info, created, values=initial_values(config), bad_steps=0)
+    return created
+
+
+def inherited(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return what a run made from another one takes over of its record."""
+    return {key: value for key, value in record.items() if key not in ITS_OWN} | {
+        "parent": None,
+        "replay": None,
+        **changes,
+    }
+
+
+@contextlib.contextmanager
+def first_checkpoint(path: Path) -> Iterator[None]:
+    """While the first checkpoint of a new run is written: if that fails, the run's folder goes with it.
+
+    Raises:
+        RunError: The disk did not take it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(path, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise RunError(
+                f"The first checkpoint could not be written: {error.strerror or error}.",
+                where=path,
+                mend="Free some disk space, or choose another folder.",
+            ) from error
+        raise
+
+
+def _branching_point(path: Path, step: int | None) -> CheckpointInfo:
     on_line = Timeline(EventReader(path).poll()).on_line
     info, problems = checkpoints.newest_good(path, lambda c: on_line(c) and step in (None, c.step))
     if info is None:
@@ -38,20 +107,4 @@ def fork(path: Path, name: str, *, step: int | None, changes: dict[str, Any]) ->
             where=path,
             mend=f"There are: {', '.join(map(str, there)) or 'none'}.",
         )
-    state = TrainState.from_dict(checkpoints.load_state(info.path))
-    config = TrainConfig.from_dict({**record["config"], **state.values, **changes})
-    if config.steps <= info.step:
-        raise RunError(
-            f"The fork would end at step {config.steps}, but it begins at {info.step}.",
-            where=path,
-            mend=f"Fork from an earlier step, or with more: steps={info.step + 100}.",
-        )
-    new = {
-        **record,
-        "config": config.to_dict(),
-        "parent": {"run": record["name"], "step": info.step},
-        "replay": None,
-    }
-    created = create(path.parent, name, new)
-    checkpoints.adopt(info, created, values=initial_values(config), bad_steps=0)
-    return created
+    return info

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -17,7 +17,7 @@ from nbllm.runs.events import EventWriter
 from nbllm.runs.process import this_process
 
 if TYPE_CHECKING:
-    from nbllm.training.state import TrainState
+    from nbllm.training.step import StepResult
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -32,15 +32,18 @@ class Journal:
         self._complained = False
         self._last_step = 0
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
+        """Begin a session.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
         self.writer = EventWriter(self.path, "trainer")
         self._heart = threading.Thread(target=self._beat, name=f"heartbeat of {self.path.name}", daemon=True)
         self._heart.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the session."""
         self._stopped.set()
         self._heart.join()
         self.flush()
@@ -55,7 +58,7 @@ class Journal:
         """Write what was kept; return whether everything is on the disk now."""
         return self._try(self.writer.flush)
 
-    def start(self, *, step: int, checkpoint: str, choices: dict[str, Any], where: str) -> None:
+    def start(self, *, step: int, where: str, checkpoint: str, choices: dict[str, Any]) -> None:
         """A trainer took the run up at `step`."""
         self.emit(
             "start",
@@ -67,20 +70,18 @@ class Journal:
             **this_process(),
         )
 
-    def step(
-        self, state: TrainState, *, loss: float, lr: float, grad_norm: float, tokens_per_second: float
-    ) -> None:
+    def step(self, result: StepResult) -> None:
         """One step was taken."""
         self.emit(
             "step",
-            step=state.step,
-            loss=loss,
-            lr=lr,
-            grad_norm=grad_norm,
-            tokens=state.tokens,
-            tokens_per_second=tokens_per_second,
+            step=result.state.step,
+            loss=result.loss,
+            lr=result.lr,
+            grad_norm=result.grad_norm,
+            tokens=result.state.tokens,
+            tokens_per_second=result.tokens_per_second,
             memory=self._process.memory_info().rss,
-            seconds=state.seconds,
+            seconds=result.state.seconds,
         )
 
     def end(self, *, step: int, state: str, reason: str | None, digest: str | None) -> None:
@@ -88,9 +89,9 @@ class Journal:
         self.emit("end", step=step, state=state, reason=reason, digest=digest)
 
     def fail(self, error: BaseException, *, step: int) -> None:
-        """The run ended by an error."""
-        where = traceback.extract_tb(error.__traceback__)
-        place = f" (in {where[-1].name}, {Path(where[-1].filename).name}:{where[-1].lineno})" if where else ""
+        """The run ended by an error, perhaps before it began."""
+        trace = traceback.extract_tb(error.__traceback__)
+        place = f" (in {trace[-1].name}, {Path(trace[-1].filename).name}:{trace[-1].lineno})" if trace else ""
         reason = f"{type(error).__name__}: {error}{place}"
         self.emit("end", step=step, state="failed", reason=reason, digest=None)
 
@@ -102,9 +103,10 @@ class Journal:
         try:
             write()
         except RunError as error:
-            if not self._complained:  # the events cannot say it, so the terminal must
-                sys.stderr.write(f"{error}\nThe run waits.\n")
-            self._complained = True
+            if not self._complained:  # the events cannot say it, so the terminal must; a log may be as full
+                self._complained = True
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stderr.write(f"{error}\nThe run waits.\n")
             return False
         self._complained = False
         return True

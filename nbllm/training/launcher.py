@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import read_record
+from nbllm.training.fork import fork
 from nbllm.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -34,19 +36,25 @@ class Launcher:
     """Starts, resumes and forks runs; a `Run` handle holds one, since `runs` knows nothing of training.
 
     Args:
-        lm: The model in this kernel that a thread's run gives its weights to, or `None`.
+        lm: The model in this kernel that a thread's run gives its weights to, or `None`. A fork leaves it alone.
+        where: "thread" or "process"; `None` is where the run's record says.
     """
 
-    def __init__(self, lm: LM | None = None) -> None:
+    def __init__(self, lm: LM | None = None, where: str | None = None) -> None:
         self.lm = lm
+        self.where = where
 
     def start(self, path: Path) -> Run:
-        """Start a trainer on the run, where its record says; return a handle at once."""
+        """Start a trainer on the run and return a handle at once.
+
+        Raises:
+            RunError: Somebody trains it already, or its folder cannot be written.
+        """
         path = path.resolve()  # the working directory may change while the run goes on
         run = Run(path, launcher=self)
         # A trainer that has written its last event may still be about to let go of the run.
         patience = 0.0 if run.is_live else HANDOVER_SECONDS
-        if read_record(path)["where"] == "process":
+        if (self.where or read_record(path)["where"]) == "process":
             _start_process(path, patience)
         else:
             _start_thread(path, self.lm, patience)
@@ -54,29 +62,21 @@ class Launcher:
 
     def resume(self, run: Run) -> Run:
         """Take a run that is not live up again from its newest good checkpoint."""
-        if run.state == "finished":
-            raise RunError(
-                f"The run {run.name!r} has taken all its steps.",
-                where=run.path,
-                mend="Fork it with more: run.fork('longer', steps=...).",
-            )
-        discard(run.path)  # what was asked of a trainer that died is not for the next one
         return self.start(run.path)
 
-    def fork(self, run: Run, name: str, step: int | None, changes: dict[str, Any]) -> Run:
-        """Start a new run from a checkpoint of another."""
-        from nbllm.training.fork import fork
-
-        return self.start(fork(run.path, name, step=step, changes=changes))
+    def fork(self, run: Run, name: str, step: int | None, changes: Mapping[str, Any]) -> Run:
+        """Start a new run from a checkpoint of another; `nb.load(fork.path)` opens its model."""
+        path = fork(run.path, name, step=step, changes=changes, actor=run.actor, where=self.where)
+        return Launcher().start(path)
 
 
 def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
     _forget_ended()
-    trainer = Trainer(path, publish_to=lm)
+    trainer = Trainer(path, where="thread", publish_to=lm)
     trainer.claim(patience)  # here, so that a run that somebody else trains is an error in this cell
-    thread = threading.Thread(
-        target=_train_quietly, args=(trainer,), name=f"nbllm run {path.name}", daemon=True
-    )
+    _discard_old_commands(path)
+    name = f"nbllm run {path.name}"
+    thread = threading.Thread(target=_train_quietly, args=(trainer,), name=name, daemon=True)
     _threads[path] = (thread, trainer)
     thread.start()
 
@@ -89,6 +89,7 @@ def _train_quietly(trainer: Trainer) -> None:
 
 def _start_process(path: Path, patience: float) -> None:
     with TrainerLock(path, patience):  # as above; the process takes it again
+        _discard_old_commands(path)
         sessions = len(event_files(path))
     with open(path / LOG, "ab") as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
@@ -96,12 +97,19 @@ def _start_process(path: Path, patience: float) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # an interrupted or closed kernel does not take it along
+            start_new_session=True,  # an interrupted or closed kernel does not take it along,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # nor does it on Windows
         )
     watch = threading.Thread(
         target=_watch, args=(process, path, sessions), name=f"watch {path.name}", daemon=True
     )
     watch.start()
+
+
+def _discard_old_commands(path: Path) -> None:
+    """Under the lock: what was asked of a trainer that died is not for the next one."""
+    if event_files(path):
+        discard(path)
 
 
 def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from nbllm.core.errors import RunError
 from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import EventReader
 from nbllm.runs.run import Run
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline
+from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
 from nbllm.training.state import weights_digest
 
@@ -50,10 +53,11 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
         progress: Print a line of progress.
 
     Raises:
-        RunError: The run is still going, or has no second checkpoint to compare with.
+        RunError: The run is still going, or has no second checkpoint to compare with; or the wait was interrupted,
+            and the replay goes on.
     """
     original = run if isinstance(run, Run) else Run(Path(run))
-    if original.state in ("starting", "running", "paused"):
+    if original.is_live:
         raise RunError(
             f"The run {original.name!r} is still going.",
             where=original.path,
@@ -61,30 +65,43 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
         )
     path, record = original.path, read_record(original.path)
     timeline = Timeline(EventReader(path).poll())
-    last, _ = checkpoints.newest_good(path, timeline.on_line)
-    saved = checkpoints.checkpoints(path)
-    if last is None or last.step == saved[0].step:
-        raise RunError(
-            f"The run {original.name!r} has only its first checkpoint; there is nothing to compare.",
-            where=path,
-        )
-    script = [
+    first, last = _ends(path, timeline)
+    script: list[dict[str, Any]] = [
         {"step": a.step, "action": a.action, "args": a.args, "actor": a.actor}
-        for a in timeline.effective
+        for a in timeline.pending_after(first.num_actions, first.step)
         if a.step < last.step
     ]
-    script.append(
-        {"step": last.step, "action": "stop", "args": {"reason": "the replay is over"}, "actor": "replay"}
-    )
-    new = {**record, "parent": None, "replay": {"of": record["name"], "script": script}}
+    end = {
+        "step": last.step,
+        "action": "stop",
+        "args": {"reason": "the replay is over"},
+        "actor": "rule:replay",
+    }
+    new = inherited(record, replay={"of": record["name"], "script": [*script, end]})
     created = create(path.parent, f"{original.name}-replay", new)
-    checkpoints.adopt(saved[0], created)
+    with first_checkpoint(created):
+        checkpoints.adopt(first, created)
     repeated = Launcher().start(created)
     repeated.wait(progress=progress)
     again, _ = checkpoints.newest_good(created)
-    identical = (
-        again is not None
-        and again.step == last.step
-        and weights_digest(again.path) == weights_digest(last.path)
-    )
-    return Replay(original, repeated, last.step, len(script) - 1, identical)
+    if repeated.is_live or again is None or again.step != last.step:
+        raise RunError(
+            f"The replay has not reached step {last.step}, where the weights are compared; it is {repeated.state}.",
+            where=created,
+            mend="Let it end and compare the `digest` of both runs' last `end` event, or replay again.",
+        )
+    identical = weights_digest(again.path) == weights_digest(last.path)
+    return Replay(original, repeated, last.step, len(script), identical)
+
+
+def _ends(path: Path, timeline: Timeline) -> tuple[CheckpointInfo, CheckpointInfo]:
+    """Return the first and the newest good checkpoint of the live line."""
+    on_line = [c for c in checkpoints.checkpoints(path) if timeline.on_line(c)]
+    last, problems = checkpoints.newest_good(path, timeline.on_line)
+    if last is None or last.step == min(c.step for c in on_line):
+        raise RunError(
+            f"The run {path.name!r} has no second good checkpoint, so there is nothing to compare.",
+            where=path,
+            mend="; ".join(problems) or None,
+        )
+    return min(on_line, key=lambda c: (c.step, c.sequence)), last

@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import DataError, RunError, UserError
+from nbllm.core.errors import DataError, UserError
 from nbllm.data.token_store import TokenStore
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
+from nbllm.training.choices import check_fits, make_choices
 from nbllm.training.config import TrainConfig
+from nbllm.training.fork import first_checkpoint
 from nbllm.training.launcher import PLACES, Launcher
 from nbllm.training.settings import SETTINGS, initial_values
+from nbllm.training.state import TrainState
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset, DatasetDict
 
     from nbllm.lm import LM
@@ -53,24 +55,26 @@ def train(
     settings = TrainConfig.from_dict(config)
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
-    _check_fits(lm, settings)
     training, held_out = _stores(lm, data, validation)
-    _check_long_enough(training, settings)
+    check_fits(settings, lm.config, training, held_out)
     path = create(
         Path(folder),
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
         _record(lm, settings, training, held_out, where),
     )
-    _first_checkpoint(path, lm, settings)
+    state = TrainState(values=initial_values(settings))
+    with first_checkpoint(path):
+        checkpoints.save(path, 0, lm.write_files, state.to_dict())
     return Launcher(lm).start(path)
 
 
-def attach(path: str | Path, *, actor: str = "person") -> Run:
+def attach(path: str | Path, *, actor: str = "person", where: str | None = None) -> Run:
     """Open any run, live or ended, of this kernel or another.
 
     Args:
         path: The run's directory, or its name in `runs/`.
         actor: Who acts through this handle: "person", "rule:<name>" or "agent:<name>".
+        where: Where `resume` and `fork` of this handle execute; `None` is where the run did.
 
     Raises:
         RunError: There is no run.
@@ -78,60 +82,37 @@ def attach(path: str | Path, *, actor: str = "person") -> Run:
     place = Path(path)
     if not (place / "run.json").exists() and (Path("runs") / place / "run.json").exists():
         place = Path("runs") / place
-    return Run(place, actor=actor, launcher=Launcher())
-
-
-def _check_fits(lm: LM, settings: TrainConfig) -> None:
-    longest = lm.config.max_positions
-    if settings.sequence_length > longest:
-        raise UserError(
-            f"sequence_length is {settings.sequence_length}, but the model has {longest} positions.",
-            mend=f"Use sequence_length={longest} or less, or a model with more max_positions.",
-        )
-
-
-def _check_long_enough(store: TokenStore, settings: TrainConfig) -> None:
-    if len(store.tokens) <= settings.sequence_length:
-        raise DataError(
-            f"The text has {len(store.tokens)} tokens, too few for one sequence of {settings.sequence_length}.",
-            where=store.path,
-            mend="Give more text, or a shorter sequence_length.",
-        )
+    return Run(place, actor=actor, launcher=Launcher(where=where))
 
 
 def _stores(lm: LM, data: Any, validation: Any) -> tuple[TokenStore, TokenStore | None]:
+    parts: tuple[Any, ...] = (data,)
     if isinstance(data, tuple):
-        data, validation = data
+        parts = data
     elif isinstance(data, Mapping):
-        validation = data.get("validation") if validation is None else validation
-        data = data["train"]
-    return _store(lm, data), None if validation is None else _store(lm, validation)
+        if "train" not in data:
+            raise DataError(f"There is no split 'train' among {', '.join(map(repr, data))}.")
+        parts = (data["train"], data["validation"]) if "validation" in data else (data["train"],)
+    if len(parts) > 2:
+        raise DataError(f"data holds {len(parts)} parts; it must be (training, validation).")
+    if len(parts) == 2:
+        if validation is not None:
+            raise DataError("Held-out text is given twice: in data, and as validation.")
+        validation = parts[1]
+    return _store(lm, parts[0]), None if validation is None else _store(lm, validation)
 
 
 def _store(lm: LM, data: Any) -> TokenStore:
     from nbllm.data.packing import pack
 
-    store = data if isinstance(data, TokenStore) else pack(data, lm.tokenizer)
-    if store.vocab_size > lm.config.vocab_size:
-        raise DataError(
-            f"The tokens come from a vocabulary of {store.vocab_size}, the model has {lm.config.vocab_size}.",
-            where=store.path,
-            mend="Pack the text with the model's own tokenizer.",
-        )
-    return store
+    return data if isinstance(data, TokenStore) else pack(data, lm.tokenizer)
 
 
 def _record(
     lm: LM, settings: TrainConfig, training: TokenStore, held_out: TokenStore | None, where: str
 ) -> dict[str, Any]:
-    import torch
-
     from nbllm.core.device import machine_facts, versions
-    from nbllm.training.precision import DTYPES, choose_device, choose_precision
 
-    device = choose_device(settings.device)
-    precision, why = choose_precision(settings.precision, device)
-    attention = _attention(lm, settings, device, DTYPES[precision])
     return {
         "config": settings.to_dict(),
         "model": lm.config.to_dict(),
@@ -140,13 +121,7 @@ def _record(
             "validation": None if held_out is None else _describe(held_out),
         },
         "settings": [setting.to_dict() for setting in SETTINGS],
-        "choices": {
-            "device": device,
-            "precision": precision,
-            "precision_because": why,
-            "attention": attention,
-            "num_threads": settings.num_threads or torch.get_num_threads(),
-        },
+        "choices": make_choices(settings, lm.config),
         "where": where,
         "parent": None,
         "replay": None,
@@ -163,31 +138,3 @@ def _describe(store: TokenStore) -> dict[str, Any]:
         "num_tokens": store.num_tokens,
         "num_bytes": store.num_bytes,
     }
-
-
-def _attention(lm: LM, settings: TrainConfig, device: str, dtype: torch.dtype) -> str:
-    """Measure which attention backend trains these shapes fastest."""
-    import torch
-
-    from nbllm.nn.attention_backends import choose
-
-    shape = lm.config
-    query, key = (
-        torch.zeros(
-            settings.batch_size, heads, settings.sequence_length, shape.head_dim, dtype=dtype, device=device
-        ).requires_grad_()
-        for heads in (shape.num_heads, shape.num_kv_heads)
-    )
-    return choose(query, key, causal=True, mask=None)
-
-
-def _first_checkpoint(path: Path, lm: LM, settings: TrainConfig) -> None:
-    from nbllm.training.state import TrainState
-
-    state = TrainState(values=initial_values(settings))
-    try:
-        checkpoints.save(path, 0, lm.write_files, state.to_dict())
-    except OSError as error:
-        raise RunError(
-            f"The first checkpoint could not be written: {error.strerror or error}.", where=path
-        ) from error

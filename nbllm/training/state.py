@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from nbllm.core.config import Config
+from nbllm.runs.checkpoint import load_state
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -32,7 +33,6 @@ class TrainState(Config):
         bad_steps: Steps in a row that were skipped, their loss or gradient not finite.
         values: The settings as they are now.
         frozen: Name patterns of the frozen parameters.
-        num_actions: How many state actions the run had recorded; `runs.timeline` needs it in every checkpoint.
     """
 
     step: int = 0
@@ -42,7 +42,16 @@ class TrainState(Config):
     bad_steps: int = 0
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     frozen: tuple[str, ...] = ()
-    num_actions: int = 0
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Self:
+        """Read the state that a checkpoint was saved with; the run's own entries are left out.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        stored = load_state(checkpoint)
+        return cls.from_dict({name: value for name, value in stored.items() if name != "num_actions"})
 
     def __post_init__(self) -> None:
         """JSON has lists only."""

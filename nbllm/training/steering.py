@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RefusedError, UserError, nearest
+from nbllm.runs.settings import Setting
 from nbllm.runs.timeline import STATE_ACTIONS
 from nbllm.training.optim import check_patterns
 from nbllm.training.settings import SETTINGS
@@ -15,6 +17,8 @@ from nbllm.training.settings import SETTINGS
 if TYPE_CHECKING:
     from nbllm.runs.commands import Command
     from nbllm.training.trainer import Trainer
+
+SIDE_ACTIONS = ("sample", "evaluate", "save")  # that these go wrong, out of memory say, does not end a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +102,10 @@ class Steering:
             changed = act()
         except UserError as error:
             outcome, reason = "refused", error.what
+        except Exception as error:
+            if action not in SIDE_ACTIONS:
+                raise
+            outcome, reason = "refused", f"{type(error).__name__}: {error}"
         else:
             outcome, reason = "applied", ""
             args = args if changed is None else changed
@@ -144,15 +152,16 @@ class Steering:
         if action not in actions:
             raise RefusedError(f"this loop has no action {action!r}. {nearest(action, actions)}")
         try:
-            return actions[action](**args)
+            inspect.signature(actions[action]).bind(**args)
         except TypeError as error:  # a front end sent arguments that the action does not take
             raise RefusedError(f"{action} cannot take {args!r}: {error}") from error
+        return actions[action](**args)
 
     def _pause(self) -> None:
         if self.paused:
             raise RefusedError("the run is paused already")
-        self.trainer.save()
-        self.paused = True
+        self.paused = True  # first: a person wants to hold the run just when it cannot be saved
+        self.trainer.save_or_warn()
 
     def _resume(self) -> None:
         if not self.paused:
@@ -183,6 +192,7 @@ class Steering:
         return checked
 
     def _rewind(self, step: int) -> dict[str, Any]:
+        step = Setting(name="step", kind="int", low=0).check(step)
         applied = self.trainer.rewind(step)
         self.to_repeat.clear()  # what was still to come is undone too
         return applied

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import BatchSource
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import load
-from nbllm.objectives.causal_lm import causal_lm_loss
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.events import EventReader
@@ -23,13 +20,13 @@ from nbllm.runs.lock import TrainerLock
 from nbllm.runs.store import read_record
 from nbllm.runs.timeline import Timeline
 from nbllm.training.config import TrainConfig
-from nbllm.training.diagnosis import first_bad_module, weights_are_finite
+from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.journal import Journal
 from nbllm.training.optim import Optimizer
 from nbllm.training.precision import DTYPES
-from nbllm.training.schedules import schedule_factor
 from nbllm.training.state import TrainState, read_model, weights_digest, write_model
 from nbllm.training.steering import Recorded, Steering
+from nbllm.training.step import Stepper
 from nbllm.training.validation import Validation, open_store
 
 if TYPE_CHECKING:
@@ -37,6 +34,8 @@ if TYPE_CHECKING:
     from nbllm.runs.checkpoint import CheckpointInfo
 
 POLL_SECONDS = 0.02  # how often a paused run looks for commands
+SAVE_SECONDS = 0.5  # how often a full disk is tried again at the end
+MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
 
 
 class Trainer:
@@ -44,14 +43,18 @@ class Trainer:
 
     Args:
         path: The run directory.
+        where: "thread" or "process", for the record.
         publish_to: A model that is given the new weights at each checkpoint and at the end, or `None`.
 
     Raises:
         RunError: Another trainer has this run, or no checkpoint of it is good.
     """
 
-    def __init__(self, path: Path, *, publish_to: LM | None = None) -> None:
+    state: TrainState
+
+    def __init__(self, path: Path, *, where: str, publish_to: LM | None = None) -> None:
         self.path = path
+        self.where = where
         self.publish_to = publish_to
         self.record = read_record(path)
         self.config = TrainConfig.from_dict(self.record["config"])
@@ -60,6 +63,7 @@ class Trainer:
         self._lock = TrainerLock(path)
         self._claimed = False
         self._saved: TrainState | None = None
+        self._restored = False
         self.exit_reason: str | None = None  # set from outside: end at the next step boundary
 
     def run(self) -> None:
@@ -70,33 +74,34 @@ class Trainer:
         """
         self.claim()
         try:
-            with self.journal:
-                self._run()
+            self._start()
+            self._finish(*self._loop())
+        except BaseException as error:
+            self.journal.fail(error, step=self.state.step if self._restored else 0)
+            raise
         finally:
+            self.journal.close()
             self._lock.release()
 
     def claim(self, patience: float = 0.0) -> None:
-        """Make sure that nobody else trains this run; whoever starts a thread calls this first, to hear the error.
+        """Make this trainer the run's own; whoever starts a thread calls this first, to hear the error.
 
         Args:
             patience: Seconds to wait for another to let go.
 
         Raises:
-            RunError: Somebody does.
+            RunError: Somebody else trains the run, or its folder cannot be written.
         """
-        if not self._claimed:
-            self._lock.timeout = patience
-            self._lock.acquire()
-            self._claimed = True
-
-    def _run(self) -> None:
+        if self._claimed:
+            return
+        self._lock.timeout = patience
+        self._lock.acquire()
         try:
-            self._start()
-            end, reason = self._loop()
-            self._finish(end, reason)
-        except BaseException as error:
-            self.journal.fail(error, step=self.state.step if hasattr(self, "state") else 0)
+            self.journal.open()
+        except BaseException:
+            self._lock.release()
             raise
+        self._claimed = True
 
     # -- what steering may ask for ------------------------------------------------------------------------------
 
@@ -146,6 +151,13 @@ class Trainer:
         checkpoints.prune(self.path, keep=self.config.keep_checkpoints)
         self.publish()
 
+    def save_or_warn(self) -> None:
+        """Write a checkpoint; if that cannot be done, say so and go on."""
+        try:
+            self.save()
+        except RefusedError as error:
+            self.emit("warning", text=error.what)
+
     def validate(self) -> None:
         """Measure the loss on held-out text.
 
@@ -161,7 +173,7 @@ class Trainer:
         """Write a sample that continues `prompt`; its randomness depends on seed and step alone."""
         seed = derive(self.config.seed, "sample", self.state.step, prompt) % 2**31
         sampling = SamplingConfig(
-            max_new_tokens=max_new_tokens or self.config.sample_tokens,
+            max_new_tokens=min(max_new_tokens or self.config.sample_tokens, MAX_SAMPLE),
             temperature=0.8,
             top_p=0.95,
             seed=seed,
@@ -193,7 +205,9 @@ class Trainer:
 
     def publish(self, *, wait: bool = False) -> None:
         """Give the new weights to the model that the person holds; while it is in use, skip that, or `wait`."""
-        if self.publish_to is None or not self.publish_to.lock.acquire(blocking=wait):
+        if self.publish_to is None or not weights_are_finite(self.optimizer.masters):
+            return
+        if not self.publish_to.lock.acquire(blocking=wait):
             return
         try:
             with torch.no_grad():
@@ -219,12 +233,13 @@ class Trainer:
         self.lm.model.to(self._device)
         self.lm.model.train()
         self.optimizer = Optimizer(self.lm.model, dtype=DTYPES[choices["precision"]], eps=self.config.eps)
-        self.source = BatchSource(
+        source = BatchSource(
             open_store(self.record["data"]["train"]),
             batch_size=self.config.batch_size,
             sequence_length=self.config.sequence_length,
             seed=self.config.seed,
         )
+        self.stepper = Stepper(self.lm.model, self.optimizer, source, self.config, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], self.config)
         self._restore(newest)
         self.num_actions = timeline.num_actions
@@ -236,9 +251,7 @@ class Trainer:
             ],
             script=self._script(timeline.num_actions),
         )
-        self.journal.start(
-            step=newest.step, checkpoint=newest.name, choices=choices, where=self.record["where"]
-        )
+        self.journal.start(step=newest.step, where=self.where, checkpoint=newest.name, choices=choices)
         for problem in problems:
             self.emit("warning", text=problem)
 
@@ -270,40 +283,12 @@ class Trainer:
             self.steering.at_boundary()
 
     def _step(self) -> None:
-        began = time.perf_counter()
-        values, state, optimizer = self.state.values, self.state, self.optimizer
-        position, tokens = (
-            state.position,
-            values["accumulation"] * self.config.batch_size * self.config.sequence_length,
-        )
-        loss = 0.0
-        for _ in range(values["accumulation"]):
-            part = causal_lm_loss(self.lm.model, *self._batch(position)) / tokens
-            part.backward()
-            optimizer.gather_gradients()
-            loss += float(part.detach())
-            position += self.config.batch_size
-        norm = optimizer.clip(values["clip"])
-        lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape())
-        good = math.isfinite(loss) and math.isfinite(norm)
-        if good:
-            optimizer.apply(lr=lr, **{name: values[name] for name in ("beta1", "beta2", "weight_decay")})
-            optimizer.step()
-        optimizer.zero_grad()
-        seconds = time.perf_counter() - began
-        self._change(
-            step=state.step + 1,
-            position=position,
-            tokens=state.tokens + tokens,
-            seconds=state.seconds + seconds,
-            bad_steps=0 if good else state.bad_steps + 1,
-        )
-        self.journal.step(self.state, loss=loss, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds)
-        if not good:
-            self.emit(
-                "warning",
-                text=f"step skipped: loss {loss}, gradient norm {norm} ({self.state.bad_steps} in a row)",
-            )
+        result = self.stepper.step(self.state)
+        self.state = result.state
+        self.journal.step(result)
+        if not result.good:
+            text = f"step skipped: loss {result.loss}, gradient norm {result.grad_norm}"
+            self.emit("warning", text=f"{text} ({self.state.bad_steps} in a row)")
 
     def _at_intervals(self) -> None:
         def due(interval: int) -> bool:
@@ -318,46 +303,54 @@ class Trainer:
             for prompt in self.config.sample_prompts:
                 self.sample(prompt)
         if due(self.config.checkpoint_interval) and not last:
-            self._save_or_warn()
+            self.save_or_warn()
 
     def _finish(self, end: str, reason: str | None) -> None:
-        if end != "failed":
-            self._save_or_warn()
+        if end == "failed":
+            self._restore(self._base)  # the weights that are left are those of the last good checkpoint
+        else:
+            problem = self._save_at_end(patient=end == "finished")
+            if problem is not None:  # not "finished": what is not saved can be taken up again
+                end, reason = "stopped", f"{reason or 'all steps are taken'}, but {problem}"
         self.publish(wait=True)
         self.steering.refuse_rest(f"the run has {end}")
         self.journal.end(
             step=self.state.step, state=end, reason=reason, digest=weights_digest(self._base.path)
         )
 
-    def _save_or_warn(self) -> None:
-        try:
-            self.save()
-        except RefusedError as error:
-            self.emit("warning", text=error.what)
+    def _save_at_end(self, *, patient: bool) -> str | None:
+        """Write the last checkpoint; `patient`, hold the run until the disk takes it. Return what prevented it."""
+        warned = False
+        while True:
+            try:
+                self.save()
+            except RefusedError as error:
+                if not warned:
+                    self.emit("warning", text=error.what)
+                warned = True
+                asked = self.exit_reason or self.steering.stop_reason
+                if not patient or asked or not weights_are_finite(self.optimizer.masters):
+                    return error.what
+                time.sleep(SAVE_SECONDS)
+                self.steering.at_boundary()
+            else:
+                return None
 
     def _restore(self, info: CheckpointInfo) -> None:
         read_model(info.path, self.lm, self.optimizer)
-        self.state = TrainState.from_dict(checkpoints.load_state(info.path))
+        self.state = TrainState.read(info.path)
         self.optimizer.freeze(self.state.frozen)
-        self._saved, self._base = self.state, info
+        self._saved, self._base, self._restored = self.state, info, True
 
     def _diagnose(self) -> str:
-        batch = self._batch(self.state.position - self.config.batch_size)
-        culprit = first_bad_module(self.lm.model, *batch)
+        culprit = NOTHING
+        passes = self.state.values["accumulation"]
+        for count in range(passes, 0, -1):
+            batch = self.stepper.batch(self.state.position - count * self.config.batch_size)
+            culprit = first_bad_module(self.lm.model, *batch)
+            if culprit != NOTHING:
+                break
         return f"{self.state.bad_steps} steps in a row were not finite; the first to go bad is {culprit}"
-
-    def _batch(self, position: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.source.batch(position)
-        return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)
-
-    def _shape(self) -> TrainConfig:
-        """The configuration as the schedule sees it: `steps` may have been changed since."""
-        steps = self.state.values["steps"]
-        return (
-            self.config
-            if steps == self.config.steps
-            else self.config.replace(steps=steps, warmup_steps=self.config.warmup)
-        )
 
     def _timeline(self) -> Timeline:
         return Timeline(EventReader(self.path).poll())

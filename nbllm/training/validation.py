@@ -41,8 +41,13 @@ class Validation:
 
     def __init__(self, store: TokenStore, config: TrainConfig) -> None:
         self.batch_size, self.length = config.batch_size, config.sequence_length
-        self.count = min(len(store.tokens) - 1, config.validation_tokens)
         self.tokens = store.tokens
+        self.last = len(store.tokens) - 1  # what is predicted ends here
+        windows = -(-self.last // self.length)
+        # Where not all are measured, they are spread evenly: the beginning alone would be but a few documents.
+        every = max(1, round(windows * self.length / config.validation_tokens))
+        self.starts = [*range(0, self.last, self.length)][::every]
+        self.count = sum(min(self.length, self.last - start) for start in self.starts)
         self.bytes_per_token = store.num_bytes / len(store.tokens)
 
     @classmethod
@@ -53,10 +58,9 @@ class Validation:
     @torch.no_grad()
     def measure(self, model: HiddenAndHead, device: str) -> dict[str, float | int]:
         """Return `loss` (nats a token), `bits_per_byte` and `tokens`."""
-        starts = range(0, self.count, self.length)
         total = 0.0
-        for first in range(0, len(starts), self.batch_size):
-            inputs, targets = self._windows([*starts[first : first + self.batch_size]])
+        for first in range(0, len(self.starts), self.batch_size):
+            inputs, targets = self._windows(self.starts[first : first + self.batch_size])
             batch = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
             total += float(causal_lm_loss(model, *batch))
         loss = total / self.count
@@ -70,7 +74,7 @@ class Validation:
         inputs = np.zeros((len(starts), self.length), np.int64)
         targets = np.full((len(starts), self.length), -100, np.int64)  # what sticks out is not counted
         for row, start in enumerate(starts):
-            piece = self.tokens[start : min(start + self.length, self.count) + 1].astype(np.int64)
+            piece = self.tokens[start : min(start + self.length, self.last) + 1].astype(np.int64)
             inputs[row, : len(piece) - 1] = piece[:-1]
             targets[row, : len(piece) - 1] = piece[1:]
         return inputs, targets

@@ -11,7 +11,7 @@ from nbllm.training.trainer import Trainer
 
 def main(arguments: list[str]) -> int:
     """Train the run directory named by the one argument; SIGTERM and SIGINT end it at the next step, saved."""
-    trainer = Trainer(Path(arguments[0]))
+    trainer = Trainer(Path(arguments[0]), where="process")
 
     def end(number: int, frame: object) -> None:
         trainer.exit_reason = f"signal {signal.Signals(number).name}"

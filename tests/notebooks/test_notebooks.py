@@ -42,7 +42,9 @@ def write(path, *sources):
 def test_a_failing_cell_is_named_and_what_came_before_is_kept(tmp_path):
     path = write(tmp_path / "bad.ipynb", "print('kept')", "1 / 0", "print('never')")
     lines = []
-    with pytest.raises(UserError, match="ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        UserError, match=r"Cell 2 \(`1 / 0`\) of bad.ipynb failed: ZeroDivisionError: division by zero"
+    ):
         execute(path, tmp_path / "out", say=lines.append)
     content = nbformat.read(tmp_path / "out" / "bad.ipynb", as_version=4)
     assert content.cells[1].outputs[0].text == "kept\n"

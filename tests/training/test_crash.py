@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -25,12 +26,22 @@ SERVER.set_forkserver_preload(["nbllm.training.trainer", "transformers"])
 
 
 def train_directory(path: str) -> None:
-    Trainer(Path(path)).run()
+    Trainer(Path(path), where="process").run()
 
 
 def start_process(path: Path) -> multiprocessing.Process:
     process = SERVER.Process(target=train_directory, args=(str(path),))
     process.start()
+    return process
+
+
+def start_again(run: Run) -> multiprocessing.Process:
+    """Start a process on a run that is not live, and wait until its session has begun."""
+    sessions = run.timeline.session.number
+    process = start_process(run.path)
+    while run.timeline.session.number == sessions:
+        assert process.is_alive(), run.reason
+        time.sleep(0.005)
     return process
 
 
@@ -49,46 +60,36 @@ def fresh(tokenizer):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_never_been(
-    tokenizer, store, held_out, config, tmp_path
+    tokenizer, store, held_out, config, tmp_path, precision
 ):
     """SIGKILL, also while checkpoints are written: at this interval they take most of the time."""
-    config = {
-        **config,
-        "steps": 400,
-        "checkpoint_interval": 2,
-        "validation_interval": 50,
-        "sample_interval": 0,
-    }
-    whole = nb.train(fresh(tokenizer), store, validation=held_out, folder=tmp_path, name="whole", **config)
-    whole.wait(progress=False)
+    config |= {"steps": 1_000_000, "schedule": "constant", "checkpoint_interval": 2, "precision": precision}
+    config |= {"validation_interval": 50, "sample_interval": 0}
     path = prepare(fresh(tokenizer), store, held_out, tmp_path, "killed", config)
     chance = random.Random(0)
-    watched = Run(path)
-    kills, during_checkpoint = 0, 0
-    while kills < 20:
-        sessions = watched.timeline.session.number
-        process = start_process(path)
-        while watched.timeline.session.number == sessions and process.is_alive():
-            time.sleep(0.005)
-        watched.wait(step=watched.step + 1, timeout=60, progress=False)
-        time.sleep(chance.uniform(0, 0.15))
-        assert process.is_alive(), "the run ended before it was killed often enough"
+    killed = Run(path)
+    during_checkpoint = 0
+    for _ in range(20):
+        process = start_again(killed)
+        killed.wait(step=killed.step + 1, timeout=60, progress=False)
+        time.sleep(chance.uniform(0, 0.1))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        kills += 1
         during_checkpoint += any((path / "checkpoints").glob(".aside-*"))
-        assert watched.state == "lost"
-    process = start_process(path)
-    process.join(300)
-    assert process.exitcode == 0
-    killed = watched
-    assert killed.state == "finished"
-    assert killed.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
+        assert killed.state == "lost"
+    start_again(killed)
+    killed.stop()
+    killed.wait(progress=False)
     assert during_checkpoint > 0, "no kill fell into the writing of a checkpoint"
-    steps, losses = killed.history("loss")
-    assert list(steps) == list(range(1, 401))
-    assert list(losses) == list(whole.history("loss")[1])
+    config["steps"] = killed.step
+    config["warmup_steps"] = killed.config["steps"] // 20  # as in the run that was killed
+    whole = nb.train(fresh(tokenizer), store, validation=held_out, folder=tmp_path, name="whole", **config)
+    whole.wait(progress=False)
+    assert killed.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
+    for ours, theirs in zip(killed.history("loss"), whole.history("loss"), strict=True):
+        assert list(ours) == list(theirs)
 
 
 def test_a_steered_run_that_is_killed_repeats_its_actions(tokenizer, store, config, tmp_path):
@@ -101,10 +102,8 @@ def test_a_steered_run_that_is_killed_repeats_its_actions(tokenizer, store, conf
         "sample_interval": 0,
     }
     path = prepare(fresh(tokenizer), store, None, tmp_path, "killed", config)
-    process = start_process(path)
     run = Run(path)
-    while run.state == "stopped":
-        time.sleep(0.01)
+    process = start_again(run)
     run.wait(step=110, progress=False)
     lr = run.set(lr=7e-4)
     frozen = run.freeze("embedding.*")
@@ -135,6 +134,19 @@ def test_a_process_run_outlives_its_handle_and_takes_commands(lm, store, config,
     assert run.record["where"] == "process"
 
 
+def test_a_fork_of_an_old_process_run_is_new(lm, store, config, tmp_path):
+    run = nb.train(lm, store, folder=tmp_path, name="old", where="process", **config)
+    run.wait(timeout=120, progress=False)
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(
+        json.dumps({**record, "created": record["created"] - 1e6, "host": "elsewhere"})
+    )
+    fork = nb.attach(run.path).fork("young", step=8, steps=14)
+    assert fork.state == "starting"
+    assert fork.record["created"] > record["created"]
+    assert fork.wait(timeout=120, progress=False).state == "finished"
+
+
 def test_a_process_that_is_asked_to_end_saves_first(lm, store, config, tmp_path):
     run = nb.train(lm, store, folder=tmp_path, name="far", where="process", **{**config, "steps": 100_000})
     run.wait(step=3, timeout=120, progress=False)
@@ -154,21 +166,24 @@ def test_a_process_that_cannot_start_is_said_to_have_failed(lm, store, config, t
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said(tokenizer, store, config, tmp_path):
-    config = {**config, "steps": 120, "validation_interval": 0, "sample_interval": 0}
-    whole = nb.train(fresh(tokenizer), store, folder=tmp_path, name="whole", **config).wait(progress=False)
-    run = nb.train(fresh(tokenizer), store, folder=tmp_path, name="part", **config)
+    config |= {"validation_interval": 0, "sample_interval": 0, "schedule": "constant", "warmup_steps": 5}
+    endless = {**config, "steps": 1_000_000}
+    run = nb.train(fresh(tokenizer), store, folder=tmp_path, name="part", **endless)
     run.wait(step=9, progress=False)
     run.stop()
     run.wait(progress=False)
-    newest = run.checkpoints[-1].path
-    weights = newest / "model.safetensors"
+    weights = run.checkpoints[-1].path / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-100] ^= 1  # one bit, in the middle of a tensor: it would load silently
     weights.write_bytes(data)
     nb.attach(run.path).resume()
+    assert run.timeline.starts[-1]["from_step"] < run.events("end")[0]["step"]
+    run.wait(step=run.events("end")[0]["step"] + 5, progress=False)
+    run.stop()
     run.wait(progress=False)
     assert any("model.safetensors is damaged" in w["text"] for w in run.events("warning"))
-    assert run.events("start")[-1]["from_step"] < run.events("end")[0]["step"]
+    config["steps"] = run.step
+    whole = nb.train(fresh(tokenizer), store, folder=tmp_path, name="whole", **config).wait(progress=False)
     assert run.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
 
 
@@ -188,7 +203,8 @@ class Disk:
 
     def __init__(self, monkeypatch):
         self.full = False
-        write, opened = os.write, open
+        self.checkpoints_full = False
+        write = os.write
 
         def full_write(descriptor, data):
             if self.full and b'"kind"' in bytes(data)[:200]:
@@ -201,12 +217,11 @@ class Disk:
         save_json = checkpoint.write_json
 
         def full_json(path, value):
-            if self.full:
+            if self.full or self.checkpoints_full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             save_json(path, value)
 
         monkeypatch.setattr(checkpoint, "write_json", full_json)
-        assert opened is open
 
 
 def test_a_full_disk_holds_the_run_and_loses_nothing(lm, store, config, tmp_path, monkeypatch, capsys):
@@ -253,6 +268,61 @@ def test_a_checkpoint_that_does_not_fit_is_a_warning_and_leaves_no_rest(
     assert not disk.full
 
 
+def test_a_full_disk_at_the_last_checkpoint_holds_the_run(lm, store, config, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    run = nb.train(
+        lm, store, folder=tmp_path, name="full", **{**config, "checkpoint_interval": 0, "steps": 50}
+    )
+    run.wait(step=10, progress=False)
+    disk.checkpoints_full = True
+    run.wait(step=50, progress=False)
+    time.sleep(0.5)
+    assert run.is_live
+    disk.checkpoints_full = False
+    run.wait(timeout=60, progress=False)
+    assert run.state == "finished"
+    assert run.checkpoints[-1].step == 50
+
+
+def test_a_run_whose_end_cannot_be_saved_is_stopped_not_finished(lm, store, config, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    run = nb.train(
+        lm, store, folder=tmp_path, name="full", **{**config, "checkpoint_interval": 0, "steps": 50}
+    )
+    run.wait(step=10, progress=False)
+    disk.checkpoints_full = True
+    run.wait(step=50, progress=False)
+    run.stop()
+    run.wait(progress=False)
+    assert run.state == "stopped"
+    assert "No space left" in run.reason
+    disk.checkpoints_full = False
+    nb.attach(run.path).resume()
+    assert run.wait(progress=False).state == "finished"
+
+
+def test_a_full_disk_does_not_prevent_a_pause(lm, store, config, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    run = nb.train(
+        lm, store, folder=tmp_path, name="full", **{**config, "steps": 100_000, "checkpoint_interval": 0}
+    )
+    run.wait(step=3, progress=False)
+    disk.checkpoints_full = True
+    run.pause()
+    assert run.state == "paused"
+    assert "No space left" in run.events("warning")[-1]["text"]
+    disk.checkpoints_full = False
+    run.stop()
+
+
+def test_a_new_run_that_does_not_fit_leaves_nothing_behind(lm, store, config, tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    disk.checkpoints_full = True
+    with pytest.raises(RunError, match="No space left"):
+        nb.train(lm, store, folder=tmp_path / "runs", name="full", **config)
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_an_unwritable_folder_is_refused_at_once(lm, store, config, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RunError, match="cannot be created"):
@@ -275,7 +345,7 @@ def test_a_loss_that_is_not_finite_is_skipped_then_ends_the_run_naming_the_place
 
 
 def test_one_bad_step_is_skipped_and_the_run_goes_on(lm, store, config, tmp_path, monkeypatch):
-    import nbllm.training.trainer as trainer
+    import nbllm.training.step as trainer
 
     real, calls = trainer.causal_lm_loss, []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -147,8 +148,8 @@ def test_a_request_out_of_range_is_refused_with_the_reason(start, values, reason
         ("freeze", {"patterns": ["*"]}, "nothing would be left"),
         ("freeze", {"patterns": []}, "list of name patterns"),
         ("unfreeze", {"patterns": ["embedding.*"]}, "not among the frozen"),
-        ("rewind", {"step": -1}, "no good checkpoint"),
-        ("rewind", {"step": "x"}, "cannot take"),
+        ("rewind", {"step": -1}, "at least 0"),
+        ("rewind", {"step": "x"}, "whole number"),
         ("rewind", {}, "cannot take"),
         ("resume", {}, "not paused"),
         ("explode", {}, "no action"),
@@ -170,23 +171,27 @@ def test_the_loop_itself_refuses_what_front_ends_let_through(start, action, args
     assert run.is_live
 
 
-def test_frozen_parts_do_not_move(start, lm):
-    run = start(steps=100_000)
-    frozen = run.freeze("embedding.*", "blocks.0.*")
-    run.wait(step=frozen.step + 3, progress=False)
-    thawed = run.unfreeze("blocks.0.*")
-    first = run.checkpoints[-1] if run.checkpoints[-1].step == thawed.step else None
-    run.save()
-    run.wait(step=thawed.step + 3, progress=False)
-    run.stop()
-    assert run.events("action")[0]["args"] == {"patterns": ["embedding.*", "blocks.0.*"]}
-    if frozen.step == 0 and first is None:
-        initial = dict(load(run.checkpoints[0].path).model.named_parameters())
-        final = weights(lm)
-        assert torch.equal(initial["embedding.weight"], final["embedding.weight"])
-        assert not torch.equal(
-            initial["blocks.0.attention.qkv.weight"], final["blocks.0.attention.qkv.weight"]
-        )
+def test_frozen_parts_do_not_move(start):
+    run = start(steps=100_000, checkpoint_interval=0)
+
+    def paused_after(num_steps):
+        run.resume()
+        run.wait(step=run.step + num_steps, progress=False)
+        return parameters_at_pause()
+
+    def parameters_at_pause():
+        run.pause()
+        return dict(load(run.checkpoints[-1].path).model.named_parameters())
+
+    first = parameters_at_pause()
+    run.freeze("embedding.*", "blocks.0.*")
+    second = paused_after(3)
+    run.unfreeze("blocks.0.*")
+    third = paused_after(3)
+    moved = [{n for n in first if not torch.equal(a[n], b[n])} for a, b in ((first, second), (second, third))]
+    frozen = {n for n in first if n.startswith(("embedding.", "blocks.0."))}
+    assert moved[0] == set(first) - frozen
+    assert moved[1] == set(first) - {"embedding.weight"}
 
 
 def test_rewind_restores_everything_and_repeats_exactly(start):
@@ -215,40 +220,44 @@ def test_fork_goes_on_from_a_checkpoint_with_changes(start, tmp_path):
     run = start().wait(progress=False)
     fork = run.fork("warmer", step=8, lr=1e-2, steps=14)
     fork.wait(progress=False)
-    assert fork.parent == {"run": "run", "step": 8}
+    assert fork.parent == {"run": "run", "step": 8, "actor": "person"}
     steps, _ = fork.history("loss")
     assert list(steps) == [9, 10, 11, 12, 13, 14]
     assert fork.config["lr"] == 1e-2
     assert fork.checkpoints[0].step == 8
-    with pytest.raises(RunError, match="begins at"):
+    with pytest.raises(UserError, match="begins at"):
         run.fork("late", steps=12)
+    with pytest.raises(RunError, match="no checkpoint at step 7"):
+        run.fork("between", step=7)
     with pytest.raises(UserError, match="no setting 'lrr'"):
         run.fork("typo", step=8, lrr=1)
 
 
 def test_a_stopped_run_resumes_and_ends_as_if_it_had_never_stopped(
-    start, lm, store, held_out, config, tmp_path
+    start, tokenizer, store, held_out, config, tmp_path
 ):
-    whole = start(steps=40).wait(progress=False)
-    lm_again = nb.LM.new(
-        "llama", tokenizer=lm.tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=64, seed=1
+    endless = {"steps": 1_000_000, "schedule": "constant", "warmup_steps": 20}
+    run = start(**endless)
+    run.wait(step=7, progress=False)
+    for more in (5, 0):
+        run.stop()
+        run.wait(progress=False)
+        assert run.state == "stopped"
+        if more:
+            nb.attach(run.path).resume()
+            run.wait(step=run.step + more, progress=False)
+    again = nb.LM.new(
+        "llama", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=64, seed=1
     )
-    part = nb.train(
-        lm_again, store, validation=held_out, folder=tmp_path, name="part", **{**config, "steps": 40}
-    )
-    part.wait(step=7, progress=False)
-    if part.is_live:
-        part.stop()
-        part.wait(progress=False)
-        assert part.state == "stopped"
-        nb.attach(part.path).resume()
-    part.wait(progress=False)
-    assert part.state == "finished"
-    assert part.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
+    whole_config = {**config, **endless, "steps": run.step}
+    whole = nb.train(again, store, validation=held_out, folder=tmp_path, name="whole", **whole_config)
+    whole.wait(progress=False)
+    assert run.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
 
 
-def test_replay_of_a_steered_run_is_bit_identical(start):
-    run = start(steps=60)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_replay_of_a_steered_run_is_bit_identical(start, precision):
+    run = start(steps=60, precision=precision)
     run.wait(step=5, progress=False)
     run.set(lr=1e-3)
     run.pause()
@@ -266,6 +275,53 @@ def test_replay_of_a_steered_run_is_bit_identical(start):
     assert "bit-identical" in repr(result)
     repeated = [(a.action, a.step) for a in result.run.timeline.state_actions]
     assert repeated == [(a.action, a.step) for a in run.timeline.effective]
+
+
+def test_replay_begins_where_the_live_line_does(start):
+    """After a rewind to 0 and a save there, the checkpoint saved first lies on a line that was left."""
+    run = start(steps=100_000, checkpoint_interval=4)
+    run.wait(step=9, progress=False)
+    run.pause()
+    run.rewind(0)
+    run.set(lr=1e-3, steps=12)
+    run.save()
+    run.resume()
+    run.wait(progress=False)
+    assert nb.replay(run, progress=False).identical
+
+
+def test_a_fork_leaves_the_persons_model_alone(start, lm):
+    run = start().wait(progress=False)
+    before = weights(lm)
+    run.fork("other", step=8, lr=1e-2, steps=14).wait(progress=False)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(lm).items())
+
+
+def test_a_fork_chooses_anew_what_follows_from_its_changes(start):
+    run = start().wait(progress=False)
+    fork = run.as_actor("agent:x").fork("low", step=8, precision="bfloat16")
+    fork.wait(progress=False)
+    assert fork.record["choices"]["precision"] == "bfloat16"
+    assert run.record["choices"]["precision"] == "float32"
+    assert fork.parent["actor"] == "agent:x"
+    with pytest.raises(UserError, match="64 positions"):
+        run.fork("long", step=8, sequence_length=1000)
+    assert run.fork("longer", step=8, steps=100).config["warmup_steps"] == 1  # as the parent's 12 steps had
+
+
+def test_a_run_that_fails_before_it_begins_says_why(start, store, config, lm, tmp_path):
+    run = start().wait(progress=False)
+    record = json.loads((run.path / "run.json").read_text())
+    record["data"]["train"]["path"] = str(tmp_path / "gone")
+    fork = run.fork("fine", step=8)
+    fork.wait(progress=False)
+    (fork.path / "run.json").write_text(json.dumps({**record, "name": "fine"}))
+    for events in (fork.path / "events").iterdir():
+        events.unlink()
+    again = nb.attach(fork.path)
+    with pytest.raises(RunError, match="no token store"):
+        again.launcher.start(again.path).wait(timeout=60, progress=False)
+    assert again.state == "failed"
 
 
 def test_a_live_run_cannot_be_replayed(start):
@@ -289,11 +345,16 @@ def test_a_second_trainer_is_refused_with_the_name_of_the_first(start):
         ({"schedule": "linear"}, "must be one of"),
         ({"precision": "float16"}, "must be one of"),
         ({"sequence_length": 65}, "64 positions"),
-        ({"device": "cuda:7"}, "no GPU"),
+        ({"lr": "fast"}, "must be a number"),
+        ({"steps": "100"}, "whole number"),
+        ({"batch_size": 2.5}, "whole number"),
+        ({"clip": float("inf")}, "between 0 and"),
+        ({"num_threads": 0}, "between 1 and"),
+        ({"sample_prompts": [3]}, "list of texts"),
         ({"device": "tpu?"}, "no device"),
         ({"where": "cloud"}, "'thread' or 'process'"),
         ({"beta2": 1.0}, "between 0 and"),
-        ({"sample_prompts": "one"}, "list"),
+        ({"sample_prompts": "one"}, "list of texts"),
     ],
 )
 def test_a_bad_setting_is_refused_before_anything_is_made(lm, store, config, tmp_path, changes, message):
@@ -308,6 +369,17 @@ def test_text_too_short_is_refused(lm, tokenizer, texts, config, tmp_path):
     )
     with pytest.raises(DataError, match="too few"):
         nb.train(lm, short, folder=tmp_path, **config)
+
+
+def test_data_that_makes_no_sense_is_refused(lm, texts, config, tmp_path):
+    for data, message in (
+        ((texts, texts, texts), "3 parts"),
+        ({"test": texts}, "no split 'train'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            nb.train(lm, data, folder=tmp_path, **config)
+    with pytest.raises(DataError, match="given twice"):
+        nb.train(lm, (texts, texts), validation=texts, folder=tmp_path, **config)
 
 
 def test_tokens_of_another_vocabulary_are_refused(lm, texts, config, tmp_path):

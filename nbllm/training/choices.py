@@ -1,0 +1,82 @@
+"""What a run is fixed to before it starts: device, number format, attention backend, threads.
+
+They are recorded, and a run that resumes or is replayed computes with the same, since sums depend on all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from nbllm.core.errors import DataError, UserError
+from nbllm.nn.attention_backends import choose
+from nbllm.training.precision import DTYPES, choose_device, choose_precision
+
+if TYPE_CHECKING:
+    from nbllm.data.token_store import TokenStore
+    from nbllm.models.config import ModelConfig
+    from nbllm.training.config import TrainConfig
+
+# Settings that the choices follow from: a fork that changes one of them chooses anew.
+DECISIVE = frozenset({"device", "precision", "num_threads", "batch_size", "sequence_length"})
+
+
+def make_choices(config: TrainConfig, shape: ModelConfig) -> dict[str, Any]:
+    """Choose for a run of `config` on a model of `shape`, by measurement where the person leaves it open.
+
+    Raises:
+        UserError: The device is not here.
+    """
+    device = choose_device(config.device)
+    precision, because = choose_precision(config.precision, device)
+    return {
+        "device": device,
+        "precision": precision,
+        "precision_because": because,
+        "attention": _fastest_attention(config, shape, device, DTYPES[precision]),
+        "num_threads": config.num_threads or torch.get_num_threads(),
+    }
+
+
+def check_fits(
+    config: TrainConfig, shape: ModelConfig, training: TokenStore, held_out: TokenStore | None
+) -> None:
+    """Check that model and text can be trained as configured.
+
+    Raises:
+        UserError: A sequence is longer than the model has positions.
+        DataError: The text is too short, or of a larger vocabulary than the model's.
+    """
+    longest = shape.max_positions
+    if config.sequence_length > longest:
+        raise UserError(
+            f"sequence_length is {config.sequence_length}, but the model has {longest} positions.",
+            mend=f"Use sequence_length={longest} or less, or a model with more max_positions.",
+        )
+    needed = {training: config.sequence_length + 1}
+    if held_out is not None:
+        needed[held_out] = 2
+    for store, least in needed.items():
+        if store.num_tokens < least:
+            raise DataError(
+                f"The text has {store.num_tokens} tokens, too few: at least {least} are needed.",
+                where=store.path,
+                mend="Give more text, or a shorter sequence_length.",
+            )
+        if store.vocab_size > shape.vocab_size:
+            raise DataError(
+                f"The tokens come from a vocabulary of {store.vocab_size}, the model has {shape.vocab_size}.",
+                where=store.path,
+                mend="Pack the text with the model's own tokenizer.",
+            )
+
+
+def _fastest_attention(config: TrainConfig, shape: ModelConfig, device: str, dtype: torch.dtype) -> str:
+    query, key = (
+        torch.zeros(
+            config.batch_size, heads, config.sequence_length, shape.head_dim, dtype=dtype, device=device
+        ).requires_grad_()
+        for heads in (shape.num_heads, shape.num_kv_heads)
+    )
+    return choose(query, key, causal=True, mask=None)
