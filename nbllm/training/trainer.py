@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nbllm.core.allocator import kept_memory
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import BatchSource
@@ -74,8 +75,9 @@ class Trainer:
         """
         self.claim()
         try:
-            self._start()
-            self._finish(*self._loop())
+            with kept_memory():
+                self._start()
+                self._finish(*self._loop())
         except BaseException as error:
             self.journal.fail(error, step=self.state.step if self._restored else 0)
             raise
