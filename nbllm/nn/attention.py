@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nbllm.nn.attention_backends.dispatch import attend
+from nbllm.nn.heads import split_heads
 from nbllm.nn.kv_cache import KVCache
+from nbllm.nn.linear import Linear
 from nbllm.nn.masks import Mask
 from nbllm.nn.positions import Rotation, rotate
 
@@ -57,8 +59,8 @@ class Attention(nn.Module):
             head_dim,
             layer,
         )
-        self.qkv = nn.Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
-        self.output = nn.Linear(num_heads * head_dim, hidden_size, bias=bias)
+        self.qkv = Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
+        self.output = Linear(num_heads * head_dim, hidden_size, bias=bias)
 
     def project(
         self, x: Float[Tensor, "batch position hidden"], rotation: Rotation | None
@@ -68,13 +70,14 @@ class Attention(nn.Module):
         Float[Tensor, "batch kv_head position head_dim"],
     ]:
         """Return the queries, keys and values of `x`, rotated to their positions."""
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))
-        turned, kv = self.num_heads + self.num_kv_heads, self.num_kv_heads
+        fused, kv = self.qkv(x), self.num_kv_heads
         if rotation is None:
-            query, key, value = heads.split((self.num_heads, kv, kv), dim=2)
-        else:  # queries and keys are turned in one go
-            both, value = heads.split((turned, kv), dim=2)
-            query, key = rotate(both, rotation).split((self.num_heads, kv), dim=2)
+            query, key, value = split_heads(fused, (self.num_heads, kv, kv), self.head_dim)
+            return query, key, value
+        # Queries and keys are turned in one go.
+        heads = fused.unflatten(-1, (-1, self.head_dim))
+        both, value = heads.split((self.num_heads + kv, kv), dim=2)
+        query, key = rotate(both, rotation).split((self.num_heads, kv), dim=2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
     def forward(

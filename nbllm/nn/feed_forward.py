@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbllm.nn.gelu import gelu_tanh
+from nbllm.nn.linear import Linear
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": gelu_tanh,
     "gelu": F.gelu,
     "silu": F.silu,
     "relu": F.relu,
@@ -36,8 +38,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.gated = gated
         self.activation = ACTIVATIONS[activation]
-        self.up = nn.Linear(hidden_size, intermediate_size * (2 if gated else 1), bias=bias)
-        self.down = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.up = Linear(hidden_size, intermediate_size * (2 if gated else 1), bias=bias)
+        self.down = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
         """Transform each position by itself."""

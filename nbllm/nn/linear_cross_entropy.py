@@ -82,7 +82,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             dtype = product_dtype(hidden)
             rows = min(chunk, max(len(targets), 1))
             hidden_grad = torch.empty_like(hidden) if wants_hidden else None
-            weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+            weight_grad = _empty_or_zero(weight, empty=len(targets) > 0) if wants_weight else None
             matrix = weight.to(dtype)
             buffer = torch.empty(rows, len(weight), dtype=torch.float32, device=hidden.device)
             loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -95,7 +95,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if hidden_grad is not None:
                     _product_into(hidden_grad[part], scores_grad, matrix)
                 if weight_grad is not None:
-                    _add_product(weight_grad, scores_grad.t(), inputs)
+                    into = _add_product if start else _product_into
+                    into(weight_grad, scores_grad.t(), inputs)
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.dtypes = hidden.dtype, weight.dtype
         return loss
@@ -128,6 +129,11 @@ def _loss_of_chunk(
         losses = losses.masked_fill(~counted[:, None], 0.0)
         buffer.masked_fill_(~counted[:, None], 0.0)
     return losses.sum()
+
+
+def _empty_or_zero(weight: Tensor, *, empty: bool) -> Tensor:
+    make = torch.empty_like if empty else torch.zeros_like
+    return make(weight, dtype=torch.float32)
 
 
 def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nbllm.nn.attention_backends import eager, sdpa
 from nbllm.nn.attention_backends.registry import BACKENDS
@@ -18,6 +19,8 @@ from nbllm.nn.products import product_dtype
 _ROWS = 128
 _ROWS_OF_LONG = 64
 _LONG = 768
+# Scores computed at a time: 8 MB of float32.
+_SCORES = 1 << 21
 # The backward pass needs the weights again. They are kept while they take at most so many times the memory of
 # the queries; longer sequences compute them a second time.
 _KEEP_WITHIN = 4
@@ -72,45 +75,37 @@ def _future(block: _Block, like: Tensor) -> Tensor:
     return torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
 
 
-def _grouped(heads: Tensor, num_kv_heads: int) -> Tensor:
-    """(head, query, x) -> (kv_head, queries of all heads that share it, x); a view when none is shared."""
-    if heads.shape[0] == num_kv_heads:
-        return heads
-    return heads.reshape(num_kv_heads, -1, heads.shape[-1])
+class _Part(NamedTuple):
+    """Some sequences of the batch, in the format of their products: (sequence * head, position, head_dim).
 
-
-def _product_into(out: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> None:
-    """Set out = scale * left right; `out` may have more, shared heads, or another format."""
-    if out.shape[0] == left.shape[0] and out.dtype == left.dtype:
-        torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)
-    else:
-        product = left @ right
-        if scale != 1.0:
-            product *= scale
-        out.copy_(product.view(out.shape))
-
-
-class _Sequence(NamedTuple):
-    """One sequence of the batch, in the format of its products: (head or kv_head, position, head_dim)."""
+    All is contiguous, and so are the results of products: only then does torch give a batch of products to the
+    library as a whole. Copying to and from the places where they belong costs little.
+    """
 
     query: Tensor
     key: Tensor
     value: Tensor
     mask: Tensor | None
-    causal: bool
     scale: float
 
-    def weights(self, block: _Block, future: Tensor) -> Tensor:
-        """(kv_head, head * query of the block, key): what each query gives each key; rows sum to one."""
-        num_heads, rows = self.query.shape[0], block.last - block.first
-        query = _grouped(self.query[:, block.first : block.last], len(self.key))
-        scores = query.new_empty(*query.shape[:2], block.keys)
-        _product_into(scores, query, self.key[:, : block.keys].transpose(1, 2), self.scale)
-        by_head = scores.view(num_heads, rows, block.keys)
-        if self.causal:
-            by_head[:, :, block.keys - rows :] += future
+    def queries(self, block: _Block, heads: Tensor) -> Tensor:
+        """A block of `heads`: one row of products a key/value head, the queries of all that share it."""
+        if len(heads) == len(self.key):
+            return heads[:, block.first : block.last]
+        shared = heads.view(len(self.key), -1, *heads.shape[1:])
+        return shared[:, :, block.first : block.last].flatten(1, 2)
+
+    def weights(self, block: _Block, future: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """(sequence * kv_head, head * query, key): what each query gives each key; rows sum to one."""
+        rows = block.last - block.first
+        query = self.queries(block, self.query)
+        scores = query.new_empty(*query.shape[:2], block.keys) if out is None else out
+        _product(scores, query, self.key[:, : block.keys].transpose(1, 2), scale=self.scale)
+        if future is not None:
+            scores.view(-1, rows, block.keys)[:, :, block.keys - rows :] += future
         if self.mask is not None:
-            mask = self.mask[:, block.first : block.last, : block.keys]
+            mask = self.mask[:, :, block.first : block.last, : block.keys]
+            by_head = scores.view(mask.shape)
             if mask.dtype == torch.bool:
                 by_head.masked_fill_(~mask, -torch.inf)
             else:
@@ -129,55 +124,87 @@ class _Blocked(torch.autograd.Function):
         causal: bool,
         scale: float,
     ) -> Tensor:
-        blocks = _blocks(query.shape[2], key.shape[2], causal)
-        numbers = query.shape[0] * query.shape[1] * sum((b.last - b.first) * b.keys for b in blocks)
-        keep = any(ctx.needs_input_grad) and numbers <= _KEEP_WITHIN * query.numel()
+        batch, num_heads, num_queries, head_dim = query.shape
+        blocks = _blocks(num_queries, key.shape[2], causal)
         dtype = product_dtype(query)
+        if dtype == query.dtype:  # these copies then serve the backward pass; the projection is let go
+            query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        futures = [_future(block, query.new_empty(0, dtype=dtype)) if causal else None for block in blocks]
+        kept = _room_for_weights(query, key, blocks) if any(ctx.needs_input_grad) else []
         # Laid out (batch, position, head, head_dim), as the output projection reads it.
-        out = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
-        futures = [_future(block, query.new_empty(0, dtype=dtype)) if causal else query for block in blocks]
-        kept = []
-        for i in range(len(query)):
-            sequence = _sequence(query, key, value, mask, i, dtype, causal, scale)
-            for block, future in zip(blocks, futures, strict=True):
-                weights = sequence.weights(block, future)
-                _product_into(out[i, :, block.first : block.last], weights, sequence.value[:, : block.keys])
-                if keep:
-                    kept.append(weights.to(query.dtype))
+        out = query.new_empty(batch, num_queries, num_heads, head_dim).transpose(1, 2)
+        for sequences in _parts(query, blocks):
+            part = _part(query, key, value, mask, sequences, scale)
+            for place, block in enumerate(blocks):
+                room = kept[place][sequences].flatten(0, 1) if kept else None
+                direct = room if room is not None and room.dtype == dtype else None
+                weights = part.weights(block, futures[place], direct)
+                if room is not None and direct is None:
+                    room.copy_(weights)
+                place_of_out = out[sequences, :, block.first : block.last]
+                place_of_out.copy_(torch.bmm(weights, part.value[:, : block.keys]).view(place_of_out.shape))
         ctx.save_for_backward(query, key, value, mask, *kept)
-        ctx.blocks, ctx.futures, ctx.dtype, ctx.causal, ctx.scale = blocks, futures, dtype, causal, scale
+        ctx.blocks, ctx.futures, ctx.scale = blocks, futures, scale
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, *kept = ctx.saved_tensors
-        grads = _empty_gradients(query, key)
+        grads = _room_for_gradients(query, key)
         with torch.autocast(query.device.type, enabled=False):
-            for i in range(len(query)):
-                sequence = _sequence(query, key, value, mask, i, ctx.dtype, ctx.causal, ctx.scale)
-                own = kept[i * len(ctx.blocks) : (i + 1) * len(ctx.blocks)]
-                _backward_of_sequence(ctx, sequence, own, grad[i].to(ctx.dtype), [part[i] for part in grads])
+            for sequences in _parts(query, ctx.blocks):
+                part = _part(query, key, value, mask, sequences, ctx.scale)
+                own = [weights[sequences].flatten(0, 1) for weights in kept]
+                by_out = _heads(grad[sequences], product_dtype(query))
+                _backward_of_part(ctx, part, own, by_out, [by[sequences] for by in grads])
         return (*grads, None, None, None)
 
 
-def _sequence(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    index: int,
-    dtype: torch.dtype,
-    causal: bool,
-    scale: float,
-) -> _Sequence:
-    own = None if mask is None else mask[index]
-    return _Sequence(query[index].to(dtype), key[index].to(dtype), value[index].to(dtype), own, causal, scale)
+def _parts(query: Tensor, blocks: list[_Block]) -> list[slice]:
+    """Cut the batch so that the scores of a block are few enough to stay near, and enough for all threads."""
+    widest = max((block.last - block.first) * block.keys for block in blocks)
+    size = max(1, _SCORES // (query.shape[1] * widest))
+    return [slice(first, first + size) for first in range(0, len(query), size)]
 
 
-def _empty_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
+def _heads(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(sequence, head, position, head_dim) -> (sequence * head, position, head_dim), contiguous."""
+    return x.to(dtype, memory_format=torch.contiguous_format).flatten(0, 1)
+
+
+def _part(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sequences: slice, scale: float
+) -> _Part:
+    dtype = product_dtype(query)
+    own = None if mask is None else mask[sequences]
+    return _Part(
+        _heads(query[sequences], dtype),
+        _heads(key[sequences], dtype),
+        _heads(value[sequences], dtype),
+        own,
+        scale,
+    )
+
+
+def _room_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> list[Tensor]:
+    """Return a tensor a block, (batch, kv_head, head * query, key), or none where they would be too large."""
+    batch, num_heads, num_kv_heads = query.shape[0], query.shape[1], key.shape[1]
+    numbers = batch * num_heads * sum((block.last - block.first) * block.keys for block in blocks)
+    if numbers > _KEEP_WITHIN * query.numel():
+        return []
+    groups = num_heads // num_kv_heads
+    return [
+        query.new_empty(batch, num_kv_heads, groups * (block.last - block.first), block.keys)
+        for block in blocks
+    ]
+
+
+def _room_for_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
     """Return room for the gradients by query, key and value.
 
-    They are views of one buffer (batch, position, head, head_dim) when there are as many queries as keys.
+    They are views of one buffer (batch, position, head, head_dim) when there are as many queries as keys; the
+    backward pass of `split_heads` then has nothing to copy.
     """
     heads = [query.shape[1], key.shape[1], key.shape[1]]
     if query.shape[2] == key.shape[2]:
@@ -186,28 +213,34 @@ def _empty_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
     return [torch.empty_like(query), torch.empty_like(key), torch.empty_like(key)]
 
 
-def _backward_of_sequence(
-    ctx: Any, sequence: _Sequence, kept: list[Tensor], grad: Tensor, out: list[Tensor]
-) -> None:
-    """Fill `out`, one sequence's gradients by query, key and value, given that by its output."""
-    query, key, value, num_kv_heads = sequence.query, sequence.key, sequence.value, len(sequence.key)
-    same = out[0].dtype == ctx.dtype
-    by_key, by_value = out[1:] if same else (torch.empty_like(key), torch.empty_like(value))
+def _backward_of_part(ctx: Any, part: _Part, kept: list[Tensor], grad: Tensor, out: list[Tensor]) -> None:
+    """Fill `out`, the gradients by query, key and value of a part, given that by its output."""
+    query, key, value, _, scale = part
+    by_key, by_value = torch.empty_like(key), torch.empty_like(value)
     # From the last block on, which sees all keys and so writes every row; those before it add.
     for place in reversed(range(len(ctx.blocks))):
         block: _Block = ctx.blocks[place]
-        rows, keys = slice(block.first, block.last), slice(0, block.keys)
-        weights = kept[place].to(ctx.dtype) if kept else sequence.weights(block, ctx.futures[place])
-        by_out = _grouped(grad[:, rows], num_kv_heads)
-        beta = 0.0 if place == len(ctx.blocks) - 1 else 1.0
-        by_value[:, keys].baddbmm_(weights.transpose(1, 2), by_out, beta=beta)
+        add = place < len(ctx.blocks) - 1
+        keys = slice(0, block.keys)
+        weights = kept[place].to(query.dtype) if kept else part.weights(block, ctx.futures[place])
+        by_out = part.queries(block, grad)
+        _product(by_value[:, keys], weights.transpose(1, 2), by_out, add=add)
         by_weights = torch.bmm(by_out, value[:, keys].transpose(1, 2))
         by_scores = torch.ops.aten._softmax_backward_data.out(
-            by_weights, weights, -1, ctx.dtype, grad_input=by_weights
+            by_weights, weights, -1, weights.dtype, grad_input=by_weights
         )
-        _product_into(out[0][:, rows], by_scores, key[:, keys], sequence.scale)
-        grouped = _grouped(query[:, rows], num_kv_heads)
-        by_key[:, keys].baddbmm_(by_scores.transpose(1, 2), grouped, beta=beta, alpha=sequence.scale)
-    if not same:
-        out[1].copy_(by_key)
-        out[2].copy_(by_value)
+        by_query = torch.empty_like(by_out)
+        _product(by_query, by_scores, key[:, keys], scale=scale)
+        place_of_query = out[0][:, :, block.first : block.last]
+        place_of_query.copy_(by_query.view(place_of_query.shape))
+        _product(by_key[:, keys], by_scores.transpose(1, 2), part.queries(block, query), scale=scale, add=add)
+    out[1].copy_(by_key.view(out[1].shape))
+    out[2].copy_(by_value.view(out[2].shape))
+
+
+def _product(out: Tensor, left: Tensor, right: Tensor, *, scale: float = 1.0, add: bool = False) -> None:
+    """Set `out` to scale * left right, or add that to it."""
+    if add:
+        out.add_(torch.bmm(left, right), alpha=scale)
+    else:
+        torch.baddbmm(out, left, right, beta=0, alpha=scale, out=out)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nbllm.nn.attention_backends.registry import BACKENDS
+from nbllm.nn.heads import split_heads
 
 USUAL = "sdpa"  # where nothing is measured
 CANDIDATES = ("sdpa", "blocked")  # eager is the reference, never the fastest
@@ -83,21 +84,16 @@ def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
 def _measure(shape: Shape) -> dict[str, float]:
     """Time the candidates in turn and keep each one's best, so that a busy moment decides nothing."""
     draw = torch.Generator().manual_seed(0)  # the global random state is not ours to move
-    query, key, value = inputs = [
-        # As a fused projection leaves them: (batch, position, head, head_dim), seen head by head.
-        torch.randn(shape.batch, shape.length, heads, shape.head_dim, generator=draw)
-        .to(shape.dtype)
-        .transpose(1, 2)
-        .requires_grad_()
-        for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
-    ]
-    scale = shape.head_dim**-0.5
+    counts = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
+    fused = torch.randn(shape.batch, shape.length, sum(counts) * shape.head_dim, generator=draw)
+    fused = fused.to(shape.dtype).requires_grad_()
     best = dict.fromkeys(CANDIDATES, float("inf"))
     with torch.enable_grad():
         for _ in range(_ROUNDS):
             for name in CANDIDATES:
                 began = time.perf_counter()
-                out = BACKENDS[name](query, key, value, None, True, scale)
-                torch.autograd.grad(out, inputs, torch.ones_like(out))
+                query, key, value = split_heads(fused, counts, shape.head_dim)
+                out = BACKENDS[name](query, key, value, None, True, shape.head_dim**-0.5)
+                torch.autograd.grad(out, fused, torch.ones_like(out))
                 best[name] = min(best[name], time.perf_counter() - began)
     return best

@@ -1,0 +1,68 @@
+"""The linear layer, multiplied in the number format that this machine multiplies fastest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nbllm.nn.products import product_dtype
+
+# Below so many rows a product waits for the weights, not for the arithmetic: converting them would not pay.
+_FEWEST_ROWS = 64
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, with the same parameters and results; see `linear`."""
+
+    def forward(self, x: Float[Tensor, "... input"]) -> Float[Tensor, "... output"]:
+        """Return x weight^T + bias."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "... input"],
+    weight: Float[Tensor, "output input"],
+    bias: Float[Tensor, " output"] | None = None,
+) -> Float[Tensor, "... output"]:
+    """Return x weight^T + bias, as `torch.nn.functional.linear` does.
+
+    On the CPU this is quicker for many rows: the bias is added after the product (torch copies it under the
+    product first), and bfloat16 is multiplied as `product_dtype` says.
+    """
+    rows = x.numel() // max(x.shape[-1], 1)
+    if x.device.type != "cpu" or rows < _FEWEST_ROWS or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    out: Tensor = _Linear.apply(x, weight, bias)
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    """Made of differentiable operations in both directions, so it can be differentiated twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        dtype = product_dtype(x)
+        out = torch.mm(x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype).t())
+        if bias is not None:
+            out += bias
+        return out.to(x.dtype).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        dtype = product_dtype(x)
+        rows = grad.reshape(-1, grad.shape[-1]).to(dtype)
+        by_x = by_weight = by_bias = None
+        if wants_x:
+            by_x = torch.mm(rows, weight.to(dtype)).to(x.dtype).view(x.shape)
+        if wants_weight:
+            by_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]).to(dtype)).to(weight.dtype)
+        if wants_bias:
+            by_bias = rows.sum(0).to(weight.dtype)
+        return by_x, by_weight, by_bias
