@@ -127,6 +127,18 @@ def test_the_choice_is_the_faster_and_measured_once(monkeypatch):
     assert calls[0][:5] == (2, 4, 2, 32, 8)
 
 
+@pytest.mark.parametrize(
+    ("batch", "heads", "length", "measured"), [(8, 6, 256, 8), (64, 8, 512, 8), (4, 8, 2048, 1)]
+)
+def test_how_much_of_a_batch_is_measured(batch, heads, length, measured, monkeypatch):
+    monkeypatch.setattr(choice, "_times", {})
+    shapes = []
+    monkeypatch.setattr(choice, "_measure", lambda shape: shapes.append(shape) or {"sdpa": 1.0})
+    query = torch.zeros(1, requires_grad=True).expand(batch, heads, length, 8)
+    measured_times(query, query)
+    assert shapes[0].batch == measured
+
+
 def test_only_training_is_measured(monkeypatch):
     monkeypatch.setattr(choice, "_measure", lambda shape: pytest.fail("measured"))
     monkeypatch.setattr(choice, "_times", {})

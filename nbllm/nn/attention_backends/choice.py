@@ -15,9 +15,9 @@ from nbllm.nn.heads import split_heads
 USUAL = "sdpa"  # where nothing is measured
 CANDIDATES = ("sdpa", "blocked")  # eager is the reference, never the fastest
 _ROUNDS = 4
-# Sequences measured: attention's time grows with the batch in proportion, the choice does not change with it.
-_MOST_SEQUENCES = 4
-# Measuring a pair must stay a matter of a second: above so many scores the usual backend is taken unmeasured.
+# Measuring must stay a matter of a second. So of a large batch some sequences are measured, with about so many
+# scores (time grows with the batch in proportion); where one sequence has more, the usual backend is taken.
+_SCORES = 1 << 24
 _MOST_SCORES = 1 << 27
 
 
@@ -64,8 +64,11 @@ def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
     Measured once a process; empty for shapes too large to measure quickly.
     """
     batch, heads, length, head_dim = query.shape
+    scores = heads * length**2
+    if scores > _MOST_SCORES:
+        return {}
     shape = Shape(
-        min(batch, _MOST_SEQUENCES),
+        max(1, min(batch, _SCORES // scores)),
         heads,
         key.shape[1],
         length,
@@ -73,8 +76,6 @@ def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
         query.dtype,
         torch.get_num_threads(),
     )
-    if shape.batch * heads * length**2 > _MOST_SCORES:
-        return {}
     with _lock:  # two threads that measure at once would measure each other
         if shape not in _times:
             _times[shape] = _measure(shape)
