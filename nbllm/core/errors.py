@@ -24,6 +24,10 @@ class UserError(ValueError):
             parts.append(f"  mend:  {mend}")
         super().__init__("\n".join(parts))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback: our insides would bury the sentence that helps."""
+        return [f"{type(self).__name__}: {self}"]
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.what, self.where, self.mend))
 

@@ -22,6 +22,7 @@ _DARK = """
 """
 
 # The notebook's own theme decides where there is one (JupyterLab, VS Code, Sphinx); else the system's.
+# The class three times: notebooks align tables by selectors more specific than one class.
 THEME_CSS = f"""
 .nbllm {{{_LIGHT}}}
 @media (prefers-color-scheme: dark) {{ .nbllm {{{_DARK}}} }}
@@ -41,12 +42,12 @@ THEME_CSS = f"""
 .nbllm .nbllm-scroll {{ overflow-x: auto; }}
 .nbllm table {{ border-collapse: collapse; margin: .6em 0; font-size: .95em; border: 0; color: inherit; }}
 .nbllm caption {{ caption-side: top; text-align: left; color: var(--nbllm-muted); padding-bottom: .3em; }}
-.nbllm th, .nbllm td {{ padding: .3em .9em .3em 0; border: 0; border-bottom: 1px solid var(--nbllm-line);
-  text-align: left; vertical-align: top; background: none; }}
-.nbllm thead th {{ font-weight: 600; color: var(--nbllm-muted); border-bottom-width: 2px;
+.nbllm.nbllm.nbllm th, .nbllm.nbllm.nbllm td {{ padding: .3em .9em .3em 0;
+  border: 0; border-bottom: 1px solid var(--nbllm-line); text-align: left; vertical-align: top; background: none; }}
+.nbllm.nbllm.nbllm thead th {{ font-weight: 600; color: var(--nbllm-muted); border-bottom-width: 2px;
   white-space: nowrap; }}
-.nbllm tbody th {{ font-weight: 400; color: var(--nbllm-muted); white-space: nowrap; }}
-.nbllm .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+.nbllm.nbllm.nbllm tbody th {{ font-weight: 400; color: var(--nbllm-muted); white-space: nowrap; }}
+.nbllm.nbllm.nbllm .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .nbllm pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: .4em 0; padding: .7em .9em;
   color: inherit; background: var(--nbllm-raised); border: 1px solid var(--nbllm-line); border-radius: 6px;
   font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
