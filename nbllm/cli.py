@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -52,7 +53,11 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 (an error, on stderr), 2 (usage) or 130 (interrupted)."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command is not _lab:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
     try:
         options.command(options)
     except UserError as error:
@@ -84,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "lab",
         _lab,
         "open JupyterLab on the tour",
-        "examples:\n  nbllm lab\n  nbllm lab --no-browser --port 9000",
+        "Other options are JupyterLab's own.\n\nexamples:\n  nbllm lab\n  nbllm lab --no-browser --port 9000",
     )
     lab.add_argument(
         "notebook", nargs="?", default="00-tour.ipynb", help="a notebook of the project (default: the tour)"
@@ -165,6 +170,11 @@ def _lab(options: argparse.Namespace) -> None:
         command.append(f"--port={options.port}")
     if options.no_browser:
         command.append("--no-browser")
+    if getattr(os, "geteuid", lambda: 1)() == 0 and "--allow-root" not in options.rest:
+        # Containers run as root, and JupyterLab refuses to start there without a word of consent.
+        print("You are root, so JupyterLab is started with --allow-root.")
+        command.append("--allow-root")
+    command += options.rest
     code = subprocess.call(command)  # noqa: S603 (our own interpreter)
     if code:
         raise UserError(f"JupyterLab ended with exit code {code}.", mend="Its own messages above say why.")
@@ -248,9 +258,15 @@ def _steer(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace, actor: str = "person") -> Any:
+    from nbllm.core.errors import RunError, nearest
+    from nbllm.runs.store import run_folders
     from nbllm.training.start import attach
 
     inside = options.folder / options.run
+    if not any((path / "run.json").exists() for path in (inside, Path(options.run))):
+        known = [path.name for path in run_folders(options.folder)]
+        mend = nearest(options.run, known) if known else "nbllm train CONFIG.toml makes one."
+        raise RunError(f"There is no run {options.run!r}.", where=options.folder, mend=mend)
     # What is resumed or forked from here must outlive this command.
     path = inside if (inside / "run.json").exists() else options.run
     return attach(path, actor=actor, where="process")

@@ -87,6 +87,11 @@ class LM:
         from nbllm.models.decoder import Decoder
         from nbllm.models.presets import make_config
 
+        if not callable(tokenizer):
+            raise UserError(
+                f"tokenizer must be a transformers tokenizer, not {type(tokenizer).__name__}.",
+                mend="nb.data.train_tokenizer(texts) makes one; AutoTokenizer.from_pretrained(path) opens one.",
+            )
         shape = make_config(family, **{"vocab_size": len(tokenizer), **config})
         return cls(Decoder(shape, seed=seed), tokenizer)
 
@@ -201,12 +206,14 @@ class LM:
         from nbllm.models.summary import summarize
 
         rows = [
-            (row.part, row.what, row.shape, row.parameters, row.num_bytes / 1e6)
+            (row.part, row.what, row.shape, row.parameters, round(row.num_bytes / 1e6, 2))
             for row in summarize(self.model)
         ]
         weight = self.model.embedding.weight
         total = sum(parameter.nbytes for parameter in self.model.parameters())
-        rows.append(("total", f"{weight.dtype} on {weight.device}", "", self.num_parameters, total / 1e6))
+        rows.append(
+            ("total", f"{weight.dtype} on {weight.device}", "", self.num_parameters, round(total / 1e6, 2))
+        )
         header = ("part", "what", "matrices", "parameters", "memory (MB)")
         return fragment(f"<p><strong>{escape(repr(self))}</strong></p>{table(rows, header)}")
 

@@ -26,7 +26,7 @@ class Progress:
     def __init__(self, label: str, total: float, unit: str, *, show: bool = True) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = 0.0
-        self._show = show and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+        self._show = show and (sys.stdout.isatty() or "ipykernel" in sys.modules)
         self._width = 0
 
     def __enter__(self) -> Self:
@@ -53,5 +53,5 @@ class Progress:
             self._write(f"\r{' ' * self._width}\r")
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        sys.stdout.write(text)
+        sys.stdout.flush()

@@ -44,6 +44,8 @@ THEME_CSS = f"""
 .nbllm caption {{ caption-side: top; text-align: left; color: var(--nbllm-muted); padding-bottom: .3em; }}
 .nbllm.nbllm.nbllm th, .nbllm.nbllm.nbllm td {{ padding: .3em .9em .3em 0;
   border: 0; border-bottom: 1px solid var(--nbllm-line); text-align: left; vertical-align: top; background: none; }}
+.nbllm.nbllm.nbllm dt, .nbllm.nbllm.nbllm dd {{ float: none; display: block; width: auto; margin: 0; padding: 0;
+  font-weight: 400; }}
 .nbllm.nbllm.nbllm thead th {{ font-weight: 600; color: var(--nbllm-muted); border-bottom-width: 2px;
   white-space: nowrap; }}
 .nbllm.nbllm.nbllm tbody th {{ font-weight: 400; color: var(--nbllm-muted); white-space: nowrap; }}

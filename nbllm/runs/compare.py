@@ -49,8 +49,12 @@ class Comparison:
         }
 
     def settings(self) -> dict[str, tuple[Any, ...]]:
-        """Return every setting of the records with its value in each run, `None` where a run has none."""
-        flat = [_flatten({part: run.record.get(part) for part in COMPARED}) for run in self.runs]
+        """Return every setting with its value in each run, as it is now, `None` where a run has none."""
+        flat = [
+            _flatten({part: run.record.get(part) for part in COMPARED})
+            | {f"config.{name}": value for name, value in run.settings.values.items()}
+            for run in self.runs
+        ]
         keys = dict.fromkeys(key for values in flat for key in values)
         return {key.removeprefix("config."): tuple(values.get(key) for values in flat) for key in keys}
 
@@ -138,8 +142,13 @@ def compare(runs: Iterable[Run | str | Path] | Run | str | Path, *more: Run | st
     Raises:
         RunError: None is given, or there is no run at a path.
     """
-    first = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
-    opened = [item if isinstance(item, Run) else Run(item) for item in [*first, *more]]
+    first = [*runs] if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
+    for item in (*first, *more):
+        if not isinstance(item, (Run, str, Path)):
+            raise RunError(
+                f"{type(item).__name__} is no run.", mend="nb.compare([run, other]) takes runs or paths."
+            )
+    opened = [item if isinstance(item, Run) else Run(item) for item in (*first, *more)]
     if not opened:
         raise RunError(
             "There are no runs to compare.", mend="nb.compare([run, other]); nb.runs() lists what there is."

@@ -9,7 +9,7 @@ from typing import Any
 
 from nbllm.runs.events import EventReader, Restarted
 from nbllm.runs.store import RECORD, read_record
-from nbllm.runs.timeline import Session, Timeline
+from nbllm.runs.timeline import Session, Timeline, count
 
 
 class RunLog:
@@ -24,9 +24,8 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.guard = (
-            threading.RLock()
-        )  # held while what `timeline` returned is read, where several threads look
+        # Held while what `timeline` returned is read, where several threads look.
+        self.guard = threading.RLock()
         self._start_over()
 
     def _start_over(self) -> None:
@@ -34,6 +33,9 @@ class RunLog:
         self._stamp = self._record_stamp()
         self._reader = EventReader(self.path)
         self._timeline = Timeline()
+        parent = self.record.get("parent")
+        if isinstance(parent, dict):  # until the first event says more, a fork is where it branched off
+            self._timeline.session.step = count(parent.get("step"), 0)
         self._grew: float | None = None
         self._looked = False
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, moment, number, size
+from nbllm.runs.state import LIVE
 from nbllm.runs.steering import words
 from nbllm.runs.timeline import Action, Timeline
 from nbllm.runs.waiting import seconds_left
@@ -72,7 +73,8 @@ def html(run: Run) -> str:
         _sample(timeline),
         _actions(timeline),
         _checkpoints(run, timeline),
-        f'<p class="muted run-foot">{escape(run.path)} &middot; as of {moment(time.time())}</p>',
+        f'<p class="muted run-foot">{escape(run.path)} &middot; as of {moment(time.time())}'
+        f"{'; show it again for a newer picture' if state in LIVE else ''}</p>",
     ]
     return fragment("".join(parts))
 

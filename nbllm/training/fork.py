@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,7 @@ def fork(
     record = read_record(path)
     info = _branching_point(path, step)
     state = TrainState.read(info.path)
-    old = TrainConfig.from_dict(record["config"])
-    # Warm-up lies behind: more steps must not stretch it over the branching point.
-    config = TrainConfig.from_dict(
-        {**record["config"], "warmup_steps": old.warmup, **state.values, **changes}
-    )
+    config = TrainConfig.from_dict({**record["config"], **state.values, **changes})
     if config.steps <= info.step:
         raise UserError(
             f"The fork would end at step {config.steps}, but it begins at {info.step}.",
@@ -63,6 +60,7 @@ def fork(
     if DECISIVE & changes.keys():
         new["choices"] = make_choices(config, shape)
     created = create(path.parent, name, new)
+    say_if_renamed(name, created)
     with first_checkpoint(created):
         checkpoints.adopt(info, created, values=initial_values(config), bad_steps=0)
     return created
@@ -75,6 +73,12 @@ def inherited(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         "replay": None,
         **changes,
     }
+
+
+def say_if_renamed(name: str | None, path: Path) -> None:
+    """Tell the person that the name was taken, and what the run is called instead."""
+    if name is not None and path.name != name:
+        sys.stdout.write(f"There is a run {name!r} already; this one is {path.name!r}.\n")
 
 
 @contextlib.contextmanager

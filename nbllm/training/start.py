@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.data.token_store import TokenStore
+from nbllm.lm import LM
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from nbllm.training.choices import check_fits, make_choices
 from nbllm.training.config import TrainConfig
-from nbllm.training.fork import first_checkpoint
+from nbllm.training.fork import first_checkpoint, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
 from nbllm.training.settings import SETTINGS, initial_values
 from nbllm.training.state import TrainState
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-    from nbllm.lm import LM
 
 
 def train(
@@ -52,7 +51,12 @@ def train(
         UserError: A setting is unknown or out of range, or the text is too short for one batch.
         RunError: The name is taken or the folder cannot be written.
     """
+    if not isinstance(lm, LM):
+        raise UserError(
+            f"The first argument must be a model, not {type(lm).__name__}.", mend="nb.train(lm, data)"
+        )
     settings = TrainConfig.from_dict(config)
+    settings = settings.replace(warmup_steps=settings.warmup)  # more steps later must not stretch the warm-up
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
     training, held_out = _stores(lm, data, validation)
@@ -62,6 +66,7 @@ def train(
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
         _record(lm, settings, training, held_out, where),
     )
+    say_if_renamed(name, path)
     state = TrainState(values=initial_values(settings))
     with first_checkpoint(path):
         checkpoints.save(path, 0, lm.write_files, state.to_dict())

@@ -92,7 +92,5 @@ class Stepper:
         return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
 
     def _shape(self, steps: int) -> TrainConfig:
-        """The configuration as the schedule sees it: `steps` may have been changed since; warm-up stays."""
-        if steps == self.config.steps:
-            return self.config
-        return self.config.replace(steps=steps, warmup_steps=self.config.warmup)
+        """The configuration as the schedule sees it: `steps` may have been changed since."""
+        return self.config if steps == self.config.steps else self.config.replace(steps=steps)

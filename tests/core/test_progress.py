@@ -19,7 +19,7 @@ def eager(monkeypatch):
 
 
 def run(monkeypatch, stream, show=True):
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
     with Progress("likelihood", 200, "bytes", show=show) as line:
         line.advance(50)
         line.advance(150)
@@ -44,7 +44,7 @@ def test_short_work_shows_nothing(monkeypatch):
 
 def test_the_line_is_cleared_when_work_is_interrupted(monkeypatch, eager):
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", stream)
     with pytest.raises(KeyboardInterrupt), Progress("x", 2, "bytes") as line:
         line.advance(1)
         raise KeyboardInterrupt

@@ -1,0 +1,40 @@
+"""What README shows, runs: its Python cell as it stands, but for the number of steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_cell_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (cell,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    short = {
+        "steps=700": "steps=70, checkpoint_interval=10, sample_tokens=8, num_threads=1",
+        "step=120": "step=12",
+        "rewind(100)": "rewind(10)",
+        "step=600": "step=60",
+        "num_layers=4, hidden_size=256": "num_layers=1, hidden_size=32",
+    }
+    for long, quick in short.items():
+        assert long in cell
+        cell = cell.replace(long, quick)
+    names: dict[str, object] = {}
+    exec(cell, names)  # our own README
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert (tmp_path / "my-model" / "model.safetensors").is_file()
+    assert names["other"].state == "finished"
+
+
+def test_the_commands_are_those_of_ci():
+    ci = (Path(__file__).parents[1] / ".ci" / "run").read_text()
+    for part in (
+        "install --quiet --disable-pip-version-check -c binder/constraints.txt -e .",
+        "nbllm",
+        "pytest",
+    ):
+        assert part in ci
+    assert "pip install -c binder/constraints.txt -e . && .venv/bin/nbllm lab" in README
+    assert "pip install -c binder/constraints.txt -e '.[test]' && .venv/bin/python -m pytest" in README
