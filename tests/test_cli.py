@@ -196,6 +196,25 @@ def test_steering_that_makes_no_sense(config, words, capsys):
     assert "mend:" in capsys.readouterr().err
 
 
+def test_lab_starts_jupyterlab_on_the_tour_also_as_root(monkeypatch, capsys):
+    import os
+
+    started = []
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command) or 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0, raising=False)
+    assert main(["lab", "--no-browser", "--port", "9000", "--ServerApp.token=x"]) == 0
+    assert started[0][1:3] == ["-m", "jupyterlab"]
+    assert started[0][3].endswith("00-tour.ipynb")
+    assert started[0][4:] == ["--port=9000", "--no-browser", "--allow-root", "--ServerApp.token=x"]
+    assert "root" in capsys.readouterr().out
+    monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
+    assert main(["lab"]) == 0
+    assert "--allow-root" not in started[1]
+    monkeypatch.setattr(subprocess, "call", lambda command: 3)
+    assert main(["lab"]) == 1
+    assert "exit code 3" in capsys.readouterr().err
+
+
 def test_usage_errors_exit_with_2(capsys):
     for words in ([], ["fly"], ["train"], ["runs", "steer", "x"]):
         with pytest.raises(SystemExit) as caught:

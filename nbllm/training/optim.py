@@ -71,7 +71,11 @@ class Optimizer:
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down to `max_norm` where their norm is larger; return the norm before."""
         with_gradient = [m for m in self.masters.values() if m.grad is not None]
-        return float(nn.utils.clip_grad_norm_(with_gradient, max_norm, foreach=True))
+        gradients = [m.grad for m in with_gradient if m.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        if not norm <= max_norm:  # else every gradient would be multiplied by one
+            nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm, foreach=True)
+        return float(norm)
 
     def step(self) -> None:
         """Update the masters, and round them into the parameters."""
