@@ -85,7 +85,8 @@ def _course(run: Run) -> Text:
         parent = str(run.parent.get("name", run.parent.get("run", "?"))).rstrip("/").rpartition("/")[2]
         sentences.append(f"It is a fork of {parent} at step {run.parent.get('step', '?')}.")
     if len(timeline.starts) > 1:
-        sentences.append(f"It was taken up {len(timeline.starts) - 1} times after an interruption.")
+        again = [f"{start['step']:,}" for start in timeline.starts[1:]]
+        sentences.append(f"It was interrupted, and taken up again at step {', '.join(again)}.")
     if timeline.num_warnings:
         newest = str(timeline.warnings[-1].get("text", "")).rstrip(".")
         sentences.append(f"Warnings: {timeline.num_warnings}; the newest: {newest}.")
