@@ -168,7 +168,7 @@ def test_other_errors_are_said_without_a_traceback(config, capsys, tmp_path):
     assert main(["train", "absent.toml"]) == 1
     assert "cannot be read" in capsys.readouterr().err
     assert main(["runs", "show", "absent"]) == 1
-    assert "no run here" in capsys.readouterr().err
+    assert "There is no run 'absent'" in capsys.readouterr().err
     assert main(["runs"]) == 0
     assert capsys.readouterr().out
     (tmp_path / "full").mkdir()
