@@ -78,7 +78,8 @@ class Steering:
     def refuse_rest(self, reason: str) -> None:
         """Answer the commands that came too late; one that asked for the end has what it asked for."""
         for command in self.trainer.inbox.take():
-            self._answer(command, "applied" if command.action == "stop" else "refused", reason)
+            outcome = "applied" if command.action == "stop" else "refused"
+            self._say(command.action, command.args, command.actor, outcome, reason, command=command)
 
     def _obey(self, command: Command) -> None:
         def act() -> dict[str, Any] | None:
@@ -109,6 +110,22 @@ class Steering:
         else:
             outcome, reason = "applied", ""
             args = args if changed is None else changed
+        self._say(action, args, actor, outcome, reason, step=step, command=command)
+        if outcome == "applied" and action in STATE_ACTIONS:
+            self.trainer.num_actions += 1
+
+    def _say(
+        self,
+        action: str,
+        args: dict[str, Any],
+        actor: str,
+        outcome: str,
+        reason: str,
+        *,
+        step: int | None = None,
+        command: Command | None = None,
+    ) -> None:
+        """Record what became of an action: the event that whoever sent `command` waits for."""
         self.trainer.emit(
             "action",
             step=step,
@@ -119,20 +136,6 @@ class Steering:
             outcome=outcome,
             reason=reason,
             asked=None if command is None else command.time,
-        )
-        if outcome == "applied" and action in STATE_ACTIONS:
-            self.trainer.num_actions += 1
-
-    def _answer(self, command: Command, outcome: str, reason: str) -> None:
-        self.trainer.emit(
-            "action",
-            id=command.id,
-            action=command.action,
-            args=command.args,
-            actor=command.actor,
-            outcome=outcome,
-            reason=reason,
-            asked=command.time,
         )
 
     def _act(self, action: str, args: dict[str, Any]) -> dict[str, Any] | None:

@@ -273,8 +273,7 @@ def test_a_full_disk_at_the_last_checkpoint_holds_the_run(lm, store, config, tmp
     run = nb.train(
         lm, store, folder=tmp_path, name="full", **{**config, "checkpoint_interval": 0, "steps": 50}
     )
-    run.wait(step=10, progress=False)
-    disk.checkpoints_full = True
+    disk.checkpoints_full = True  # the first checkpoint is written, the next is the last
     run.wait(step=50, progress=False)
     time.sleep(0.5)
     assert run.is_live
@@ -289,8 +288,7 @@ def test_a_run_whose_end_cannot_be_saved_is_stopped_not_finished(lm, store, conf
     run = nb.train(
         lm, store, folder=tmp_path, name="full", **{**config, "checkpoint_interval": 0, "steps": 50}
     )
-    run.wait(step=10, progress=False)
-    disk.checkpoints_full = True
+    disk.checkpoints_full = True  # the first checkpoint is written, the next is the last
     run.wait(step=50, progress=False)
     run.stop()
     run.wait(progress=False)

@@ -257,7 +257,7 @@ def test_a_stopped_run_resumes_and_ends_as_if_it_had_never_stopped(
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_replay_of_a_steered_run_is_bit_identical(start, precision):
-    run = start(steps=60, precision=precision)
+    run = start(steps=100_000, warmup_steps=5, precision=precision)  # it must not end before it is steered
     run.wait(step=5, progress=False)
     run.set(lr=1e-3)
     run.pause()
@@ -266,12 +266,14 @@ def test_replay_of_a_steered_run_is_bit_identical(start, precision):
     run.rewind(4)
     run.freeze("embedding.*")
     run.wait(step=20, progress=False)
-    run.set(accumulation=2, clip=0.3)
+    run.pause()
+    run.set(accumulation=2, clip=0.3, steps=run.step + 30)
     run.unfreeze("embedding.*")
+    run.resume()
     run.wait(progress=False)
     result = nb.replay(run, progress=False)
     assert result.identical, result
-    assert result.step == 60
+    assert result.step == run.steps
     assert "bit-identical" in repr(result)
     repeated = [(a.action, a.step) for a in result.run.timeline.state_actions]
     assert repeated == [(a.action, a.step) for a in run.timeline.effective]
