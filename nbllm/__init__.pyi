@@ -3,11 +3,13 @@ from . import (
     data as data,
     evaluation as evaluation,
     inference as inference,
+    interpret as interpret,
     models as models,
     nn as nn,
     objectives as objectives,
     runs as runs,
     training as training,
+    widgets as widgets,
 )
 from .core.device import doctor as doctor
 from .core.report import Report as Report
@@ -18,5 +20,7 @@ from .models import ModelConfig as ModelConfig
 from .runs.compare import compare as compare
 from .runs.run import Run as Run
 from .training import TrainConfig as TrainConfig, attach as attach, replay as replay, train as train
+from .widgets.attention import attention as attention
+from .widgets.show import panel as panel
 
 __version__: str

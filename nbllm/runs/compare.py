@@ -73,6 +73,7 @@ class Comparison:
             (f"training loss, nats/token (last {LAST})", *(_recent_loss(timeline) for timeline in timelines)),
             ("held-out loss, nats/token", *(_newest(t.history("evaluation.loss")) for t in timelines)),
             ("held-out bits/byte", *map(_newest, held_out)),
+            ("best held-out bits/byte", *map(_least, held_out)),
             ("tokens", *(_count(_last(timeline, "tokens")) for timeline in timelines)),
             ("trained for", *(_time(_last(timeline, "seconds")) for timeline in timelines)),
             ("steered", *(_steered(timeline) for timeline in timelines)),
@@ -85,7 +86,7 @@ class Comparison:
             *self.results(),
             *((key, *values) for key, values in self.differences().items()),
         ]
-        cells = [[_text(value) for value in row] for row in rows]
+        cells = [[value_text(value) for value in row] for row in rows]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.names) + 1)]
         return "\n".join(
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -195,6 +196,12 @@ def _newest(history: tuple[Any, Any]) -> float | None:
     return float(values[-1]) if len(values) and np.isfinite(values[-1]) else None
 
 
+def _least(history: tuple[Any, Any]) -> float | None:
+    values = history[1]
+    finite = values[np.isfinite(values)]
+    return float(finite.min()) if len(finite) else None
+
+
 def _last(timeline: Timeline, name: str) -> float | None:
     column = timeline.steps.columns.get(name)
     return column[-1] if column and np.isfinite(column[-1]) else None
@@ -214,7 +221,8 @@ def _steered(timeline: Timeline) -> str | None:
     return "; ".join([*([f"{hidden} more"] if hidden else []), *shown]) or None
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return a setting or a result as text, a long one shortened."""
     if value is None:
         return MISSING
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -226,4 +234,4 @@ def _text(value: Any) -> str:
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return value
-    return Raw(escape(_text(value)))
+    return Raw(escape(value_text(value)))

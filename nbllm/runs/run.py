@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -81,6 +82,11 @@ class Run:
         return self._log.timeline()
 
     @property
+    def guard(self) -> AbstractContextManager[object]:
+        """Hold this while reading from `timeline` where several threads look at the same handle."""
+        return self._log.guard
+
+    @property
     def state(self) -> str:
         """One of starting, running, paused, finished, stopped, failed; or lost: it ended without a word."""
         session, grew = self._log.session()
@@ -128,6 +134,12 @@ class Run:
             if action.action == "set":
                 values.update(action.args)
         return Settings(declared_settings(self.record), values)
+
+    @property
+    def cannot(self) -> dict[str, str]:
+        """What its loop cannot do, by action ("rewind", "evaluate", "fork", ...), with the reasons."""
+        limits = self.record.get("cannot")
+        return {str(action): str(why) for action, why in limits.items()} if isinstance(limits, dict) else {}
 
     @property
     def checkpoints(self) -> list[CheckpointInfo]:

@@ -139,11 +139,11 @@ class Points:
             self.cut(steps[0] - 1)
         num_before = len(self.steps)
         self.steps.extend(steps)
-        names: dict[str, None] = dict.fromkeys(self.columns)
-        for event in events:
-            names.update(dict.fromkeys(event))
-        for name in names:
-            values = [event.get(name) for event in events]
+        for name in dict.fromkeys(itertools.chain(self.columns, *events)):
+            try:
+                values = list(map(operator.itemgetter(name), events))  # twice as quick as `get`
+            except KeyError:
+                values = [event.get(name) for event in events]
             column = self.columns.get(name)
             numbers = _numbers(values)
             if column is None:

@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import nbformat
+import psutil
 import pytest
 
 from nbllm.core.errors import UserError
+from nbllm.core.quantities import size
 from nbllm.notebook import execute, notebooks_folder
+from tests.browser.lab import Lab
 
 NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
+BINDER_MEMORY = 2 << 30  # what mybinder.org gives a person for JupyterLab, the kernel and all that they start
+
+
+class MemoryWatch(threading.Thread):
+    """Watches, twice a second, how much memory the processes hold that are started within its block.
+
+    Attributes:
+        most: The greatest resident size of all together, bytes; pages that two share count twice.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.most, self._ended = 0, threading.Event()
+        self._others = set(psutil.Process().children())  # other tests' browser, perhaps
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        self.join()
+
+    def run(self):
+        while not self._ended.wait(0.5):
+            started = set(psutil.Process().children()) - self._others
+            self.most = max(self.most, sum(map(self._resident, started)))
+
+    @staticmethod
+    def _resident(process):
+        total = 0
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+            for part in (process, *process.children(recursive=True)):
+                total += part.memory_info().rss
+        return total
 
 
 @pytest.mark.notebook
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_notebook_executes(path, tmp_path, monkeypatch):
+def test_the_notebook_executes_in_the_memory_that_binder_gives(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    executed = execute(path, tmp_path, say=print)
+    with MemoryWatch() as memory, contextlib.closing(Lab(tmp_path / "lab")):
+        executed = execute(path, tmp_path / "executed", say=print)
     content = nbformat.read(executed, as_version=4)
     assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
+    print(f"most memory: {size(memory.most)}")
+    assert 5e8 < memory.most < BINDER_MEMORY, size(
+        memory.most
+    )  # torch and JupyterLab alone are more than the least
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,0 +1,5 @@
+"""Looking inside a model (survey section 5)."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .attention import attention_weights as attention_weights

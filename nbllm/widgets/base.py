@@ -1,0 +1,73 @@
+"""`Panel`: a widget whose front end is a module in `static/`, and which any number of viewers may watch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import anywidget
+
+from nbllm.core.errors import UserError
+from nbllm.widgets.modules import script, style
+
+Message = dict[str, Any]
+
+
+class Panel(anywidget.AnyWidget):
+    """A widget that talks in messages, from any thread, with every viewer that has said hello.
+
+    Subclasses set `front_end`, the stem of their files in `static/`, and answer messages in `receive`.
+    """
+
+    front_end: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give the class its script and style."""
+        if "front_end" in cls.__dict__:  # a widget that gets traits gets a class of its own, too
+            cls._esm = script(cls.front_end)
+            cls._css = style(cls.front_end)
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.guard = threading.RLock()  # messages come in any thread: JupyterLab's come in a subshell's
+        self.viewers: set[str] = set()
+        self.on_msg(self._on_message)
+        # ipykernel 7.4 takes a comm's messages where the comm sent last, which is the main shell, busy or not,
+        # for what our threads send. Without this they are taken in the subshell that the front end names.
+        if hasattr(self.comm, "_reply_subshell_for"):
+            self.comm._reply_subshell_for = None
+
+    def receive(self, message: Message) -> None:
+        """Answer a message of a viewer. A `UserError` that this raises is told to the viewer who asked."""
+        raise NotImplementedError
+
+    def tell(self, kind: str, *, buffers: Sequence[bytes] = (), to: str | None = None, **fields: Any) -> None:
+        """Send a message to one viewer, or to all."""
+        content = {"type": kind, **fields}
+        if to is not None:
+            content["to"] = to
+        self.send(content, buffers=list(buffers) or None)
+
+    def _on_message(self, _: object, message: Any, buffers: object) -> None:
+        if not isinstance(message, dict) or not isinstance(message.get("viewer"), str):
+            return  # of another version of the front end, perhaps
+        viewer = message["viewer"]
+        try:
+            with self.guard:
+                if message.get("type") == "bye":
+                    self.viewers.discard(viewer)
+                    return
+                self.viewers.add(viewer)
+                self.receive(message)
+        except UserError as error:
+            self.tell("refused", to=viewer, request=message.get("request"), reason=_one_line(error))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            self.tell("problem", to=viewer, text=text)
+            raise
+
+
+def _one_line(error: UserError) -> str:
+    return error.what if error.mend is None else f"{error.what} {error.mend}"

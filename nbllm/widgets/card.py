@@ -1,0 +1,201 @@
+"""What a panel shows of a run beside its curves, as plain JSON; the front end escapes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nbllm.core.html import visible
+from nbllm.runs.checkpoint import CheckpointInfo
+from nbllm.runs.events import Event, is_number
+from nbllm.runs.run import Run
+from nbllm.runs.steering import words
+from nbllm.runs.timeline import Action, Timeline
+from nbllm.runs.waiting import seconds_left
+
+NUM_COLORS = 6
+MOST_ACTIONS = 200
+MOST_SAMPLES = 20
+MOST_WARNINGS = 20
+MOST_TEXT = 20_000  # characters of a sample
+USUAL = frozenset(
+    {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds", "time", "step"}
+)
+
+Card = dict[str, Any]
+
+
+class CardMaker:
+    """Makes the cards of one run; what is slow to find out is found out only when it can have changed."""
+
+    def __init__(self, run: Run, color: int) -> None:
+        self.run = run
+        self.color = color
+        self._checkpoints: list[CheckpointInfo] = []
+        self._checkpoints_of: tuple[int, int] | None = None
+
+    def card(self) -> Card:
+        """Return the run's card as it is now."""
+        run = self.run
+        state = run.state
+        with run.guard:
+            timeline, settings = run.timeline, run.settings
+            return {
+                "key": run.name,
+                "name": run.name,
+                "path": str(run.path),
+                "color": 1 + self.color % NUM_COLORS,
+                "state": state,
+                "step": timeline.step,
+                "steps": run.steps,
+                "reason": run.reason,
+                "parent": self._parent(),
+                "where": str(run.record.get("where", "")),
+                "host": str(run.record.get("host", "")),
+                "created": _number(run.record.get("created")),
+                "time": timeline.session.last_time,
+                "settings": [_setting(setting, settings.values) for setting in settings],
+                "frozen": frozen(timeline),
+                "cannot": dict(getattr(run, "cannot", {})),
+                "facts": self._facts(timeline, state),
+                "checkpoints": self._shown_checkpoints(timeline),
+                "actions": _actions(timeline),
+                "num_actions": len(timeline.actions),
+                "samples": [_sample(event) for event in timeline.samples[-MOST_SAMPLES:]],
+                "warnings": [_warning(event) for event in timeline.warnings[-MOST_WARNINGS:]],
+                "num_warnings": timeline.num_warnings,
+                "rules": [rule.to_card() for rule in getattr(run, "rules", [])],
+                "metrics": [name for name in timeline.steps.columns if name not in USUAL],
+                "problems": run.problems,
+            }
+
+    def _parent(self) -> dict[str, Any] | None:
+        parent = self.run.parent
+        if parent is None:
+            return None
+        return {"run": parent_name(parent), "step": parent.get("step")}
+
+    def _facts(self, timeline: Timeline, state: str) -> dict[str, float | None]:
+        facts = {}
+        for name in ("lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds"):
+            column = timeline.steps.columns.get(name)
+            facts[name] = _number(column[-1]) if column else None
+        facts["loss"] = timeline.session.loss
+        for name, metric in (("held_out_loss", "loss"), ("bits_per_byte", "bits_per_byte")):
+            column = timeline.evaluations.columns.get(metric)
+            facts[name] = _number(column[-1]) if column else None
+        facts["seconds_left"] = _number(seconds_left(self.run)) if state == "running" else None
+        return facts
+
+    def _shown_checkpoints(self, timeline: Timeline) -> list[dict[str, Any]]:
+        stamp = self._folder_stamp()
+        if stamp is None or stamp != self._checkpoints_of:
+            self._checkpoints, self._checkpoints_of = self.run.checkpoints, stamp
+        return [
+            {
+                "step": info.step,
+                "name": info.name,
+                "bytes": info.bytes,
+                "time": info.time,
+                "on_line": timeline.on_line(info),
+            }
+            for info in self._checkpoints
+        ]
+
+    def _folder_stamp(self) -> tuple[int, int] | None:
+        try:
+            found = (self.run.path / "checkpoints").stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+
+def parent_name(parent: Mapping[str, Any]) -> str:
+    """Return the name of the run that a record names as its parent."""
+    name = str(parent.get("name", parent.get("run", "?")))
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def frozen(timeline: Timeline) -> list[str]:
+    """Return the patterns of the parts that are frozen now."""
+    patterns: dict[str, None] = {}
+    for action in timeline.effective:
+        named = action.args.get("patterns")
+        if action.action == "freeze" and isinstance(named, list):
+            patterns.update(dict.fromkeys(map(str, named)))
+        elif action.action == "unfreeze" and isinstance(named, list):
+            for pattern in named:
+                patterns.pop(str(pattern), None)
+    return list(patterns)
+
+
+def changes(before: Card, after: Card) -> Card:
+    """Return the fields of a card that differ, and its key; an empty one when none does."""
+    changed = {name: value for name, value in after.items() if before.get(name, ...) != value}
+    return {"key": after["key"], **changed} if changed else {}
+
+
+def _setting(setting: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    value = values.get(setting.name)
+    return {
+        "name": setting.name,
+        "kind": setting.kind,
+        "unit": setting.unit,
+        "help": setting.help,
+        "range": setting.range_text,
+        "value": value if is_number(value) else None,
+    }
+
+
+def _actions(timeline: Timeline) -> list[dict[str, Any]]:
+    effective = {action.index for action in timeline.effective}
+    return [_action(action, effective) for action in timeline.actions[-MOST_ACTIONS:]]
+
+
+def _action(action: Action, effective: set[int]) -> dict[str, Any]:
+    return {
+        "id": action.id,
+        "step": action.step,
+        "action": action.action,
+        "args": {name: _plain(value) for name, value in action.args.items()},
+        "text": words(action.action, action.args),
+        "actor": action.actor,
+        "outcome": action.outcome,
+        "reason": action.reason,
+        "time": action.time,
+        "asked": action.asked,
+        "effective": action.index < 0 or action.action == "rewind" or action.index in effective,
+    }
+
+
+def _sample(event: Event) -> dict[str, Any]:
+    return {
+        "step": event["step"],
+        "time": event["time"],
+        "prompt": visible(_text(event.get("prompt"))),
+        "text": visible(_text(event.get("text"))),
+        "actor": _text(event.get("actor"))[:200],
+        "id": _text(event.get("id"))[:40],
+    }
+
+
+def _warning(event: Event) -> dict[str, Any]:
+    return {"step": event["step"], "time": event["time"], "text": _text(event.get("text"))[:2000]}
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)[:MOST_TEXT]
+
+
+def _number(value: object) -> float | None:
+    return float(value) if is_number(value) and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return an argument as JSON that a browser can read; no NaN, nothing long."""
+    if isinstance(value, bool) or value is None or is_number(value):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value[:50]]
+    return str(value)[:500]

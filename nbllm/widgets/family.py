@@ -1,0 +1,78 @@
+"""The runs that belong together: a run, what it was forked from, and what was forked from it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from nbllm.core.errors import UserError
+from nbllm.runs.run import Run
+from nbllm.runs.store import run_folders
+from nbllm.widgets.card import parent_name
+
+LOOK_SECONDS = 2.0  # how often the folder is searched for new forks
+MOST = 12  # runs drawn together; the nearest relatives, the newest first
+
+
+class Family:
+    """A run's relatives in its folder, found anew from time to time.
+
+    Args:
+        run: The run in the middle; its handle is used as it is.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.runs: dict[str, Run] = {run.name: run}
+        self._parents: dict[Path, str | None] = {}
+        self._looked = -LOOK_SECONDS
+
+    def look(self, *, now: bool = False) -> dict[str, Run]:
+        """Return the relatives by name, the run itself first; a look at the folder at most every 2 s, or `now`."""
+        if now or time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            for name in self._related():
+                if name not in self.runs:
+                    with contextlib.suppress(UserError):
+                        self.runs[name] = Run(self.run.path.parent / name)
+        return self.runs
+
+    def _related(self) -> list[str]:
+        """Return the names of all ancestors, and of all that descend from the run or its parent."""
+        parents = self._all_parents()
+        lines = {name: _line(name, parents) for name in parents}
+        own = lines.get(self.run.name, [self.run.name])
+        nearest = set(own[:2])  # the run and its parent
+        related = [name for name in own[1:] if name in parents]
+        others = [name for name, line in lines.items() if name not in own and nearest & set(line)]
+        others.sort(key=lambda name: _changed(self.run.path.parent / name), reverse=True)
+        return (related + others)[: MOST - 1]
+
+    def _all_parents(self) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for path in run_folders(self.run.path.parent):
+            if path not in self._parents:  # a run's parent never changes
+                with contextlib.suppress(UserError):
+                    parent = Run(path).parent
+                    self._parents[path] = None if parent is None else parent_name(parent)
+            if path in self._parents:
+                found[path.name] = self._parents[path]
+        return found
+
+
+def _line(name: str, parents: dict[str, str | None]) -> list[str]:
+    """Return a run's name, its parent's, and so on; a circle, which only a forged record can make, ends."""
+    line: list[str] = []
+    step: str | None = name
+    while step is not None and step not in line:
+        line.append(step)
+        step = parents.get(step)
+    return line
+
+
+def _changed(path: Path) -> float:
+    try:
+        return (path / "run.json").stat().st_mtime
+    except OSError:
+        return 0.0

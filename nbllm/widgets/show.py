@@ -1,0 +1,124 @@
+"""What a cell shows of a run: its live panel, and beneath it the static picture that outlives the kernel."""
+
+from __future__ import annotations
+
+import collections
+import os
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.getipython import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
+
+if TYPE_CHECKING:
+    from nbllm.runs.listing import RunList
+    from nbllm.runs.run import Run
+    from nbllm.widgets.base import Panel
+
+# JupyterLab shows the twin only where the live panel is not: closed kernel, no widgets, no trust.
+_TWIN_CSS = """
+.jp-OutputArea-child:has(.nbllm-panel) + .jp-OutputArea-child:has(.nbllm-twin) { display: none; }
+.jp-OutputArea-child:has(.jupyter-widgets):not(:has(.nbllm-panel)):has(+ .jp-OutputArea-child .nbllm-twin) {
+  display: none; }
+"""
+
+_panels: dict[Path, Panel] = {}
+_twins: collections.deque[Twin] = collections.deque(maxlen=20)  # the newest outputs are kept up to date
+
+
+class Twin:
+    """The static picture of something in a cell's output, brought up to date while the kernel lives.
+
+    Args:
+        shell: The notebook's shell.
+        thing: What has the picture.
+    """
+
+    def __init__(self, shell: InteractiveShell, thing: Run | RunList) -> None:
+        self._shell = shell
+        self._thing = thing
+        self._id = uuid.uuid4().hex
+        self._shown = ""
+
+    def show(self) -> None:
+        """Publish the picture, or its update where the text of it has changed."""
+        text = repr(self._thing)
+        if text == self._shown:
+            return
+        html = f'<div class="nbllm-twin"><style>{_TWIN_CSS}</style>{self._thing._repr_html_()}</div>'
+        data, update = {"text/html": html, "text/plain": text}, bool(self._shown)
+        self._shown = text
+        self._shell.display_pub.publish(data, transient={"display_id": self._id}, update=update)
+
+
+def panel(run: Run | str | Path) -> Panel:
+    """Return the live panel of a run: one a run and kernel, however often it is shown.
+
+    Args:
+        run: The run, its folder, or its name in `runs/`.
+
+    Raises:
+        RunError: There is no run.
+    """
+    from nbllm.runs.run import Run
+    from nbllm.widgets.training import TrainingPanel
+
+    if not isinstance(run, Run):
+        from nbllm.training import attach
+
+        run = attach(run)
+    if run.path not in _panels:
+        _panels[run.path] = TrainingPanel(run, on_change=_refresh)
+    return _panels[run.path]
+
+
+def install(shell: InteractiveShell) -> None:
+    """Make this shell show runs as panels; called when nbllm is imported in a notebook."""
+    assert shell.display_formatter is not None
+    formatter = shell.display_formatter.ipython_display_formatter
+    formatter.for_type_by_name("nbllm.runs.run", "Run", _show_run)
+    formatter.for_type_by_name("nbllm.runs.listing", "RunList", _show_runs)
+    shell.events.register("post_run_cell", lambda *_: _refresh())
+
+
+def _show_run(run: Run) -> None:
+    _show(panel(run), f"Run {run.name!r}", run)
+
+
+def _show_runs(runs: RunList) -> None:
+    from nbllm.widgets.runs import RunsPanel
+
+    _show(RunsPanel(runs), f"Runs in {runs.folder}", runs)
+
+
+def _show(panel: Panel, title: str, thing: Run | RunList) -> None:
+    shell = get_ipython()
+    assert shell is not None
+    bundle, metadata = _bundle(panel)
+    bundle["text/plain"] = title
+    if _shows_one_output():
+        bundle["text/html"] = thing._repr_html_()
+        shell.display_pub.publish(bundle, metadata)
+        return
+    shell.display_pub.publish(bundle, metadata)  # first: reading a long run takes longer than a browser needs
+    twin = Twin(shell, thing)
+    twin.show()
+    _twins.append(twin)
+
+
+def _bundle(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
+    made = panel._repr_mimebundle_()
+    data, metadata = made if isinstance(made, tuple) else (made, {})
+    return dict(data or {}), dict(metadata or {})
+
+
+def _shows_one_output() -> bool:
+    """Say whether this front end has no means to hide the twin beneath a live panel."""
+    return "google.colab" in sys.modules or "VSCODE_PID" in os.environ
+
+
+def _refresh() -> None:
+    for twin in list(_twins):
+        twin.show()

@@ -1,0 +1,118 @@
+// @ts-check
+/** The head of a run's panel: what it is, where it stands, and what happened if it has ended. */
+import { element, formatBytes, formatCount, formatDuration, formatNumber } from "./common.js";
+import { clock, keyed, pushButton, setAttribute, setShown, setText } from "./dom.js";
+import { blockedReason } from "./controls.js";
+
+/** @typedef {import("./dom.js").PanelContext} PanelContext */
+
+const three = (/** @type {number} */ value) => value.toFixed(3);
+
+/** @type {[string, string, (value: number) => string, string][]} fact, its name, how it is written, its unit */
+const FACTS = [
+  ["loss", "training loss", three, "nats/token"],
+  ["held_out_loss", "held-out loss", three, "nats/token"],
+  ["bits_per_byte", "held-out", three, "bits/byte"],
+  ["lr", "learning rate", (value) => formatNumber(value, 3), ""],
+  ["tokens", "tokens", formatCount, ""],
+  ["tokens_per_second", "speed", (value) => formatCount(Math.round(value)), "tokens/s"],
+  ["memory", "memory", formatBytes, ""],
+  ["seconds", "trained for", formatDuration, ""],
+];
+
+export class HeadPart {
+  /** @param {PanelContext} panel @param {import("./outcome.js").OutcomeLine} line of the buttons */
+  constructor(panel, line) {
+    this.panel = panel;
+    this.name = element("bdi", { class: "run-name" });
+    this.badge = element("span", { class: "run-state" });
+    this.step = element("span", { class: "run-step" });
+    this.left = element("span", { class: "run-left muted" });
+    this.origin = element("span", { class: "run-origin muted" });
+    this.fill = element("div");
+    this.bar = element("div", { class: "run-bar", role: "progressbar", "aria-label": "steps taken", "aria-valuemin": 0 }, this.fill);
+    this.facts = element("dl", { class: "run-facts" });
+    this.again = pushButton(panel, {
+      line, label: "Resume", shape: "play", class: "primary", press: () => panel.ask("start_again"),
+    });
+    this.said = element("span");
+    this.notice = element("div", { class: "run-note run-ended", hidden: true }, this.said, this.again.node);
+    this.problems = element("div");
+    this.node = element(
+      "div",
+      { class: "panel-head" },
+      element("div", { class: "run-head" }, this.name, this.badge, this.step, this.left, this.origin),
+      this.bar, this.facts, this.notice, this.problems,
+    );
+  }
+
+  /** @param {any} card */
+  update(card) {
+    setText(this.name, card.name);
+    setAttribute(this.name, "title", card.path);
+    setText(this.badge, card.state);
+    setAttribute(this.badge, "class", `run-state run-${card.state}`);
+    setText(this.step, stepText(card));
+    const left = card.facts.seconds_left;
+    setText(this.left, card.state === "running" && left > 0 ? `about ${formatDuration(left)} left` : heardText(card));
+    setText(this.origin, card.parent ? `forked from ${card.parent.run} at step ${formatCount(card.parent.step)}` : "");
+    this.#progress(card);
+    this.#facts(card);
+    const sentence = endSentence(card);
+    setShown(this.notice, sentence !== "");
+    setText(this.said, sentence);
+    setAttribute(this.notice, "class", `run-note run-ended run-${card.state}`);
+    setShown(this.again.node, ["stopped", "failed", "lost"].includes(card.state));
+    this.again.block(blockedReason(card, "start_again"), this.panel.requests.isPending(card.key, "start_again"));
+    keyed(this.problems, card.problems ?? [], String, (text) => element("div", { class: "run-note", text }));
+  }
+
+  /** @param {any} card */
+  #progress({ step, steps, state }) {
+    setShown(this.bar, Boolean(steps));
+    if (!steps) return;
+    this.fill.style.width = `${Math.min(100, (100 * step) / steps).toFixed(2)}%`;
+    setAttribute(this.bar, "aria-valuenow", Math.min(step, steps));
+    setAttribute(this.bar, "aria-valuemax", steps);
+    setAttribute(this.bar, "aria-valuetext", `step ${formatCount(step)} of ${formatCount(steps)}`);
+    setAttribute(this.bar, "class", `run-bar run-${state}`);
+  }
+
+  /** @param {any} card */
+  #facts({ facts }) {
+    const known = FACTS.filter(([name]) => facts[name] != null && facts[name] >= 0);
+    keyed(
+      this.facts,
+      known,
+      ([name]) => name,
+      ([, label, , unit]) =>
+        element("div", null, element("dt", { text: label }), element("dd", null, element("b"), unit && ` ${unit}`)),
+      (node, [name, , write]) => setText(node.querySelector("b"), write(facts[name])),
+    );
+  }
+}
+
+/** @param {any} card @returns {string} */
+export function stepText({ step, steps }) {
+  return `step ${formatCount(step)}${steps ? ` of ${formatCount(steps)}` : ""}`;
+}
+
+/** @param {any} card @returns {string} how long ago anything was heard of a run on another machine */
+function heardText({ last_heard: seconds, host }) {
+  return seconds == null ? "" : `heard ${formatDuration(Math.round(seconds))} ago${host ? ` from ${host}` : ""}`;
+}
+
+/** @param {any} card @returns {string} what ended the run, and what can be done; "" while it is live */
+function endSentence(card) {
+  const { state, step, reason } = card;
+  const because = reason ? `: ${reason.replace(/\.$/, "")}.` : ".";
+  const newest = card.checkpoints.filter((/** @type {any} */ one) => one.on_line).at(-1);
+  const from = newest ? `the newest good checkpoint, step ${formatCount(newest.step)}` : "the beginning: there is no checkpoint";
+  if (state === "stopped") return `Stopped at step ${formatCount(step)}${because} It can go on from ${from}.`;
+  if (state === "failed") return `Failed at step ${formatCount(step)}${because} It can go on from ${from}.`;
+  if (state === "lost") {
+    const since = card.time ? ` since ${clock(card.time)}` : "";
+    return `The trainer is gone without a word${since}${because} It can go on from ${from}.`;
+  }
+  return "";
+}

@@ -1,0 +1,177 @@
+// @ts-check
+/** What a person has asked of the runs, and what became of it. */
+import { formatCount } from "./common.js";
+
+/**
+ * @typedef {"asked" | "waiting" | "sent" | "applied" | "refused" | "done" | "ended"} Phase
+ *   asked: on its way to the kernel; waiting: the kernel has not answered; sent: in the run's folder;
+ *   applied, refused: by the run; done: begun by the kernel; ended: the run was over before it took it
+ * @typedef {{request: number, run: string, action: string, args: Record<string, any>, phase: Phase, id: string,
+ *   said: string, answer: any}} Request
+ */
+
+const PATIENCE = 400; // milliseconds until a person is told that the kernel is busy
+const START_PATIENCE = 4000; // of what the kernel does itself: it loads a model first
+const MOST_REQUESTS = 60;
+const LIVE_STATES = new Set(["starting", "running", "paused"]);
+const OPEN = new Set(["asked", "waiting", "sent"]);
+const PAST = new Map([
+  ["pause", "paused"],
+  ["resume", "resumed"],
+  ["stop", "stopped"],
+  ["save", "saved"],
+  ["evaluate", "evaluated"],
+  ["sample", "sampled"],
+]);
+
+/** @param {any} card @returns {boolean} whether somebody trains it */
+export function isLive(card) {
+  return LIVE_STATES.has(card.state);
+}
+
+/** @param {Request | undefined} request @returns {boolean} whether its answer is still to come */
+export function isOpen(request) {
+  return request !== undefined && OPEN.has(request.phase);
+}
+
+export class Requests {
+  /**
+   * @param {(message: any) => void} send @param {() => void} changed called after any request has changed
+   * @param {() => Map<string, any>} cards
+   */
+  constructor(send, changed, cards) {
+    this.send = send;
+    this.changed = changed;
+    this.cards = cards;
+    /** @type {Request[]} oldest first */
+    this.all = [];
+    this.count = 0;
+    /** @type {Set<(request: Request) => void>} called once for each request that has got its answer */
+    this.listeners = new Set();
+  }
+
+  /** @param {string} run @param {string} action @param {Record<string, any>} [args] @returns {Request} */
+  ask(run, action, args = {}) {
+    /** @type {Request} */
+    const request = { request: ++this.count, run, action, args, phase: "asked", id: "", said: "", answer: null };
+    this.all.push(request);
+    if (this.all.length > MOST_REQUESTS) this.all.shift();
+    this.send({ type: "command", request: request.request, run, action, args });
+    const patience = action === "start_again" || action === "fork" ? START_PATIENCE : PATIENCE;
+    setTimeout(() => request.phase === "asked" && this.#move(request, "waiting"), patience);
+    this.changed();
+    return request;
+  }
+
+  /** @param {any} message "sent", "done" or "refused" @returns {boolean} whether it answers one of these */
+  hear({ type, request: number, id, text, reason }) {
+    const request = this.all.find((one) => one.request === number);
+    if (!request) return false;
+    request.said = String(text ?? reason ?? "");
+    if (type === "sent") {
+      request.id = id;
+      if (isOpen(request)) this.#move(request, "sent");
+      this.settle();
+    } else this.#move(request, type);
+    return true;
+  }
+
+  /** Look for the answers that have come as actions of the runs. */
+  settle() {
+    for (const request of this.all) {
+      if (request.phase !== "sent") continue;
+      const card = this.cards().get(request.run);
+      const answer = card?.actions.findLast((/** @type {any} */ action) => action.id === request.id);
+      if (answer) {
+        request.answer = answer;
+        request.said = answer.reason;
+        this.#move(request, answer.outcome === "refused" ? "refused" : "applied");
+      } else if (card && !isLive(card)) this.#move(request, "ended");
+    }
+  }
+
+  /**
+   * @param {string} run @param {(request: Request) => boolean} [test] @returns {Request | undefined} the newest
+   */
+  newest(run, test = () => true) {
+    return this.all.findLast((request) => request.run === run && test(request));
+  }
+
+  /** @param {string} run @param {string} action @returns {boolean} whether such a one is not answered yet */
+  isPending(run, action) {
+    return isOpen(this.newest(run, (request) => request.action === action));
+  }
+
+  /** @param {Request} request @param {Phase} phase */
+  #move(request, phase) {
+    request.phase = phase;
+    if (!isOpen(request)) for (const listener of this.listeners) listener(request);
+    this.changed();
+  }
+}
+
+/** @param {Request} request @param {any} card its run's @returns {string} the sentence for a person */
+export function describeRequest(request, card) {
+  const what = wordsOf(request);
+  switch (request.phase) {
+    case "asked":
+      return request.action === "start_again" ? "Resuming: the kernel takes the run up again…" : `${what}: asked…`;
+    case "waiting":
+      return waitingText(request, card, what);
+    case "sent":
+      return `${what}: asked; it comes at the next step${card?.state === "starting" ? ", once the run has started" : ""}…`;
+    case "refused":
+      return `${what}: refused${request.said ? `: ${request.said}` : ""}`;
+    case "ended":
+      return `${what}: the run ended before it took this`;
+    case "done":
+      return request.said || `${what}: begun`;
+    default:
+      return appliedText(request, what);
+  }
+}
+
+/** @param {Request} request @param {any} card @param {string} what */
+function waitingText(request, card, what) {
+  if (request.action === "start_again" || request.action === "fork") {
+    return `${what}: not begun yet; loading takes some seconds, and a kernel that is busy with a cell ends that first.`;
+  }
+  const command = terminalCommand(request, card);
+  const instead = command ? ` In a terminal: ${command}` : "";
+  return `${what}: waiting: the kernel is busy with a cell; the run itself goes on.${instead}`;
+}
+
+/** @param {Request} request @param {string} what */
+function appliedText(request, what) {
+  const { action, step, args, text } = request.answer;
+  const at = `at step ${formatCount(step)}`;
+  const past = PAST.get(action);
+  if (action === "rewind" && args?.to != null) return `rewound from ${formatCount(step)} to ${formatCount(args.to)}`;
+  return past ? `${past} ${at}` : `${text || what} applied ${at}`;
+}
+
+/** @param {Request} request @returns {string} what was asked, in a few words */
+export function wordsOf({ action, args }) {
+  if (action === "set") return Object.entries(args).map(([name, value]) => `${name}=${value}`).join(", ");
+  if (action === "rewind") return `rewind to ${formatCount(args.step)}`;
+  if (action === "freeze" || action === "unfreeze") return `${action} ${args.patterns.join(", ")}`;
+  if (action === "rule") return `rule ${args.name} ${args.on ? "on" : "off"}`;
+  if (action === "fork") return `fork ${args.name}`;
+  return action === "start_again" ? "resume" : action;
+}
+
+/** @param {Request} request @param {any} card @returns {string} what does the same in a terminal; "" where nothing does */
+export function terminalCommand({ action, args }, card) {
+  const named = !card?.path || new RegExp(`(^|/)runs/[^/]+$`).test(card.path) ? card?.name : card.path;
+  const begin = `nbllm runs steer ${shellWord(named ?? "")} ${action}`;
+  if (action === "set") return [begin, ...Object.entries(args).map(([name, value]) => shellWord(`${name}=${value}`))].join(" ");
+  if (action === "rewind") return `${begin} ${args.step}`;
+  if (action === "sample") return `${begin} ${shellWord(args.prompt)}`;
+  if (action === "freeze" || action === "unfreeze") return [begin, ...args.patterns.map(shellWord)].join(" ");
+  return action === "rule" ? "" : begin;
+}
+
+/** @param {string} text @returns {string} one word for a shell */
+function shellWord(text) {
+  return /^[\w.,=+\-/:@]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,183 @@
+// @ts-check
+/** The runs panel: every run of a folder in a table, and those that are picked compared. */
+import { decodeColumns, element, errorBox, formatCount } from "./common.js";
+import { RunsComparison } from "./runs_comparison.js";
+import { RUN_STATES } from "./runs_order.js";
+import { RunsTable } from "./runs_table.js";
+
+const MOST_COMPARED_RUNS = 12;
+const RUNS_TICK = 10_000; // milliseconds between looks at the clock
+
+class RunsView {
+  /** @param {any} model @param {HTMLElement} el */
+  constructor(model, el) {
+    this.model = model;
+    this.viewer = `runs-${Math.random().toString(36).slice(2)}`;
+    /** @type {number | null} of the newest message; null: nothing has come yet */
+    this.seq = null;
+    this.folder = "";
+    /** @type {Map<string, (number | null)[]>} */
+    this.sparklines = new Map();
+    this.error = errorBox();
+    this.comparison = new RunsComparison();
+    this.table = new RunsTable({ onPick: () => this.#compare(), most: MOST_COMPARED_RUNS });
+    this.table.onSort = () => this.#showSummary();
+    this.status = element("span", { role: "status", class: "muted", text: "Waiting for the kernel…" });
+    this.filter = element("input", {
+      type: "search", placeholder: "Filter by name or state", "aria-label": "Filter runs by name or state",
+      oninput: () => this.#filter(),
+    });
+    this.family = element("button", {
+      type: "button", class: "runs-button", "aria-pressed": true, title: "Forks under the run that they come from",
+      text: "Family tree", onclick: () => this.#showFamily(),
+    });
+    this.clear = element("button", { type: "button", class: "runs-button", hidden: true, onclick: () => this.#clear() });
+    this.empty = element("p", { class: "muted", hidden: true });
+    this.unreadable = element("div");
+    this.bar = element("div", { class: "runs-controls", hidden: true }, this.filter, this.family, this.clear);
+    this.hint = element("p", { class: "muted runs-small", hidden: true, text: "Pick two or more runs to compare them." });
+    el.classList.add("nbllm", "nbllm-panel");
+    // JupyterLab's keys, such as D D for "delete the cell", are not meant for our boxes and buttons; it looks for the
+    // mark on what has the focus, not on what is around it.
+    const suppress = (/** @type {any} */ event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+    this.root = element("div", { class: "runs-panel", onfocusin: suppress },
+      this.bar, this.status, this.empty, this.table.node, this.unreadable, this.hint, this.comparison.node,
+      this.error.node);
+    this.table.node.hidden = true;
+    el.append(this.root);
+    this.listen = (/** @type {any} */ content, /** @type {DataView[]} */ buffers) => {
+      try {
+        this.#take(content, buffers);
+      } catch (problem) {
+        this.error.show(problem);
+      }
+    };
+    model.on("msg:custom", this.listen);
+    this.clock = setInterval(() => this.table.tick(), RUNS_TICK);
+    this.#send({ type: "hello" });
+  }
+
+  destroy() {
+    clearInterval(this.clock);
+    this.model.off("msg:custom", this.listen);
+    this.#send({ type: "bye" });
+    this.comparison.destroy();
+    this.root.remove();
+  }
+
+  /** @param {object} message */
+  #send(message) {
+    this.model.send({ ...message, viewer: this.viewer }, undefined, []);
+  }
+
+  /** @param {any} content @param {DataView[]} buffers */
+  #take(content, buffers) {
+    if (content.to !== undefined && content.to !== this.viewer) return;
+    if (content.type === "runs") this.#takeRuns(content);
+    else if (content.type === "sparklines") {
+      for (const [name, values] of content.runs) this.#takeSparkline(name, values);
+      this.#show();
+    } else if (content.type === "comparison") this.comparison.show(content);
+    else if (content.type === "points") {
+      this.comparison.setPoints(content.run, content.series, decodeColumns(content.columns, buffers));
+    } else if (content.type === "problem") this.error.show(content.text);
+    else if (content.type === "refused") this.error.show(content.reason);
+  }
+
+  /** @param {any} content */
+  #takeRuns({ seq, folder, whole, now, rows, gone, unreadable }) {
+    if (!whole) {
+      if (this.seq === null) return; // all of it is on its way
+      if (seq <= this.seq) return;
+      if (seq > this.seq + 1) {
+        this.seq = null;
+        return this.#send({ type: "hello" });
+      }
+    }
+    const again = whole && this.seq === null && this.table.picked.length > 1;
+    this.seq = seq;
+    this.folder = folder;
+    this.table.clock = now - Date.now() / 1000;
+    if (whole) this.table.rows.clear();
+    for (const name of gone) {
+      this.table.rows.delete(name);
+      this.sparklines.delete(name);
+    }
+    for (const row of rows) this.table.rows.set(row.name, { ...row, sparkline: this.sparklines.get(row.name) });
+    const reasons = unreadable.map(([name, reason]) =>
+      element("div", { class: "runs-note" }, element("bdi", { text: name }), `: unreadable (${reason})`));
+    this.unreadable.replaceChildren(...reasons);
+    this.unread = unreadable.length;
+    const picked = this.table.picked.filter((name) => this.table.rows.has(name));
+    const lost = picked.length < this.table.picked.length;
+    this.table.picked = picked;
+    this.#show();
+    if (again || lost) this.#compare();
+  }
+
+  /** @param {string} name @param {(number | null)[]} values */
+  #takeSparkline(name, values) {
+    this.sparklines.set(name, values);
+    const row = this.table.rows.get(name);
+    if (row) this.table.rows.set(name, { ...row, sparkline: values });
+  }
+
+  #show() {
+    if (this.seq === null) return;
+    const none = this.table.rows.size === 0;
+    this.bar.hidden = this.table.node.hidden = none;
+    this.empty.hidden = !none || this.unread > 0;
+    if (!this.empty.hidden && this.empty.dataset.folder !== this.folder) {
+      this.empty.dataset.folder = this.folder;
+      this.empty.replaceChildren("No runs in ", element("bdi", { text: `${this.folder.replace(/\/$/, "")}/` }), " yet: ",
+        element("code", { text: "nb.train(lm, data)" }), " makes one.");
+    }
+    this.shown = this.table.show();
+    this.#showSummary();
+  }
+
+  #showSummary() {
+    const { rows, picked, sort } = this.table;
+    this.family.setAttribute("aria-pressed", String(sort === null));
+    this.clear.hidden = picked.length === 0;
+    this.clear.textContent = `Clear ${picked.length} picked`;
+    this.hint.hidden = rows.size < 2 || picked.length > 1;
+    const states = RUN_STATES.map((state) => [state, [...rows.values()].filter((row) => row.state === state).length]);
+    const counts = states.filter(([, number]) => number).map(([state, number]) => `${formatCount(Number(number))} ${state}`);
+    const total = `${formatCount(rows.size)} run${rows.size === 1 ? "" : "s"}: ${counts.join(", ")}`;
+    const text = rows.size === 0 ? "" : this.shown === rows.size ? total : `${total}; ${this.shown} shown`;
+    if (this.status.textContent !== text) this.status.textContent = text;
+  }
+
+  #filter() {
+    this.table.filter = this.filter.value.trim();
+    this.#show();
+  }
+
+  #showFamily() {
+    this.table.sort = null;
+    this.#show();
+  }
+
+  #clear() {
+    this.table.picked = [];
+    this.#show();
+    this.#compare();
+    this.filter.focus(); // the button that had the focus is gone
+  }
+
+  #compare() {
+    const { picked } = this.table;
+    this.#showSummary();
+    if (picked.length < 2) this.comparison.show({ runs: [] });
+    this.#send({ type: "compare", runs: picked.length > 1 ? picked : [] });
+  }
+}
+
+/** @param {{model: any, el: HTMLElement}} context @returns {() => void} */
+function render({ model, el }) {
+  const view = new RunsView(model, el);
+  return () => view.destroy();
+}
+
+export default { render };

@@ -1,0 +1,215 @@
+"""The training panel: a run seen live, and steered, from any number of browser tabs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from nbllm.core.errors import RefusedError, RunError, UserError
+from nbllm.runs import commands
+from nbllm.runs.run import Run
+from nbllm.runs.state import LIVE
+from nbllm.widgets.base import Message, Panel
+from nbllm.widgets.family import Family
+from nbllm.widgets.points import packed
+from nbllm.widgets.stream import Piece, RunStream
+
+PERIOD = 0.1  # seconds between updates of a live run: 10 a second, whatever its step rate
+IDLE_PERIOD = 1.0  # of one that is not live: another kernel may take it up again
+ASKED = frozenset(
+    {"pause", "resume", "stop", "save", "evaluate", "sample", "set", "freeze", "unfreeze", "rewind", "rule"}
+)
+
+
+class TrainingPanel(Panel):
+    """A run's panel; `nb.panel(run)`, or the run itself in a cell.
+
+    It knows nothing but the run's directory, so it is the same for a run of this kernel, of another process, or
+    of another machine with a shared disk. What a person asks goes into the directory at once, whatever the
+    kernel is busy with, where the front end has subshells (JupyterLab 4.4 with ipykernel 7).
+
+    Args:
+        run: The run.
+        on_change: Called in the panel's thread when the run's state has changed.
+    """
+
+    front_end: ClassVar[str] = "training"
+
+    def __init__(self, run: Run, on_change: Callable[[], None] | None = None) -> None:
+        self._closed = threading.Event()  # first: what fails to be made is closed too
+        self._woken = threading.Event()
+        super().__init__()
+        self.run = run
+        self._on_change = on_change
+        self._family = Family(run)
+        self._streams: dict[str, RunStream] = {}
+        self._seq = 0
+        self._state = ""
+        self._thread = threading.Thread(target=self._follow, name=f"panel of {run.name}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following the run, which goes on."""
+        self._closed.set()
+        self._woken.set()
+        super().close()
+
+    # -- from viewers -------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """Answer a viewer: hello, window, command."""
+        kind, viewer = message.get("type"), message["viewer"]
+        if kind == "hello":
+            self._welcome(viewer)
+        elif kind == "window":
+            self._show_window(message)
+        elif kind == "command":
+            self._command(message)
+        else:
+            raise RefusedError(f"This panel knows no message {kind!r}.")
+        self._woken.set()
+
+    def _welcome(self, viewer: str) -> None:
+        self._update(quiet=len(self.viewers) == 1)  # the only viewer gets everything below
+        cards = [stream.card() for stream in self._streams.values()]
+        self.tell("snapshot", to=viewer, seq=self._seq, focus=self.run.name, runs=cards)
+        for key, stream in self._streams.items():
+            for piece in stream.everything():
+                self._send_points(key, piece, to=viewer)
+
+    def _show_window(self, message: Message) -> None:
+        first, last, most = (message.get(name) for name in ("first", "last", "points"))
+        if isinstance(first, int) and isinstance(last, int) and isinstance(most, int):
+            key = self._key(message)
+            piece = self._streams[key].window(first, last, most)
+            self._send_points(key, piece, to=message["viewer"], first=first, last=last)
+
+    def _command(self, message: Message) -> None:
+        run = self._streams[self._key(message)].run
+        action, args, viewer, request = (
+            message.get(name) for name in ("action", "args", "viewer", "request")
+        )
+        if not isinstance(args, dict):
+            raise RefusedError("The arguments must be names with values.")
+        if action in ("start_again", "fork"):
+            work = threading.Thread(
+                target=self._begin, args=(run, action, args, viewer, request), name=f"{action} {run.name}"
+            )
+            work.start()
+            return
+        if action not in ASKED:
+            raise RefusedError(f"No run can {action!r}.")
+        if action in getattr(run, "cannot", {}):
+            raise RefusedError(run.cannot[action])
+        state = run.state
+        if state not in LIVE:
+            raise RefusedError(f"{run.name} is {state}: there is nobody to {action} it.")
+        command = commands.send(run.path, action, args)
+        self.tell("sent", to=viewer, request=request, id=command.id)
+
+    def _begin(self, run: Run, action: str, args: dict[str, Any], viewer: str, request: Any) -> None:
+        """Take a run up again or fork it; in a thread of its own, since loading takes seconds."""
+        try:
+            text, new = self._begun(run, action, args)
+        except UserError as error:
+            mend = "" if error.mend is None else f" {error.mend}"
+            self.tell("refused", to=viewer, request=request, reason=f"{error.what}{mend}")
+        except Exception as error:
+            self.tell("refused", to=viewer, request=request, reason=f"{type(error).__name__}: {error}")
+            raise
+        else:
+            self._family.look(now=True)
+            self._woken.set()
+            self.tell("done", to=viewer, request=request, text=text, run=new)
+
+    def _begun(self, run: Run, action: str, args: dict[str, Any]) -> tuple[str, str]:
+        if run.launcher is None:
+            from nbllm.training import attach  # torch is loaded here, only where a run is to be started
+
+            run = attach(run.path)
+        if action == "start_again":
+            outcome = run.resume()
+            return f"Resumed at step {outcome.step:,}." if outcome.step is not None else "Resuming.", run.name
+        name, step, changed = args.get("name"), args.get("step"), args.get("changes", {})
+        if not isinstance(name, str) or not name.strip():
+            raise RefusedError("A fork needs a name.")
+        if not isinstance(changed, dict) or not (step is None or isinstance(step, int)):
+            raise RefusedError("A fork needs a step and changes by name.")
+        fork = run.fork(name.strip(), step, **changed)
+        with self.guard:
+            self._family.runs[fork.name] = fork
+        return f"{fork.name} has begun.", fork.name
+
+    def _key(self, message: Message) -> str:
+        key = message.get("run")
+        if key not in self._streams:
+            raise RunError(f"This panel shows no run {key!r}.")
+        return str(key)
+
+    # -- to viewers ---------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        while not self._closed.is_set():
+            live = False
+            with contextlib.suppress(RunError):  # a folder that is gone may come back; its state says so
+                live = self._tick()
+            self._woken.wait(PERIOD if live else IDLE_PERIOD)
+            if self._woken.is_set():
+                self._woken.clear()
+                self._closed.wait(PERIOD / 2)  # several viewers' messages are answered together
+
+    def _tick(self) -> bool:
+        """Send what is new, and return whether one of the runs is live."""
+        with self.guard:
+            if self.viewers:
+                self._update()
+                states = {stream.card()["state"] for stream in self._streams.values()}
+            else:
+                states = {self.run.state}
+        state = self.run.state
+        if state != self._state:
+            before, self._state = self._state, state
+            if before and self._on_change is not None:
+                self._on_change()
+        return bool(states & LIVE)
+
+    def _update(self, *, quiet: bool = False) -> None:
+        """Send what is new to all viewers, or only take note of it."""
+        for name, run in self._family.look(now=not self._streams).items():
+            if name not in self._streams:
+                self._streams[name] = RunStream(run, color=len(self._streams))
+        changed = [card for stream in self._streams.values() if (card := stream.changed())]
+        pieces = [(key, piece) for key, stream in self._streams.items() for piece in stream.pieces()]
+        if quiet:
+            return
+        if changed:
+            self._seq += 1
+            self.tell("update", seq=self._seq, runs=changed)
+        for key, piece in pieces:
+            self._send_points(key, piece)
+
+    def _send_points(
+        self,
+        key: str,
+        piece: Piece,
+        *,
+        to: str | None = None,
+        first: int | None = None,
+        last: int | None = None,
+    ) -> None:
+        described, buffers = packed(piece.table)
+        self.tell(
+            "points",
+            to=to,
+            buffers=buffers,
+            run=key,
+            series=piece.series,
+            mode=piece.mode,
+            cut=piece.cut,
+            total=piece.total,
+            first=first,
+            last=last,
+            columns=described,
+        )

@@ -1,0 +1,141 @@
+"""Attention weights computed again, against transformers' own."""
+
+import threading
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from nbllm.core.errors import UserError
+from nbllm.interpret import attention_weights
+from nbllm.lm import LM
+from nbllm.models.config import ModelConfig
+from nbllm.models.decoder import Decoder
+from nbllm.models.loading import load_model
+from nbllm.nn.attention import Attention
+
+IDS = torch.randint(131, (23,), generator=torch.Generator().manual_seed(1))
+
+
+def gpt2():
+    config = GPT2Config(vocab_size=131, n_embd=48, n_layer=3, n_head=4, n_positions=64, bos_token_id=0)
+    return GPT2LMHeadModel(config)
+
+
+def grouped_llama():
+    config = LlamaConfig(
+        vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, rope_theta=5e5, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module", params=[gpt2, grouped_llama])
+def pair(request, tmp_path_factory):
+    """A transformers model with opinions strong enough that its weights are not all alike, and the same as ours."""
+    theirs = request.param().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.normal_(1.0 if weight.dim() == 1 else 0.0, 0.3, generator=generator)
+    folder = tmp_path_factory.mktemp("model")
+    theirs.save_pretrained(folder)
+    theirs.set_attn_implementation("eager")
+    return theirs, load_model(folder)
+
+
+def tiny(**changes):
+    shape = dict(family="gpt2", vocab_size=131, hidden_size=32, num_layers=3, num_heads=4, max_positions=64)
+    return Decoder(ModelConfig(**{**shape, **changes}), seed=1)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager", "blocked"])
+def test_they_are_those_of_transformers(pair, backend):
+    theirs, ours = pair
+    with torch.no_grad():
+        expected = torch.cat(theirs(IDS[None], output_attentions=True).attentions)
+    assert expected.std() > 0.1  # else anything would agree
+    ours.attention_backend = backend
+    got = attention_weights(ours, IDS)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(got.sum(-1), torch.ones(got.shape[:3]))
+    assert not got.triu(1).any()
+
+
+def test_only_what_is_asked_is_kept_and_computed(pair, monkeypatch):
+    _, ours = pair
+    everything = attention_weights(ours, IDS)
+    projected = []
+    project = Attention.project
+
+    def watched(self, *arguments):
+        projected.append(self.layer)
+        return project(self, *arguments)
+
+    monkeypatch.setattr(Attention, "project", watched)
+    got = attention_weights(ours, IDS.tolist(), layers=[2, 0], heads=3)
+    assert torch.equal(got, everything[[2, 0]][:, [3]])
+    assert sorted(projected) == [0, 0, 1, 2, 2]  # once by the forward pass, once more for an asked layer
+
+
+def test_the_model_is_left_as_it_was(pair):
+    _, ours = pair
+    before = ours(IDS[None])
+    attention_weights(ours, IDS)
+    with pytest.raises(UserError):
+        attention_weights(ours, IDS, layers=7)
+    assert not any(block.attention._forward_pre_hooks for block in ours.blocks)
+    after = ours(IDS[None])
+    assert torch.equal(before, after)
+    after.sum().backward()  # nothing of the inference mode stays behind
+
+
+def test_another_thread_that_uses_the_model_meanwhile_is_not_taken_for_us(monkeypatch):
+    model, other = tiny(), torch.zeros(1, 5, dtype=torch.long)
+    expected = attention_weights(model, IDS)
+    hidden = Decoder.hidden
+
+    def disturbed(self, ids, **options):
+        out = hidden(self, ids, **options)
+        thread = threading.Thread(target=hidden, args=(self, other))
+        thread.start()
+        thread.join()
+        return out
+
+    monkeypatch.setattr(Decoder, "hidden", disturbed)
+    assert torch.equal(attention_weights(model, IDS), expected)
+
+
+def test_half_precision_gives_float32():
+    got = attention_weights(tiny().to(torch.bfloat16), IDS)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, attention_weights(tiny(), IDS), atol=0.02, rtol=0)
+
+
+def test_a_text_is_read_as_generate_reads_it():
+    bpe = Tokenizer(models.BPE({sign: i for i, sign in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
+    lm = LM(tiny(vocab_size=256), tokenizer)
+    got = attention_weights(lm, "a cat")
+    assert got.shape == (3, 4, 5, 5)
+    assert torch.equal(got, attention_weights(lm.model, tokenizer("a cat").input_ids))
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "reason"),
+    [
+        ([], {}, "no token"),
+        ("text", {}, "reads no text"),
+        ([131], {}, "Token 131 is not"),
+        ([-1], {}, "Token -1 is not"),
+        ([1], {"layers": [0, 3]}, "(?s)no layer 3.*0 to 2"),
+        ([1], {"heads": -1}, "no head -1"),
+        ([1], {"layers": []}, "No layer is asked"),
+        ([1] * 65, {}, "65 tokens were given"),
+    ],
+)
+def test_what_cannot_be_is_refused(text, asked, reason):
+    with pytest.raises(UserError, match=reason):
+        attention_weights(tiny(), text, **asked)

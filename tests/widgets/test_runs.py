@@ -1,0 +1,416 @@
+"""The runs panel without a browser: what it sends of a folder, and when."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from nbllm.runs.compare import compare
+from nbllm.runs.events import EventWriter
+from nbllm.runs.listing import list_runs
+from nbllm.runs.process import this_process
+from nbllm.runs.run import Run
+from nbllm.runs.store import create
+from nbllm.widgets.comparison import points_of
+from nbllm.widgets.gist import Gist, spark
+from nbllm.widgets.overview import Overview
+from nbllm.widgets.runs import RunsPanel
+
+
+def grown(folder, name, *, steps=40, end="finished", reason="", loss=lambda step: 5 - step / 100, **record):
+    """A run that has taken steps, with an evaluation every ten."""
+    path = create(folder, name, {"steps": 100, "config": {"lr": 0.1, "steps": 100}, **record})
+    with EventWriter(path) as writer:
+        writer.write("start", 0, from_step=0, **this_process(), where="process")
+        write_steps(writer, 1, steps, loss)
+        if end:
+            writer.write("end", steps, state=end, reason=reason)
+    return path
+
+
+def write_steps(writer, first, last, loss=lambda step: 5 - step / 100):
+    for step in range(first, last + 1):
+        writer.write("step", step, loss=loss(step), lr=0.1, tokens=step * 64, seconds=step / 8)
+        if step % 10 == 0:
+            writer.write("evaluation", step, loss=4.0, bits_per_byte=3 - step / 100)
+
+
+class Told:
+    """The panel, and what it said, as a front end gets it."""
+
+    def __init__(self, folder):
+        self.panel = RunsPanel(list_runs(folder))
+        self.panel.send = self.take
+        self.messages = []
+
+    def take(self, content, buffers=None):
+        # As the kernel sends it: JSON without NaN, in UTF-8.
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False).encode().decode()
+        self.messages.append((json.loads(text), buffers))
+
+    def say(self, kind, viewer="a", **fields):
+        self.panel._on_message(None, {"type": kind, "viewer": viewer, **fields}, [])
+
+    def wait(self, kind, test=lambda message: True, timeout=10):
+        """Return the first message of a kind that passes, and forget it and what came before."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            for place, (message, buffers) in enumerate(list(self.messages)):
+                if message["type"] == kind and test(message):
+                    del self.messages[: place + 1]
+                    return message | {"buffers": buffers}
+            time.sleep(0.01)
+        raise AssertionError(f"no {kind} came, but {[message for message, _ in self.messages]}")
+
+
+@pytest.fixture
+def told(tmp_path):
+    opened = []
+
+    def open_(folder=tmp_path):
+        opened.append(Told(folder))
+        return opened[-1]
+
+    yield open_
+    for one in opened:
+        one.panel.close()
+        one.panel._thread.join(5)
+        assert not one.panel._thread.is_alive()
+
+
+def rows_of(message):
+    return {row["name"]: row for row in message["rows"]}
+
+
+def test_every_run_has_a_row(told, tmp_path):
+    grown(tmp_path, "first")
+    grown(tmp_path, "warmer", steps=60, parent={"name": "runs/first", "step": 40}, end="failed", reason="NaN")
+    create(tmp_path, "fresh", {"steps": 10, "parent": {"name": "warmer", "step": 7}})
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("[")
+    panel = told()
+    panel.say("hello")
+    whole = panel.wait("runs", lambda message: message["whole"])
+    assert whole["to"] == "a"
+    assert abs(whole["now"] - time.time()) < 10
+    assert whole["unreadable"] == [["broken", "The run's record is damaged: it is no JSON object."]]
+    rows = rows_of(whole)
+    assert set(rows) == {"first", "warmer", "fresh"}
+    assert rows["first"]["state"] == "finished"
+    assert (rows["first"]["step"], rows["first"]["steps"]) == (40, 100)
+    assert rows["first"]["loss"] == pytest.approx(4.6)
+    assert rows["first"]["open"] == f"nb.attach({str(tmp_path / 'first')!r})"
+    assert rows["warmer"]["state"] == "failed"
+    assert rows["warmer"]["reason"] == "NaN"
+    assert rows["warmer"]["parent"] == {"run": "first", "step": 40}
+    assert rows["fresh"]["state"] == "starting"
+    assert rows["fresh"]["step"] == 7
+    studied = rows_of(panel.wait("runs", lambda message: not message["whole"]))
+    assert studied["first"]["held_out"] == pytest.approx(2.6)
+    assert "fresh" not in studied
+    curves = dict(panel.wait("sparklines")["runs"])
+    assert set(curves) == {"first", "warmer"}
+    assert curves["first"][0] == pytest.approx(4.99)
+    assert curves["first"][-1] == pytest.approx(4.6)
+
+
+def test_the_name_alone_opens_a_run_of_the_usual_folder(told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grown(tmp_path / "runs", "my run")
+    panel = told("runs")
+    panel.say("hello")
+    whole = panel.wait("runs", lambda message: message["whole"])
+    assert whole["folder"] == "runs"
+    assert whole["rows"][0]["open"] == "nb.attach('my run')"
+
+
+def test_runs_that_begin_go_on_and_go_away(told, tmp_path):
+    path = grown(tmp_path, "first", end="")
+    panel = told()
+    panel.say("hello")
+    seq = panel.wait("runs", lambda message: message["whole"])["seq"]
+    panel.wait("sparklines")
+    with EventWriter(path) as writer:
+        write_steps(writer, 41, 45)
+    grown(tmp_path, "second")
+    news = panel.wait("runs", lambda message: "second" in rows_of(message))
+    assert news["seq"] > seq
+    assert "to" not in news
+    assert rows_of(news)["first"]["step"] == 45
+    assert rows_of(news)["first"]["state"] == "running"
+    shutil.rmtree(path)
+    assert panel.wait("runs", lambda message: message["gone"])["gone"] == ["first"]
+
+
+def test_a_run_of_the_same_name_is_another_run(tmp_path):
+    path = grown(tmp_path, "tour")
+    overview = Overview(tmp_path)
+    assert overview.look() == ["tour"]
+    overview.study(9)
+    assert overview.look() == []
+    shutil.rmtree(path)
+    grown(tmp_path, "tour", steps=7, end="stopped")
+    assert overview.look() == ["tour"]
+    assert overview.entries["tour"].row["step"] == 7
+
+
+def test_an_ended_run_that_is_taken_up_again_is_seen(tmp_path):
+    path = grown(tmp_path, "tour", end="stopped")
+    overview = Overview(tmp_path)
+    overview.look()
+    overview.study(9)
+    with EventWriter(path) as writer:
+        writer.write("start", 40, from_step=40, **this_process(), where="process")
+        assert overview.look() == ["tour"]
+        assert overview.entries["tour"].row["state"] == "running"
+        write_steps(writer, 41, 50)
+        assert overview.look() == ["tour"]
+    assert overview.entries["tour"].row["step"] == 50
+    assert overview.entries["tour"].row["held_out"] == pytest.approx(2.5)
+
+
+def test_nothing_is_read_while_nobody_watches(told, tmp_path, monkeypatch):
+    grown(tmp_path, "first")
+    panel = told()
+    looks = []
+    look = panel.panel._overview.look
+    monkeypatch.setattr(panel.panel._overview, "look", lambda: looks.append(1) or look())
+    time.sleep(0.3)
+    assert not looks
+    panel.say("hello")
+    panel.wait("sparklines")
+    panel.say("bye")
+    time.sleep(0.1)
+    seen = len(looks)
+    assert seen
+    time.sleep(1.3)
+    assert len(looks) == seen
+
+
+def test_two_viewers_compare_each_their_own(told, tmp_path):
+    grown(tmp_path, "first")
+    grown(tmp_path, "second", config={"lr": 0.2, "steps": 100}, parent={"name": "first", "step": 40})
+    grown(tmp_path, "third", loss=lambda step: 2.0)
+    panel = told()
+    panel.say("hello")
+    panel.say("hello", viewer="b")
+    panel.say("compare", runs=["second", "first"])
+    panel.say("compare", viewer="b", runs=["third", "first", "third", "nothing"])
+    found = {message["to"]: message for message in (panel.wait("comparison"), panel.wait("comparison"))}
+    assert found["a"]["runs"] == ["second", "first"]
+    assert found["b"]["runs"] == ["third", "first"]
+    differing = {s["name"]: s["values"] for s in found["a"]["settings"] if s["differs"]}
+    assert differing == {"lr": ["0.2", "0.1"]}
+    assert {"name": "steps", "values": ["100", "100"], "differs": False} in found["a"]["settings"]
+    results = {row["label"]: row for row in found["b"]["results"]}
+    assert results["training loss, nats/token (last 20)"]["best"] == 0
+    assert results["held-out bits/byte"] == {
+        "label": "held-out bits/byte",
+        "values": ["2.6", "2.6"],
+        "best": None,
+    }
+
+
+def test_the_points_of_compared_runs_come_and_come_again(told, tmp_path):
+    path = grown(tmp_path, "first", end="")
+    grown(tmp_path, "second")
+    panel = told()
+    panel.say("hello")
+    panel.say("compare", runs=["first", "second"])
+    points = panel.wait("points", lambda message: message["series"] == "steps")
+    assert (points["to"], points["run"], points["mode"]) == ("a", "first", "replace")
+    assert [column["name"] for column in points["columns"]] == ["step", "loss", "tokens", "seconds"]
+    assert [column["dtype"] for column in points["columns"]] == ["float64", "float32", "float64", "float64"]
+    assert np.frombuffer(points["buffers"][0], "<f8")[-1] == 40
+    panel.wait("points", lambda message: message["run"] == "second" and message["series"] == "evaluations")
+    with EventWriter(path) as writer:
+        write_steps(writer, 41, 42)
+        writer.write("sample", 42, prompt="def", text=" add")
+    again = panel.wait("comparison")
+    assert again["samples"] == [{"step": 42, "prompt": "def", "text": " add"}, None]
+    points = panel.wait("points", lambda message: message["series"] == "steps")
+    assert np.frombuffer(points["buffers"][0], "<f8")[-1] == 42
+    assert points["run"] == "first"
+    assert not [m for m, _ in panel.messages if m["type"] == "points" and m["run"] == "second"]
+    panel.say("compare", runs=[])
+    assert panel.wait("comparison")["runs"] == []
+
+
+def test_what_a_viewer_may_not_ask(told, tmp_path):
+    panel = told()
+    panel.say("compare", runs="all")
+    assert "by their names" in panel.wait("refused")["reason"]
+    panel.say("dance")
+    assert "'dance'" in panel.wait("refused")["reason"]
+
+
+def test_hostile_records_are_sent_as_plain_json(told, tmp_path):
+    evil = "<img src=x onerror=alert(1)>\u202egnp.\x00\ud800"
+    path = grown(tmp_path, "first", end="failed", reason=evil, parent={"name": evil, "step": "7"})
+    record = json.loads((path / "run.json").read_text())
+    record |= {"config": {"lr": float("inf"), evil: [evil], "deep": {"er": None}}, "created": "yesterday"}
+    (path / "run.json").write_text(json.dumps(record))
+    path = grown(tmp_path, "second", loss=lambda step: float("nan"), created=1e300)
+    with EventWriter(path) as writer:
+        writer.write("start", 3, from_step=3)
+        writer.write("sample", 3, prompt=None, text=evil)
+    with open(next((path / "events").glob("*2.jsonl")), "ab") as file:
+        file.write(
+            b'{"time":1,"kind":"evaluation","step":4,"bits_per_byte":"low"}\n{"evaluation"\n\xff\xfe\n'
+        )
+    (tmp_path / "bad\u202ename").mkdir()
+    (tmp_path / "bad\u202ename" / "run.json").write_text("{}")
+    panel = told()
+    panel.say("hello")
+    panel.say("compare", runs=["first", "second"])
+    whole = panel.wait("runs", lambda message: message["whole"])
+    assert whole["unreadable"] == [["bad\ufffdname", "Its name holds signs that cannot be shown."]]
+    rows = rows_of(whole)
+    assert rows["first"]["reason"] == "<img src=x onerror=alert(1)>\ufffdgnp.\ufffd\ufffd"
+    assert rows["first"]["parent"]["step"] is None
+    assert rows["first"]["created"] is None
+    assert rows["second"]["loss"] is None
+    comparison = panel.wait("comparison")
+    assert comparison["samples"][1]["text"].startswith("<img src=x onerror=alert(1)>\ufffd")
+    panel.wait("points")
+
+
+def test_what_fails_is_said_and_may_pass(told, tmp_path, monkeypatch):
+    panel = told()
+
+    def fail():
+        monkeypatch.undo()
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr(panel.panel._overview, "look", fail)
+    panel.say("hello")
+    assert panel.wait("problem")["text"] == "OSError: disk on fire"
+    grown(tmp_path, "first")
+    assert rows_of(panel.wait("runs", lambda message: message["rows"]))
+
+
+# The gist of long runs
+
+
+def long_run(folder, name, steps, *, extra=()):
+    """A long run, written quickly: (after which step, line) of `extra` are put in between."""
+    path = create(folder, name, {"steps": steps})
+    between = dict(extra)
+    with open(path / "events" / "trainer-0001.jsonl", "w") as file:
+        file.write('{"time":1764032000.5,"kind":"start","step":0,"from_step":0,"host":"elsewhere"}\n')
+        for step in range(1, steps + 1):
+            file.write(
+                f'{{"time":1764032000.5,"kind":"step","step":{step},"loss":{3 + 1000 / (step + 300):.7f},"lr":0.0009,'
+                f'"grad_norm":0.8712345,"tokens":{step * 2048},"tokens_per_second":4123.12,"memory":812345678,'
+                f'"seconds":{step}.25}}\n'
+            )
+            if step in between:
+                file.write(json.dumps(between[step]) + "\n")
+    return path
+
+
+def evaluation(step, bits):
+    return {"time": 1.0, "kind": "evaluation", "step": step, "loss": 3.0, "bits_per_byte": bits}
+
+
+def rewind(step, to):
+    return {
+        "time": 1.0,
+        "kind": "action",
+        "step": step,
+        "action": "rewind",
+        "id": "r",
+        "args": {"to": to, "keep": 0},
+        "actor": "person",
+        "outcome": "applied",
+    }
+
+
+def test_the_gist_of_a_long_run_says_what_the_whole_says(tmp_path):
+    extra = [(500, evaluation(500, 2.5)), (9000, evaluation(9000, 2.25))]
+    path = long_run(tmp_path, "long", 20_000, extra=[*extra, (19_000, evaluation(19_000, 2.125))])
+    gist, whole = Gist(path), Run(path).timeline
+    timeline = gist.look()
+    assert len(timeline.steps.steps) < 1500  # of 20,000
+    assert timeline.step == whole.step == 20_000
+    assert timeline.session.loss == whole.session.loss
+    assert timeline.evaluations.steps == whole.evaluations.steps
+    curve = gist.sparkline()
+    assert len(curve) == 60
+    assert curve[5:] == pytest.approx(spark(whole.steps, 60)[5:], abs=0.1)
+    assert curve[0] > 5.5 > 3.1 > curve[-1]
+    with open(path / "events" / "trainer-0001.jsonl", "a") as file:
+        file.write(json.dumps(rewind(20_000, 9000)) + '\n{"time":1.0,"kind":"step","step":9001,"lo')
+    timeline = gist.look()
+    assert timeline.step == 9000
+    assert timeline.evaluations.steps[-1] == 9000
+    assert timeline.steps.steps[-1] <= 9000
+    with open(path / "events" / "trainer-0001.jsonl", "a") as file:
+        file.write('ss":1.5}\n')
+    assert gist.look().session.loss == 1.5
+    assert gist.timeline.step == 9001
+
+
+def test_the_gist_steps_over_giants(tmp_path):
+    path = create(tmp_path, "giant", {})
+    with open(path / "events" / "trainer-0001.jsonl", "w") as file:
+        file.write(json.dumps(evaluation(3, 2.5)) + "\n")
+        file.write('{"time":1,"kind":"sample","step":4,"text":"' + "x" * (20 << 20) + '"}\n')
+        file.write('{"time":1,"kind":"step","step":5,"loss":2.0}\n')
+        file.write("no event\n" * 10)
+        file.write(json.dumps(evaluation(6, 2.0)) + "\n")
+    timeline = Gist(path).look()
+    assert timeline.evaluations.steps.tolist() == [3, 6]
+    assert timeline.step == 5
+    assert not timeline.samples
+
+
+def test_the_gist_of_a_replaced_folder_starts_over(tmp_path):
+    path = grown(tmp_path, "tour")
+    gist = Gist(path)
+    assert gist.look().step == 40
+    events = next((path / "events").iterdir())
+    events.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:5]))
+    assert gist.look().step == 4
+
+
+def test_two_hundred_runs_open_quickly(tmp_path):
+    path = grown(tmp_path, "run", steps=500)
+    for number in range(200):
+        shutil.copytree(path, tmp_path / f"run-{number}")
+    long_run(tmp_path, "long", 100_000)
+    overview = Overview(tmp_path)
+    began = time.process_time()
+    overview.look()
+    first = time.process_time() - began
+    while not overview.is_studied:
+        overview.study(0.1)
+    studied = time.process_time() - began - first
+    began = time.process_time()
+    assert overview.look() == []
+    again = time.process_time() - began
+    assert len(overview.entries) == 202
+    # Measured on two slow shared cores: 0.07, 0.95 and 0.005 s.
+    print(f"first {first:.3f} s, studied {studied:.3f} s, again {again:.3f} s")
+    assert first < 1.5
+    assert studied < 3
+    assert again < 0.15
+
+
+def test_points_that_are_compared_are_thinned(tmp_path):
+    points = points_of(Run(long_run(tmp_path, "long", 20_000)))
+    assert set(points["steps"]) == {"step", "loss", "tokens", "seconds"}
+    assert len(points["steps"]["step"]) <= 4096
+    assert points["steps"]["step"][-1] == 20_000
+    assert points["steps"]["loss"].min() == pytest.approx(3 + 1000 / 20_300)
+
+
+def test_the_best_result_is_not_the_last(tmp_path):
+    path = grown(tmp_path, "tour", end="")
+    with EventWriter(path) as writer:
+        writer.write("evaluation", 41, loss=4.0, bits_per_byte=9.0)
+    results = {row[0]: row[1] for row in compare([path]).results()}
+    assert results["held-out bits/byte"] == 9.0
+    assert results["best held-out bits/byte"] == pytest.approx(2.6)

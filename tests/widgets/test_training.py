@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from nbllm.runs.run import Run
+from nbllm.runs.store import create
+from nbllm.widgets.training import TrainingPanel
+
+
+@pytest.fixture
+def watch(path, listen):
+    """Open a panel on the run, with a viewer that has said hello."""
+
+    def watch(run=None, **options):
+        panel = TrainingPanel(run or Run(path), **options)
+        viewer = listen(panel)
+        viewer.say("hello")
+        return viewer
+
+    return watch
+
+
+def wait_until(test, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_viewer_gets_the_whole_run_and_then_what_is_new(start, path, watch):
+    start(period=0.005)
+    wait_until(lambda: Run(path).step > 20)
+    viewer = watch()
+    snapshot = viewer.wait("snapshot")
+    assert snapshot["focus"] == "tour"
+    card = snapshot["runs"][0]
+    assert (card["state"], card["steps"], card["color"]) == ("running", 500, 1)
+    assert [s["name"] for s in card["settings"]] == ["lr", "accumulation", "freeze"]
+    wait_until(lambda: viewer.cards()["tour"]["step"] > card["step"] + 20)
+    Run(path).stop()
+    wait_until(lambda: viewer.cards()["tour"]["state"] == "stopped")
+    time.sleep(0.3)
+    steps, losses = Run(path).history("loss")
+    table = viewer.points("tour")
+    assert table["step"].tolist() == steps.tolist()
+    np.testing.assert_allclose(table["loss"], losses, rtol=1e-6)
+
+
+def test_updates_come_at_most_ten_times_a_second_whatever_the_steps(start, path, watch):
+    start(period=0.001)
+    viewer = watch()
+    viewer.wait("snapshot")
+    began, before = time.monotonic(), len(viewer.heard("update"))
+    time.sleep(1.5)
+    updates = len(viewer.heard("update")) - before
+    assert 3 <= updates <= 10 * (time.monotonic() - began) + 2
+
+
+def test_nothing_is_sent_while_nobody_looks(start, path, listen):
+    start()
+    viewer = listen(TrainingPanel(Run(path)))
+    time.sleep(0.5)
+    assert viewer.messages == []
+    viewer.say("hello")
+    viewer.wait("update")
+    viewer.say("bye")
+    time.sleep(0.2)
+    count = len(viewer.messages)
+    time.sleep(0.4)
+    assert len(viewer.messages) == count
+
+
+def test_a_second_viewer_gets_its_own_snapshot_and_both_agree(start, path, watch, listen):
+    start(period=0.005)
+    first = watch()
+    first.wait("points", lambda m: m["mode"] == "append")
+    second = listen(first.panel, "second")
+    second.say("hello")
+    second.wait("snapshot")
+    assert len(first.heard("snapshot")) == 1
+    Run(path).stop()
+    wait_until(lambda: second.cards()["tour"]["state"] == "stopped" == first.cards()["tour"]["state"])
+    time.sleep(0.3)
+    for name, values in first.points("tour").items():
+        np.testing.assert_array_equal(values, second.points("tour")[name])
+    assert first.cards() == second.cards()
+
+
+def test_a_command_is_in_the_folder_at_once_and_its_outcome_among_the_actions(start, path, watch):
+    start(period=0.005)
+    viewer = watch()
+    viewer.say("command", request=7, run="tour", action="set", args={"lr": 0.5})
+    sent = viewer.wait("sent")
+    assert sent["request"] == 7
+    wait_until(lambda: any(a["id"] == sent["id"] for a in viewer.cards()["tour"]["actions"]))
+    action = next(a for a in viewer.cards()["tour"]["actions"] if a["id"] == sent["id"])
+    assert (action["outcome"], action["actor"], action["text"]) == ("applied", "person", "lr=0.5")
+    assert viewer.cards()["tour"]["settings"][0]["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"run": "tour", "action": "explode", "args": {}}, "explode"),
+        ({"run": "other", "action": "pause", "args": {}}, "no run 'other'"),
+        ({"run": "tour", "action": "pause", "args": []}, "names with values"),
+        ({"run": "tour", "action": "fork", "args": {"name": " "}}, "needs a name"),
+        ({"run": "tour", "action": "fork", "args": {"name": "a", "step": "x"}}, "step"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(start, path, watch, message, reason):
+    start()
+    viewer = watch()
+    viewer.say("command", request=1, **message)
+    refused = viewer.wait("refused")
+    assert refused["request"] == 1
+    assert reason in refused["reason"]
+
+
+def test_nobody_is_there_to_steer_a_run_that_has_ended(start, path, watch):
+    start(steps=5)
+    wait_until(lambda: Run(path).state == "finished")
+    viewer = watch()
+    viewer.say("command", request=1, run="tour", action="pause", args={})
+    assert "finished" in viewer.wait("refused")["reason"]
+
+
+def test_after_a_rewind_all_points_are_sent_anew(start, path, watch):
+    start(period=0.005)
+    viewer = watch()
+    Run(path).save()
+    saved = Run(path).checkpoints[-1].step
+    wait_until(lambda: Run(path).step > saved + 20)
+    Run(path).rewind(saved)
+    wait_until(lambda: len([m for m in viewer.heard("points") if m["mode"] == "replace"]) >= 4)
+    Run(path).stop()
+    wait_until(lambda: viewer.cards()["tour"]["state"] == "stopped")
+    time.sleep(0.3)
+    steps = viewer.points("tour")["step"]
+    assert np.all(np.diff(steps) == 1)
+    assert steps.tolist() == Run(path).history("loss")[0].tolist()
+
+
+def test_a_long_run_comes_thinned_and_a_window_of_it_in_detail(path, watch):
+    from nbllm.runs.events import EventWriter
+    from nbllm.runs.process import this_process
+
+    with EventWriter(path) as writer:
+        writer.write("start", 0, where="thread", from_step=0, **this_process())
+        for step in range(1, 20_001):
+            writer._buffer += b'{"time":1.0,"kind":"step","step":%d,"loss":%f}\n' % (step, 5 / step)
+        writer.write("end", 20_000, state="finished", reason="")
+    viewer = watch()
+    viewer.wait("points")
+    first = viewer.heard("points")[0]
+    assert first["total"] == 20_000
+    assert first["columns"][0]["length"] <= 8192
+    viewer.say("window", run="tour", first=1000, last=1999, points=2000)
+    message = viewer.wait("points", lambda m: m["mode"] == "window")
+    assert (message["first"], message["last"], message["columns"][0]["length"]) == (1000, 1999, 1000)
+
+
+def test_forks_appear_by_themselves_with_a_colour_of_their_own(start, path, watch):
+    start(period=0.01)
+    viewer = watch()
+    viewer.wait("snapshot")
+    record = {"steps": 10, "config": {}, "settings": [], "parent": {"name": "tour", "step": 3}}
+    create(path.parent, "fork", record)
+    create(path.parent, "grandchild", {**record, "parent": {"name": "fork", "step": 3}})
+    create(path.parent, "stranger", {**record, "parent": None})
+    wait_until(lambda: {"fork", "grandchild"} <= set(viewer.cards()))
+    cards = viewer.cards()
+    assert set(cards) == {"tour", "fork", "grandchild"}
+    assert len({card["color"] for card in cards.values()}) == 3
+    assert cards["fork"]["parent"] == {"run": "tour", "step": 3}
+
+
+def test_a_run_that_ends_says_so_to_whoever_keeps_the_static_picture(start, path, watch):
+    changes = []
+    loop = start(period=0.005)
+    viewer = watch(on_change=lambda: changes.append(Run(path).state))
+    viewer.wait("update")
+    loop.die = True
+    wait_until(lambda: viewer.cards()["tour"]["state"] == "lost")
+    wait_until(lambda: changes and changes[-1] == "lost")
+
+
+def test_a_folder_that_vanishes_is_a_state_and_no_error(start, path, watch):
+    import shutil
+
+    start(steps=5)
+    wait_until(lambda: Run(path).state == "finished")
+    viewer = watch()
+    viewer.wait("snapshot")
+    shutil.rmtree(path)
+    wait_until(lambda: viewer.cards()["tour"]["state"] == "lost")
+    assert "gone" in " ".join(viewer.cards()["tour"]["problems"])
+
+
+def test_hostile_text_stays_text(path, watch):
+    from nbllm.runs.events import EventWriter
+    from nbllm.runs.process import this_process
+
+    with EventWriter(path) as writer:
+        writer.write("start", 0, where="thread", from_step=0, **this_process())
+        writer.write("sample", 1, prompt="\u202eabc", text=["no text"], seed=0)
+        writer.write("action", 1, id=3, action=["x"], args={"a": {"b": [float("nan")]}}, outcome=None)
+        writer.write("warning", 1, text={"x": 1})
+    viewer = watch()
+    card = viewer.wait("snapshot")["runs"][0]
+    assert card["samples"][0]["prompt"] == "\ufffdabc"  # what reorders text is made visible
+    assert isinstance(card["samples"][0]["text"], str)
+    assert isinstance(card["warnings"][0]["text"], str)
+    assert card["actions"][0]["outcome"] == "None"
