@@ -19,7 +19,8 @@ def number(value: float, digits: int = 4) -> str:
         return str(value)
     magnitude = math.floor(math.log10(abs(value)))
     if -5 <= magnitude < digits:
-        return f"{value:.{digits - 1 - magnitude}f}".rstrip("0").rstrip(".")
+        text = f"{value:,.{digits - 1 - magnitude}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
     if digits <= magnitude < 15:
         return f"{value:,.0f}"
     mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
@@ -64,7 +65,7 @@ def size(num_bytes: float) -> str:
     ('999 B', '14.8 MB')
     """
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= scale:
+        if num_bytes >= 0.9995 * scale:  # three digits of what is just below would be "1e+03"
             return f"{num_bytes / scale:.3g} {unit}"
     return f"{int(num_bytes)} B"
 

@@ -42,6 +42,8 @@ def test_duration(seconds, text):
 
 
 def test_sizes_and_times():
+    assert [number(n) for n in (8240.4, -1000.5, 9999.4)] == ["8,240", "-1,000", "9,999"]
+    assert size(999.9e6) == "1 GB"
     assert [size(n) for n in (0, 999, 1000, 14_800_000, 3e12)] == ["0 B", "999 B", "1 kB", "14.8 MB", "3 TB"]
     assert moment(0) == "1970-01-01 00:00 UTC" == iso_minute("1970-01-01T00:00:30+00:00")
     assert iso_minute("yesterday") == "yesterday"

@@ -104,7 +104,10 @@ export function formatNumber(value, digits = 4) {
   if (!Number.isFinite(value)) return nonFinite(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return grouped(String(Math.abs(value)), value < 0);
   const magnitude = Math.floor(Math.log10(Math.abs(value)));
-  if (-5 <= magnitude && magnitude < digits) return withoutZeros(fixedEven(value, digits - 1 - magnitude));
+  if (-5 <= magnitude && magnitude < digits) {
+    const [whole, part] = withoutZeros(fixedEven(Math.abs(value), digits - 1 - magnitude)).split(".");
+    return grouped(whole, value < 0) + (part ? `.${part}` : "");
+  }
   if (digits <= magnitude && magnitude < 15) return grouped(fixedEven(Math.abs(value), 0), value < 0);
   return exponential(value, digits - 1);
 }
@@ -125,7 +128,7 @@ export function formatBytes(bytes) {
   if (bytes == null) return "–";
   if (!Number.isFinite(bytes)) return nonFinite(bytes);
   const units = /** @type {[string, number][]} */ ([["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]);
-  const unit = units.find(([, scale]) => bytes >= scale);
+  const unit = units.find(([, scale]) => bytes >= 0.9995 * scale);  // three digits of just below: "1e+03"
   return unit ? `${general(bytes / unit[1], 3)} ${unit[0]}` : `${Math.trunc(bytes)} B`;
 }
 
