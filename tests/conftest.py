@@ -1,16 +1,21 @@
 """Set up before any test: shapes and types of the model code are checked at every call.
 
 jaxtyping rewrites `nbllm.nn` and `nbllm.models` while they are imported, so their annotations become checks.
-Nothing is imported here but the hook; `nbllm.data.kernels` stays out, since Numba compiles what it finds.
+Nothing is imported here but the hook; `kernels` folders stay out, since Numba compiles what it finds.
 `NBLLM_SHAPE_CHECKS=0` leaves the checks out, to time the code as it is.
 """
 
+import importlib.util
 import os
+import pkgutil
 import sys
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("nbllm.nn", "nbllm.models")
+PACKAGE = Path(importlib.util.find_spec("nbllm").origin).parent
+PARTS = [module.name for module in pkgutil.iter_modules([str(PACKAGE / "nn")])]
+CHECKED = ("nbllm.models", *(f"nbllm.nn.{name}" for name in PARTS if name != "kernels"))
 
 if os.environ.get("NBLLM_SHAPE_CHECKS", "1") != "0":
     early = [name for name in sys.modules if name.startswith(CHECKED)]

@@ -157,6 +157,6 @@ def test_measuring_leaves_the_random_state_alone(monkeypatch):
     _, (query, key, _) = projected(2, 4, 2, 32, 8)
     before = torch.get_rng_state()
     times = measured_times(query, key)
-    assert set(times) == {"sdpa", "blocked"}
+    assert set(times) >= {"sdpa", "blocked"}
     assert all(0 < seconds < 10 for seconds in times.values())
     assert torch.equal(torch.get_rng_state(), before)

@@ -151,7 +151,7 @@ class _Blocked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, *kept = ctx.saved_tensors
-        grads = _room_for_gradients(query, key)
+        grads = room_for_gradients(query, key)
         with torch.autocast(query.device.type, enabled=False):
             for sequences in _parts(query, ctx.blocks):
                 part = _part(query, key, value, mask, sequences, ctx.scale)
@@ -200,7 +200,7 @@ def _room_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> list[
     ]
 
 
-def _room_for_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
+def room_for_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
     """Return room for the gradients by query, key and value.
 
     They are views of one buffer (batch, position, head, head_dim) when there are as many queries as keys; the

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from nbllm.nn.attention_backends.registry import BACKENDS
 from nbllm.nn.heads import split_heads
+from nbllm.nn.kernels import compiled
 
 USUAL = "sdpa"  # where nothing is measured
-CANDIDATES = ("sdpa", "blocked")  # eager is the reference, never the fastest
+CANDIDATES = ("sdpa", "blocked", "per_head")  # eager is the reference, never the fastest
 _ROUNDS = 4
 # Measuring must stay a matter of a second. So of a large batch some sequences are measured, with about so many
 # scores (time grows with the batch in proportion); where one sequence has more, the usual backend is taken.
@@ -82,16 +83,22 @@ def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
         return _times[shape]
 
 
+def _candidates(dtype: torch.dtype) -> list[str]:
+    """Return the names of those that do something of their own here."""
+    has_kernel = dtype == torch.float32 and compiled("attention") is not None
+    return [name for name in CANDIDATES if name != "per_head" or has_kernel]
+
+
 def _measure(shape: Shape) -> dict[str, float]:
     """Time the candidates in turn and keep each one's best, so that a busy moment decides nothing."""
     draw = torch.Generator().manual_seed(0)  # the global random state is not ours to move
     counts = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
     fused = torch.randn(shape.batch, shape.length, sum(counts) * shape.head_dim, generator=draw)
     fused = fused.to(shape.dtype).requires_grad_()
-    best = dict.fromkeys(CANDIDATES, float("inf"))
+    best = dict.fromkeys(_candidates(shape.dtype), float("inf"))
     with torch.enable_grad():
         for _ in range(_ROUNDS):
-            for name in CANDIDATES:
+            for name in best:
                 began = time.perf_counter()
                 query, key, value = split_heads(fused, counts, shape.head_dim)
                 out = BACKENDS[name](query, key, value, None, True, shape.head_dim**-0.5)

@@ -1,0 +1,103 @@
+"""Decorators of kernels and of their parts, and how a kernel reads its arguments.
+
+A kernel gets one address: a table of 64-bit slots, `SLOTS` an argument, that `team.run` has filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+SLOTS = 3  # of a tensor: its address, rows, columns; of a number: itself
+EXACT = {"contract"}
+# Sums may be split over the lanes of a vector; NaN and infinity stay what they are.
+SUMS = {"contract", "reassoc", "nsz"}
+
+
+def kernel(function: Function) -> Any:
+    """Compile `function(data)` to a C function that a team of threads runs; see `team.run`."""
+    signature = types.void(types.CPointer(types.int64))
+    try:
+        return numba.cfunc(signature, cache=True)(function)
+    except RuntimeError:  # no folder to keep the machine code in can be written
+        return numba.cfunc(signature)(function)
+
+
+def part(fastmath: set[str]) -> Callable[[Function], Function]:
+    """Compile a function that kernels call, with the liberties of `fastmath`."""
+
+    def compile_it(function: Function) -> Function:
+        return cast("Function", numba.njit(nogil=True, fastmath=fastmath, error_model="numpy")(function))
+
+    return compile_it
+
+
+@intrinsic
+def _floats_at(context: Any, address: Any) -> Any:
+    """The address as that of float32 numbers."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.intp), generate
+
+
+@intrinsic
+def float_of_bits(context: Any, bits: Any) -> Any:
+    """The float32 number with these 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def bits_of_float(context: Any, value: Any) -> Any:
+    """The 32 bits of a float32 number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@part(EXACT)
+def matrix_at(address: Any, rows: Any, columns: Any) -> Any:
+    """Return the contiguous float32 matrix (rows, columns) at an address."""
+    return carray(_floats_at(address), (rows, columns))
+
+
+@part(EXACT)
+def integer(data: Any, argument: int) -> Any:
+    """Return an argument that is an integer."""
+    return np.intp(data[SLOTS * argument])
+
+
+@part(EXACT)
+def real(data: Any, argument: int) -> np.float32:
+    """Return an argument that is a number."""
+    slots = carray(data, (SLOTS * argument + 1,)).view(np.float64)
+    return np.float32(slots[SLOTS * argument])
+
+
+@part(EXACT)
+def matrix(data: Any, argument: int) -> Any:
+    """Return an argument that is a tensor, all dimensions but the last folded into one: (row, column)."""
+    place = SLOTS * argument
+    return matrix_at(np.intp(data[place]), np.intp(data[place + 1]), np.intp(data[place + 2]))
+
+
+@part(EXACT)
+def vector(data: Any, argument: int) -> Any:
+    """Return an argument that is a tensor as one row of numbers."""
+    place = SLOTS * argument
+    return carray(_floats_at(np.intp(data[place])), (np.intp(data[place + 1]) * np.intp(data[place + 2]),))
