@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbllm.nn.fused_feed_forward import linear_gelu, swiglu
 from nbllm.nn.gelu import gelu_tanh
+from nbllm.nn.hooks import is_plain
 from nbllm.nn.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -43,11 +45,22 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
         """Transform each position by itself."""
-        inner = self.up(x)
-        if self.gated:
-            gate, inner = inner.chunk(2, dim=-1)
-            inner = self.activation(gate) * inner
-        else:
-            inner = self.activation(inner)
-        out: Tensor = self.down(inner)
+        out: Tensor = self.down(self._inner(x))
         return out
+
+    def _inner(
+        self, x: Float[Tensor, "batch position hidden"]
+    ) -> Float[Tensor, "batch position intermediate"]:
+        """Return what `down` reads; in one pass over it where a kernel can."""
+        if self.activation is gelu_tanh and not self.gated and is_plain(self.up, Linear):
+            fused = linear_gelu(x, self.up.weight, self.up.bias)
+            if fused is not None:
+                return fused
+        inner: Tensor = self.up(x)
+        if not self.gated:
+            return self.activation(inner)
+        fused = swiglu(inner) if self.activation is F.silu else None
+        if fused is not None:
+            return fused
+        gate, inner = inner.chunk(2, dim=-1)
+        return self.activation(gate) * inner
