@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nbllm.models.config import ModelConfig
 from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.feed_forward import FeedForward
-from nbllm.nn.normalization import make_norm
+from nbllm.nn.normalization import add_and_normalize, make_norm
 
 
 class Block(nn.Module):
@@ -45,6 +45,7 @@ class Block(nn.Module):
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the residual stream after this block."""
-        x = x + self.attention(self.attention_norm(x), context)
-        out: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        gathered = self.attention(self.attention_norm(x), context)
+        x, normal = add_and_normalize(self.feed_forward_norm, x, gathered)
+        out: Tensor = x + self.feed_forward(normal)
         return out

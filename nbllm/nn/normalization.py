@@ -1,8 +1,16 @@
-"""Normalization layers by name."""
+"""Normalization layers by name, and the residual addition that comes before one."""
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nbllm.nn.hooks import is_plain
+from nbllm.nn.kernels import compiled, num_blocks, serves
 
 NORMS = ("layer_norm", "rms_norm")
 
@@ -17,6 +25,112 @@ def make_norm(kind: str, size: int, eps: float) -> nn.Module:
         eps: Added to the variance.
     """
     assert kind in NORMS, kind
-    if kind == "layer_norm":
-        return nn.LayerNorm(size, eps=eps)
-    return nn.RMSNorm(size, eps=eps)
+    return LayerNorm(size, eps=eps) if kind == "layer_norm" else RMSNorm(size, eps=eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm`, with the same parameters and results."""
+
+    def forward(self, x: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
+        """Return x less its mean, over its standard deviation, times the weight, plus the bias."""
+        return _normalize(self, x) if _has_kernel(self, x) else super().forward(x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm`, with the same parameters and results."""
+
+    def forward(self, x: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
+        """Return x over its root mean square, times the weight."""
+        return _normalize(self, x) if _has_kernel(self, x) else super().forward(x)
+
+
+def add_and_normalize(
+    norm: nn.Module, x: Float[Tensor, "... size"], branch: Float[Tensor, "... size"]
+) -> tuple[Float[Tensor, "... size"], Float[Tensor, "... size"]]:
+    """Return x + branch and norm(x + branch); where a kernel can, in one pass forward and one backward."""
+    if is_plain(norm, LayerNorm, RMSNorm) and x.shape == branch.shape and _has_kernel(norm, x, branch):
+        added, out = _AddAndNormalize.apply(x, branch, *_parameters(norm))
+        return added, out
+    added = x + branch
+    return added, norm(added)
+
+
+def _has_kernel(norm: nn.Module, *operands: Tensor) -> bool:
+    weight, bias, _, _ = _parameters(norm)
+    fits = weight is not None and weight.dim() == 1 and operands[0].shape[-1:] == weight.shape
+    return fits and serves("normalization", *operands, weight, bias, numbers=operands[0].numel())
+
+
+def _parameters(norm: Any) -> tuple[Tensor, Tensor | None, float, bool]:
+    """Weight, bias, eps, and whether the mean is subtracted."""
+    eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+    return norm.weight, getattr(norm, "bias", None), float(eps), isinstance(norm, nn.LayerNorm)
+
+
+def _normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = _Normalize.apply(x, *_parameters(norm))
+    return out
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
+    ) -> Tensor:
+        return _forward(ctx, x, None, (weight, bias, eps, centred))[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_backward(ctx, None, grad), None, None)
+
+
+class _AddAndNormalize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        return _forward(ctx, x, branch, (weight, bias, eps, centred))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_added: Tensor | None, by_out: Tensor | None) -> tuple[Tensor | None, ...]:
+        if by_out is None:
+            return by_added, by_added, None, None, None, None
+        by_x, by_weight, by_bias = _backward(ctx, by_added, by_out)
+        return by_x, by_x, by_weight, by_bias, None, None
+
+
+def _run(name: str, rows: int, *arguments: Tensor | int | float | None) -> None:
+    kernels, team = compiled("normalization"), compiled("team")
+    assert kernels is not None and team is not None
+    team.run(getattr(kernels, name), num_blocks(rows), *arguments)
+
+
+def _forward(
+    ctx: Any, x: Tensor, branch: Tensor | None, parameters: tuple[Tensor, Tensor | None, float, bool]
+) -> tuple[Tensor, Tensor]:
+    """Return x + branch (x where that is None) and its normalization; keep what the backward pass needs."""
+    weight, bias, eps, centred = parameters
+    x, weight = x.contiguous(), weight.contiguous()
+    added = x if branch is None else torch.empty_like(x)
+    out, statistics = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], 2)
+    other = None if branch is None else branch.contiguous()
+    offset = torch.zeros_like(weight) if bias is None else bias.contiguous()
+    _run("forward", len(statistics), x, other, added, weight, offset, out, statistics, eps, int(centred))
+    ctx.save_for_backward(added, weight, statistics)
+    ctx.centred, ctx.has_bias = centred, bias is not None
+    return added, out
+
+
+def _backward(ctx: Any, residual: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the gradients by the input, the weight and the bias; `residual` is added to the first."""
+    x, weight, statistics = ctx.saved_tensors
+    out = torch.empty_like(x)
+    totals = x.new_empty(2, num_blocks(len(statistics)), x.shape[-1])
+    other = None if residual is None else residual.contiguous()
+    grads = (grad.contiguous(), other, out, *totals)
+    _run("backward", len(statistics), x, weight, statistics, *grads, int(ctx.centred))
+    by_weight, by_bias = totals.sum(1)
+    return out, by_weight, by_bias if ctx.has_bias else None

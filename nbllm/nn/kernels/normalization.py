@@ -1,0 +1,117 @@
+"""Layer and root-mean-square normalization by rows, with the residual addition before it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nbllm.nn.kernels.jit import SUMS, integer, kernel, matrix, part, real, vector
+from nbllm.nn.kernels.team import bounds, own_shares
+
+_0, _1 = np.float32(0), np.float32(1)
+
+
+@part(SUMS)
+def _add_row(x: Any, branch: Any, out: Any) -> None:
+    for place in range(len(x)):
+        out[place] = x[place] + branch[place]
+
+
+@part(SUMS)
+def _mean(x: Any) -> np.float32:
+    total = _0
+    for place in range(len(x)):
+        total += x[place]
+    return total / np.float32(len(x))
+
+
+@part(SUMS)
+def _scale(x: Any, mean: np.float32, eps: np.float32) -> np.float32:
+    """Return 1 / sqrt(the mean square about `mean` + eps)."""
+    total = _0
+    for place in range(len(x)):
+        total += (x[place] - mean) * (x[place] - mean)
+    return _1 / np.float32(math.sqrt(total / np.float32(len(x)) + eps))
+
+
+@part(SUMS)
+def _normalize_row(x: Any, statistics: Any, weight: Any, bias: Any, out: Any) -> None:
+    mean, scale = statistics[0], statistics[1]
+    for place in range(len(x)):
+        out[place] = (x[place] - mean) * scale * weight[place] + bias[place]
+
+
+@part(SUMS)
+def _moments(x: Any, statistics: Any, weight: Any, grad: Any) -> tuple[np.float32, np.float32]:
+    """Return the means of g and of g x', with g = grad weight and x' the normalized row."""
+    mean, scale = statistics[0], statistics[1]
+    first, second = _0, _0
+    for place in range(len(x)):
+        given = grad[place] * weight[place]
+        first += given
+        second += given * ((x[place] - mean) * scale)
+    return first / np.float32(len(x)), second / np.float32(len(x))
+
+
+@part(SUMS)
+def _backward_row(x: Any, statistics: Any, moments: Any, weight: Any, grad: Any, out: Any) -> None:
+    """Set out = scale (g - first - x' second)."""
+    mean, scale = statistics[0], statistics[1]
+    first, second = moments
+    for place in range(len(x)):
+        normal = (x[place] - mean) * scale
+        out[place] = scale * (grad[place] * weight[place] - first - normal * second)
+
+
+@part(SUMS)
+def _total_row(x: Any, statistics: Any, grad: Any, by_weight: Any, by_bias: Any) -> None:
+    """Add a row's share of the gradients by weight and bias."""
+    mean, scale = statistics[0], statistics[1]
+    for place in range(len(x)):
+        by_weight[place] += grad[place] * ((x[place] - mean) * scale)
+        by_bias[place] += grad[place]
+
+
+@kernel
+def forward(data: Any) -> None:
+    """Arguments: x, branch or None, their sum (row, column); weight, bias; out; statistics (row, 2); eps; centred.
+
+    Without a branch, the sum is x itself. `statistics` gets what is subtracted, 0 unless `centred`, and the scale.
+    """
+    x, branch, added = matrix(data, 1), matrix(data, 2), matrix(data, 3)
+    weight, bias, out, statistics = vector(data, 4), vector(data, 5), matrix(data, 6), matrix(data, 7)
+    eps, centred = real(data, 8), integer(data, 9)
+    for share in own_shares(data):
+        first, last = bounds(share, data[0], len(x))
+        for row in range(first, last):
+            if len(branch) > 0:
+                _add_row(x[row], branch[row], added[row])
+            mean = _mean(added[row]) if centred else _0
+            statistics[row, 0] = mean
+            statistics[row, 1] = _scale(added[row], mean, eps)
+            _normalize_row(added[row], statistics[row], weight, bias, out[row])
+
+
+@kernel
+def backward(data: Any) -> None:
+    """Arguments: x (row, column); weight; statistics; grad; grad of the sum or None; out; totals twice; centred.
+
+    The totals (share, column) are the shares' parts of the gradients by weight and by bias.
+    """
+    x, weight, statistics, grad = matrix(data, 1), vector(data, 2), matrix(data, 3), matrix(data, 4)
+    residual, out, by_weight, by_bias = matrix(data, 5), matrix(data, 6), matrix(data, 7), matrix(data, 8)
+    centred = integer(data, 9)
+    for share in own_shares(data):
+        first, last = bounds(share, data[0], len(x))
+        by_weight[share, :] = _0
+        by_bias[share, :] = _0
+        for row in range(first, last):
+            moments = _moments(x[row], statistics[row], weight, grad[row])
+            if not centred:
+                moments = (_0, moments[1])
+            _backward_row(x[row], statistics[row], moments, weight, grad[row], out[row])
+            if len(residual) > 0:
+                _add_row(out[row], residual[row], out[row])
+            _total_row(x[row], statistics[row], grad[row], by_weight[share], by_bias[share])
