@@ -140,7 +140,9 @@ def test_post_build_installs_the_package_and_leaves_the_kernels_compiled(checkou
     assert called[-4:] == ["-c", "binder/constraints.txt", "-e", "."]
     assert not list(tmp_path.iterdir()) and not (checkout / "runs").exists()
     kernels = checkout / "nbllm/data/kernels"
-    assert all(source.stat().st_mtime_ns % 10**9 == 0 for source in kernels.glob("*.py"))
+    for folder in (kernels, checkout / "nbllm/nn/kernels"):
+        assert all(source.stat().st_mtime_ns % 10**9 == 0 for source in folder.glob("*.py"))
+        assert list(folder.rglob("*.nbi"))
     # The image is packed and unpacked: times in whole seconds, all else as it was.
     for file in kernels.rglob("*"):
         os.utime(file, (int(file.stat().st_mtime),) * 2)
