@@ -29,7 +29,7 @@ const FIELDS = "input:not([type=range]):not([type=checkbox]), textarea, select";
 /** @returns {Look} */
 function freshLook() {
   return {
-    focus: "", axis: "step", view: null, log: false, smoothing: 0.9, hidden: new Set(), open: new Map(),
+    focus: "", axis: "step", view: null, log: false, smoothing: 0.6, hidden: new Set(), open: new Map(),
     drafts: new Map(), chosen: new Map(), extra: new Map(),
   };
 }
