@@ -115,8 +115,9 @@ class Notebook:
     def __init__(self, lab: Lab, page: Page, name: str) -> None:
         self.lab, self.page, self.name = lab, page, name
 
-    def open(self, workspace: str = "one") -> Notebook:
-        """Open it (again), in a workspace of its own where several pages look at the same."""
+    def open(self, workspace: str = "") -> Notebook:
+        """Open it, in a workspace of its own: another would show what was open there before."""
+        workspace = workspace or self.name.removesuffix(".ipynb")
         address = f"{self.lab.url}/lab/workspaces/{workspace}/tree/{self.name}?token={self.lab.token}"
         self.page.goto(address)
         self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)

@@ -13,6 +13,7 @@ import nbllm as nb
 from nbllm.core.errors import DataError, RefusedError, RunError, UserError
 from nbllm.lm import load
 from nbllm.runs.commands import send
+from nbllm.runs.lock import held_here
 
 
 @pytest.fixture
@@ -319,6 +320,8 @@ def test_a_run_that_fails_before_it_begins_says_why(start, store, config, lm, tm
     record["data"]["train"]["path"] = str(tmp_path / "gone")
     fork = run.fork("fine", step=8)
     fork.wait(progress=False)
+    while held_here(fork.path):  # its last event is written; its thread is about to let go
+        time.sleep(0.01)
     (fork.path / "run.json").write_text(json.dumps({**record, "name": "fine"}))
     for events in (fork.path / "events").iterdir():
         events.unlink()
