@@ -17,9 +17,16 @@ from .core.survey import survey as survey
 from .evaluation import evaluate as evaluate
 from .lm import LM as LM, load as load
 from .models import ModelConfig as ModelConfig
+from .runs import rules as rules
 from .runs.compare import compare as compare
 from .runs.run import Run as Run
-from .training import TrainConfig as TrainConfig, attach as attach, replay as replay, train as train
+from .training import (
+    TrainConfig as TrainConfig,
+    attach as attach,
+    follow as follow,
+    replay as replay,
+    train as train,
+)
 from .widgets.attention import attention as attention
 from .widgets.show import panel as panel
 

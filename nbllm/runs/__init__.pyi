@@ -1,3 +1,4 @@
+from . import rules as rules
 from .checkpoint import CheckpointInfo as CheckpointInfo
 from .commands import Command as Command, CommandInbox as CommandInbox, send as send
 from .events import EventReader as EventReader, EventWriter as EventWriter

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.runs.events import EventReader, Restarted
+from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.store import RECORD, read_record
 from nbllm.runs.timeline import Session, Timeline, count
 
@@ -32,7 +33,7 @@ class RunLog:
         self.record: dict[str, Any] = read_record(self.path)
         self._stamp = self._record_stamp()
         self._reader = EventReader(self.path)
-        self._timeline = Timeline()
+        self._timeline = Timeline(rules=recorded_rules(self.record))
         parent = self.record.get("parent")
         if isinstance(parent, dict):  # until the first event says more, a fork is where it branched off
             self._timeline.session.step = count(parent.get("step"), 0)

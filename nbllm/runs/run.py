@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from nbllm.core.errors import RefusedError, RunError
+from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs import checkpoint as checkpoint_files
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import check_actor
 from nbllm.runs.events import Event, EventReader, is_count
 from nbllm.runs.log import RunLog
-from nbllm.runs.settings import Setting, Settings, check_settings, declared_settings
+from nbllm.runs.rulebook import RuleList, RunRule
+from nbllm.runs.rules import Deed, Rule
+from nbllm.runs.settings import Setting, Settings, check_settings, declared_limits, declared_settings
 from nbllm.runs.state import LIVE, judge
 from nbllm.runs.steering import WAIT, Outcome, ask, start_again
 from nbllm.runs.timeline import Timeline
@@ -51,8 +54,6 @@ class Run:
         RunError: There is no run at `path`.
     """
 
-    default_launcher: ClassVar[Launcher | None] = None
-
     def __init__(self, path: Path | str, *, actor: str = "person", launcher: Launcher | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.actor = check_actor(actor)
@@ -69,7 +70,7 @@ class Run:
     @property
     def launcher(self) -> Launcher | None:
         """What can start a session of this run."""
-        return self._launcher or type(self).default_launcher
+        return self._launcher
 
     @property
     def record(self) -> dict[str, Any]:
@@ -138,8 +139,13 @@ class Run:
     @property
     def cannot(self) -> dict[str, str]:
         """What its loop cannot do, by action ("rewind", "evaluate", "fork", ...), with the reasons."""
-        limits = self.record.get("cannot")
-        return {str(action): str(why) for action, why in limits.items()} if isinstance(limits, dict) else {}
+        return declared_limits(self.record)
+
+    @property
+    def rules(self) -> RuleList:
+        """What acts by itself when a condition holds; `run.rules["spike"].off()` switches one off."""
+        with self._log.guard:
+            return RuleList([RunRule(self, copy.copy(state)) for state in self.timeline.rules])
 
     @property
     def checkpoints(self) -> list[CheckpointInfo]:
@@ -276,6 +282,8 @@ class Run:
         Raises:
             RefusedError: There is no checkpoint at that step on the live line; the message names them.
         """
+        if "rewind" in self.cannot:
+            raise RefusedError(self.cannot["rewind"])
         wanted = Setting(name="step", kind="int", low=0).check(step)
         timeline = self.timeline
         there = sorted({info.step for info in self.checkpoints if timeline.on_line(info)})
@@ -283,6 +291,43 @@ class Run:
             known = ", ".join(map(str, there)) or "none yet"
             raise RefusedError(f"There is no checkpoint at step {wanted} to rewind to; there are: {known}.")
         return ask(self, "rewind", {"step": wanted}, timeout)
+
+    def rule(
+        self,
+        rule: Rule | str,
+        *,
+        when: str | None = None,
+        do: Deed | Sequence[Deed] | None = None,
+        timeout: float = WAIT,
+        **bounds: int,
+    ) -> Outcome:
+        """Set a rule, or replace the one of that name.
+
+            run.rule("spike", when="loss > 1.5 * median(loss, 50)", do=[nb.rules.rewind(), nb.rules.scale(lr=0.5)])
+            run.rule(nb.rules.plateau())
+
+        Args:
+            rule: Its name; or a whole rule, and nothing else.
+            when: The condition; see `nbllm.runs.conditions`.
+            do: What to do: functions of `nb.rules`.
+            timeout: Seconds to wait for the run's answer.
+            **bounds: `cooldown` and `limit`, as in `nb.rules.Rule`.
+
+        Raises:
+            UserError: It is no rule.
+            RefusedError: The run takes none: it is a replay, or has too many.
+        """
+        if isinstance(rule, Rule):
+            if when is not None or do is not None or bounds:
+                raise UserError("A whole rule is given, and parts of one.", mend="run.rule(rule)")
+        else:
+            given = {"name": rule, "when": when, "do": do, **bounds}
+            rule = Rule.from_dict({name: value for name, value in given.items() if value is not None})
+        return ask(self, "rule", rule.to_dict(), timeout)
+
+    def switch_rule(self, name: str, on: bool, *, timeout: float = WAIT) -> Outcome:
+        """Switch a rule on or off: what `run.rules[name].on()` and `.off()` do."""
+        return ask(self, "rule", {"name": name, "on": on}, timeout)
 
     def fork(self, name: str, step: int | None = None, **changes: Any) -> Run:
         """Start a new run from a checkpoint of this one, which goes on undisturbed.
@@ -298,6 +343,9 @@ class Run:
         return self._can_launch("fork").fork(self, name, step, changes)
 
     def _can_launch(self, verb: str) -> Launcher:
+        reason = self.cannot.get("start_again" if verb == "resume" else verb)
+        if reason is not None:
+            raise RunError(f"{self.name} cannot {verb}: {reason}.")
         if self.launcher is None:
             raise RunError(
                 f"This handle cannot {verb} {self.name}: it only watches and steers.",

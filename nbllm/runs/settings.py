@@ -27,6 +27,7 @@ class Setting(Config):
         high: Largest value; `None` is no bound.
         low_open: The value must be above `low`, not equal to it.
         high_open: The value must be below `high`, not equal to it.
+        default: What it is at the start, where a loop declares that here (`nb.follow`).
         unit: What it is measured in, for labels.
         help: One sentence for the person.
     """
@@ -37,6 +38,7 @@ class Setting(Config):
     high: float | None = None
     low_open: bool = False
     high_open: bool = False
+    default: float | None = None
     unit: str = ""
     help: str = ""
 
@@ -170,6 +172,14 @@ def declared_settings(record: Mapping[str, Any]) -> list[Setting]:
         except (TypeError, ValueError, AttributeError):
             continue
     return found
+
+
+def declared_limits(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the loop of a run cannot do, by action, with the reasons."""
+    entries = record.get("cannot")
+    if not isinstance(entries, dict):
+        return {}
+    return {name: reason for name, reason in entries.items() if isinstance(reason, str)}
 
 
 def _offer(known: Mapping[str, Setting]) -> str:

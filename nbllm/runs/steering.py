@@ -53,6 +53,9 @@ def words(action: str, args: dict[str, Any]) -> str:
         return f"{action} {', '.join(map(str, patterns))}" if isinstance(patterns, list) else action
     if action == "rewind":
         return f"rewind to {args.get('to', args.get('step', '?'))}"
+    if action == "rule":
+        changed = "set" if "when" in args else "on" if args.get("on") is True else "off"
+        return f"rule {args.get('name', '?')} {changed}"
     if action == "sample":
         prompt = str(args.get("prompt", ""))
         return f"sample {prompt if len(prompt) <= 40 else prompt[:37] + '...'!r}"
@@ -74,6 +77,8 @@ def ask(run: Run, action: str, args: dict[str, Any], timeout: float) -> Outcome:
     state = run.state
     if state not in LIVE:
         raise _not_live(run, action, state)
+    if action in run.cannot:  # the loop itself would say the same, at its next step boundary
+        raise RefusedError(run.cannot[action])
     command = commands.send(run.path, action, args, run.actor)
     try:
         return _answer(run, command, timeout)

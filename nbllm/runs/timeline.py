@@ -29,6 +29,8 @@ import numpy as np
 
 from nbllm.core.errors import RunError, nearest
 from nbllm.runs.events import MAX_COUNT, Event, is_count, is_number
+from nbllm.runs.rulebook import RuleBook
+from nbllm.runs.rules import Rule
 
 STATE_ACTIONS = ("set", "freeze", "unfreeze", "rewind")
 USUAL = frozenset(
@@ -53,6 +55,7 @@ class Action:
         time: When, in seconds since 1970.
         asked: When it was asked.
         index: Its number among the state actions; -1 for others.
+        firing: When a rule of the loop did it: how often that rule had then acted; else 0.
     """
 
     id: str
@@ -65,6 +68,7 @@ class Action:
     time: float = 0.0
     asked: float | None = None
     index: int = -1
+    firing: int = 0
 
 
 @dataclasses.dataclass
@@ -165,9 +169,10 @@ class Timeline:
 
     Args:
         events: To begin with; `extend` takes more.
+        rules: Those that the run was started with.
     """
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), *, rules: Iterable[Rule] = ()) -> None:
         self.session = Session()
         self.starts: list[Event] = []
         self.actions: list[Action] = []
@@ -175,6 +180,7 @@ class Timeline:
         self.effective: list[Action] = []
         self.steps = Points()
         self.evaluations = Points()
+        self.rules = RuleBook(rules)
         self.samples: list[Event] = []
         self.checkpoints: list[Event] = []
         self.warnings: list[Event] = []
@@ -280,6 +286,7 @@ class Timeline:
             index = len(self.state_actions)
         action = action_of(event, index)
         _keep(self.actions, action)
+        self.rules.take(action)
         if action.outcome != "pending":
             self._answers[action.id] = action
         if index < 0:
@@ -311,6 +318,7 @@ def action_of(event: Event, index: int = -1) -> Action:
         time=event["time"],
         asked=asked if is_number(asked) else None,
         index=index,
+        firing=count(event.get("firing"), 0),
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nbllm.data.token_store import TokenStore
     from nbllm.models.config import ModelConfig
     from nbllm.training.config import TrainConfig
+from nbllm.training.metrics import check_metrics, reported_metrics
 
 # Settings that the choices follow from: a fork that changes one of them chooses anew.
 DECISIVE = frozenset({"device", "precision", "num_threads", "batch_size", "sequence_length"})
@@ -45,7 +46,7 @@ def check_fits(
     """Check that model and text can be trained as configured.
 
     Raises:
-        UserError: A sequence is longer than the model has positions.
+        UserError: A sequence is longer than the model has positions, or a rule looks at what is never reported.
         DataError: The text is too short, or of a larger vocabulary than the model's.
     """
     longest = shape.max_positions
@@ -54,6 +55,8 @@ def check_fits(
             f"sequence_length is {config.sequence_length}, but the model has {longest} positions.",
             mend=f"Use sequence_length={longest} or less, or a model with more max_positions.",
         )
+    for rule in config.rules:
+        check_metrics(rule, reported_metrics(evaluates=held_out is not None))
     needed = {training: config.sequence_length + 1}
     if held_out is not None:
         needed[held_out] = 2

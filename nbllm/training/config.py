@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from nbllm.core.config import Config, check_choice, check_plain_types, check_positive
 from nbllm.core.errors import UserError
+from nbllm.runs.rulebook import check_rules
+from nbllm.runs.rules import Rule
 from nbllm.training.schedules import schedules
 
 _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
@@ -45,6 +47,7 @@ class TrainConfig(Config):
         checkpoint_interval: Steps between checkpoints; 0 for the first and last only.
         keep_checkpoints: So many are kept; the first one always is.
         max_bad_steps: After so many steps in a row with a loss or gradient that is not finite, the run ends.
+        rules: What the run does by itself when a condition holds: `[nb.rules.nan(), nb.rules.plateau()]`.
     """
 
     steps: int = 1000
@@ -73,6 +76,7 @@ class TrainConfig(Config):
     checkpoint_interval: int = 100
     keep_checkpoints: int = 20
     max_bad_steps: int = 5
+    rules: tuple[Rule, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -103,6 +107,7 @@ class TrainConfig(Config):
         if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in self.sample_prompts):
             raise UserError("sample_prompts must be a list of texts.", where="TrainConfig")
         object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
+        object.__setattr__(self, "rules", check_rules(self.rules))
 
     def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

@@ -14,13 +14,15 @@ from nbllm.models.config import ModelConfig
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import EventReader
+from nbllm.runs.rulebook import recorded_rules
+from nbllm.runs.rules import Rule
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline
 from nbllm.training.choices import DECISIVE, check_fits, make_choices
 from nbllm.training.config import TrainConfig
 from nbllm.training.settings import initial_values
 from nbllm.training.state import TrainState
-from nbllm.training.validation import open_store
+from nbllm.training.validation import limits, open_store
 
 ITS_OWN = ("created", "host", "parent", "replay")  # what a run's record does not inherit
 
@@ -34,7 +36,8 @@ def fork(
         path: The parent's directory.
         name: The new run's name.
         step: The checkpoint's step; `None` is the newest.
-        changes: Settings of `TrainConfig` that differ from the parent's as they were at that step.
+        changes: Settings of `TrainConfig` that differ from the parent's as they were at that step; rules are taken
+            over as they stand now, and begin to count anew.
         actor: Who forks.
         where: Where the fork executes; `None` is where the parent did.
 
@@ -45,7 +48,9 @@ def fork(
     record = read_record(path)
     info = _branching_point(path, step)
     state = TrainState.read(info.path)
-    config = TrainConfig.from_dict({**record["config"], **state.values, **changes})
+    config = TrainConfig.from_dict(
+        {**record["config"], **state.values, "rules": _standing_rules(path, record), **changes}
+    )
     if config.steps <= info.step:
         raise UserError(
             f"The fork would end at step {config.steps}, but it begins at {info.step}.",
@@ -55,7 +60,12 @@ def fork(
     shape, data = ModelConfig.from_dict(record["model"]), record["data"]
     held_out = None if data["validation"] is None else open_store(data["validation"])
     check_fits(config, shape, open_store(data["train"]), held_out)
-    new = inherited(record, config=config.to_dict(), where=where or record["where"])
+    new = inherited(
+        record,
+        config=config.to_dict(),
+        where=where or record["where"],
+        cannot=limits(data["validation"]),  # a replay cannot be steered, a fork of it can
+    )
     new["parent"] = {"run": record["name"], "step": info.step, "actor": actor}
     if DECISIVE & changes.keys():
         new["choices"] = make_choices(config, shape)
@@ -99,6 +109,12 @@ def first_checkpoint(path: Path) -> Iterator[None]:
                 mend="Free some disk space, or choose another folder.",
             ) from error
         raise
+
+
+def _standing_rules(path: Path, record: Mapping[str, Any]) -> list[Rule]:
+    """Return the rules that a run has now, but for those that somebody switched off."""
+    rules = Timeline(EventReader(path).poll(), rules=recorded_rules(record)).rules
+    return [state.rule for state in rules if state.on or state.left <= 0]
 
 
 def _branching_point(path: Path, step: int | None) -> CheckpointInfo:

@@ -8,16 +8,13 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from nbllm.core.errors import RunError
 from nbllm.runs.events import EventWriter
 from nbllm.runs.process import this_process
-
-if TYPE_CHECKING:
-    from nbllm.training.step import StepResult
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -58,7 +55,7 @@ class Journal:
         """Write what was kept; return whether everything is on the disk now."""
         return self._try(self.writer.flush)
 
-    def start(self, *, step: int, where: str, checkpoint: str, choices: dict[str, Any]) -> None:
+    def start(self, *, step: int, where: str, checkpoint: str | None, choices: dict[str, Any] | None) -> None:
         """A trainer took the run up at `step`."""
         self.emit(
             "start",
@@ -70,19 +67,10 @@ class Journal:
             **this_process(),
         )
 
-    def step(self, result: StepResult) -> None:
-        """One step was taken."""
-        self.emit(
-            "step",
-            step=result.state.step,
-            loss=result.loss,
-            lr=result.lr,
-            grad_norm=result.grad_norm,
-            tokens=result.state.tokens,
-            tokens_per_second=result.tokens_per_second,
-            memory=self._process.memory_info().rss,
-            seconds=result.state.seconds,
-        )
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that this process holds."""
+        return int(self._process.memory_info().rss)
 
     def end(self, *, step: int, state: str, reason: str | None, digest: str | None) -> None:
         """The run is over, for this trainer."""

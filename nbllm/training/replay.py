@@ -16,6 +16,7 @@ from nbllm.runs.timeline import Timeline
 from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
 from nbllm.training.state import weights_digest
+from nbllm.training.steering import REPLAYED, SCRIPTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +47,15 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
     """Train a run again from its first checkpoint, taking every action that is on its line at the same step.
 
     The replay is a run of its own beside the original, and executes where that one did. What a rewind undid is not
-    repeated: the weights do not depend on it.
+    repeated: the weights do not depend on it. What rules did is repeated like all else; the replay itself has none.
 
     Args:
         run: The run or its directory; it must have ended.
         progress: Print a line of progress.
 
     Raises:
-        RunError: The run is still going, or has no second checkpoint to compare with; or the wait was interrupted,
+        RunError: The run is still going, has no second checkpoint to compare with, or was trained by a loop that is
+            not ours, which cannot be repeated; or the wait was interrupted,
             and the replay goes on.
     """
     original = run if isinstance(run, Run) else Run(Path(run))
@@ -62,6 +64,10 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
             f"The run {original.name!r} is still going.",
             where=original.path,
             mend="Stop it first: run.stop().",
+        )
+    if "replay" in original.cannot:
+        raise RunError(
+            f"{original.name} cannot be replayed: {original.cannot['replay']}.", where=original.path
         )
     path, record = original.path, read_record(original.path)
     timeline = Timeline(EventReader(path).poll())
@@ -77,7 +83,11 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
         "args": {"reason": "the replay is over"},
         "actor": "rule:replay",
     }
-    new = inherited(record, replay={"of": record["name"], "script": [*script, end]})
+    new = inherited(
+        record,
+        replay={"of": record["name"], "script": [*script, end]},
+        cannot={**original.cannot, **dict.fromkeys(SCRIPTED, REPLAYED)},
+    )
     created = create(path.parent, f"{original.name}-replay", new)
     with first_checkpoint(created):
         checkpoints.adopt(first, created)

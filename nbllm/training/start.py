@@ -19,6 +19,7 @@ from nbllm.training.fork import first_checkpoint, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
 from nbllm.training.settings import SETTINGS, initial_values
 from nbllm.training.state import TrainState
+from nbllm.training.validation import limits
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -45,7 +46,7 @@ def train(
         name: The run's name; made from the family and the time when not given.
         folder: Where runs are kept.
         where: "thread" (of this kernel) or "process" (which goes on when the kernel ends).
-        config: Fields of `TrainConfig`.
+        config: Fields of `TrainConfig`; among them `rules=[nb.rules.spike(), ...]`, what the run does by itself.
 
     Raises:
         UserError: A setting is unknown or out of range, or the text is too short for one batch.
@@ -118,14 +119,13 @@ def _record(
 ) -> dict[str, Any]:
     from nbllm.core.device import machine_facts, versions
 
+    validation = None if held_out is None else _describe(held_out)
     return {
         "config": settings.to_dict(),
         "model": lm.config.to_dict(),
-        "data": {
-            "train": _describe(training),
-            "validation": None if held_out is None else _describe(held_out),
-        },
+        "data": {"train": _describe(training), "validation": validation},
         "settings": [setting.to_dict() for setting in SETTINGS],
+        "cannot": limits(validation),
         "choices": make_choices(settings, lm.config),
         "where": where,
         "parent": None,

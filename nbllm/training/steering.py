@@ -1,24 +1,28 @@
-"""How a running loop is steered: commands read at step boundaries, acted on, and recorded with step and actor."""
+"""How a running loop is steered: commands and rules, acted on at step boundaries, recorded with step and actor."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RefusedError, UserError, nearest
-from nbllm.runs.settings import Setting
-from nbllm.runs.timeline import STATE_ACTIONS
-from nbllm.training.optim import check_patterns
-from nbllm.training.settings import SETTINGS
+from nbllm.runs.events import is_number
+from nbllm.runs.rules import MAX_RULES, Deed, Rule
+from nbllm.runs.settings import Setting, check_settings
+from nbllm.runs.timeline import STATE_ACTIONS, action_of
+from nbllm.training.metrics import check_metrics
 
 if TYPE_CHECKING:
     from nbllm.runs.commands import Command
-    from nbllm.training.trainer import Trainer
+    from nbllm.training.session import Session
+    from nbllm.training.watch import Due, Watch
 
-SIDE_ACTIONS = ("sample", "evaluate", "save")  # that these go wrong, out of memory say, does not end a run
+SCRIPTED = (*STATE_ACTIONS, "rule")  # what a replay takes from its script alone
+REPLAYED = "this run is a replay; fork it to steer it"
+SIDE_ACTIONS = ("sample", "evaluate", "save", "rule")  # that one goes wrong, out of memory say, ends no run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,47 +35,71 @@ class Recorded:
     actor: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """How an action came to be applied, where that is not just as it was asked."""
+
+    args: dict[str, Any]
+    reason: str = ""
+
+
 class Steering:
-    """Carries out commands on a trainer.
+    """Carries out on a trainer what people, agents and rules ask.
 
     A resumed run repeats, each at its step and without recording it twice, the actions that its log holds
     beyond the checkpoint (`to_repeat`). A replay takes its script's actions in the same way, and records them.
 
     Args:
         trainer: What is steered.
+        watch: The run's rules.
         to_repeat: Recorded actions of this run that the checkpoint does not hold yet.
         script: A replay's actions; when given, nobody else may change the state.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: Session,
+        watch: Watch,
         *,
         to_repeat: Sequence[Recorded] = (),
         script: Sequence[Recorded] | None = None,
     ) -> None:
         self.trainer = trainer
+        self.watch = watch
         self.to_repeat = list(to_repeat)
         self.script = None if script is None else list(script)
         self.paused = False
         self.stop_reason: str | None = None
-        self._command: Command | None = None  # the one being carried out
+        self._asked: dict[str, Any] = {}  # who asked for what is being carried out, and in which command
 
     def at_boundary(self) -> None:
         """Take the actions due at this step, then the commands that have come in."""
         self.repeat_due()
-        step = self.trainer.state.step
+        step = self.trainer.step
         while self.script and self.script[0].step <= step:
             due = self.script.pop(0)
             self._record(due.action, due.args, due.actor, functools.partial(self._act, due.action, due.args))
         for command in self.trainer.inbox.take():
-            self._obey(command)
+            self._obey(command.action, command.args, command.actor, command=command)
         for warning in self.trainer.inbox.drain_warnings():
             self.trainer.emit("warning", text=warning)
 
+    def follow_rules(self) -> None:
+        """Let the rules act whose condition holds after the step that was taken."""
+        self.repeat_due()  # what was recorded at this step before comes before what is new
+        step = self.trainer.step
+        due, broken = self.watch.due(step)
+        for rule, error in broken:
+            off = {"name": rule.name, "on": False}
+            self._say("rule", off, rule.actor, "applied", f"{rule.when} cannot be computed: {error}")
+        for one in due:
+            if self.trainer.step != step:  # a rule has rewound: what the others looked at has not been
+                return
+            self._follow(one)
+
     def repeat_due(self) -> None:
         """Take the actions again that were recorded at this step before the run was cut off."""
-        while self.to_repeat and self.to_repeat[0].step <= self.trainer.state.step:
+        while self.to_repeat and self.to_repeat[0].step <= self.trainer.step:
             due = self.to_repeat.pop(0)
             self._act(due.action, due.args)
 
@@ -81,36 +109,83 @@ class Steering:
             outcome = "applied" if command.action == "stop" else "refused"
             self._say(command.action, command.args, command.actor, outcome, reason, command=command)
 
-    def _obey(self, command: Command) -> None:
-        def act() -> dict[str, Any] | None:
-            if command.action in STATE_ACTIONS and self.script is not None:
-                raise RefusedError("this run is a replay; fork it to steer it")
-            return self._act(command.action, command.args)
+    def _follow(self, due: Due) -> None:
+        """Do what a rule asks, one thing after the other, each recorded as an action of its own."""
+        rule = due.rule
+        asked = [self._as_action(deed, due) for deed in rule.do]  # before the first of them changes anything
+        for action, args in asked:
+            self._obey(action, args, rule.actor, reason=due.reason, firing=due.firing)
+        if due.last:
+            times = f"{due.firing} time{'' if due.firing == 1 else 's'}"
+            text = f"the rule {rule.name!r} has acted {times} and is off now; its limit is {rule.limit}"
+            self.trainer.emit("warning", text=text)
 
-        self._record(command.action, command.args, command.actor, act, command=command)
+    def _as_action(self, deed: Deed, due: Due) -> tuple[str, dict[str, Any]]:
+        """Return what a rule asks for in the terms of a command."""
+        action, args = deed["action"], deed["args"]
+        if action == "rewind":
+            # The weights at `begins` gave the first of the numbers, so what is to be trusted is older.
+            back = due.begins - 1 if args["steps"] is None else self.trainer.step - args["steps"]
+            return "rewind", {"step": max(0, back)}
+        if action == "scale":
+            return "set", {name: self._scaled(name, factor) for name, factor in args.items()}
+        if action == "stop":
+            return "stop", {"reason": f"{due.rule.actor}: {due.reason}"}
+        return action, args
+
+    def _scaled(self, name: str, factor: float) -> float:
+        value = self.trainer.values.get(name)
+        if not is_number(value):
+            return factor  # no setting, which `set` says
+        whole = any(setting.name == name and setting.kind == "int" for setting in self.trainer.settings)
+        return round(value * factor) if whole else value * factor
+
+    def _obey(
+        self,
+        action: str,
+        args: dict[str, Any],
+        actor: str,
+        *,
+        command: Command | None = None,
+        reason: str = "",
+        firing: int = 0,
+    ) -> None:
+        def act() -> _Done | None:
+            if action in self.trainer.cannot:
+                raise RefusedError(self.trainer.cannot[action])
+            if self.script is not None and action in SCRIPTED:
+                raise RefusedError(REPLAYED)
+            return self._act(action, args)
+
+        self._record(action, args, actor, act, command=command, reason=reason, firing=firing)
 
     def _record(
         self,
         action: str,
         args: dict[str, Any],
         actor: str,
-        act: Callable[[], dict[str, Any] | None],
+        act: Callable[[], _Done | None],
         *,
         command: Command | None = None,
+        reason: str = "",
+        firing: int = 0,
     ) -> None:
-        step, self._command = self.trainer.state.step, command
+        step = self.trainer.step
+        self._asked = {"actor": actor} if command is None else {"actor": actor, "id": command.id}
+        outcome = "refused"
         try:
-            changed = act()
+            done = act()
         except UserError as error:
-            outcome, reason = "refused", error.what
+            reason = error.what if error.mend is None else f"{error.what} {error.mend}"
         except Exception as error:
             if action not in SIDE_ACTIONS:
                 raise
-            outcome, reason = "refused", f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}"
         else:
-            outcome, reason = "applied", ""
-            args = args if changed is None else changed
-        self._say(action, args, actor, outcome, reason, step=step, command=command)
+            outcome = "applied"
+            if done is not None:
+                args, reason = done.args, done.reason or reason
+        self._say(action, args, actor, outcome, reason, step=step, command=command, firing=firing)
         if outcome == "applied" and action in STATE_ACTIONS:
             self.trainer.num_actions += 1
 
@@ -124,23 +199,27 @@ class Steering:
         *,
         step: int | None = None,
         command: Command | None = None,
+        firing: int = 0,
     ) -> None:
         """Record what became of an action: the event that whoever sent `command` waits for."""
-        self.trainer.emit(
-            "action",
-            step=step,
-            id="" if command is None else command.id,
-            action=action,
-            args=args,
-            actor=actor,
-            outcome=outcome,
-            reason=reason,
-            asked=None if command is None else command.time,
-        )
+        at = self.trainer.step if step is None else step
+        event: dict[str, Any] = {
+            "id": "" if command is None else command.id,
+            "action": action,
+            "args": args,
+            "actor": actor,
+            "outcome": outcome,
+            "reason": reason,
+            "asked": None if command is None else command.time,
+        }
+        if firing:
+            event["firing"] = firing
+        self.trainer.emit("action", step=at, **event)
+        self.watch.book.take(action_of({"step": at, "time": 0.0, **event}))
 
-    def _act(self, action: str, args: dict[str, Any]) -> dict[str, Any] | None:
-        """Carry out one action; return the arguments as they came to be applied, where they differ."""
-        actions: dict[str, Callable[..., dict[str, Any] | None]] = {
+    def _act(self, action: str, args: Mapping[str, Any]) -> _Done | None:
+        """Carry out one action; return how it came to be applied, where that is not as asked."""
+        actions: dict[str, Callable[..., _Done | None]] = {
             "pause": self._pause,
             "resume": self._resume,
             "stop": self._stop,
@@ -151,6 +230,7 @@ class Steering:
             "freeze": self._freeze,
             "unfreeze": self._unfreeze,
             "rewind": self._rewind,
+            "rule": self._rule,
         }
         if action not in actions:
             raise RefusedError(f"this loop has no action {action!r}. {nearest(action, actions)}")
@@ -171,49 +251,58 @@ class Steering:
             raise RefusedError("the run is not paused")
         self.paused = False
 
-    def _stop(self, reason: str = "asked to stop") -> None:
-        self.stop_reason = reason
+    def _stop(self, reason: str | None = None) -> None:
+        actor = self._asked["actor"]
+        self.stop_reason = reason or ("asked to stop" if actor == "person" else f"asked to stop by {actor}")
         self.paused = False
 
     def _sample(self, prompt: str = "", max_new_tokens: int | None = None) -> None:
-        command = self._command
-        asked = {} if command is None else {"id": command.id, "actor": command.actor}
-        self.trainer.sample(prompt, max_new_tokens, **asked)
+        self.trainer.sample(prompt, max_new_tokens, **self._asked)
 
-    def _set(self, **values: Any) -> dict[str, Any]:
-        declared = {setting.name: setting for setting in SETTINGS}
-        checked = {}
-        for name, value in values.items():
-            if name not in declared:
-                raise RefusedError(f"this loop has no setting {name!r}. {nearest(name, declared)}")
-            checked[name] = declared[name].check(value)
-        if checked.get("steps", self.trainer.state.step) < self.trainer.state.step:
-            raise RefusedError(
-                f"{checked['steps']} steps are fewer than the {self.trainer.state.step} already taken"
-            )
+    def _set(self, /, **values: Any) -> _Done:
+        checked = check_settings(self.trainer.settings, values)
+        step = self.trainer.step
+        if checked.get("steps", step) < step:
+            raise RefusedError(f"{checked['steps']} steps are fewer than the {step} already taken")
         self.trainer.set_values(checked)
-        return checked
+        return _Done(checked)
 
-    def _rewind(self, step: int) -> dict[str, Any]:
+    def _rewind(self, step: int) -> _Done:
         step = Setting(name="step", kind="int", low=0).check(step)
         applied = self.trainer.rewind(step)
         self.to_repeat.clear()  # what was still to come is undone too
-        return applied
+        self.watch.cut(applied["to"])
+        return _Done(applied)
 
     def _freeze(self, patterns: Sequence[str]) -> None:
-        self._check_patterns(patterns)
-        frozen = self.trainer.state.frozen
+        if not patterns or isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
+            raise RefusedError("freeze takes a list of name patterns, such as ['embedding.*', 'blocks.0.*']")
+        self.trainer.check_patterns(patterns)
+        frozen = self.trainer.frozen
         self.trainer.set_frozen((*frozen, *(p for p in patterns if p not in frozen)))
 
     def _unfreeze(self, patterns: Sequence[str]) -> None:
-        frozen = self.trainer.state.frozen
+        frozen = self.trainer.frozen
         for pattern in patterns:
             if pattern not in frozen:
                 held = ", ".join(map(repr, frozen)) or "nothing"
                 raise RefusedError(f"{pattern!r} is not among the frozen patterns: {held}")
         self.trainer.set_frozen(tuple(pattern for pattern in frozen if pattern not in patterns))
 
-    def _check_patterns(self, patterns: Sequence[str]) -> None:
-        if not patterns or isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
-            raise RefusedError("freeze takes a list of name patterns, such as ['embedding.*', 'blocks.0.*']")
-        check_patterns(self.trainer.optimizer.names, patterns)
+    def _rule(self, /, name: str, on: bool | None = None, **parts: Any) -> _Done | None:
+        """Check a rule, or the switch of one; the book takes it as it takes it from the events."""
+        book = self.watch.book
+        if on is None:
+            rule = Rule.from_dict({"name": name, **parts})
+            if rule.name not in book and len(book) >= MAX_RULES:
+                raise RefusedError(f"a run has at most {MAX_RULES} rules")
+            if self.trainer.metrics is None:
+                return _Done(rule.to_dict(), self.watch.doubt(rule.condition))
+            check_metrics(rule, self.trainer.metrics)
+            return _Done(rule.to_dict())
+        if parts or not isinstance(on, bool) or not isinstance(name, str):
+            raise RefusedError(
+                "a rule is set with name, when and do, or switched with name and on: true or false"
+            )
+        _ = book[name]
+        return None

@@ -15,6 +15,13 @@ from nbllm.data.token_store import TokenStore
 from nbllm.objectives.causal_lm import HiddenAndHead, causal_lm_loss
 from nbllm.training.config import TrainConfig
 
+NO_VALIDATION = "this run was given no validation text"  # why it cannot evaluate
+
+
+def limits(validation: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what a run cannot do, by action, with the reason; `validation` as its record describes it."""
+    return {} if validation is not None else {"evaluate": NO_VALIDATION}
+
 
 def open_store(record: Mapping[str, Any]) -> TokenStore:
     """Open the packed text that a run's record describes.

@@ -57,7 +57,7 @@ class CardMaker:
                 "time": timeline.session.last_time,
                 "settings": [_setting(setting, settings.values) for setting in settings],
                 "frozen": frozen(timeline),
-                "cannot": dict(getattr(run, "cannot", {})),
+                "cannot": run.cannot,
                 "facts": self._facts(timeline, state),
                 "checkpoints": self._shown_checkpoints(timeline),
                 "actions": _actions(timeline),
@@ -65,7 +65,7 @@ class CardMaker:
                 "samples": [_sample(event) for event in timeline.samples[-MOST_SAMPLES:]],
                 "warnings": [_warning(event) for event in timeline.warnings[-MOST_WARNINGS:]],
                 "num_warnings": timeline.num_warnings,
-                "rules": [rule.to_card() for rule in getattr(run, "rules", [])],
+                "rules": [rule.to_card() for rule in run.rules],
                 "metrics": [name for name in timeline.steps.columns if name not in USUAL],
                 "problems": run.problems,
             }

@@ -101,7 +101,7 @@ class TrainingPanel(Panel):
             return
         if action not in ASKED:
             raise RefusedError(f"No run can {action!r}.")
-        if action in getattr(run, "cannot", {}):
+        if action in run.cannot:
             raise RefusedError(run.cannot[action])
         state = run.state
         if state not in LIVE:

@@ -10,6 +10,7 @@ from nbllm.runs.commands import CommandInbox
 from nbllm.runs.events import EventWriter
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
+from nbllm.runs.store import create
 
 
 def test_a_run_is_steered_and_says_what_became_of_it(run):
@@ -140,13 +141,18 @@ def test_a_session_that_fails_before_it_begins_is_told_at_once(path):
         Run(path, launcher=Launcher()).resume(timeout=20)
 
 
-def test_the_default_launcher_serves_every_handle(path, monkeypatch):
-    class Launcher:
-        def fork(self, run, name, step, changes):
-            return name
-
-    monkeypatch.setattr(Run, "default_launcher", Launcher())
-    assert Run(path).fork("x") == "x"
+def test_what_a_loop_cannot_do_is_refused_with_its_reason(tmp_path):
+    path = create(
+        tmp_path, "run", {"cannot": {"rewind": "it saves nothing", "fork": "it is yours", "odd": 3}}
+    )
+    with EventWriter(path) as writer:
+        writer.write("start", 0, from_step=0, **this_process())
+        run = Run(path)
+        assert run.cannot == {"rewind": "it saves nothing", "fork": "it is yours"}
+        with pytest.raises(RefusedError, match="it saves nothing"):
+            run.rewind(3)
+        with pytest.raises(RunError, match="it is yours"):
+            run.fork("x")
 
 
 def test_a_command_that_the_run_did_not_take_is_withdrawn_when_it_ends(path, start):

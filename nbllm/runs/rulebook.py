@@ -1,0 +1,258 @@
+"""The rules of a run as they stand: folded out of its events, and shown to a person, who switches them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from nbllm.core.errors import RunError, UserError, nearest
+from nbllm.runs.events import is_count
+from nbllm.runs.rules import MAX_RULES, Rule
+
+if TYPE_CHECKING:
+    from nbllm.runs.run import Run
+    from nbllm.runs.steering import Outcome
+    from nbllm.runs.timeline import Action
+
+HEADER = ("rule", "when", "do", "on", "acted", "last at step")
+ACTOR = "rule:"
+
+
+@dataclasses.dataclass
+class RuleState:
+    """A rule and what became of it.
+
+    Args:
+        rule: The rule.
+        on: Whether it may act.
+        fired: How often it has acted.
+        last_step: Where it acted last.
+        left: How often it may act yet.
+        set_at: Where it was set or switched on; it looks at later steps only. -1: from the start.
+        acted_at: Where it acted last on the live line, for its rest; -1 when it has not.
+    """
+
+    rule: Rule
+    on: bool = True
+    fired: int = 0
+    last_step: int | None = None
+    left: int = 0
+    set_at: int = -1
+    acted_at: int = -1
+
+    def __post_init__(self) -> None:
+        """A rule that is new may act as often as it says."""
+        self.left = self.rule.limit
+
+    def may_act(self, step: int) -> bool:
+        """Say whether it is on and does not rest at `step`."""
+        rests_to = self.acted_at + self.rule.cooldown if self.acted_at >= 0 else -1
+        return self.on and step > max(self.set_at, rests_to)
+
+
+class RuleBook:
+    """The rules of a run by name; `take` follows its action events.
+
+    Args:
+        rules: Those that it was started with.
+    """
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self._states = {rule.name: RuleState(rule) for rule in rules}
+
+    def __getitem__(self, name: str) -> RuleState:
+        """Return a rule's state.
+
+        Raises:
+            RunError: There is no such rule.
+        """
+        if name not in self._states:
+            hint = nearest(name, self._states) if self._states else "It has none."
+            raise RunError(f"This run has no rule {name!r}.", mend=hint)
+        return self._states[name]
+
+    def __iter__(self) -> Iterator[RuleState]:
+        return iter(self._states.values())
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._states
+
+    def take(self, action: Action) -> None:
+        """Take the next action into account: a rule set or switched, something done by one, a rewind."""
+        if action.action == "rule" and action.outcome == "applied":
+            self._change(action.args, action.step)
+        name = action.actor.removeprefix(ACTOR)
+        if action.firing and action.actor.startswith(ACTOR) and name in self._states:
+            self._acted(self._states[name], action)
+        if action.action == "rewind" and action.outcome == "applied":
+            asked = action.args.get("to")
+            to = asked if is_count(asked) else action.step
+            for state in self:
+                state.set_at, state.acted_at = min(state.set_at, to), min(state.acted_at, to)
+
+    def _change(self, args: Mapping[str, Any], step: int) -> None:
+        """A rule is set, or switched on or off; events may hold anything."""
+        if "when" in args:
+            rule = _rule_of(args)
+            if rule is not None and (rule.name in self._states or len(self) < MAX_RULES):
+                self._states[rule.name] = RuleState(rule, set_at=step)
+            return
+        state = self._states.get(str(args.get("name")))
+        if state is not None:
+            if args.get("on") is True and not state.on:
+                state.left, state.set_at = state.rule.limit, step
+            state.on = args.get("on") is True
+
+    def _acted(self, state: RuleState, action: Action) -> None:
+        if action.firing > state.fired:  # the first of the things that it does at once
+            state.fired, state.last_step = action.firing, action.step
+            state.left -= 1
+            state.on = state.on and state.left > 0
+        state.acted_at = action.step
+
+
+def recorded_rules(record: Mapping[str, Any]) -> list[Rule]:
+    """Return the rules that a run was started with; a replay has none, since it repeats what they did."""
+    config = record.get("config")
+    entries = config.get("rules") if isinstance(config, dict) else None
+    if record.get("replay") is not None or not isinstance(entries, list):
+        return []
+    return [rule for entry in entries[:MAX_RULES] if (rule := _rule_of(entry)) is not None]
+
+
+def check_rules(rules: object) -> tuple[Rule, ...]:
+    """Return what a configuration holds as rules.
+
+    Raises:
+        UserError: It is no list of rules, or two have one name.
+    """
+    if isinstance(rules, (str, Mapping)) or not isinstance(rules, Iterable):
+        raise UserError("rules must be a list of rules.", mend="rules=[nb.rules.spike()]")
+    found = []
+    for rule in rules:
+        if not isinstance(rule, (Rule, Mapping)):
+            raise UserError(f"{rule!r} is no rule.", mend="nb.rules.spike(), or nb.rules.Rule(name=..., ...)")
+        found.append(rule if isinstance(rule, Rule) else Rule.from_dict(rule))
+    names = [rule.name for rule in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Two rules are called {name!r}.")
+    if len(found) > MAX_RULES:
+        raise UserError(f"A run has at most {MAX_RULES} rules, not {len(found)}.")
+    return tuple(found)
+
+
+def _rule_of(values: object) -> Rule | None:
+    try:
+        return Rule.from_dict(values) if isinstance(values, Mapping) else None
+    except (UserError, TypeError):
+        return None
+
+
+class RunRule:
+    """A rule of a run: what it says, how often it has acted, and the switch.
+
+    Args:
+        run: The run.
+        state: The rule as it was when this was made.
+    """
+
+    def __init__(self, run: Run, state: RuleState) -> None:
+        self._run = run
+        self.rule = state.rule
+        self.is_on = state.on
+        self.fired = state.fired
+        self.last_step = state.last_step
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.rule.name
+
+    @property
+    def when(self) -> str:
+        """Its condition."""
+        return self.rule.when
+
+    @property
+    def do(self) -> str:
+        """What it does, in words."""
+        return self.rule.do_text
+
+    def on(self) -> Outcome:
+        """Let it act, `limit` times more."""
+        return self._run.switch_rule(self.name, True)
+
+    def off(self) -> Outcome:
+        """Let it act no more."""
+        return self._run.switch_rule(self.name, False)
+
+    def row(self) -> tuple[object, ...]:
+        """Return it as a table's row."""
+        times = f"{self.fired} time{'' if self.fired == 1 else 's'}"
+        return (self.name, self.when, self.do, "on" if self.is_on else "off", times, self.last_step)
+
+    def to_card(self) -> dict[str, Any]:
+        """Return it as plain values for a panel."""
+        return {
+            "name": self.name,
+            "when": self.when,
+            "do": self.do,
+            "on": self.is_on,
+            "fired": self.fired,
+            "last_step": self.last_step,
+        }
+
+    def __repr__(self) -> str:
+        text = f"Rule {self.name!r}: when {self.when}, {self.do} ({'on' if self.is_on else 'off'}"
+        return f"{text}; acted {self.row()[4]})" if self.fired else f"{text})"
+
+
+class RuleList(Sequence[RunRule]):
+    """The rules of a run: by position, or by name."""
+
+    def __init__(self, rules: Sequence[RunRule]) -> None:
+        self._rules = list(rules)
+
+    @overload
+    def __getitem__(self, key: int | str) -> RunRule: ...
+    @overload
+    def __getitem__(self, key: slice) -> RuleList: ...
+    def __getitem__(self, key: int | str | slice) -> RunRule | RuleList:
+        if isinstance(key, slice):
+            return RuleList(self._rules[key])
+        if isinstance(key, int):
+            return self._rules[key]
+        for rule in self._rules:
+            if rule.name == key:
+                return rule
+        names = [rule.name for rule in self._rules]
+        hint = nearest(str(key), names) if names else "run.rule(...) sets one."
+        raise RunError(f"This run has no rule {key!r}.", mend=hint)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __repr__(self) -> str:
+        from nbllm.core.html import visible
+
+        if not self._rules:
+            return "No rules; run.rule(...) sets one."
+        rows = [HEADER, *(("" if v is None else str(v) for v in rule.row()) for rule in self._rules)]
+        cells = [[visible(cell) for cell in row] for row in rows]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
+        return "\n".join(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        )
+
+    def _repr_html_(self) -> str:
+        from nbllm.core.html import fragment, table
+
+        if not self._rules:
+            return fragment('<p class="muted">No rules; <code>run.rule(...)</code> sets one.</p>')
+        return fragment(table([rule.row() for rule in self._rules], HEADER))

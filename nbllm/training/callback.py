@@ -1,0 +1,209 @@
+"""`RunCallback`: the panel, the controls, the rules and the record for transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from nbllm.core.errors import RunError, UserError
+from nbllm.runs.rulebook import check_rules
+from nbllm.runs.rules import Rule
+from nbllm.runs.run import Run
+from nbllm.runs.store import check_name, create
+from nbllm.training.fork import say_if_renamed
+from nbllm.training.trainer_session import SETTINGS, TrainerSession
+
+OWN_CODE = "the code that trains it is not here"
+
+
+class RunCallback(TrainerCallback):
+    """Makes a run of what transformers' Trainer trains: seen, steered and recorded like every other.
+
+        recorder = nb.training.RunCallback("mine")
+        trainer = Trainer(model, args, train_dataset=text, callbacks=[recorder])
+        recorder.train(trainer)                  # as trainer.train(); recorder.run is the run
+
+    `recorder.train(trainer)` can rewind: it goes back as the Trainer resumes, from a checkpoint that the Trainer
+    saved, data and random numbers included. It also records an error as the run's failure. After a plain
+    `trainer.train()` all but that works.
+
+    The loss is what the Trainer logs, so each step has one with `logging_steps=1`; the Trainer leaves a loss that
+    is not finite out of its mean unless `logging_nan_inf_filter=False`. Its checkpoints are copied into the run.
+
+    Args:
+        name: The run's name.
+        folder: Where runs are kept.
+        rules: What is done by itself when a condition holds: `nb.rules`.
+        keep_checkpoints: So many of the run's copies are kept; the first one always is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        folder: str | Path = "runs",
+        rules: Sequence[Rule] = (),
+        keep_checkpoints: int = 20,
+    ) -> None:
+        self.name = check_name(name)
+        self.folder = Path(folder)
+        self.rules = check_rules(rules)
+        self.keep_checkpoints = keep_checkpoints
+        self._run: Run | None = None
+        self._session: TrainerSession | None = None
+        self._rewinds = False  # whether `train` is there to take the Trainer back
+
+    @property
+    def run(self) -> Run:
+        """The run.
+
+        Raises:
+            RunError: Training has not begun.
+        """
+        if self._run is None:
+            raise RunError("There is no run yet: it begins with the training.")
+        return self._run
+
+    def train(self, trainer: Any, **options: Any) -> Any:
+        """Train, as `trainer.train(**options)` does, and go back as often as a rewind is asked for.
+
+        Args:
+            trainer: The Trainer; this callback is added to it if it is not there.
+            **options: For `trainer.train`, such as `resume_from_checkpoint`.
+
+        Returns:
+            What `trainer.train` returns.
+        """
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+        self._rewinds = True
+        try:
+            while True:
+                output = trainer.train(**options)
+                back = None if self._session is None else self._session.back_to
+                if back is None:
+                    return output
+                options = {**options, "resume_from_checkpoint": str(back)}
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._rewinds = False
+
+    def _fail(self, error: BaseException) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                session.record_end("stopped", f"interrupted in the step after {session.step}")
+            else:
+                session.fail(error)
+        finally:
+            session.release()
+
+    # -- what the Trainer calls -----------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """The Trainer begins, or goes on from where a rewind went back to."""
+        if args.world_size > 1:
+            raise UserError(
+                "RunCallback follows a Trainer of one process.", mend="Leave it out, or use one GPU."
+            )
+        if self._session is not None and self._session.back_to is not None:
+            self._session.went_back(args, state, control, parts)
+            return
+        if self._session is not None:  # the training before was left by an error that nobody told us of
+            self._fail(RuntimeError("the Trainer ended without a word"))
+        record = self._record(args, state, parts)
+        path = create(self.folder, self.name, record).resolve()
+        say_if_renamed(self.name, path)
+        self._run = Run(path)
+        self._session = TrainerSession(path, args, state, control, parts, keep=self.keep_checkpoints)
+        self._session.start()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """The safe point where a pause waits: what was to be saved at the last step is saved."""
+        if self._session is not None:
+            self._session.before_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        """A step is taken; if the Trainer is about to log it, its numbers are awaited."""
+        if self._session is not None:
+            self._session.after_step(logs_follow=control.should_log)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """The numbers of the step come."""
+        if self._session is not None and logs and "loss" in logs:
+            self._session.take_logs(logs)
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """The numbers of an evaluation come."""
+        if self._session is not None and metrics:
+            self._session.take_evaluation(metrics)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The Trainer has saved a checkpoint: the run gets a copy."""
+        if self._session is not None:
+            self._session.take_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The Trainer ends; or it does so for a rewind, and begins again."""
+        if self._session is None or self._session.back_to is not None:
+            return
+        session, self._session = self._session, None
+        try:
+            session.end()
+        finally:
+            session.release()
+
+    def _record(self, args: Any, state: Any, parts: dict[str, Any]) -> dict[str, Any]:
+        from nbllm.core.device import machine_facts, versions
+
+        return {
+            "config": {
+                "steps": state.max_steps,
+                "batch_size": args.per_device_train_batch_size,
+                "accumulation": args.gradient_accumulation_steps,
+                "lr": args.learning_rate,
+                "clip": args.max_grad_norm,
+                "schedule": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+                "seed": args.seed,
+                "rules": [rule.to_dict() for rule in self.rules],
+            },
+            "settings": [setting.to_dict() for setting in SETTINGS],
+            "cannot": self._cannot(args, parts),
+            "where": "loop",
+            "parent": None,
+            "replay": None,
+            "machine": machine_facts(),
+            "versions": versions(),
+        }
+
+    def _cannot(self, args: Any, parts: dict[str, Any]) -> dict[str, str]:
+        reasons = {
+            "start_again": f"{OWN_CODE}: trainer.train(resume_from_checkpoint=...) goes on, as a new run",
+            "fork": f"{OWN_CODE}: start another Trainer from one of the checkpoints",
+            "replay": OWN_CODE,
+            "freeze": "the Trainer's optimizer holds the parameters that it was made with",
+            "unfreeze": "the Trainer's optimizer holds the parameters that it was made with",
+        }
+        if not self._rewinds:
+            reasons["rewind"] = "it was started with trainer.train(): RunCallback.train(trainer) can go back"
+        elif args.save_only_model:
+            reasons["rewind"] = "the Trainer saves no optimizer (save_only_model), so it cannot go back"
+        if str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+            reasons["evaluate"] = "the Trainer does not evaluate (eval_strategy is 'no')"
+        model, tokenizer = parts.get("model"), parts.get("processing_class")
+        if not hasattr(tokenizer, "decode") or not hasattr(model, "generate"):
+            reasons["sample"] = (
+                "the Trainer was given no tokenizer (processing_class), or its model writes no text"
+            )
+        return reasons

@@ -1,0 +1,301 @@
+"""`nb.follow`: the panel, the controls, the rules and the record for a training loop that is not ours."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from nbllm.core.config import Config, check_plain_types, check_positive
+from nbllm.core.errors import RunError, UserError
+from nbllm.runs.rulebook import check_rules
+from nbllm.runs.rules import Rule
+from nbllm.runs.run import Run
+from nbllm.runs.settings import Setting, declared_settings
+from nbllm.runs.store import RECORD, check_name, create, read_record
+from nbllm.training.followed import FollowedSession, Hooks, Module
+from nbllm.training.fork import say_if_renamed
+
+STEPS = Setting(name="steps", kind="int", low=1, high=10**9, unit="steps", help="Steps in all.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FollowConfig(Config):
+    """What `nb.follow` does by itself.
+
+    Args:
+        steps: Steps in all, which `run.set(steps=...)` can change; `None`: until the loop is left.
+        checkpoint_interval: Steps between checkpoints; 0 for the first and last only.
+        keep_checkpoints: So many are kept; the first one always is.
+        evaluation_interval: Steps between calls of `evaluate`, and at the end; 0 for when it is asked for.
+        rules: What is done by itself when a condition holds: `nb.rules`.
+    """
+
+    steps: int | None = None
+    checkpoint_interval: int = 100
+    keep_checkpoints: int = 20
+    evaluation_interval: int = 0
+    rules: tuple[Rule, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; unknown names, other types and values out of range are refused.
+
+        Raises:
+            UserError: As said.
+        """
+        return super().from_dict(check_plain_types(cls, values))
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_positive(self, "keep_checkpoints")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", STEPS.check(self.steps))
+        for name in ("checkpoint_interval", "evaluation_interval"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"{name} must be at least 0, not {getattr(self, name)}.", where="FollowConfig"
+                )
+        object.__setattr__(self, "rules", check_rules(self.rules))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold."""
+        return {**super().to_dict(), "rules": [rule.to_dict() for rule in self.rules]}
+
+
+def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked for)
+    name: str,
+    *,
+    settings: Mapping[str, float | Setting] | None = None,
+    modules: Mapping[str, Module] | None = None,
+    save: Callable[[], Any] | None = None,
+    restore: Callable[[Any], Any] | None = None,
+    evaluate: Callable[[], Mapping[str, Any]] | None = None,
+    sample: Callable[..., str] | None = None,
+    folder: str | Path = "runs",
+    resume: bool = False,
+    **config: Any,
+) -> Loop:
+    """Make a run of a training loop of your own: seen, steered and recorded like every other.
+
+        loop = nb.follow("mine", steps=1000, settings={"lr": 1e-3}, modules={"model": model, "optimizer": optimizer})
+        with loop:
+            for step in loop:
+                loss = train_step(step, lr=loop.settings["lr"])
+                loop.log(loss=loss, tokens=4096)
+
+    `step` counts the steps done, from 0. Each turn of the `for` is one step; before it is a safe point, where a pause
+    waits, a stop ends the loop, and a rewind goes back: `step` is then smaller than before. What is computed from
+    `step` and the random numbers of torch, NumPy and Python alone is repeated exactly.
+
+    The `with` sees how the loop is left: an error is recorded as the run's failure. Without it, all that can be
+    recorded of a loop left early is that it was left: the run counts as stopped.
+
+    Args:
+        name: The run's name.
+        settings: What may change while it runs, each with its first value, or as a `Setting` with a `default`. A
+            number above zero may be set to any that is not negative, a whole number to whole ones.
+        modules: What has `state_dict` and `load_state_dict`: they are saved, and restored in a rewind.
+        save: Returns anything else to be saved: tensors, numbers, texts, and dicts and lists of them.
+        restore: Takes back what `save` returned.
+        evaluate: Measures on held-out data and returns numbers by name, such as "loss" or "bits_per_byte".
+        sample: Continues a prompt; it may take `max_new_tokens` too.
+        folder: Where runs are kept.
+        resume: Go on with the run of this name, where there is one, from its newest checkpoint and with its settings;
+            one that has finished is restored, and its loop has no more steps. Else a new run is made, and a name that
+            is taken gets a number.
+        config: Fields of `FollowConfig`: steps, checkpoint_interval, keep_checkpoints, evaluation_interval, rules.
+
+    Raises:
+        UserError: Something given cannot be used.
+        RunError: The folder cannot be written; or the run to resume cannot be taken up.
+    """
+    chosen = FollowConfig.from_dict(config)
+    hooks = Hooks(modules=modules or {}, save=save, restore=restore, evaluate=evaluate, sample=sample)
+    if restore is not None and save is None:
+        raise UserError("There is a restore=, but no save= whose state it could take.")
+    declared, values = _declared(settings or {}, chosen)
+    place = Path(folder).expanduser() / check_name(name)
+    again = resume and (place / RECORD).exists()
+    if again:
+        _check_resumable(place, declared, hooks)
+    else:
+        place = create(folder, name, _record(chosen, declared, values, hooks))
+        say_if_renamed(name, place)
+    session = FollowedSession(place.resolve(), declared, hooks, {**chosen.to_dict(), **values})
+    return Loop(session, resume=again)
+
+
+class Loop:
+    """A loop that is followed; `nb.follow` makes it. Iterate over it once."""
+
+    def __init__(self, session: FollowedSession, *, resume: bool) -> None:
+        self._session = session
+        self._resume = resume
+        self._run = Run(session.path)
+        self._begun = self._ended = self._watched = False
+
+    @property
+    def run(self) -> Run:
+        """The run, to be shown and steered."""
+        return self._run
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings as they are now; read them anew in every step."""
+        return MappingProxyType(dict(self._session.values))
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._session.step
+
+    def log(self, **metrics: Any) -> None:
+        """Report numbers of the step under way, in one call or several.
+
+        Args:
+            **metrics: "loss" (nats a token), "lr", "grad_norm", and any others: numbers of Python, NumPy or torch.
+                "tokens" is how many tokens this step trained on.
+
+        Raises:
+            UserError: A value is no number, or no step is under way.
+        """
+        self._session.log(metrics)
+
+    def __iter__(self) -> Iterator[int]:
+        self._begin()
+        try:
+            while (end := self._session.go_on()) is None:
+                began = time.perf_counter()
+                yield self._session.step
+                self._session.take_step(time.perf_counter() - began)
+            self._session.finish(*end)
+            self._end()
+        except GeneratorExit:
+            if not self._watched:  # else `__exit__` will know why
+                self._leave(None)
+            raise
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def __enter__(self) -> Self:
+        self._begin()
+        self._watched = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(error)
+
+    def __repr__(self) -> str:
+        return f"Loop of {self._run!r}"
+
+    def _repr_html_(self) -> str:
+        return self._run._repr_html_()
+
+    def _begin(self) -> None:
+        if self._ended:
+            raise RunError(
+                f"The loop of {self._run.name!r} has ended.",
+                mend=f"nb.follow({self._run.name!r}, resume=True, ...) goes on with the run.",
+            )
+        if self._begun:
+            return
+        try:
+            self._session.start(resume=self._resume)
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._begun = True
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Record that the loop was left before its end; without effect when it has ended."""
+        if self._ended:
+            return
+        session = self._session
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._end)
+            if self._begun and (error is None or isinstance(error, KeyboardInterrupt)):
+                how = "interrupted" if isinstance(error, KeyboardInterrupt) else "left"
+                session.record_end("stopped", f"the loop was {how} in the step after {session.step}")
+            elif error is not None and session.is_claimed:
+                session.fail(error)
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._session.is_claimed:
+            self._session.release()
+
+
+def _declared(
+    settings: Mapping[str, float | Setting], config: FollowConfig
+) -> tuple[list[Setting], dict[str, Any]]:
+    """Return the settings and their first values."""
+    declared = [] if config.steps is None else [STEPS]
+    values: dict[str, Any] = {} if config.steps is None else {"steps": config.steps}
+    taken = {field.name for field in dataclasses.fields(config)}
+    for name, value in settings.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in taken:
+            raise UserError(f"{name!r} cannot be the name of a setting.", mend="Use another name.")
+        setting = value if isinstance(value, Setting) else _inferred(name, value)
+        if setting.name != name or setting.default is None or setting.kind == "patterns":
+            raise UserError(
+                f"The setting {name!r} needs its own name, a number's kind, and a default.",
+                mend=f"nb.runs.Setting(name={name!r}, default=0.1, low=0)",
+            )
+        declared.append(setting)
+        values[name] = setting.check(setting.default)
+    return declared, values
+
+
+def _inferred(name: str, value: Any) -> Setting:
+    """Return the setting that a first value suggests."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"The setting {name!r} must be a number or a Setting, not {str(value)[:40]!r}.")
+    kind = "int" if isinstance(value, int) else "float"
+    low = None if value < 0 else 1 if kind == "int" and value >= 1 else 0
+    return Setting(name=name, kind=kind, low=low, default=value)
+
+
+def _record(
+    config: FollowConfig, declared: Sequence[Setting], values: Mapping[str, Any], hooks: Hooks
+) -> dict[str, Any]:
+    from nbllm.core.device import machine_facts, versions
+
+    return {
+        "config": {**config.to_dict(), **values},
+        "settings": [setting.to_dict() for setting in declared],
+        "cannot": hooks.cannot(),
+        "where": "loop",
+        "parent": None,
+        "replay": None,
+        "machine": machine_facts(),
+        "versions": versions(),
+    }
+
+
+def _check_resumable(path: Path, declared: Sequence[Setting], hooks: Hooks) -> None:
+    """Check that the run at `path` is one of a followed loop with the same settings.
+
+    Raises:
+        RunError: It is not.
+    """
+    record = read_record(path)
+    if record.get("where") != "loop":
+        raise RunError("This run was not made by nb.follow.", where=path, mend="Choose another name.")
+    before = {setting.name for setting in declared_settings(record)}
+    if before != {setting.name for setting in declared}:
+        raise RunError(
+            f"The run has the settings {', '.join(sorted(before)) or 'none'}, the script has others.",
+            where=path,
+            mend="Declare the same, or choose another name.",
+        )
+    if "rewind" in hooks.cannot():
+        raise RunError(f"The run cannot be taken up again: {hooks.cannot()['rewind']}.", where=path)
