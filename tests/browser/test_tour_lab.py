@@ -67,13 +67,16 @@ def test_every_cell_runs_and_the_panel_shows_the_end(lab, toured):
 def picture(notebook: Notebook, theme: str) -> None:
     from PIL import Image
 
+    notebook.page.set_viewport_size({"width": 1180, "height": 2000})  # the whole panel at once
     panel = panel_of(notebook.page)
     panel.scroll_into_view_if_needed()
-    notebook.page.wait_for_timeout(800)
+    notebook.page.wait_for_timeout(1500)
     path = Path(PICTURES or ".") / f"panel-{theme}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     panel.screenshot(path=path)
-    Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
+    whole = Image.open(path)
+    top = whole.crop((0, 0, whole.width, min(whole.height, 1010)))  # down to the small curves
+    top.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
 
 
 @pytest.mark.notebook
