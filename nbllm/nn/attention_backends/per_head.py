@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from nbllm.nn.attention_backends import blocked
 from nbllm.nn.attention_backends.registry import BACKENDS
-from nbllm.nn.kernels import compiled
+from nbllm.nn.kernels import compiled, readable
 from nbllm.nn.masks import Mask
 
 # The backward pass needs the weights again. They are kept while they take at most so many times the memory of
@@ -21,9 +21,9 @@ _KEEP_WITHIN = 4
 
 def serves(query: Tensor, key: Tensor, value: Tensor, mask: Mask | None, causal: bool) -> bool:
     """Return whether the kernel computes this: float32 on the CPU, causal, as many queries as keys, no mask."""
-    ours = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (query, key, value))
     square = query.shape[2] == key.shape[2] > 1 and query.shape[3] == value.shape[3]
-    return ours and square and causal and mask is None and compiled("attention") is not None
+    ours = causal and mask is None and square and readable(query, key, value)
+    return ours and compiled("attention") is not None
 
 
 @BACKENDS.register("per_head")

@@ -12,7 +12,7 @@ import importlib
 from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Below so many numbers a pass is shorter than what it costs to call a team, and Numba need not be loaded.
 FEWEST = 1 << 16
@@ -34,7 +34,7 @@ def compiled(name: str) -> ModuleType | None:
 
 
 def serves(name: str, *operands: Tensor | None, numbers: int) -> bool:
-    """Return whether the kernels `name` are for these operands: float32, on the CPU, no autocast, and many numbers.
+    """Return whether the kernels `name` are for these operands: such as `readable` says, no autocast, many numbers.
 
     Args:
         name: A module of this package.
@@ -43,8 +43,23 @@ def serves(name: str, *operands: Tensor | None, numbers: int) -> bool:
     """
     if numbers < FEWEST or torch.is_autocast_enabled("cpu"):
         return False
-    plain = all(x is None or (x.device.type == "cpu" and x.dtype == torch.float32) for x in operands)
-    return plain and compiled(name) is not None
+    return readable(*operands) and compiled(name) is not None
+
+
+def readable(*operands: Tensor | None) -> bool:
+    """Return whether a kernel may read and write the memory of `operands`: float32 numbers of the CPU's.
+
+    A subclass (a distributed or a fake tensor) may have no memory of its own or mean something else by it; and
+    what is traced, to be compiled or exported, is to be seen in torch's operations.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    return all(x is None or _is_plain_float32(x) for x in operands)
+
+
+def _is_plain_float32(x: Tensor) -> bool:
+    plain = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided and not x.is_neg()
+    return plain and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def num_blocks(rows: int) -> int:

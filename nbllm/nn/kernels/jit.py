@@ -1,6 +1,8 @@
 """Decorators of kernels and of their parts, and how a kernel reads its arguments.
 
 A kernel gets one address: a table of 64-bit slots, `SLOTS` an argument, that `team.run` has filled.
+Machine code is kept beside a kernel's source and taken while that file is unchanged: after a change in a part that
+lies in another file, touch the kernels' files too.
 """
 
 from __future__ import annotations
