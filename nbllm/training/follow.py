@@ -102,13 +102,13 @@ def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked
             number above zero may be set to any that is not negative, a whole number to whole ones.
         modules: What has `state_dict` and `load_state_dict`: they are saved, and restored in a rewind.
         save: Returns anything else to be saved: tensors, numbers, texts, and dicts and lists of them.
-        restore: Takes back what `save` returned.
+        restore: Takes back what `save` returned, tensors on the CPU.
         evaluate: Measures on held-out data and returns numbers by name, such as "loss" or "bits_per_byte".
         sample: Continues a prompt; it may take `max_new_tokens` too.
         folder: Where runs are kept.
-        resume: Go on with the run of this name, where there is one, from its newest checkpoint and with its settings;
-            one that has finished is restored, and its loop has no more steps. Else a new run is made, and a name that
-            is taken gets a number.
+        resume: Go on with the run of this name, where there is one, from its newest checkpoint, with its settings and
+            rules; one that has finished is restored, and its loop has no more steps. Else a new run is made, and a
+            name that is taken gets a number.
         config: Fields of `FollowConfig`: steps, checkpoint_interval, keep_checkpoints, evaluation_interval, rules.
 
     Raises:

@@ -168,6 +168,11 @@ class FollowedSession(Session):
             discard(self.path)  # what was asked of a session that died is not for this one
             newest, problems = checkpoints.newest_good(self.path, timeline.on_line)
         self.begin(timeline, newest, problems)
+        if self.config["rules"] not in ([], self.record["config"].get("rules", [])):
+            text = (
+                "the rules are those of the run, which stay; the script has others: run.rule() changes them"
+            )
+            self.emit("warning", text=text)
         for name, value in given.items():
             if self.values[name] != value:
                 text = f"{name} is {self.values[name]} in the run, which stays, and {value} in the script"
@@ -192,7 +197,10 @@ class FollowedSession(Session):
         for name in metrics:
             if name in OURS:
                 raise UserError(f"{name!r} is recorded by itself.", mend="Report it under another name.")
-        self.logged.update(numbers_of(metrics, "log() was given"))
+        numbers = numbers_of(metrics, "log() was given")
+        if not 0 <= numbers.get("tokens", 0) < math.inf:  # not with NaN either
+            raise UserError(f"log() was given tokens={numbers['tokens']}, which is no number of tokens.")
+        self.logged.update(numbers)
 
     def take_step(self, seconds: float) -> None:
         """Record the step that the loop has taken, and do what is due after it."""
@@ -242,6 +250,10 @@ def numbers_of(metrics: Mapping[str, Any], by: str) -> dict[str, float]:
             number = None  # a tensor of several numbers
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise UserError(f"{by} {name!r} as {str(value)[:40]!r}, which is no number.")
+        try:
+            float(number)
+        except OverflowError:
+            raise UserError(f"{by} {name!r} as a whole number that is too large.") from None
         found[name] = number
     return found
 

@@ -74,20 +74,29 @@ class TrainerSession(Session):
 
     def set_values(self, values: dict[str, Any]) -> None:
         """Change the learning rate in optimizer and schedule, and the Trainer's clipping."""
+        if "lr" in values:
+            self._check_rate()
         if self.back_to is None:  # else the Trainer is about to load its own, and `went_back` does this
             self._apply(self.values, values)
         super().set_values(values)
 
+    @property
+    def _schedule(self) -> Any:
+        schedule = self._parts["lr_scheduler"]
+        return getattr(schedule, "scheduler", schedule)  # accelerate wraps it
+
+    def _check_rate(self) -> None:
+        if not hasattr(self._schedule, "base_lrs"):
+            raise RefusedError("the Trainer's schedule has no base rate to change")
+        if self.values["lr"] == 0:
+            raise RefusedError("the Trainer began with a rate of 0, which its schedule multiplies")
+
     def _apply(self, before: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        if "lr" in values:
-            schedule = self._parts["lr_scheduler"]
-            schedule = getattr(schedule, "scheduler", schedule)  # accelerate wraps it
-            if not hasattr(schedule, "base_lrs"):
-                raise RefusedError("the Trainer's schedule has no base rate to change")
+        if "lr" in values and values["lr"] != before["lr"]:
             ratio = values["lr"] / before["lr"]
             for name in ("base_lrs", "_last_lr"):  # what it computes from, and what the Trainer logs
-                if hasattr(schedule, name):
-                    setattr(schedule, name, [rate * ratio for rate in getattr(schedule, name)])
+                if hasattr(self._schedule, name):
+                    setattr(self._schedule, name, [rate * ratio for rate in getattr(self._schedule, name)])
             for group in self._parts["optimizer"].param_groups:
                 for name in ("lr", "initial_lr"):
                     if name in group:

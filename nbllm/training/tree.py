@@ -65,14 +65,14 @@ class _Packer:
             return self.pack(value.item(), path)
         if isinstance(value, Tensor):
             return {"tensor": self._keep(value, path)}
-        if isinstance(value, np.ndarray) and value.dtype != object:
-            return {"array": self._keep(torch.from_numpy(np.ascontiguousarray(value)), path)}
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+            return {"array": self._keep(_as_tensor(value, path), path)}
         if isinstance(value, bytes):
             return {"bytes": base64.b64encode(value).decode()}
         if isinstance(value, (list, tuple)):
             items = [self.pack(item, f"{path}/{number}") for number, item in enumerate(value)]
             return {"tuple": items} if isinstance(value, tuple) else items
-        if isinstance(value, dict) and all(isinstance(key, _KEYS) for key in value):
+        if isinstance(value, dict) and all(_is_key(key) for key in value):
             return {"dict": [[key, self.pack(item, f"{path}/{key}")] for key, item in value.items()]}
         raise UserError(
             f"The state to save holds {type(value).__name__} at {path or 'its top'}, which cannot be stored.",
@@ -80,8 +80,10 @@ class _Packer:
         )
 
     def _keep(self, tensor: Tensor, path: str) -> str:
-        if tensor.layout != torch.strided or tensor.is_quantized:
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise UserError(f"The tensor at {path} is neither dense nor plain, and cannot be stored.")
+        if tensor.dtype == torch.complex128:  # safetensors has none
+            raise UserError(f"The tensor at {path} is complex128, which cannot be stored.")
         kept = tensor.detach().cpu().contiguous()
         storage = kept.untyped_storage().data_ptr()
         if storage in self._storages:
@@ -90,6 +92,17 @@ class _Packer:
         name = f"{len(self.tensors)}{path}"
         self.tensors[name] = kept
         return name
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, _KEYS) and not (isinstance(key, float) and not math.isfinite(key))
+
+
+def _as_tensor(array: np.ndarray, path: str) -> Tensor:
+    try:
+        return torch.from_numpy(array.copy())  # of its shape, with steps forward alone, and torch's to write
+    except (TypeError, ValueError) as error:  # of a type, or an order of bytes, that torch has not
+        raise UserError(f"The array of {array.dtype} at {path} cannot be stored.") from error
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs.commands import send
-from nbllm.runs.rules import Rule, evaluate, pause, rewind, sample, save, scale, stop
+from nbllm.runs.rules import Rule, evaluate, pause, rewind, sample, save, scale, set as set_value, stop
 
 pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
 
@@ -158,6 +158,44 @@ def test_a_rate_set_lasts_through_schedule_and_rewind(make, recorder):
     assert list(run.history("lr")[1]) == pytest.approx([used[step] for step in range(1, 13)])
     assert run.settings.values == {"lr": pytest.approx(2.5e-3), "clip": pytest.approx(0.1)}
     assert trainer.args.max_grad_norm == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"learning_rate": 0.0}, "began with a rate of 0"),
+        (
+            {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 3},
+            "no base rate",
+        ),
+    ],
+)
+def test_a_rate_that_cannot_be_set_is_refused_and_ends_no_training(make, recorder, changes, reason):
+    """Nor does going back, before or after which it is asked for."""
+    deeds = [set_value(lr=0.1), set_value(clip=0.5), rewind(1), set_value(lr=0.1), set_value(clip=0.1)]
+    follower = recorder(rules=[Rule(name="all", when="step == 6", do=deeds, limit=1)])
+    trainer = make([follower], **changes)
+    follower.train(trainer)
+    run = follower.run
+    assert actions(run) == [
+        (6, "set", "refused"),
+        (6, "set", "applied"),
+        (6, "rewind", "applied"),
+        (4, "set", "refused"),
+        (4, "set", "applied"),
+    ]
+    assert all(reason in a.reason for a in run.timeline.actions if a.outcome == "refused")
+    assert (run.state, run.step) == ("finished", 12)
+    assert run.settings.values == {"lr": changes.get("learning_rate", 1e-2), "clip": 0.1}
+    assert trainer.args.max_grad_norm == 0.1
+
+
+def test_a_rewind_takes_the_clipping_back_too(make, recorder):
+    deeds = [set_value(clip=0.01), rewind(1)]
+    follower = recorder(rules=[Rule(name="b", when="step == 6", do=deeds, limit=1)])
+    trainer = make([follower])
+    follower.train(trainer)
+    assert follower.run.settings.values["clip"] == trainer.args.max_grad_norm == 1
 
 
 def test_rules_ask_for_all_that_a_trainer_can(make, recorder):

@@ -136,6 +136,22 @@ def test_a_rewind_repeats_exactly_what_comes_from_the_random_state(follow):
     assert [(e["text"], e["actor"]) for e in back.events("sample")] == [("a!", "rule:back")]
 
 
+@pytest.mark.parametrize("deed", [nb.rules.sample("a"), nb.rules.evaluate()])
+def test_what_is_measured_in_between_changes_nothing_that_follows(follow, deed):
+    def draw(*prompt):
+        numbers = [random.random(), np.random.rand(), float(torch.rand(1))]  # noqa: NPY002
+        return str(numbers) if prompt else {"loss": sum(numbers)}
+
+    task = Task()
+    plain = go(task, follow(task, "plain"))
+    task = Task()
+    rules = [Rule(name="often", when="step > 0", do=deed, cooldown=0, limit=99)]
+    asked = go(task, follow(task, "asked", rules=rules, sample=draw, evaluate=draw))
+    assert len(asked.timeline.actions) == 12
+    assert {a.outcome for a in asked.timeline.actions} == {"applied"}
+    assert weights(asked) == weights(plain)
+
+
 def test_a_rule_sets_what_the_loop_reads(follow):
     task = Task()
     run = go(task, follow(task, rules=[Rule(name="half", when="step == 5", do=scale(lr=0.5), limit=1)]))
@@ -339,6 +355,20 @@ def test_settings_of_the_run_stay_and_the_script_is_told(follow):
     assert warning == "lr is 0.005 in the run, which stays, and 1.0 in the script"
 
 
+@pytest.mark.parametrize("script", ["same", "none", "others"])
+def test_rules_of_the_run_stay_and_a_script_with_others_is_told(follow, script):
+    task = Task()
+    rules = [Rule(name="halt", when="step == 3", do=[scale(lr=0.5), stop()], limit=1), nb.rules.spike()]
+    go(task, follow(task, rules=rules))
+    now = {"same": rules, "none": [], "others": [nb.rules.nan()]}[script]
+    run = go(task, follow(task, rules=now, resume=True))
+    assert (run.state, [rule.name for rule in run.rules]) == ("finished", ["halt", "spike"])
+    told = [
+        w["step"] for w in run.events("warning") if w["text"].startswith("the rules are those of the run")
+    ]
+    assert told == ([3] if script == "others" else [])
+
+
 def test_a_run_that_cannot_be_taken_up_says_why(follow, tmp_path):
     task = Task()
     go(task, follow(task))
@@ -408,6 +438,10 @@ def test_numbers_of_every_kind_are_taken_and_others_refused(follow):
                 {"x": True},
                 {"step": 3},
                 {"memory": 1},
+                {"x": 10**400},
+                {"tokens": float("nan")},
+                {"tokens": float("inf")},
+                {"tokens": -1},
             ):
                 with pytest.raises(UserError):
                     loop.log(**bad)
