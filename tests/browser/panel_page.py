@@ -15,16 +15,31 @@ from nbllm.widgets.modules import STATIC
 
 MOCK = """
 async (url) => {
-  window.panel = (await import(`${url}training.js`)).default;
-  window.Chart = (await import(`${url}chart.js`)).Chart;
+  window.panel = (await import(`${url}training.js`)).default();  // as anywidget: once for a model
+  const { Chart } = await import(`${url}chart.js`);
+  window.given = new Map();  // what each chart was given last, by its label
+  window.draws = 0;
+  const { setSeries, setMarks } = Chart.prototype;
+  Chart.prototype.setSeries = function (series) {
+    if (this.label === "Loss") draws++;
+    given.set(this.label, { ...given.get(this.label), series });
+    setSeries.call(this, series);
+  };
+  Chart.prototype.setMarks = function (marks) {
+    given.set(this.label, { ...given.get(this.label), marks });
+    setMarks.call(this, marks);
+  };
   window.sent = [];
-  window.errors = [];
   window.listeners = new Set();
-  window.model = {
-    send: (content) => { sent.push(JSON.parse(JSON.stringify(content))); },
+  window.broken = false;  // no kernel any more
+  window.makeModel = () => ({  // as anywidget: another handle for each view
+    send: (content) => {
+      if (broken) throw new Error("comm is closed");
+      sent.push(JSON.parse(JSON.stringify(content)));
+    },
     on: (name, callback) => { if (name === "msg:custom") listeners.add(callback); },
     off: (name, callback) => { listeners.delete(callback); },
-  };
+  });
   window.say = (content, columns) => {
     const wide = new Set(["step", "tokens", "seconds", "time"]);
     const buffers = [];
@@ -42,7 +57,7 @@ async (url) => {
   window.mount = () => {
     const el = document.createElement("div");
     document.querySelector("#cell").append(el);
-    views.push({ el, close: panel.render({ model, el }) });
+    views.push({ el, close: panel.render({ model: makeModel(), el }) });
   };
   window.viewer = () => sent.find(({ type }) => type === "hello")?.viewer;
   window.settled = () => new Promise((done) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(done)), 130));
@@ -230,10 +245,19 @@ class PanelPage:
         self.say("sent", to=self.viewer, request=command["request"], id=id)
         return command
 
-    def drawn(self, chart: int = 0) -> list[dict[str, Any]]:
-        """Return what a chart was given last: its series' keys and points."""
-        return self.page.evaluate(
-            """(label) => window.given.get(label).map(({ key, color, faint, x, y, length }) =>
-              ({ key, color, faint: !!faint, x: Array.from(x.subarray(0, length)), y: Array.from(y.subarray(0, length)) }))""",
+    def drawn(self, chart: str = "Loss") -> dict[str, dict[str, Any]]:
+        """Return the series that a chart was given last, by key."""
+        made = self.page.evaluate(
+            """(label) => given.get(label).series.map(({ x, y, length, ...rest }) =>
+              ({ ...rest, x: Array.from(x.subarray(0, length)), y: Array.from(y.subarray(0, length)) }))""",
             chart,
         )
+        return {series["key"]: series for series in made}
+
+    def marks(self) -> list[dict[str, Any]]:
+        """Return the marks that the loss chart was given last."""
+        return self.page.evaluate("given.get('Loss').marks")
+
+    def outcome(self, part: str = ".panel-controls") -> Locator:
+        """Return the line that says what became of what was asked in a part of the panel."""
+        return self.panel.locator(f"{part} .panel-outcome")

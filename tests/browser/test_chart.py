@@ -187,16 +187,47 @@ def test_columns_that_do_not_fit_are_refused(
 # Smoothing and thinning
 
 
-def test_smooth_is_the_weighted_mean_of_what_came(run: Evaluate) -> None:
-    values = [4.0, 2.0, math.nan, 3.0, math.inf, 7.0]
-    expected = []
-    for i, value in enumerate(values):
-        past = [v for v in values[: i + 1] if math.isfinite(v)][::-1]
-        weights = [0.8**k for k in range(len(past))]
-        mean = sum(w * v for w, v in zip(weights, past, strict=True)) / sum(weights)
-        expected.append(mean if math.isfinite(value) else math.nan)
-    assert run("(v) => Array.from(smooth(v, v.length, 0.8))", values) == pytest.approx(expected, nan_ok=True)
-    assert run("() => Array.from(smooth([5, 1, 9], 2, 0))") == [5, 1]
+def test_smooth_is_a_mean_of_both_sides_weighted_by_distance(run: Evaluate) -> None:
+    values = [7.0 + (i * 37 % 11) for i in range(200)]
+    smoothed = run("(v) => Array.from(smooth(v, v.length, 4))", values)
+    keep = 1 - 1 / 4
+    for i in (100, 199):
+        weights = [keep ** abs(i - k) for k in range(len(values))]
+        mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+        assert smoothed[i] == pytest.approx(mean)
+    assert smoothed[:10] == values[:10]  # the beginning is as it is
+    assert run("() => Array.from(smooth([5, 1, 9], 2, 50))") == [5, 1]
+    assert run("(v) => Array.from(smooth(v, v.length, 0))", values) == values
+
+
+def test_smooth_leaves_missing_values_missing_and_counts_them_for_nothing(run: Evaluate) -> None:
+    script = """(missing) => {
+      const y = Float64Array.from({ length: 400 }, (_, i) => Math.sin(i / 30));
+      for (const i of [0, 150, 151, 399]) y[i] = missing;
+      return Array.from(smooth(y, y.length, 6));
+    }"""
+    assert run("() => Array.from(smooth([NaN, NaN], 2, 3))") == pytest.approx([math.nan] * 2, nan_ok=True)
+    for missing in (math.nan, math.inf, -math.inf):
+        smoothed = run(script, missing)
+        gone = [i for i, value in enumerate(smoothed) if math.isnan(value)]
+        assert gone == [0, 150, 151, 399]
+        assert all(abs(v - math.sin(i / 30)) < 0.2 for i, v in enumerate(smoothed) if i not in gone)
+
+
+@pytest.mark.parametrize("count", [20, 120, 600, 8192, 100_000])
+def test_smooth_follows_a_loss_from_its_steep_beginning_to_its_end(run: Evaluate, count: int) -> None:
+    worst, rest = run(
+        """(count) => {
+          const loss = Float64Array.from({ length: count }, (_, i) => 2 + 6.4 * (1 + i / (count / 60)) ** -0.7);
+          const noisy = loss.map((y, i) => y + 0.1 * Math.sin(i * i * 12.9898));
+          const off = smooth(noisy, count, 0.02 * count).map((y, i) => Math.abs(y - loss[i]));
+          const later = off.slice(count / 2);
+          return [off.reduce((a, b) => Math.max(a, b)), later.reduce((a, b) => a + b) / later.length];
+        }""",
+        count,
+    )
+    assert worst < 0.3  # a mean of only what came before is off by more than 1 where the loss falls fastest
+    assert rest < (0.02 if count > 2000 else 0.09)  # of few points nothing is smoothed
 
 
 def test_thin_keeps_ends_and_extremes_and_stays_even(run: Evaluate) -> None:

@@ -24,11 +24,14 @@ export class BranchingPart {
     this.rewind = pushButton(panel, { line, label: "Rewind", shape: "rewind", press: () => panel.ask("rewind", { step: this.chosen?.step }) });
     this.ends = [element("span", { class: "muted" }), element("span", { class: "muted" })];
     const input = element("input", { type: "text", class: "panel-name", "aria-label": "Name of the fork", autocomplete: "off", spellcheck: "false",
-      onkeydown: panel.guarded((event) => event.key === "Enter" && this.#fork()) });
+      onkeydown: panel.guarded((event) => event.key === "Enter" && this.fork.press()) });
     this.name = draftField(panel, "fork name", input);
     this.changes = element("div", { class: "panel-changes" });
     this.more = element("select", { class: "panel-more", "aria-label": "Change another setting in the fork", onchange: panel.guarded(() => this.#add()) });
     this.fork = pushButton(panel, { line, label: "Fork", shape: "fork", press: () => this.#fork() });
+    this.offer = element("button", { type: "button", class: "nbllm-button small", hidden: true, onclick: panel.guarded(() => panel.focusOn(this.begun)) });
+    /** The newest fork, once it is here. */
+    this.begun = "";
     this.from = element("span", { class: "muted panel-from" });
     /** @type {Map<string, any>} fields by setting */
     this.fields = new Map();
@@ -44,7 +47,7 @@ export class BranchingPart {
         element("span", { class: "panel-or muted", text: "or fork as" }), input, this.fork.node,
       ),
       element("div", { class: "panel-row" }, this.from, this.changes, this.more),
-      line.node,
+      element("div", { class: "panel-answer" }, line.node, this.offer),
     );
     this.destroy = onAnswers(panel, (request) => this.#answered(request));
   }
@@ -59,6 +62,7 @@ export class BranchingPart {
   update(card, cards) {
     this.card = card;
     this.line.update(card);
+    this.#offer(cards);
     const { ui, requests } = this.panel;
     this.points = card.checkpoints.filter((/** @type {any} */ point) => point.on_line);
     if (!this.points.some(({ step }) => step === ui.chosen.get(card.key))) ui.chosen.delete(card.key);
@@ -68,6 +72,15 @@ export class BranchingPart {
     this.fork.block(blockedReason(card, "fork") || none, requests.isPending(card.key, "fork"));
     this.name.show(card.key, freeName(card.name, cards));
     this.#showChanges();
+  }
+
+  /** Steer the fork that has begun, for who wants to: nobody is taken away from what they do. @param {Map<string, any>} cards */
+  #offer(cards) {
+    const newest = this.line.newest(this.card.key);
+    const fork = newest?.phase === "done" ? cards.get(newest.begun) : undefined;
+    this.begun = fork?.key ?? "";
+    setShown(this.offer, Boolean(fork));
+    if (fork) setText(this.offer, `Steer ${fork.name}`);
   }
 
   #showSlider() {
@@ -111,7 +124,7 @@ export class BranchingPart {
   /** @param {string} name */
   #makeChange(name) {
     const input = element("input", { type: "text", inputmode: "decimal", class: "panel-number", "aria-label": `${name} of the fork`, autocomplete: "off", spellcheck: "false",
-      onkeydown: this.panel.guarded((event) => event.key === "Enter" && this.#fork()) });
+      onkeydown: this.panel.guarded((event) => event.key === "Enter" && this.fork.press()) });
     this.fields.set(name, draftField(this.panel, `fork ${name}`, input));
     return element("label", { class: "panel-change" }, element("span", { text: name }), input);
   }

@@ -1,7 +1,7 @@
 // @ts-check
 /** The charts of a panel, zoomed together, and the tools above them. */
 import { Chart } from "./chart.js";
-import { element, formatBytes, formatCount, formatDuration, formatNumber } from "./common.js";
+import { element, formatCount, formatDuration, formatNumber } from "./common.js";
 import { RunCurves, lossSeries, marksOf, placeOfStep, stepAtPlace } from "./curves.js";
 import { keyed, setAttribute, setShown, setText } from "./dom.js";
 
@@ -21,7 +21,7 @@ const SMALL = new Map([
   ["lr", { label: "learning rate", yFormat: (value) => formatNumber(value, 3) }],
   ["grad_norm", { label: "gradient norm" }],
   ["tokens_per_second", { label: "tokens/s" }],
-  ["memory", { label: "memory", yFormat: formatBytes }],
+  ["memory", { label: "memory", yFormat: (value) => (value >= 1e9 ? `${formatNumber(value / 1e9)} GB` : `${formatNumber(value / 1e6)} MB`) }],
 ]);
 const MOST_EXTRA = 8; // charts of what a loop reports beyond the usual
 const MOST_WINDOWS = 4; // runs for which finer points are asked at once
@@ -62,7 +62,7 @@ export class ChartsPart {
       ui.log = this.log.checked;
       panel.redraw();
     }) });
-    this.slider = element("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: String(ui.smoothing), oninput: panel.guarded(() => {
+    this.slider = element("input", { type: "range", min: 0, max: 10, step: 0.5, "aria-label": "Smoothing, in percent of the points in view", value: String(ui.smoothing), oninput: panel.guarded(() => {
       ui.smoothing = Number(this.slider.value);
       panel.redraw();
     }) });
@@ -100,7 +100,7 @@ export class ChartsPart {
     this.card = card;
     const { ui, session } = this.panel;
     this.axes.forEach((/** @type {any} */ button, /** @type {number} */ i) => setAttribute(button, "aria-pressed", String(AXES[i][0] === ui.axis)));
-    setText(this.amount, ui.smoothing ? ui.smoothing.toFixed(2) : "off");
+    setText(this.amount, ui.smoothing ? `${ui.smoothing} %` : "off");
     this.all.style.visibility = ui.view ? "visible" : "hidden";
     // The run that is steered is drawn last: above the others.
     const shown = [...cards.values()].filter(({ key }) => key !== card.key && !ui.hidden.has(key));
@@ -121,11 +121,11 @@ export class ChartsPart {
   /** @param {any[]} shown @param {Map<string, any>} cards */
   #drawLoss(shown, cards) {
     const { ui, session } = this.panel;
-    const { axis, smoothing } = ui;
+    const { axis, view, smoothing } = ui;
     const { store } = session;
     const series = shown.map((card) =>
       lossSeries(card, store.pointsOf(card.key), this.#curvesOf(card.key), {
-        axis, smoothing, alone: shown.length === 1, focused: card.key === this.card.key,
+        axis, view, smoothing, alone: shown.length === 1, focused: card.key === this.card.key,
       }),
     );
     const chosen = ui.chosen.get(this.card.key) ?? null;

@@ -65,6 +65,15 @@ function setProperty(node, name, value) {
 }
 
 /**
+ * For "focusin": JupyterLab's keys, such as D D for "delete the cell", are not meant for a panel. It looks for this mark
+ * on what has the focus, not on what is around it.
+ * @param {any} event
+ */
+export function suppressShortcuts(event) {
+  event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+}
+
+/**
  * The value of a CSS variable where `host` stands.
  * @param {Element} host @param {string} variable such as "--nbllm-text" @returns {string}
  */

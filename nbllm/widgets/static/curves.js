@@ -76,13 +76,18 @@ export class RunCurves {
   }
 
   /**
-   * @param {RunPoints} points @param {Axis} axis @param {number} weight from 0 to below 1
+   * @param {RunPoints} points @param {Axis} axis
+   * @param {number} percent over how many of the points in view: it reads well from afar and from near
+   * @param {[number, number] | null} view
    */
-  smoothed(points, axis, weight) {
+  smoothed(points, axis, percent, view) {
     const line = this.line(points, "loss", axis);
     const { window, steps } = points;
-    const stamp = `${steps.version} ${window?.first} ${window?.last} ${window?.table.length} ${axis} ${weight} ${line.length}`;
-    return { ...line, y: this.#once("smoothed", stamp, () => smooth(line.y, line.length, weight)) };
+    const place = (/** @type {number} */ x) => firstNotBelow(line.x, line.length, x);
+    const seen = view ? place(view[1]) - place(view[0]) : line.length;
+    const reach = (seen * percent) / 100;
+    const stamp = `${steps.version} ${window?.first} ${window?.last} ${window?.table.length} ${axis} ${reach} ${line.length}`;
+    return { ...line, y: this.#once("smoothed", stamp, () => smooth(line.y, line.length, reach)) };
   }
 
   /** @param {RunPoints} points @param {Axis} axis */
@@ -99,9 +104,10 @@ export class RunCurves {
 
 /**
  * @param {any} card @param {RunPoints} points @param {RunCurves} curves
- * @param {{axis: Axis, smoothing: number, alone: boolean, focused: boolean}} how @returns {Series[]}
+ * @param {{axis: Axis, view: [number, number] | null, smoothing: number, alone: boolean, focused: boolean}} how
+ * @returns {Series[]}
  */
-export function lossSeries(card, points, curves, { axis, smoothing, alone, focused }) {
+export function lossSeries(card, points, curves, { axis, view, smoothing, alone, focused }) {
   const color = `--nbllm-series-${card.color}`;
   const raw = curves.line(points, "loss", axis);
   const held = curves.heldOut(points, axis);
@@ -114,7 +120,7 @@ export function lossSeries(card, points, curves, { axis, smoothing, alone, focus
     series.push({ key: `${card.key} raw`, label: faint ? `${name}each step` : label, color, kind: "line", faint, ...raw });
   }
   if (raw.length && faint) {
-    const smoothed = curves.smoothed(points, axis, smoothing);
+    const smoothed = curves.smoothed(points, axis, smoothing, view);
     series.push({ key: `${card.key} smoothed`, label, color, kind: "line", ...smoothed });
   }
   if (held.length) {
@@ -134,6 +140,8 @@ export function marksOf(card, steps, axis, family, chosen) {
   const at = (/** @type {number} */ step) => placeOfStep(steps, step, axis);
   /** @type {Mark[]} */
   const marks = [];
+  // First, and of the kind that is never hidden behind others: it follows the slider.
+  if (chosen !== null) marks.push({ x: at(chosen), label: `rewind to ${formatCount(chosen)}`, kind: "fork", color: "--nbllm-bad" });
   for (const { step, on_line: onLine } of card.checkpoints) {
     if (onLine) marks.push({ x: at(step), label: `checkpoint ${formatCount(step)}`, kind: "checkpoint" });
   }
@@ -150,9 +158,6 @@ export function marksOf(card, steps, axis, family, chosen) {
   }
   if (card.parent?.step) {
     marks.push({ x: at(card.parent.step), label: `forked from ${visibleText(card.parent.run)}`, kind: "fork" });
-  }
-  if (chosen !== null) {
-    marks.push({ x: at(chosen), label: `rewind to ${formatCount(chosen)}`, kind: "action", color: "--nbllm-bad" });
   }
   return marks.filter(({ x }) => Number.isFinite(x));
 }

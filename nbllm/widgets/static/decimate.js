@@ -1,31 +1,38 @@
 // @ts-check
 /** Fewer points that look the same, and smoother ones. */
 
+const EARLY = 0.1; // of the points before one: so far it reaches at most, since a loss falls steeply at first
+
 /**
- * Debiased exponential moving average: each value is the mean of those before it, weighted by `weight` per point back.
- * A missing value stays missing and changes nothing.
+ * The mean of each value and its neighbours on both sides, weighted less and less with their distance: it neither lags
+ * where the line falls nor flattens how it begins. A missing value stays missing and changes nothing.
  *
  * @param {ArrayLike<number>} y
  * @param {number} length how many of `y` count
- * @param {number} weight from 0 (as it is) to just under 1
+ * @param {number} reach over about how many points to each side; up to 1: as it is
  * @returns {Float64Array}
  */
-export function smooth(y, length, weight) {
-  const result = new Float64Array(length);
-  const keep = Math.min(Math.max(weight, 0), 0.99999);
-  let sum = 0;
-  let norm = 0;
+export function smooth(y, length, reach) {
+  const sums = new Float64Array(length);
+  const norms = new Float64Array(length);
+  const keepAt = (/** @type {number} */ i) => 1 - 1 / Math.max(1, Math.min(reach, EARLY * i));
+  let [sum, norm] = [0, 0];
   for (let i = 0; i < length; i++) {
-    const value = y[i];
-    if (!Number.isFinite(value)) {
-      result[i] = NaN;
-      continue;
-    }
-    sum = keep * sum + (1 - keep) * value;
-    norm = keep * norm + (1 - keep);
-    result[i] = sum / norm;
+    if (!Number.isFinite(y[i])) continue;
+    const keep = keepAt(i);
+    sums[i] = sum = keep * sum + y[i];
+    norms[i] = norm = keep * norm + 1;
   }
-  return result;
+  [sum, norm] = [0, 0];
+  for (let i = length - 1; i >= 0; i--) {
+    if (!Number.isFinite(y[i])) continue;
+    const keep = keepAt(i);
+    sums[i] += keep * sum; // the value itself is in the first sum
+    norms[i] += keep * norm;
+    sum = keep * sum + y[i];
+    norm = keep * norm + 1;
+  }
+  return sums.map((total, i) => (norms[i] ? total / norms[i] : NaN));
 }
 
 /**

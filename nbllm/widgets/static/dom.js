@@ -39,23 +39,22 @@ export function setShown(node, shown) {
 export function keyed(host, items, keyOf, make, update = () => {}) {
   /** @type {Map<string, any>} */
   const there = new Map(Array.from(host.children, (node) => [/** @type {any} */ (node).nbllmKey, node]));
-  const used = new Set();
-  let place = host.firstElementChild;
+  /** @type {Map<string, T>} */
+  const wanted = new Map();
   for (const item of items) {
     let key = keyOf(item);
-    while (used.has(key)) key += "\n";
-    used.add(key);
-    let node = there.get(key);
-    there.delete(key);
-    if (!node) {
-      node = make(item);
-      node.nbllmKey = key;
-    }
+    while (wanted.has(key)) key += "\n";
+    wanted.set(key, item);
+  }
+  // First, so that what stays need not be moved: what is moved loses the focus.
+  for (const [key, node] of there) if (!wanted.has(key)) node.remove();
+  let place = host.firstElementChild;
+  for (const [key, item] of wanted) {
+    const node = there.get(key) ?? Object.assign(make(item), { nbllmKey: key });
     update(node, item);
     if (node === place) place = place.nextElementSibling;
     else host.insertBefore(node, place);
   }
-  for (const node of there.values()) node.remove();
 }
 
 const SHAPES = {
@@ -91,15 +90,15 @@ export function pushButton(panel, { label, line, shape, class: kind = "", press 
   const text = element("span", { text: label });
   const node = element("button", { type: "button", class: `nbllm-button ${kind}` }, shape && icon(shape), text);
   let [blocked, busy, shown] = ["", false, shape];
-  node.addEventListener(
-    "click",
-    panel.guarded(() => {
-      if (blocked) line.say(blocked);
-      else if (!busy) press();
-    }),
-  );
+  const pressed = () => {
+    if (blocked) line.say(blocked);
+    else if (!busy) press();
+  };
+  node.addEventListener("click", panel.guarded(pressed));
   return {
     node,
+    /** As if it were clicked, for the Enter key in a field beside it. */
+    press: pressed,
     /** @param {string} said @param {keyof typeof SHAPES} [drawn] */
     name(said, drawn = shown) {
       setText(text, said);

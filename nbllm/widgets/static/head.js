@@ -1,12 +1,9 @@
 // @ts-check
 /** The head of a run's panel: what it is, where it stands, and what happened if it has ended. */
 import { element, formatBytes, formatCount, formatDuration, formatNumber } from "./common.js";
-import { clock, keyed, pushButton, setAttribute, setShown, setText } from "./dom.js";
-import { blockedReason } from "./controls.js";
+import { clock, keyed, setAttribute, setShown, setText } from "./dom.js";
 
-/** @typedef {import("./dom.js").PanelContext} PanelContext */
-
-const three = (/** @type {number} */ value) => value.toFixed(3);
+const three = (/** @type {number} */ value) => (value && Math.abs(value) < 0.1 ? formatNumber(value, 3) : value.toFixed(3));
 
 /** @type {[string, string, (value: number) => string, string][]} fact, its name, how it is written, its unit */
 const FACTS = [
@@ -21,9 +18,7 @@ const FACTS = [
 ];
 
 export class HeadPart {
-  /** @param {PanelContext} panel @param {import("./outcome.js").OutcomeLine} line of the buttons */
-  constructor(panel, line) {
-    this.panel = panel;
+  constructor() {
     this.name = element("bdi", { class: "run-name" });
     this.badge = element("span", { class: "run-state" });
     this.step = element("span", { class: "run-step" });
@@ -32,11 +27,8 @@ export class HeadPart {
     this.fill = element("div");
     this.bar = element("div", { class: "run-bar", role: "progressbar", "aria-label": "steps taken", "aria-valuemin": 0 }, this.fill);
     this.facts = element("dl", { class: "run-facts" });
-    this.again = pushButton(panel, {
-      line, label: "Resume", shape: "play", class: "primary", press: () => panel.ask("start_again"),
-    });
     this.said = element("span");
-    this.notice = element("div", { class: "run-note run-ended", hidden: true }, this.said, this.again.node);
+    this.notice = element("div", { class: "run-note run-ended", hidden: true }, this.said);
     this.problems = element("div");
     this.node = element(
       "div",
@@ -62,8 +54,6 @@ export class HeadPart {
     setShown(this.notice, sentence !== "");
     setText(this.said, sentence);
     setAttribute(this.notice, "class", `run-note run-ended run-${card.state}`);
-    setShown(this.again.node, ["stopped", "failed", "lost"].includes(card.state));
-    this.again.block(blockedReason(card, "start_again"), this.panel.requests.isPending(card.key, "start_again"));
     keyed(this.problems, card.problems ?? [], String, (text) => element("div", { class: "run-note", text }));
   }
 
@@ -80,7 +70,7 @@ export class HeadPart {
 
   /** @param {any} card */
   #facts({ facts }) {
-    const known = FACTS.filter(([name]) => facts[name] != null && facts[name] >= 0);
+    const known = FACTS.filter(([name]) => facts[name] != null);
     keyed(
       this.facts,
       known,
@@ -104,15 +94,16 @@ function heardText({ last_heard: seconds, host }) {
 
 /** @param {any} card @returns {string} what ended the run, and what can be done; "" while it is live */
 function endSentence(card) {
-  const { state, step, reason } = card;
+  const { state, step, reason, cannot } = card;
   const because = reason ? `: ${reason.replace(/\.$/, "")}.` : ".";
   const newest = card.checkpoints.filter((/** @type {any} */ one) => one.on_line).at(-1);
   const from = newest ? `the newest good checkpoint, step ${formatCount(newest.step)}` : "the beginning: there is no checkpoint";
-  if (state === "stopped") return `Stopped at step ${formatCount(step)}${because} It can go on from ${from}.`;
-  if (state === "failed") return `Failed at step ${formatCount(step)}${because} It can go on from ${from}.`;
+  const goOn = Object.hasOwn(cannot, "start_again") ? `It cannot go on here: ${cannot.start_again}.` : `It can go on from ${from}.`;
+  if (state === "stopped") return `Stopped at step ${formatCount(step)}${because} ${goOn}`;
+  if (state === "failed") return `Failed at step ${formatCount(step)}${because} ${goOn}`;
   if (state === "lost") {
     const since = card.time ? ` since ${clock(card.time)}` : "";
-    return `The trainer is gone without a word${since}${because} It can go on from ${from}.`;
+    return `The trainer is gone without a word${since}${because} ${goOn}`;
   }
   return "";
 }

@@ -71,6 +71,7 @@ export class LogPart {
       if (!isOpen(pending)) input.checked = Boolean(rule.on);
       const blocked = blockedReason(card, "rule");
       setAttribute(input, "aria-disabled", blocked ? "true" : null);
+      setAttribute(input, "aria-description", blocked || null);
       setAttribute(node, "title", blocked || null);
       setText(node.querySelector(".rule-when"), `when ${rule.when}`);
       setText(node.querySelector(".rule-do"), doText(rule.do));

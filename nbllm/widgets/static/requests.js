@@ -7,7 +7,8 @@ import { formatCount } from "./common.js";
  *   asked: on its way to the kernel; waiting: the kernel has not answered; sent: in the run's folder;
  *   applied, refused: by the run; done: begun by the kernel; ended: the run was over before it took it
  * @typedef {{request: number, run: string, action: string, args: Record<string, any>, phase: Phase, id: string,
- *   said: string, answer: any}} Request
+ *   said: string, answer: any, begun: string}} Request
+ *   answer: the run's own, an action; begun: the key of the run that a fork has made
  */
 
 const PATIENCE = 400; // milliseconds until a person is told that the kernel is busy
@@ -53,10 +54,16 @@ export class Requests {
   /** @param {string} run @param {string} action @param {Record<string, any>} [args] @returns {Request} */
   ask(run, action, args = {}) {
     /** @type {Request} */
-    const request = { request: ++this.count, run, action, args, phase: "asked", id: "", said: "", answer: null };
+    const request = { request: ++this.count, run, action, args, phase: "asked", id: "", said: "", answer: null, begun: "" };
     this.all.push(request);
     if (this.all.length > MOST_REQUESTS) this.all.shift();
-    this.send({ type: "command", request: request.request, run, action, args });
+    try {
+      this.send({ type: "command", request: request.request, run, action, args });
+    } catch (error) {
+      request.said = `the kernel cannot be reached (${error instanceof Error ? error.message : error})`;
+      this.#move(request, "refused");
+      return request;
+    }
     const patience = action === "start_again" || action === "fork" ? START_PATIENCE : PATIENCE;
     setTimeout(() => request.phase === "asked" && this.#move(request, "waiting"), patience);
     this.changed();
@@ -64,7 +71,7 @@ export class Requests {
   }
 
   /** @param {any} message "sent", "done" or "refused" @returns {boolean} whether it answers one of these */
-  hear({ type, request: number, id, text, reason }) {
+  hear({ type, request: number, id, text, reason, run }) {
     const request = this.all.find((one) => one.request === number);
     if (!request) return false;
     request.said = String(text ?? reason ?? "");
@@ -72,7 +79,10 @@ export class Requests {
       request.id = id;
       if (isOpen(request)) this.#move(request, "sent");
       this.settle();
-    } else this.#move(request, type);
+    } else {
+      if (type === "done" && request.action === "fork") request.begun = String(run ?? "");
+      this.#move(request, type);
+    }
     return true;
   }
 

@@ -1,6 +1,6 @@
 // @ts-check
 /** The runs panel: every run of a folder in a table, and those that are picked compared. */
-import { decodeColumns, element, errorBox, formatCount } from "./common.js";
+import { decodeColumns, element, errorBox, formatCount, suppressShortcuts } from "./common.js";
 import { RunsComparison } from "./runs_comparison.js";
 import { RUN_STATES } from "./runs_order.js";
 import { RunsTable } from "./runs_table.js";
@@ -37,10 +37,7 @@ class RunsView {
     this.bar = element("div", { class: "runs-controls", hidden: true }, this.filter, this.family, this.clear);
     this.hint = element("p", { class: "muted runs-small", hidden: true, text: "Pick two or more runs to compare them." });
     el.classList.add("nbllm", "nbllm-panel");
-    // JupyterLab's keys, such as D D for "delete the cell", are not meant for our boxes and buttons; it looks for the
-    // mark on what has the focus, not on what is around it.
-    const suppress = (/** @type {any} */ event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
-    this.root = element("div", { class: "runs-panel", onfocusin: suppress },
+    this.root = element("div", { class: "runs-panel", onfocusin: suppressShortcuts },
       this.bar, this.status, this.empty, this.table.node, this.unreadable, this.hint, this.comparison.node,
       this.error.node);
     this.table.node.hidden = true;

@@ -28,7 +28,7 @@ export class RunsComparison {
     this.points = new Map();
     /** @type {"step" | "tokens" | "seconds"} */
     this.axis = "step";
-    this.smoothing = 0.9;
+    this.smoothing = 2; // percent of a run's points
     this.onlyDifferences = true;
     this.title = element("h3", { id: `nbllm-compare-${Math.random().toString(36).slice(2)}` });
     this.without = element("p", { class: "muted", hidden: true });
@@ -81,7 +81,7 @@ export class RunsComparison {
       element("option", { value: "seconds", text: "time" }));
     const log = element("input", { type: "checkbox" });
     log.addEventListener("change", () => [this.training, this.heldOut].forEach((chart) => chart.setLog(log.checked)));
-    const smoothing = element("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: this.smoothing });
+    const smoothing = element("input", { type: "range", min: 0, max: 10, step: 0.5, value: this.smoothing });
     smoothing.addEventListener("input", () => {
       this.smoothing = Number(smoothing.value);
       this.#draw();
@@ -140,7 +140,7 @@ export class RunsComparison {
   #lines(run, look, x, loss) {
     const line = { ...look, x: Float64Array.from(x), length: x.length, kind: "line" };
     if (this.smoothing === 0) return [{ ...line, key: run, y: loss }];
-    const smoothed = { ...line, key: run, y: smooth(loss, loss.length, this.smoothing) };
+    const smoothed = { ...line, key: run, y: smooth(loss, loss.length, (loss.length * this.smoothing) / 100) };
     const raw = this.compared.runs.length <= MOST_WITH_RAW;
     return raw ? [{ ...line, key: `${run} raw`, label: `${run}, raw`, y: loss, faint: true }, smoothed] : [smoothed];
   }

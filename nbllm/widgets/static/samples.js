@@ -19,7 +19,7 @@ export class SamplesPart {
     const enter = panel.guarded((event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
-      this.#send();
+      this.button.press();
     });
     const prompt = element("textarea", { rows: 1, class: "panel-prompt", placeholder: "A prompt of yours; Enter samples", "aria-label": "Prompt", spellcheck: "false", dir: "auto", onkeydown: enter });
     const tokens = element("input", { type: "text", inputmode: "numeric", class: "panel-tokens", "aria-label": "Most tokens to write", autocomplete: "off", onkeydown: enter });
@@ -64,8 +64,6 @@ export class SamplesPart {
   #send() {
     const most = typedNumber(this.tokens.node.value);
     if (!Number.isInteger(most) || most < 1) return this.line.say("The number of tokens must be a whole number from 1.");
-    const blocked = blockedReason(this.card, "sample");
-    if (blocked) return this.line.say(blocked);
     this.panel.ask("sample", { prompt: this.prompt.node.value, max_new_tokens: most });
   }
 }

@@ -12,25 +12,15 @@ import { RunStore } from "./store.js";
 const PATIENT = 2000; // milliseconds after which a person is told that the kernel has not answered
 const ASK_AGAIN = 5000; // after which hello is said again, if there is a reason to: it may have been lost
 
-/** @type {WeakMap<Model, Session>} */
-const sessions = new WeakMap();
-
-/** @param {Model} model @returns {Session} the same for every view of a model */
-export function sessionOf(model) {
-  const session = sessions.get(model) ?? new Session(model);
-  sessions.set(model, session);
-  return session;
-}
-
 export class Session {
-  /** @param {Model} model */
-  constructor(model) {
-    this.model = model;
+  constructor() {
+    /** The view's handle through which messages come; anywidget takes it away with the view. @type {Model | null} */
+    this.model = null;
     this.viewer = Array.from(crypto.getRandomValues(new Uint32Array(3)), (n) => n.toString(36)).join("");
     this.store = new RunStore();
     this.requests = new Requests((message) => this.send(message), () => this.#changed(), () => this.store.cards);
-    /** @type {Set<SessionView>} */
-    this.views = new Set();
+    /** With its handle of the model each. @type {Map<SessionView, Model>} */
+    this.views = new Map();
     /** What the newest view looked like: the next one begins with it. @type {any} */
     this.lastLook = null;
     /** When hello was said that nobody has answered yet. @type {number | null} */
@@ -45,26 +35,37 @@ export class Session {
     };
   }
 
-  /** @param {SessionView} view */
-  open(view) {
-    this.views.add(view);
-    if (this.views.size > 1) return;
-    this.model.on("msg:custom", this.onMessage);
+  /** @param {SessionView} view @param {Model} model */
+  open(view, model) {
+    this.views.set(view, model);
+    if (this.model) return;
+    this.#listen(model);
     this.hello();
   }
 
   /** @param {SessionView} view */
   close(view) {
+    const model = this.views.get(view);
     this.views.delete(view);
-    if (this.views.size) return;
-    this.model.off("msg:custom", this.onMessage);
-    clearTimeout(this.timer);
-    this.askedAt = null;
-    try {
-      this.send({ type: "bye" });
-    } catch {
-      // The kernel is gone, and with it who would have heard.
+    if (!model || model !== this.model) return;
+    const [another] = this.views.values();
+    if (!another) {
+      clearTimeout(this.timer);
+      this.askedAt = null;
+      try {
+        this.send({ type: "bye" });
+      } catch {
+        // The kernel is gone, and with it who would have heard.
+      }
     }
+    model.off("msg:custom", this.onMessage);
+    this.#listen(another ?? null);
+  }
+
+  /** @param {Model | null} model */
+  #listen(model) {
+    this.model = model;
+    model?.on("msg:custom", this.onMessage);
   }
 
   /** Ask for everything, unless that has just been asked. */
@@ -83,16 +84,16 @@ export class Session {
 
   /** @param {any} message */
   send(message) {
-    this.model.send({ ...message, viewer: this.viewer }, undefined, []);
+    this.model?.send({ ...message, viewer: this.viewer }, undefined, []);
   }
 
   /** @param {unknown} problem */
   problem(problem) {
-    for (const view of this.views) view.onProblem(problem);
+    for (const view of this.views.keys()) view.onProblem(problem);
   }
 
   #changed() {
-    for (const view of this.views) view.onChange();
+    for (const view of this.views.keys()) view.onChange();
   }
 
   /** @param {any} content @param {DataView[]} buffers */

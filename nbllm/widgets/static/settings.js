@@ -18,7 +18,7 @@ export class SettingsPart {
     this.rows = element("div", { class: "panel-settings" });
     this.frozen = element("span", { class: "panel-frozen" });
     const input = element("input", { type: "text", class: "panel-pattern", placeholder: "blocks.0.* embedding.*", "aria-label": "Parts to freeze, by name; * stands for anything",
-      autocomplete: "off", spellcheck: "false", onkeydown: panel.guarded((event) => event.key === "Enter" && this.#freeze()) });
+      autocomplete: "off", spellcheck: "false", onkeydown: panel.guarded((event) => event.key === "Enter" && this.freeze.press()) });
     this.patterns = draftField(panel, "freeze", input);
     this.freeze = pushButton(panel, { line, label: "Freeze", press: () => this.#freeze() });
     this.freezing = element(
@@ -54,7 +54,7 @@ export class SettingsPart {
   #make(name) {
     const { panel } = this;
     const input = element("input", { type: "text", inputmode: "decimal", class: "panel-number", "aria-label": `${name} to set`, autocomplete: "off", spellcheck: "false",
-      onkeydown: panel.guarded((event) => event.key === "Enter" && this.#send(name)) });
+      onkeydown: panel.guarded((event) => event.key === "Enter" && set.press()) });
     const set = pushButton(panel, { line: this.line, label: "Set", press: () => this.#send(name) });
     setAttribute(set.node, "aria-label", `Set ${name}`);
     const [title, now, help, range] = ["span", "b", "small", "small"].map((tag) => element(tag));

@@ -3,41 +3,34 @@
 import { BranchingPart } from "./branching.js";
 import { ChartsPart } from "./charts.js";
 import { ChipsPart } from "./chips.js";
-import { element, errorBox } from "./common.js";
+import { element, errorBox, suppressShortcuts } from "./common.js";
 import { ButtonsPart, blockedReason } from "./controls.js";
 import { setShown, setText } from "./dom.js";
 import { HeadPart } from "./head.js";
 import { LogPart } from "./log.js";
 import { describeRequest } from "./requests.js";
 import { SamplesPart } from "./samples.js";
-import { sessionOf } from "./session.js";
+import { Session } from "./session.js";
 import { SettingsPart } from "./settings.js";
 import { LearningRatePart } from "./tuning.js";
 
 /** @typedef {import("./dom.js").Look} Look */
 
 const PERIOD = 100; // milliseconds between drawings, at least
-/**
- * JupyterLab's keys, such as D D for "delete the cell", are not meant for the panel; it looks for the mark on what has
- * the focus, not on what is around it.
- * @param {any} event
- */
-const suppressShortcuts = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
-
 const FIELDS = "input:not([type=range]):not([type=checkbox]), textarea, select";
 
 /** @returns {Look} */
 function freshLook() {
   return {
-    focus: "", axis: "step", view: null, log: false, smoothing: 0.6, hidden: new Set(), open: new Map(),
+    focus: "", axis: "step", view: null, log: false, smoothing: 2, hidden: new Set(), open: new Map(),
     drafts: new Map(), chosen: new Map(), extra: new Map(),
   };
 }
 
 /** One view of a model: a panel on the page. */
 class TrainingView {
-  /** @param {import("./session.js").Session} session @param {HTMLElement} host */
-  constructor(session, host) {
+  /** @param {Session} session @param {import("./session.js").Model} model @param {HTMLElement} host */
+  constructor(session, model, host) {
     this.session = session;
     this.requests = session.requests;
     this.ui = session.lastLook ? structuredClone(session.lastLook) : freshLook();
@@ -53,7 +46,7 @@ class TrainingView {
     this.requests.listeners.add(this.answered);
     this.onVisible = () => this.redraw();
     document.addEventListener("visibilitychange", this.onVisible);
-    session.open(this);
+    session.open(this, model);
     this.redraw();
   }
 
@@ -62,7 +55,7 @@ class TrainingView {
     this.loading = element("div", { class: "panel-loading muted" });
     this.spoken = element("div", { class: "panel-unseen", role: "status", "aria-live": "polite" });
     this.buttons = new ButtonsPart(this);
-    this.head = new HeadPart(this, this.buttons.line);
+    this.head = new HeadPart();
     this.chips = new ChipsPart(this);
     this.charts = new ChartsPart(this);
     this.rate = new LearningRatePart(this);
@@ -211,10 +204,16 @@ class TrainingView {
   }
 }
 
-/** @param {{model: import("./session.js").Model, el: HTMLElement}} view @returns {() => void} cleanup */
-function render({ model, el }) {
-  const view = new TrainingView(sessionOf(model), el);
-  return () => view.destroy();
+/** Called once for each model: anywidget gives every view another handle of it, which tells nobody whose it is. */
+function widget() {
+  const session = new Session();
+  return {
+    /** @param {{model: import("./session.js").Model, el: HTMLElement}} view @returns {() => void} cleanup */
+    render({ model, el }) {
+      const view = new TrainingView(session, model, el);
+      return () => view.destroy();
+    },
+  };
 }
 
-export default { render };
+export default widget;

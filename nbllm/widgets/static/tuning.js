@@ -18,7 +18,7 @@ export class LearningRatePart {
     this.effective = element("span", { class: "muted" });
     const input = element("input", { type: "text", inputmode: "decimal", class: "panel-number", "aria-label": "Learning rate to set",
       autocomplete: "off", spellcheck: "false",
-      onkeydown: panel.guarded((event) => event.key === "Enter" && this.#send()) });
+      onkeydown: panel.guarded((event) => event.key === "Enter" && this.set.press()) });
     this.field = draftField(panel, "lr", input, () => this.#edited());
     this.slider = element("input", { type: "range", min: -1, max: 1, step: 0.01, "aria-label": "Learning rate, from a tenth to ten times of what is set",
       oninput: panel.guarded(() => this.#slide()) });
