@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nbllm.nn.kernels import compiled, num_blocks, serves
+from nbllm.nn.kernels import num_blocks, run, serves
 
 
 def linear_gelu(
@@ -41,19 +41,13 @@ def swiglu(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"] | None:
     return out
 
 
-def _run(name: str, shares: int, *arguments: Tensor) -> None:
-    kernels, team = compiled("activations"), compiled("team")
-    assert kernels is not None and team is not None
-    team.run(getattr(kernels, name), shares, *arguments)
-
-
 class _LinearGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         inner = torch.mm(x.reshape(-1, x.shape[-1]), weight.t())
         out = torch.empty_like(inner)
         added = inner.new_zeros(len(weight)) if bias is None else bias.contiguous()
-        _run("gelu", num_blocks(len(inner)), inner, added, out)
+        run("activations", "gelu", num_blocks(len(inner)), inner, added, out)
         ctx.save_for_backward(x, weight, inner)  # `inner` now holds the derivative
         return out.view(*x.shape[:-1], len(weight))
 
@@ -64,7 +58,7 @@ class _LinearGelu(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         by_inner = torch.empty_like(slope)
         totals = slope.new_empty(num_blocks(len(slope)), slope.shape[1])
-        _run("multiply_and_sum", len(totals), slope, grad.contiguous(), by_inner, totals)
+        run("activations", "multiply_and_sum", len(totals), slope, grad.contiguous(), by_inner, totals)
         by_x = torch.mm(by_inner, weight).view(x.shape) if wants_x else None
         by_weight = torch.mm(by_inner.t(), x.reshape(-1, x.shape[-1])) if wants_weight else None
         return by_x, by_weight, totals.sum(0) if wants_bias else None
@@ -75,7 +69,7 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-        _run("swiglu", num_blocks(x.numel() // x.shape[-1]), x, out)
+        run("activations", "swiglu", num_blocks(x.numel() // x.shape[-1]), x, out)
         ctx.save_for_backward(x)
         return out
 
@@ -84,5 +78,7 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         by_x = torch.empty_like(x)
-        _run("swiglu_backward", num_blocks(x.numel() // x.shape[-1]), x, grad.contiguous(), by_x)
+        run(
+            "activations", "swiglu_backward", num_blocks(x.numel() // x.shape[-1]), x, grad.contiguous(), by_x
+        )
         return by_x

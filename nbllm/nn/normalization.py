@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nbllm.nn.hooks import is_plain
-from nbllm.nn.kernels import compiled, num_blocks, serves
+from nbllm.nn.kernels import num_blocks, run, serves
 
 NORMS = ("layer_norm", "rms_norm")
 
@@ -102,12 +102,6 @@ class _AddAndNormalize(torch.autograd.Function):
         return by_x, by_x, by_weight, by_bias, None, None
 
 
-def _run(name: str, rows: int, *arguments: Tensor | int | float | None) -> None:
-    kernels, team = compiled("normalization"), compiled("team")
-    assert kernels is not None and team is not None
-    team.run(getattr(kernels, name), num_blocks(rows), *arguments)
-
-
 def _forward(
     ctx: Any, x: Tensor, branch: Tensor | None, parameters: tuple[Tensor, Tensor | None, float, bool]
 ) -> tuple[Tensor, Tensor]:
@@ -118,7 +112,20 @@ def _forward(
     out, statistics = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], 2)
     other = None if branch is None else branch.contiguous()
     offset = torch.zeros_like(weight) if bias is None else bias.contiguous()
-    _run("forward", len(statistics), x, other, added, weight, offset, out, statistics, eps, int(centred))
+    run(
+        "normalization",
+        "forward",
+        num_blocks(len(statistics)),
+        x,
+        other,
+        added,
+        weight,
+        offset,
+        out,
+        statistics,
+        eps,
+        int(centred),
+    )
     ctx.save_for_backward(added, weight, statistics)
     ctx.centred, ctx.has_bias = centred, bias is not None
     return added, out
@@ -131,6 +138,15 @@ def _backward(ctx: Any, residual: Tensor | None, grad: Tensor) -> tuple[Tensor, 
     totals = x.new_empty(2, num_blocks(len(statistics)), x.shape[-1])
     other = None if residual is None else residual.contiguous()
     grads = (grad.contiguous(), other, out, *totals)
-    _run("backward", len(statistics), x, weight, statistics, *grads, int(ctx.centred))
+    run(
+        "normalization",
+        "backward",
+        num_blocks(len(statistics)),
+        x,
+        weight,
+        statistics,
+        *grads,
+        int(ctx.centred),
+    )
     by_weight, by_bias = totals.sum(1)
     return out, by_weight, by_bias if ctx.has_bias else None

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from nbllm.nn.attention_backends import blocked
 from nbllm.nn.attention_backends.registry import BACKENDS
-from nbllm.nn.kernels import compiled, readable
+from nbllm.nn.kernels import compiled, readable, run
 from nbllm.nn.masks import Mask
 
 # The backward pass needs the weights again. They are kept while they take at most so many times the memory of
@@ -69,7 +69,7 @@ class _PerHead(torch.autograd.Function):
 
 def _numbers_of_weights(length: int) -> int:
     """Weights of a head below the diagonal, in whole blocks."""
-    rows = compiled("attention").ROWS  # type: ignore[union-attr]
+    rows = _rows()
     return sum(
         (min(first + rows, length) - first) * min(first + rows, length) for first in range(0, length, rows)
     )
@@ -78,16 +78,20 @@ def _numbers_of_weights(length: int) -> int:
 def _run(
     name: str, query: Tensor, key: Tensor, value: Tensor, scale: float, kept: Tensor | None, out: Any
 ) -> None:
-    kernels, team = compiled("attention"), compiled("team")
-    assert kernels is not None and team is not None
     batch, num_heads, length, head_dim = query.shape
     num_kv_heads = key.shape[1]
     shares = min(torch.get_num_threads(), batch * num_kv_heads)
-    block = kernels.ROWS * length
-    scratch = query.new_empty(shares, 2 * block)
+    scratch = query.new_empty(shares, 2 * _rows() * length)
     heads = [place for x in (query, key, value, *out) for place in (x.data_ptr(), *x.stride()[:3])]
-    team.run(
-        getattr(kernels, name), shares, batch, num_heads, num_kv_heads, length, head_dim, scale,
+    run(
+        "attention", name, shares, batch, num_heads, num_kv_heads, length, head_dim, scale,
         0 if kept is None else kept.data_ptr(), 0 if kept is None else kept.shape[1],
         scratch.data_ptr(), scratch.shape[1], *heads,
     )  # fmt: skip
+
+
+def _rows() -> int:
+    """Rows of a block, as the kernel divides a head."""
+    kernels = compiled("attention")
+    assert kernels is not None
+    return int(kernels.ROWS)

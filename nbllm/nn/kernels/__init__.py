@@ -62,6 +62,13 @@ def _is_plain_float32(x: Tensor) -> bool:
     return plain and x.device.type == "cpu" and x.dtype == torch.float32
 
 
+def run(name: str, kernel: str, shares: int, *arguments: Tensor | int | float | None) -> None:
+    """Run a kernel of the module `name`, which `serves` or is compiled here, on torch's threads; see `team.run`."""
+    kernels, team = compiled(name), compiled("team")
+    assert kernels is not None and team is not None
+    team.run(getattr(kernels, kernel), shares, *arguments)
+
+
 def num_blocks(rows: int) -> int:
     """Return into how many blocks of `ROWS` rows a kernel's work is divided."""
     return -(-rows // ROWS)
