@@ -1,7 +1,7 @@
 // @ts-check
 /** What a panel's charts draw: series and marks of runs along steps, tokens or time. */
 import { formatCount, visibleText } from "./common.js";
-import { firstNotBelow, smooth } from "./decimate.js";
+import { firstNotBelow, interpolate, smooth } from "./decimate.js";
 
 /**
  * @typedef {"step" | "tokens" | "seconds"} Axis the column that x is
@@ -34,11 +34,7 @@ export function stepAtPlace(steps, place, axis) {
 function interpolated(table, value, from, to) {
   const [known, wanted] = [table.column(from), table.column(to)];
   if (!known || !wanted || !table.length) return NaN;
-  const right = firstNotBelow(known, table.length, value);
-  if (right >= table.length) return wanted[table.length - 1];
-  if (right === 0 || known[right] === value) return wanted[right];
-  const share = (value - known[right - 1]) / (known[right] - known[right - 1]);
-  return wanted[right - 1] + share * (wanted[right] - wanted[right - 1]);
+  return interpolate(known, wanted, table.length, value);
 }
 
 /** Makes a run's series, and keeps what stays the same between two drawings. */

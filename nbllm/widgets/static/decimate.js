@@ -156,3 +156,16 @@ export function firstNotBelow(sorted, length, value) {
   }
   return low;
 }
+
+/**
+ * The value at `x` on the line through the points, held constant beyond its ends.
+ * @param {ArrayLike<number>} xs ascending @param {ArrayLike<number>} ys @param {number} length @param {number} x
+ * @returns {number} NaN: there are no points
+ */
+export function interpolate(xs, ys, length, x) {
+  const right = firstNotBelow(xs, length, x);
+  if (right >= length) return ys[length - 1] ?? NaN;
+  if (right === 0 || xs[right] === x) return ys[right];
+  const share = (x - xs[right - 1]) / (xs[right] - xs[right - 1]);
+  return ys[right - 1] + share * (ys[right] - ys[right - 1]);
+}

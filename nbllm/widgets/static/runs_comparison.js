@@ -2,7 +2,7 @@
 /** Several runs beside each other: their curves together, results, settings, newest samples. */
 import { Chart } from "./chart.js";
 import { element, formatCount, formatDuration } from "./common.js";
-import { firstNotBelow, smooth } from "./decimate.js";
+import { interpolate, smooth } from "./decimate.js";
 import { swatch } from "./reading.js";
 
 /**
@@ -120,7 +120,7 @@ export class RunsComparison {
       const x = steps[this.axis];
       if (steps.loss && x) training.push(...this.#lines(run, look, x, steps.loss));
       if (!evaluations?.[metric] || !x) return !x && steps.step.length > 0;
-      const at = this.axis === "step" ? evaluations.step : evaluations.step.map((step) => between(steps.step, x, step));
+      const at = this.axis === "step" ? evaluations.step : evaluations.step.map((step) => interpolate(steps.step, x, steps.step.length, step));
       const [line] = [{ key: run, x: Float64Array.from(at), y: evaluations[metric], length: at.length, kind: "points" }];
       heldOut.push({ ...line, ...look });
       return false;
@@ -205,16 +205,4 @@ export class RunsComparison {
 /** @param {number} i @returns {string} */
 function runColor(i) {
   return `--nbllm-series-${1 + (i % NUM_RUN_COLORS)}`;
-}
-
-/**
- * The value at `step` on the line through the points, held constant beyond its ends.
- * @param {ArrayLike<number>} steps ascending @param {ArrayLike<number>} values @param {number} step
- */
-function between(steps, values, step) {
-  const right = firstNotBelow(steps, steps.length, step);
-  if (right === steps.length) return values[steps.length - 1] ?? NaN;
-  if (right === 0 || steps[right] === step) return values[right];
-  const share = (step - steps[right - 1]) / (steps[right] - steps[right - 1]);
-  return values[right - 1] + share * (values[right] - values[right - 1]);
 }
