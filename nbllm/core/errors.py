@@ -24,6 +24,11 @@ class UserError(ValueError):
             parts.append(f"  mend:  {mend}")
         super().__init__("\n".join(parts))
 
+    @property
+    def one_line(self) -> str:
+        """What is wrong and how to mend it, where there is no room for more."""
+        return self.what if self.mend is None else f"{self.what} {self.mend}"
+
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: our insides would bury the sentence that helps."""
         return [f"{type(self).__name__}: {self}"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import mmap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from nbllm.core.errors import RunError, UserError, nearest
 from nbllm.core.quantities import duration
@@ -128,8 +128,13 @@ def parent_text(run: Run) -> str:
     """Return "name at step n", or "" for a run that is no fork."""
     if run.parent is None:
         return ""
-    name = str(run.parent.get("name", run.parent.get("run", "?")))
-    return f"{name.rstrip('/').rpartition('/')[2]} at {run.parent.get('step', '?')}"
+    return f"{parent_name(run.parent)} at {run.parent.get('step', '?')}"
+
+
+def parent_name(parent: Mapping[str, Any]) -> str:
+    """Return the name of the run that a record names as its parent."""
+    name = str(parent.get("name", parent.get("run", "?")))
+    return name.rstrip("/").rpartition("/")[2]
 
 
 def age_text(created: float) -> str:

@@ -176,7 +176,7 @@ class Steering:
         try:
             done = act()
         except UserError as error:
-            reason = error.what if error.mend is None else f"{error.what} {error.mend}"
+            reason = error.one_line
         except Exception as error:
             if action not in SIDE_ACTIONS:
                 raise

@@ -17,7 +17,8 @@ Message = dict[str, Any]
 class Panel(anywidget.AnyWidget):
     """A widget that talks in messages, from any thread, with every viewer that has said hello.
 
-    Subclasses set `front_end`, the stem of their files in `static/`, and answer messages in `receive`.
+    Subclasses set `front_end`, the stem of their files in `static/`, answer messages in `receive`, and look at what
+    they show in `follow`, in a thread that `begin` starts.
     """
 
     front_end: ClassVar[str]
@@ -30,6 +31,8 @@ class Panel(anywidget.AnyWidget):
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **traits: Any) -> None:
+        self._closed = threading.Event()  # first: what fails to be made is closed too
+        self._woken = threading.Event()
         super().__init__(**traits)
         self.guard = threading.RLock()  # messages come in any thread: JupyterLab's come in a subshell's
         self.viewers: set[str] = set()
@@ -42,6 +45,21 @@ class Panel(anywidget.AnyWidget):
     def receive(self, message: Message) -> None:
         """Answer a message of a viewer. A `UserError` that this raises is told to the viewer who asked."""
         raise NotImplementedError
+
+    def follow(self) -> None:
+        """Look, and tell what is new, until `_closed` is set; `_woken` is set when there is something to do at once."""
+        raise NotImplementedError
+
+    def begin(self, name: str) -> None:
+        """Start the thread that follows, when everything that it looks at is there."""
+        self._thread = threading.Thread(target=self.follow, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following; what is shown goes on."""
+        self._closed.set()
+        self._woken.set()
+        super().close()
 
     def tell(self, kind: str, *, buffers: Sequence[bytes] = (), to: str | None = None, **fields: Any) -> None:
         """Send a message to one viewer, or to all."""
@@ -62,12 +80,8 @@ class Panel(anywidget.AnyWidget):
                 self.viewers.add(viewer)
                 self.receive(message)
         except UserError as error:
-            self.tell("refused", to=viewer, request=message.get("request"), reason=_one_line(error))
+            self.tell("refused", to=viewer, request=message.get("request"), reason=error.one_line)
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             self.tell("problem", to=viewer, text=text)
             raise
-
-
-def _one_line(error: UserError) -> str:
-    return error.what if error.mend is None else f"{error.what} {error.mend}"

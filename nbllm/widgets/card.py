@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nbllm.core.html import visible
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
+from nbllm.runs.listing import parent_name
 from nbllm.runs.run import Run
 from nbllm.runs.steering import words
 from nbllm.runs.timeline import Action, Timeline
@@ -34,6 +35,9 @@ class CardMaker:
         self.color = color
         self._checkpoints: list[CheckpointInfo] = []
         self._checkpoints_of: tuple[int, int] | None = None
+        self._made: dict[
+            str, tuple[object, list[dict[str, Any]]]
+        ] = {}  # by list, and the event that was its newest
 
     def card(self) -> Card:
         """Return the run's card as it is now."""
@@ -60,15 +64,32 @@ class CardMaker:
                 "cannot": run.cannot,
                 "facts": self._facts(timeline, state),
                 "checkpoints": self._shown_checkpoints(timeline),
-                "actions": _actions(timeline),
+                "actions": self._kept("actions", timeline.actions, lambda: _actions(timeline)),
                 "num_actions": len(timeline.actions),
-                "samples": [_sample(event) for event in timeline.samples[-MOST_SAMPLES:]],
-                "warnings": [_warning(event) for event in timeline.warnings[-MOST_WARNINGS:]],
+                "samples": self._kept(
+                    "samples",
+                    timeline.samples,
+                    lambda: [_sample(e) for e in timeline.samples[-MOST_SAMPLES:]],
+                ),
+                "warnings": self._kept(
+                    "warnings",
+                    timeline.warnings,
+                    lambda: [_warning(e) for e in timeline.warnings[-MOST_WARNINGS:]],
+                ),
                 "num_warnings": timeline.num_warnings,
                 "rules": [rule.to_card() for rule in run.rules],
                 "metrics": [name for name in timeline.steps.columns if name not in USUAL],
                 "problems": run.problems,
             }
+
+    def _kept(
+        self, name: str, events: Sequence[object], make: Callable[[], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Return what `make` makes of events, made anew only when one has come: cards are made ten times a second."""
+        newest = events[-1] if events else None
+        if name not in self._made or self._made[name][0] is not newest:
+            self._made[name] = newest, make()
+        return self._made[name][1]
 
     def _parent(self) -> dict[str, Any] | None:
         parent = self.run.parent
@@ -109,12 +130,6 @@ class CardMaker:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino
-
-
-def parent_name(parent: Mapping[str, Any]) -> str:
-    """Return the name of the run that a record names as its parent."""
-    name = str(parent.get("name", parent.get("run", "?")))
-    return name.rstrip("/").rpartition("/")[2]
 
 
 def frozen(timeline: Timeline) -> list[str]:

@@ -11,11 +11,11 @@ from typing import Any
 from nbllm.core.errors import UserError
 from nbllm.core.html import visible
 from nbllm.runs.events import FOLDER, event_files, is_count, is_number
+from nbllm.runs.listing import parent_name
 from nbllm.runs.run import Run
 from nbllm.runs.state import judge, newest_session
 from nbllm.runs.store import RECORD, run_folders
 from nbllm.runs.timeline import Session
-from nbllm.widgets.card import parent_name
 from nbllm.widgets.gist import Gist
 
 MOST_REASON = 500  # characters

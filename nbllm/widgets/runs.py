@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,16 +47,7 @@ class RunsPanel(Panel):
         self._comparisons: dict[str, dict[str, Any]] = {}  # by viewer, as last sent
         self._compared: dict[str, Run] = {}
         self._stamps: dict[str, Stamp] = {}  # of the runs whose points were sent
-        self._closed = threading.Event()
-        self._woken = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name=f"runs of {self.folder.name}", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop looking."""
-        self._closed.set()
-        self._woken.set()
-        super().close()
+        self.begin(f"runs of {self.folder.name}")
 
     def receive(self, message: Message) -> None:
         """Note what a viewer wants: hello, compare. The panel's thread answers."""
@@ -74,7 +64,8 @@ class RunsPanel(Panel):
             raise RefusedError(f"This panel knows no message {kind!r}.")
         self._woken.set()
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
+        """Look at the folder once a second while somebody watches."""
         more = False
         while not self._closed.is_set():
             watched = bool(self.viewers)

@@ -24,7 +24,7 @@ _TWIN_CSS = """
   display: none; }
 """
 
-_panels: dict[Path, Panel] = {}
+_panels: dict[Path, Panel] = {}  # by what they show, the folder of a run or of runs: one each
 _twins: collections.deque[Twin] = collections.deque(maxlen=20)  # the newest outputs are kept up to date
 
 
@@ -90,7 +90,10 @@ def _show_run(run: Run) -> None:
 def _show_runs(runs: RunList) -> None:
     from nbllm.widgets.runs import RunsPanel
 
-    _show(RunsPanel(runs), f"Runs in {runs.folder}", runs)
+    folder = runs.folder.expanduser().resolve()
+    if folder not in _panels:
+        _panels[folder] = RunsPanel(runs)
+    _show(_panels[folder], f"Runs in {runs.folder}", runs)
 
 
 def _show(panel: Panel, title: str, thing: Run | RunList) -> None:

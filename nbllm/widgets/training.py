@@ -38,8 +38,6 @@ class TrainingPanel(Panel):
     front_end: ClassVar[str] = "training"
 
     def __init__(self, run: Run, on_change: Callable[[], None] | None = None) -> None:
-        self._closed = threading.Event()  # first: what fails to be made is closed too
-        self._woken = threading.Event()
         super().__init__()
         self.run = run
         self._on_change = on_change
@@ -47,14 +45,7 @@ class TrainingPanel(Panel):
         self._streams: dict[str, RunStream] = {}
         self._seq = 0
         self._state = ""
-        self._thread = threading.Thread(target=self._follow, name=f"panel of {run.name}", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop following the run, which goes on."""
-        self._closed.set()
-        self._woken.set()
-        super().close()
+        self.begin(f"panel of {run.name}")
 
     # -- from viewers -------------------------------------------------------------------------------------------
 
@@ -114,8 +105,7 @@ class TrainingPanel(Panel):
         try:
             text, new = self._begun(run, action, args)
         except UserError as error:
-            mend = "" if error.mend is None else f" {error.mend}"
-            self.tell("refused", to=viewer, request=request, reason=f"{error.what}{mend}")
+            self.tell("refused", to=viewer, request=request, reason=error.one_line)
         except Exception as error:
             self.tell("refused", to=viewer, request=request, reason=f"{type(error).__name__}: {error}")
             raise
@@ -150,7 +140,8 @@ class TrainingPanel(Panel):
 
     # -- to viewers ---------------------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
+        """Look at the run ten times a second while it is live."""
         while not self._closed.is_set():
             live = False
             with contextlib.suppress(RunError):  # a folder that is gone may come back; its state says so
