@@ -243,11 +243,10 @@ def _resolve(path: Path) -> Path:
     if (path / "config.json").exists() or not (path / "run.json").exists():
         return path
     from nbllm.runs.checkpoint import newest_good
-    from nbllm.runs.events import EventReader
-    from nbllm.runs.timeline import Timeline
+    from nbllm.runs.timeline import read_timeline
 
     # A checkpoint that a rewind went back beyond is no longer part of the run.
-    info, problems = newest_good(path, Timeline(EventReader(path).poll()).on_line)
+    info, problems = newest_good(path, read_timeline(path).on_line)
     if info is None:
         raise WeightsError(
             f"No checkpoint of the run is whole: {problems[0]}" if problems else "The run has no checkpoint.",

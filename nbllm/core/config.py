@@ -38,6 +38,20 @@ class Config:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainConfig(Config):
+    """A configuration that people write by hand: each number is taken as its field's type, other types are refused."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping; unknown names, other types and values out of range are refused.
+
+        Raises:
+            UserError: As said.
+        """
+        return super().from_dict(check_plain_types(cls, values))
+
+
 def check_positive(config: Config, *names: str) -> None:
     """Raise `UserError` unless each named field is greater than zero."""
     for name in names:

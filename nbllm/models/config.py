@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from nbllm.core.config import Config, check_choice, check_plain_types, check_positive
+from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig(Config):
+class ModelConfig(PlainConfig):
     """The shape of a model.
 
     Attributes:
@@ -57,15 +55,6 @@ class ModelConfig(Config):
     tie_embeddings: bool = True
     rope_theta: float = 10000.0
     initializer_range: float = 0.02
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build from a mapping, as `Config.from_dict`; a value of the wrong type is named too.
-
-        Raises:
-            UserError: A key is unknown, or a value of the wrong type or out of range.
-        """
-        return super().from_dict(check_plain_types(cls, values))
 
     def __post_init__(self) -> None:
         check_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")

@@ -57,7 +57,7 @@ class Run:
     def __init__(self, path: Path | str, *, actor: str = "person", launcher: Launcher | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.actor = check_actor(actor)
-        self._launcher = launcher
+        self.launcher = launcher
         self._log = RunLog(self.path)
 
     # What it is
@@ -66,11 +66,6 @@ class Run:
     def name(self) -> str:
         """The name of its folder."""
         return self.path.name
-
-    @property
-    def launcher(self) -> Launcher | None:
-        """What can start a session of this run."""
-        return self._launcher
 
     @property
     def record(self) -> dict[str, Any]:

@@ -23,12 +23,13 @@ import math
 import operator
 from array import array
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nbllm.core.errors import RunError, nearest
-from nbllm.runs.events import MAX_COUNT, Event, is_count, is_number
+from nbllm.runs.events import MAX_COUNT, Event, EventReader, is_count, is_number
 from nbllm.runs.rulebook import RuleBook
 from nbllm.runs.rules import Rule
 
@@ -302,6 +303,16 @@ class Timeline:
     def _cut(self, step: int) -> None:
         self.steps.cut(step)
         self.evaluations.cut(step)
+
+
+def read_timeline(folder: Path | str, rules: Iterable[Rule] = ()) -> Timeline:
+    """Return the fold of all that is recorded of the run in `folder` so far.
+
+    Args:
+        folder: The run's folder.
+        rules: Those that the run was started with.
+    """
+    return Timeline(EventReader(folder).poll(), rules=rules)
 
 
 def action_of(event: Event, index: int = -1) -> Action:

@@ -13,7 +13,7 @@ from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
 from nbllm.runs.store import check_name, create
-from nbllm.training.fork import say_if_renamed
+from nbllm.training.fork import new_record, say_if_renamed
 from nbllm.training.trainer_session import SETTINGS, TrainerSession
 
 OWN_CODE = "the code that trains it is not here"
@@ -165,10 +165,8 @@ class RunCallback(TrainerCallback):
             session.release()
 
     def _record(self, args: Any, state: Any, parts: dict[str, Any]) -> dict[str, Any]:
-        from nbllm.core.device import machine_facts, versions
-
-        return {
-            "config": {
+        return new_record(
+            config={
                 "steps": state.max_steps,
                 "batch_size": args.per_device_train_batch_size,
                 "accumulation": args.gradient_accumulation_steps,
@@ -178,14 +176,10 @@ class RunCallback(TrainerCallback):
                 "seed": args.seed,
                 "rules": [rule.to_dict() for rule in self.rules],
             },
-            "settings": [setting.to_dict() for setting in SETTINGS],
-            "cannot": self._cannot(args, parts),
-            "where": "loop",
-            "parent": None,
-            "replay": None,
-            "machine": machine_facts(),
-            "versions": versions(),
-        }
+            settings=[setting.to_dict() for setting in SETTINGS],
+            cannot=self._cannot(args, parts),
+            where="loop",
+        )
 
     def _cannot(self, args: Any, parts: dict[str, Any]) -> dict[str, str]:
         reasons = {

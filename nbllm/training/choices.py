@@ -11,13 +11,13 @@ import torch
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.nn.attention_backends import choose
+from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.precision import DTYPES, choose_device, choose_precision
 
 if TYPE_CHECKING:
     from nbllm.data.token_store import TokenStore
     from nbllm.models.config import ModelConfig
     from nbllm.training.config import TrainConfig
-from nbllm.training.metrics import check_metrics, reported_metrics
 
 # Settings that the choices follow from: a fork that changes one of them chooses anew.
 DECISIVE = frozenset({"device", "precision", "num_threads", "batch_size", "sequence_length"})

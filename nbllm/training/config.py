@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Self
 
-from nbllm.core.config import Config, check_choice, check_plain_types, check_positive
+from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
@@ -16,7 +14,7 @@ _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig(Config):
+class TrainConfig(PlainConfig):
     """Configuration of a run. What may change while it runs is declared in `training.settings`.
 
     Args:
@@ -77,15 +75,6 @@ class TrainConfig(Config):
     keep_checkpoints: int = 20
     max_bad_steps: int = 5
     rules: tuple[Rule, ...] = ()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; unknown names, other types and values out of range are refused.
-
-        Raises:
-            UserError: As said.
-        """
-        return super().from_dict(check_plain_types(cls, values))
 
     def __post_init__(self) -> None:
         """Check every range."""

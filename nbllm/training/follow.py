@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from nbllm.core.config import Config, check_plain_types, check_positive
+from nbllm.core.config import PlainConfig, check_positive
 from nbllm.core.errors import RunError, UserError
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
@@ -19,13 +19,13 @@ from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting, declared_settings
 from nbllm.runs.store import RECORD, check_name, create, read_record
 from nbllm.training.followed import FollowedSession, Hooks, Module
-from nbllm.training.fork import say_if_renamed
+from nbllm.training.fork import new_record, say_if_renamed
 
 STEPS = Setting(name="steps", kind="int", low=1, high=10**9, unit="steps", help="Steps in all.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FollowConfig(Config):
+class FollowConfig(PlainConfig):
     """What `nb.follow` does by itself.
 
     Args:
@@ -41,15 +41,6 @@ class FollowConfig(Config):
     keep_checkpoints: int = 20
     evaluation_interval: int = 0
     rules: tuple[Rule, ...] = ()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; unknown names, other types and values out of range are refused.
-
-        Raises:
-            UserError: As said.
-        """
-        return super().from_dict(check_plain_types(cls, values))
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -267,18 +258,12 @@ def _inferred(name: str, value: Any) -> Setting:
 def _record(
     config: FollowConfig, declared: Sequence[Setting], values: Mapping[str, Any], hooks: Hooks
 ) -> dict[str, Any]:
-    from nbllm.core.device import machine_facts, versions
-
-    return {
-        "config": {**config.to_dict(), **values},
-        "settings": [setting.to_dict() for setting in declared],
-        "cannot": hooks.cannot(),
-        "where": "loop",
-        "parent": None,
-        "replay": None,
-        "machine": machine_facts(),
-        "versions": versions(),
-    }
+    return new_record(
+        config={**config.to_dict(), **values},
+        settings=[setting.to_dict() for setting in declared],
+        cannot=hooks.cannot(),
+        where="loop",
+    )
 
 
 def _check_resumable(path: Path, declared: Sequence[Setting], hooks: Hooks) -> None:

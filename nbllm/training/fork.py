@@ -13,11 +13,10 @@ from nbllm.core.errors import RunError, UserError
 from nbllm.models.config import ModelConfig
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
-from nbllm.runs.events import EventReader
 from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.store import create, read_record
-from nbllm.runs.timeline import Timeline
+from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.choices import DECISIVE, check_fits, make_choices
 from nbllm.training.config import TrainConfig
 from nbllm.training.settings import initial_values
@@ -46,10 +45,11 @@ def fork(
         UserError: A setting is unknown or out of range, or the run would have no step left.
     """
     record = read_record(path)
-    info = _branching_point(path, step)
+    timeline = read_timeline(path, recorded_rules(record))
+    info = _branching_point(path, timeline, step)
     state = TrainState.read(info.path)
     config = TrainConfig.from_dict(
-        {**record["config"], **state.values, "rules": _standing_rules(path, record), **changes}
+        {**record["config"], **state.values, "rules": _standing_rules(timeline), **changes}
     )
     if config.steps <= info.step:
         raise UserError(
@@ -74,6 +74,13 @@ def fork(
     with first_checkpoint(created):
         checkpoints.adopt(info, created, values=initial_values(config), bad_steps=0)
     return created
+
+
+def new_record(**fields: Any) -> dict[str, Any]:
+    """Return the record of a run that is made from no other: `fields`, and on what it was made."""
+    from nbllm.core.device import machine_facts, versions
+
+    return {**fields, "parent": None, "replay": None, "machine": machine_facts(), "versions": versions()}
 
 
 def inherited(record: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
@@ -111,14 +118,13 @@ def first_checkpoint(path: Path) -> Iterator[None]:
         raise
 
 
-def _standing_rules(path: Path, record: Mapping[str, Any]) -> list[Rule]:
+def _standing_rules(timeline: Timeline) -> list[Rule]:
     """Return the rules that a run has now, but for those that somebody switched off."""
-    rules = Timeline(EventReader(path).poll(), rules=recorded_rules(record)).rules
-    return [state.rule for state in rules if state.on or state.left <= 0]
+    return [state.rule for state in timeline.rules if state.on or state.left <= 0]
 
 
-def _branching_point(path: Path, step: int | None) -> CheckpointInfo:
-    on_line = Timeline(EventReader(path).poll()).on_line
+def _branching_point(path: Path, timeline: Timeline, step: int | None) -> CheckpointInfo:
+    on_line = timeline.on_line
     info, problems = checkpoints.newest_good(path, lambda c: on_line(c) and step in (None, c.step))
     if info is None:
         there = sorted({c.step for c in checkpoints.checkpoints(path) if on_line(c)})

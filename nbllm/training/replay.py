@@ -9,10 +9,9 @@ from typing import Any
 from nbllm.core.errors import RunError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
-from nbllm.runs.events import EventReader
 from nbllm.runs.run import Run
 from nbllm.runs.store import create, read_record
-from nbllm.runs.timeline import Timeline
+from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
 from nbllm.training.state import weights_digest
@@ -70,7 +69,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
             f"{original.name} cannot be replayed: {original.cannot['replay']}.", where=original.path
         )
     path, record = original.path, read_record(original.path)
-    timeline = Timeline(EventReader(path).poll())
+    timeline = read_timeline(path)
     first, last = _ends(path, timeline)
     script: list[dict[str, Any]] = [
         {"step": a.step, "action": a.action, "args": a.args, "actor": a.actor}

@@ -12,12 +12,11 @@ from nbllm.core.errors import RefusedError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import CommandInbox
-from nbllm.runs.events import EventReader
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.settings import Setting, declared_limits
 from nbllm.runs.store import read_record
-from nbllm.runs.timeline import Timeline
+from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.journal import Journal
 from nbllm.training.state import TrainState, weights_digest
 from nbllm.training.steering import Recorded, Steering
@@ -227,15 +226,18 @@ class Session(ABC):
     def boundary(self) -> End | None:
         """Obey what was asked, wait while paused, and return how the run ends here, if it does."""
         self.steering.at_boundary()
-        while (self.steering.paused or not self.journal.flush()) and not self.exit_reason:
-            if self.steering.stop_reason:
-                break
+        while self.is_held():
             time.sleep(POLL_SECONDS)
             self.steering.at_boundary()
         if self.exit_reason or self.steering.stop_reason:
             return "stopped", self.exit_reason or self.steering.stop_reason
         steps = self.values.get("steps")
         return ("finished", None) if steps is not None and self.step >= steps else None
+
+    def is_held(self) -> bool:
+        """Whether no step is to be taken now: paused, or the disk does not take what was done; a stop ends that."""
+        held = self.steering.paused or not self.journal.flush()
+        return held and not (self.exit_reason or self.steering.stop_reason)
 
     def finish(self, end: str, reason: str | None) -> None:
         """Leave the last checkpoint, and record the end."""
@@ -275,7 +277,7 @@ class Session(ABC):
 
     def timeline(self) -> Timeline:
         """Return the fold of all that was recorded so far."""
-        return Timeline(EventReader(self.path).poll(), rules=recorded_rules(self.record))
+        return read_timeline(self.path, recorded_rules(self.record))
 
     def _save_at_end(self, *, patient: bool) -> str | None:
         """Write the last checkpoint; `patient`, hold the run until the disk takes it. Return what prevented it."""

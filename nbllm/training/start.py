@@ -15,7 +15,7 @@ from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from nbllm.training.choices import check_fits, make_choices
 from nbllm.training.config import TrainConfig
-from nbllm.training.fork import first_checkpoint, say_if_renamed
+from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
 from nbllm.training.settings import SETTINGS, initial_values
 from nbllm.training.state import TrainState
@@ -117,22 +117,16 @@ def _store(lm: LM, data: Any) -> TokenStore:
 def _record(
     lm: LM, settings: TrainConfig, training: TokenStore, held_out: TokenStore | None, where: str
 ) -> dict[str, Any]:
-    from nbllm.core.device import machine_facts, versions
-
     validation = None if held_out is None else _describe(held_out)
-    return {
-        "config": settings.to_dict(),
-        "model": lm.config.to_dict(),
-        "data": {"train": _describe(training), "validation": validation},
-        "settings": [setting.to_dict() for setting in SETTINGS],
-        "cannot": limits(validation),
-        "choices": make_choices(settings, lm.config),
-        "where": where,
-        "parent": None,
-        "replay": None,
-        "machine": machine_facts(),
-        "versions": versions(),
-    }
+    return new_record(
+        config=settings.to_dict(),
+        model=lm.config.to_dict(),
+        data={"train": _describe(training), "validation": validation},
+        settings=[setting.to_dict() for setting in SETTINGS],
+        cannot=limits(validation),
+        choices=make_choices(settings, lm.config),
+        where=where,
+    )
 
 
 def _describe(store: TokenStore) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 
 from nbllm.core.errors import RefusedError
 from nbllm.runs.settings import Setting
+from nbllm.training.followed import NO_METRICS
 from nbllm.training.session import POLL_SECONDS, Session
 from nbllm.training.state import TrainState
 
@@ -164,11 +165,9 @@ class TrainerSession(Session):
         if self.back_to is not None:
             return
         self._waits = True
-        while (self.steering.paused or not self.journal.flush()) and self.steering.stop_reason is None:
+        while self.is_held() and not self._goes_back():  # then the Trainer takes one more step, not recorded
             time.sleep(POLL_SECONDS)
             self.steering.at_boundary()
-            if self._goes_back():
-                break  # the Trainer takes one more step, which is not recorded
         self._waits = False
         self._began = time.perf_counter()
 
@@ -264,7 +263,7 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
     found = {}
     for name, value in values.items():
         with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            if not isinstance(value, (str, bool)) and name not in ("step", "time", "kind"):
+            if not isinstance(value, (str, bool)) and name not in NO_METRICS:
                 found[name] = float(value)
     return found
 
