@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from nbllm.models.config import ModelConfig
 from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.feed_forward import FeedForward
-from nbllm.nn.normalization import add_and_normalize, make_norm
+from nbllm.nn.normalization import add_and_normalize, keep_and_normalize, make_norm
 
 
 class Block(nn.Module):
@@ -45,7 +45,8 @@ class Block(nn.Module):
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the residual stream after this block."""
-        gathered = self.attention(self.attention_norm(x), context)
+        x, normal = keep_and_normalize(self.attention_norm, x)
+        gathered = self.attention(normal, context)
         x, normal = add_and_normalize(self.feed_forward_norm, x, gathered)
         out: Tensor = x + self.feed_forward(normal)
         return out

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nbllm.nn.fused_feed_forward import linear_gelu, swiglu
+from nbllm.nn.fused_feed_forward import gelu_feed_forward, swiglu
 from nbllm.nn.gelu import gelu_tanh
 from nbllm.nn.hooks import is_plain
 from nbllm.nn.linear import Linear
@@ -44,23 +44,22 @@ class FeedForward(nn.Module):
         self.down = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position hidden"]:
-        """Transform each position by itself."""
-        out: Tensor = self.down(self._inner(x))
-        return out
-
-    def _inner(
-        self, x: Float[Tensor, "batch position hidden"]
-    ) -> Float[Tensor, "batch position intermediate"]:
-        """Return what `down` reads; in one pass over it where a kernel can."""
-        if self.activation is gelu_tanh and not self.gated and is_plain(self.up, Linear):
-            fused = linear_gelu(x, self.up.weight, self.up.bias)
+        """Transform each position by itself; in few passes where kernels can."""
+        plain = is_plain(self.up, Linear) and is_plain(self.down, Linear)
+        if plain and self.activation is gelu_tanh and not self.gated:
+            fused = gelu_feed_forward(x, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
             if fused is not None:
                 return fused
-        inner: Tensor = self.up(x)
+        out: Tensor = self.down(self._activate(self.up(x)))
+        return out
+
+    def _activate(
+        self, inner: Float[Tensor, "batch position up"]
+    ) -> Float[Tensor, "batch position intermediate"]:
         if not self.gated:
             return self.activation(inner)
         fused = swiglu(inner) if self.activation is F.silu else None
         if fused is not None:
             return fused
-        gate, inner = inner.chunk(2, dim=-1)
-        return self.activation(gate) * inner
+        gate, up = inner.chunk(2, dim=-1)
+        return self.activation(gate) * up

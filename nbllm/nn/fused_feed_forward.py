@@ -1,4 +1,4 @@
-"""A projection with its activation on the CPU: bias, activation, derivative and bias gradient in single passes."""
+"""The feed-forward part on the CPU: bias, activation, derivative and bias gradient in single passes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from torch.autograd.function import once_differentiable
 from nbllm.nn.kernels import num_blocks, run, serves
 
 
-def linear_gelu(
+def gelu_feed_forward(
     x: Float[Tensor, "... input"],
-    weight: Float[Tensor, "output input"],
-    bias: Float[Tensor, " output"] | None,
+    up: Float[Tensor, "inner input"],
+    up_bias: Float[Tensor, " inner"] | None,
+    down: Float[Tensor, "output inner"],
+    down_bias: Float[Tensor, " output"] | None,
 ) -> Float[Tensor, "... output"] | None:
-    """Return gelu_tanh(x weight^T + bias), or None where no kernel serves.
+    """Return gelu_tanh(x up^T + up_bias) down^T + down_bias, or None where no kernel serves.
 
     Args:
         x: (..., input).
-        weight: (output, input).
-        bias: (output,).
+        up: (inner, input).
+        up_bias: (inner,).
+        down: (output, inner).
+        down_bias: (output,).
     """
-    if not serves("activations", x, weight, bias, numbers=x.numel() // max(x.shape[-1], 1) * len(weight)):
+    numbers = x.numel() // max(x.shape[-1], 1) * len(up)
+    if not serves("activations", x, up, up_bias, down, down_bias, numbers=numbers):
         return None
-    out: Tensor = _LinearGelu.apply(x, weight, bias)
+    out: Tensor = _GeluFeedForward.apply(x, up, up_bias, down, down_bias)
     return out
 
 
@@ -41,27 +46,37 @@ def swiglu(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"] | None:
     return out
 
 
-class _LinearGelu(torch.autograd.Function):
+class _GeluFeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        inner = torch.mm(x.reshape(-1, x.shape[-1]), weight.t())
-        out = torch.empty_like(inner)
-        added = inner.new_zeros(len(weight)) if bias is None else bias.contiguous()
-        run("activations", "gelu", num_blocks(len(inner)), inner, added, out)
-        ctx.save_for_backward(x, weight, inner)  # `inner` now holds the derivative
-        return out.view(*x.shape[:-1], len(weight))
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None
+    ) -> Tensor:
+        inner = torch.mm(_rows(x), up.t())
+        active = torch.empty_like(inner)
+        added = inner.new_zeros(len(up)) if up_bias is None else up_bias.contiguous()
+        run("activations", "gelu", num_blocks(len(inner)), inner, added, active)
+        ctx.save_for_backward(x, up, inner, active, down)  # `inner` now holds the derivative
+        out = torch.mm(active, down.t())
+        if down_bias is not None:
+            out += down_bias
+        return out.view(*x.shape[:-1], len(down))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight, slope = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        by_inner = torch.empty_like(slope)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, up, slope, active, down = ctx.saved_tensors
+        wants_x, wants_up, wants_up_bias, wants_down, wants_down_bias = ctx.needs_input_grad
+        by_out = _rows(grad)
+        by_down = torch.mm(by_out.t(), active) if wants_down else None
+        by_down_bias = by_out.sum(0) if wants_down_bias else None
+        if not (wants_x or wants_up or wants_up_bias):
+            return None, None, None, by_down, by_down_bias
+        by_inner = torch.mm(by_out, down)  # first by `active`, then by what the activation is given
         totals = slope.new_empty(num_blocks(len(slope)), slope.shape[1])
-        run("activations", "multiply_and_sum", len(totals), slope, grad.contiguous(), by_inner, totals)
-        by_x = torch.mm(by_inner, weight).view(x.shape) if wants_x else None
-        by_weight = torch.mm(by_inner.t(), x.reshape(-1, x.shape[-1])) if wants_weight else None
-        return by_x, by_weight, totals.sum(0) if wants_bias else None
+        run("activations", "multiply_and_sum", len(totals), slope, by_inner, totals)
+        by_x = torch.mm(by_inner, up).view(x.shape) if wants_x else None
+        by_up = torch.mm(by_inner.t(), _rows(x)) if wants_up else None
+        return by_x, by_up, totals.sum(0) if wants_up_bias else None, by_down, by_down_bias
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -82,3 +97,7 @@ class _SwiGLU(torch.autograd.Function):
             "activations", "swiglu_backward", num_blocks(x.numel() // x.shape[-1]), x, grad.contiguous(), by_x
         )
         return by_x
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])

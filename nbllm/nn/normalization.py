@@ -55,6 +55,16 @@ def add_and_normalize(
     return added, norm(added)
 
 
+def keep_and_normalize(
+    norm: nn.Module, x: Float[Tensor, "... size"]
+) -> tuple[Float[Tensor, "... size"], Float[Tensor, "... size"]]:
+    """Return x and norm(x); where a kernel can, the gradients that come back by both are added in its pass."""
+    if is_plain(norm, LayerNorm, RMSNorm) and _has_kernel(norm, x):
+        kept, out = _AddAndNormalize.apply(x, None, *_parameters(norm))
+        return kept, out
+    return x, norm(x)
+
+
 def _has_kernel(norm: nn.Module, *operands: Tensor) -> bool:
     weight, bias, _, _ = _parameters(norm)
     fits = weight is not None and weight.dim() == 1 and operands[0].shape[-1:] == weight.shape
@@ -88,7 +98,13 @@ class _Normalize(torch.autograd.Function):
 class _AddAndNormalize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool
+        ctx: Any,
+        x: Tensor,
+        branch: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        centred: bool,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         return _forward(ctx, x, branch, (weight, bias, eps, centred))
@@ -96,10 +112,10 @@ class _AddAndNormalize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_added: Tensor | None, by_out: Tensor | None) -> tuple[Tensor | None, ...]:
-        if by_out is None:
-            return by_added, by_added, None, None, None, None
-        by_x, by_weight, by_bias = _backward(ctx, by_added, by_out)
-        return by_x, by_x, by_weight, by_bias, None, None
+        by_x, by_weight, by_bias = by_added, None, None
+        if by_out is not None:
+            by_x, by_weight, by_bias = _backward(ctx, by_added, by_out)
+        return by_x, by_x if ctx.needs_input_grad[1] else None, by_weight, by_bias, None, None
 
 
 def _forward(

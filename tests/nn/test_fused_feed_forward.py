@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from nbllm.nn import kernels
 from nbllm.nn.feed_forward import FeedForward
-from nbllm.nn.fused_feed_forward import linear_gelu, swiglu
+from nbllm.nn.fused_feed_forward import gelu_feed_forward, swiglu
 
 pytestmark = pytest.mark.skipif(kernels.compiled("activations") is None, reason="no kernels on this platform")
 
@@ -18,8 +18,8 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_gelu(x, weight, bias):
-    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+def plain_gelu(x, up, up_bias, down, down_bias):
+    return F.linear(F.gelu(F.linear(x, up, up_bias), approximate="tanh"), down, down_bias)
 
 
 def plain_swiglu(x):
@@ -40,13 +40,19 @@ def assert_equal_in_float64(function, reference, inputs):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=2e-6 * scale)
 
 
+def drawn_parameters(width, inner, out):
+    return (
+        drawn(inner, width, seed=1), drawn(inner, seed=2), drawn(out, inner, seed=3), drawn(out, seed=4),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("rows", "width", "out"), [(1, 1, 1), (1, 5, 7), (3, 8, 33), (130, 16, 48), (300, 3, 130)]
+    ("rows", "width", "inner", "out"),
+    [(1, 1, 1, 1), (1, 5, 7, 2), (3, 8, 33, 8), (130, 16, 48, 16), (300, 3, 130, 5)],
 )
-def test_linear_gelu_and_its_gradients(rows, width, out):
-    assert_equal_in_float64(
-        linear_gelu, plain_gelu, [3 * drawn(rows, width), drawn(out, width, seed=1), drawn(out, seed=2)]
-    )
+def test_gelu_feed_forward_and_its_gradients(rows, width, inner, out):
+    inputs = [3 * drawn(rows, width), *drawn_parameters(width, inner, out)]
+    assert_equal_in_float64(gelu_feed_forward, plain_gelu, inputs)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 37), (65, 24), (200, 7)])
@@ -55,23 +61,26 @@ def test_swiglu_and_its_gradient(rows, width):
 
 
 def test_no_bias_and_frozen_parameters():
-    x, weight = drawn(70, 6).requires_grad_(), drawn(9, 6, seed=1)
-    out = linear_gelu(x, weight, None)
-    torch.testing.assert_close(out, plain_gelu(x, weight, None))
+    x, (up, up_bias, down, down_bias) = drawn(70, 6).requires_grad_(), drawn_parameters(6, 9, 4)
+    out = gelu_feed_forward(x, up, None, down, None)
+    torch.testing.assert_close(out, plain_gelu(x, up, None, down, None))
     out.sum().backward()
-    assert x.grad is not None and weight.grad is None
-    bias = drawn(9, seed=2).requires_grad_()
-    linear_gelu(x.detach(), weight, bias).sum().backward()
-    assert bias.grad is not None
+    assert x.grad is not None and up.grad is None and down.grad is None
+    for learned in (up, up_bias, down, down_bias):
+        learned.requires_grad_()
+        gelu_feed_forward(x.detach(), up, up_bias, down, down_bias).sum().backward()
+        plain = plain_gelu(x.detach(), up, up_bias, down, down_bias).sum()
+        torch.testing.assert_close(learned.grad, torch.autograd.grad(plain, learned)[0])
+        learned.requires_grad_(False)
     with torch.no_grad():
-        assert linear_gelu(x, weight, bias).grad_fn is None
+        assert gelu_feed_forward(x, up, up_bias, down, down_bias).grad_fn is None
 
 
 def test_far_from_zero_and_not_finite_are_as_in_torch():
     x = torch.tensor([[-1e30, -1e4, -30.0, -8.0, -0.0, 0.0, 8.0, 30.0, 1e4, 1e30, torch.inf, torch.nan]])
     eye, none = torch.ones(1, 1), torch.zeros(1)
     column = x.t().contiguous().requires_grad_()
-    out = linear_gelu(column, eye, none)
+    out = gelu_feed_forward(column, eye, none, eye, none)
     torch.testing.assert_close(out, F.gelu(column, approximate="tanh"), equal_nan=True)
     slope = torch.autograd.grad(out, column, torch.ones_like(out))[0].squeeze()
     torch.testing.assert_close(slope[:10], torch.tensor([0.0] * 4 + [0.5] * 2 + [1.0] * 4), atol=1e-6, rtol=0)
@@ -81,19 +90,20 @@ def test_far_from_zero_and_not_finite_are_as_in_torch():
 
 
 def test_inputs_that_are_not_contiguous():
-    x, weight, bias = drawn(6, 80).t(), drawn(6, 9).t(), drawn(18)[::2]
-    torch.testing.assert_close(linear_gelu(x, weight, bias), plain_gelu(x, weight, bias))
+    up, up_bias, down, down_bias = drawn(6, 9).t(), drawn(18)[::2], drawn(9, 4).t(), drawn(8)[::2]
+    x, parameters = drawn(6, 80).t(), (up, up_bias, down, down_bias)
+    torch.testing.assert_close(gelu_feed_forward(x, *parameters), plain_gelu(x, *parameters))
     assert_equal_in_float64(lambda x: swiglu(x.t()), lambda x: plain_swiglu(x.t()), [drawn(10, 70)])
     # A gradient of one number, spread out.
     x = drawn(70, 6).requires_grad_()
-    by_x = torch.autograd.grad(linear_gelu(x, weight, bias).sum(), x)[0]
-    torch.testing.assert_close(by_x, torch.autograd.grad(plain_gelu(x, weight, bias).sum(), x)[0])
+    by_x = torch.autograd.grad(gelu_feed_forward(x, *parameters).sum(), x)[0]
+    torch.testing.assert_close(by_x, torch.autograd.grad(plain_gelu(x, *parameters).sum(), x)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_formats_are_left_to_torch(dtype):
     x = drawn(70, 6).to(dtype)
-    assert linear_gelu(x, x, None) is None and swiglu(x) is None
+    assert gelu_feed_forward(x, x, None, x.t(), None) is None and swiglu(x) is None
 
 
 def test_autocast_and_few_numbers_are_left_to_torch(monkeypatch):
@@ -101,7 +111,7 @@ def test_autocast_and_few_numbers_are_left_to_torch(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert swiglu(x) is None
     monkeypatch.setattr(kernels, "FEWEST", 1000)
-    assert swiglu(x) is None and linear_gelu(x, x, None) is not None
+    assert swiglu(x) is None and gelu_feed_forward(x, x, None, x.t(), None) is not None
 
 
 @pytest.mark.parametrize(("activation", "gated", "bias"), [("gelu_tanh", False, True), ("silu", True, False)])
@@ -117,16 +127,17 @@ def test_the_module_gives_the_same_with_and_without_kernels(monkeypatch, activat
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_hook_on_the_projection_is_called():
+@pytest.mark.parametrize(("name", "width"), [("up", 24), ("down", 8)])
+def test_a_hook_on_a_projection_is_called(name, width):
     module, seen = FeedForward(8, 24, activation="gelu_tanh", gated=False, bias=True), []
-    module.up.register_forward_hook(lambda *arguments: seen.append(arguments[2].shape))
+    getattr(module, name).register_forward_hook(lambda *arguments: seen.append(arguments[2].shape))
     module(drawn(1, 70, 8))
-    assert seen == [(1, 70, 24)]
+    assert seen == [(1, 70, width)]
 
 
 def test_a_kept_graph_gives_the_same_gradient_twice():
-    x, weight = drawn(70, 6).requires_grad_(), drawn(9, 6)
-    out = linear_gelu(x, weight, None).sum()
+    x = drawn(70, 6).requires_grad_()
+    out = gelu_feed_forward(x, *drawn_parameters(6, 9, 4)).sum()
     first, second = (torch.autograd.grad(out, x, retain_graph=True)[0] for _ in range(2))
     assert torch.equal(first, second)
 
@@ -135,5 +146,5 @@ def test_without_kernels_torch_does_the_work(monkeypatch):
     monkeypatch.setattr(kernels, "compiled", lambda name: None)
     module = FeedForward(8, 24, activation="gelu_tanh", gated=False, bias=True)
     x = drawn(1, 70, 8)
-    expected = F.linear(plain_gelu(x, module.up.weight, module.up.bias), module.down.weight, module.down.bias)
+    expected = plain_gelu(x, module.up.weight, module.up.bias, module.down.weight, module.down.bias)
     torch.testing.assert_close(module(x), expected)

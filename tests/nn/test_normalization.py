@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from nbllm.nn import kernels
-from nbllm.nn.normalization import NORMS, add_and_normalize, make_norm
+from nbllm.nn.normalization import NORMS, add_and_normalize, keep_and_normalize, make_norm
 
 needs_kernels = pytest.mark.skipif(
     kernels.compiled("normalization") is None, reason="no kernels on this platform"
@@ -113,3 +113,28 @@ def test_a_hook_on_the_norm_is_called(kind):
     x = drawn(70, 8)
     added, out = add_and_normalize(norm, x, x)
     assert torch.equal(added, 2 * x) and seen[0] is out
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("fewest", [0, 1 << 60])
+@pytest.mark.parametrize("used", ["both", "kept", "normal"])
+def test_what_is_kept_beside_its_norm_and_the_gradient_by_both(kind, fewest, used, monkeypatch):
+    monkeypatch.setattr(kernels, "FEWEST", fewest)
+    norm, x = norm_of(kind, 8), drawn(70, 8).requires_grad_()
+    kept, normal = keep_and_normalize(norm, x)
+    assert torch.equal(kept, x)
+    pairs = {"both": (kept, normal), "kept": (kept,), "normal": (normal,)}
+    got = torch.autograd.grad(sum(y.square().sum() for y in pairs[used]), x)[0]
+    plain = {"kept": x, "normal": reference(kind, x, *norm.parameters())}
+    wanted = [plain[name] for name in plain if used in (name, "both")]
+    by_x = torch.autograd.grad(sum(y.square().sum() for y in wanted), x)[0]
+    torch.testing.assert_close(got, by_x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_hook_on_the_norm_of_what_is_kept_is_called(kind):
+    norm, seen = norm_of(kind, 8), []
+    norm.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    x = drawn(70, 8)
+    kept, out = keep_and_normalize(norm, x)
+    assert kept is x and seen[0] is out

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbllm.nn.kernels.exponential import exp
-from nbllm.nn.kernels.jit import EXACT, kernel, matrix, part, vector
+from nbllm.nn.kernels.jit import EXACT, kernel, matrix, part, vector, wide
 from nbllm.nn.kernels.team import bounds, own_shares
 
 _2C0 = np.float32(2 * math.sqrt(2 / math.pi))
@@ -24,6 +24,7 @@ def _gelu_row(x: Any, bias: Any, out: Any) -> None:
     With y = x + bias, z = 2 c0 (y + c1 y^3) and s the logistic function of z: gelu = y s, and its derivative is
     s + s (1 - s) y z'.
     """
+    wide()
     for place in range(len(x)):
         y = x[place] + bias[place]
         near = _FAR if y > _FAR else y
@@ -35,17 +36,19 @@ def _gelu_row(x: Any, bias: Any, out: Any) -> None:
 
 
 @part(EXACT)
-def _slope_row(slope: Any, grad: Any, out: Any, total: Any) -> None:
-    """Set out = slope * grad and add that to `total`."""
+def _slope_row(slope: Any, grad: Any, total: Any) -> None:
+    """Multiply `grad` by the slope, and add it to `total`."""
+    wide()
     for place in range(len(slope)):
         value = slope[place] * grad[place]
-        out[place] = value
+        grad[place] = value
         total[place] += value
 
 
 @part(EXACT)
 def _swiglu_row(gate: Any, up: Any, out: Any) -> None:
     """Set out = silu(gate) * up."""
+    wide()
     for place in range(len(gate)):
         share = _1 / (_1 + exp(-gate[place]))
         out[place] = gate[place] * share * up[place]
@@ -54,6 +57,7 @@ def _swiglu_row(gate: Any, up: Any, out: Any) -> None:
 @part(EXACT)
 def _swiglu_backward_row(gate: Any, up: Any, grad: Any, by_gate: Any, by_up: Any) -> None:
     """Set the gradients by gate and up, given that by silu(gate) * up."""
+    wide()
     for place in range(len(gate)):
         share = _1 / (_1 + exp(-gate[place]))
         value = gate[place] * share
@@ -73,13 +77,13 @@ def gelu(data: Any) -> None:
 
 @kernel
 def multiply_and_sum(data: Any) -> None:
-    """Arguments: slope and grad (row, column); out (row, column), their product; totals (share, column) of it."""
-    slope, grad, out, totals = matrix(data, 1), matrix(data, 2), matrix(data, 3), matrix(data, 4)
+    """Arguments: slope; grad (row, column), multiplied by it in place; totals (share, column) of the products."""
+    slope, grad, totals = matrix(data, 1), matrix(data, 2), matrix(data, 3)
     for share in own_shares(data):
         first, last = bounds(share, data[0], len(slope))
         totals[share, :] = _0
         for row in range(first, last):
-            _slope_row(slope[row], grad[row], out[row], totals[share])
+            _slope_row(slope[row], grad[row], totals[share])
 
 
 @kernel

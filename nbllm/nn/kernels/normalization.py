@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbllm.nn.kernels.jit import SUMS, integer, kernel, matrix, part, real, vector
+from nbllm.nn.kernels.jit import SUMS, integer, kernel, matrix, part, real, vector, wide
 from nbllm.nn.kernels.team import bounds, own_shares
 
 _0, _1 = np.float32(0), np.float32(1)
@@ -15,12 +15,21 @@ _0, _1 = np.float32(0), np.float32(1)
 
 @part(SUMS)
 def _add_row(x: Any, branch: Any, out: Any) -> None:
+    wide()
     for place in range(len(x)):
         out[place] = x[place] + branch[place]
 
 
 @part(SUMS)
+def _add_to_row(out: Any, x: Any) -> None:
+    wide()
+    for place in range(len(out)):
+        out[place] += x[place]
+
+
+@part(SUMS)
 def _mean(x: Any) -> np.float32:
+    wide()
     total = _0
     for place in range(len(x)):
         total += x[place]
@@ -30,6 +39,7 @@ def _mean(x: Any) -> np.float32:
 @part(SUMS)
 def _scale(x: Any, mean: np.float32, eps: np.float32) -> np.float32:
     """Return 1 / sqrt(the mean square about `mean` + eps)."""
+    wide()
     total = _0
     for place in range(len(x)):
         total += (x[place] - mean) * (x[place] - mean)
@@ -38,6 +48,7 @@ def _scale(x: Any, mean: np.float32, eps: np.float32) -> np.float32:
 
 @part(SUMS)
 def _normalize_row(x: Any, statistics: Any, weight: Any, bias: Any, out: Any) -> None:
+    wide()
     mean, scale = statistics[0], statistics[1]
     for place in range(len(x)):
         out[place] = (x[place] - mean) * scale * weight[place] + bias[place]
@@ -46,6 +57,7 @@ def _normalize_row(x: Any, statistics: Any, weight: Any, bias: Any, out: Any) ->
 @part(SUMS)
 def _moments(x: Any, statistics: Any, weight: Any, grad: Any) -> tuple[np.float32, np.float32]:
     """Return the means of g and of g x', with g = grad weight and x' the normalized row."""
+    wide()
     mean, scale = statistics[0], statistics[1]
     first, second = _0, _0
     for place in range(len(x)):
@@ -58,6 +70,7 @@ def _moments(x: Any, statistics: Any, weight: Any, grad: Any) -> tuple[np.float3
 @part(SUMS)
 def _backward_row(x: Any, statistics: Any, moments: Any, weight: Any, grad: Any, out: Any) -> None:
     """Set out = scale (g - first - x' second)."""
+    wide()
     mean, scale = statistics[0], statistics[1]
     first, second = moments
     for place in range(len(x)):
@@ -68,6 +81,7 @@ def _backward_row(x: Any, statistics: Any, moments: Any, weight: Any, grad: Any,
 @part(SUMS)
 def _total_row(x: Any, statistics: Any, grad: Any, by_weight: Any, by_bias: Any) -> None:
     """Add a row's share of the gradients by weight and bias."""
+    wide()
     mean, scale = statistics[0], statistics[1]
     for place in range(len(x)):
         by_weight[place] += grad[place] * ((x[place] - mean) * scale)
@@ -113,5 +127,5 @@ def backward(data: Any) -> None:
                 moments = (_0, moments[1])
             _backward_row(x[row], statistics[row], moments, weight, grad[row], out[row])
             if len(residual) > 0:
-                _add_row(out[row], residual[row], out[row])
+                _add_to_row(out[row], residual[row])
             _total_row(x[row], statistics[row], grad[row], by_weight[share], by_bias[share])

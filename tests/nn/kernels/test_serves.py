@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nbllm.nn import kernels
 from nbllm.nn.attention_backends import attend
-from nbllm.nn.fused_feed_forward import linear_gelu, swiglu
+from nbllm.nn.fused_feed_forward import gelu_feed_forward, swiglu
 from nbllm.nn.normalization import make_norm
 
 symbols = pytest.importorskip("nbllm.nn.kernels.symbols", exc_type=OSError)
@@ -48,7 +48,8 @@ def test_memory_that_is_not_there_is_left_alone():
     with FakeTensorMode():
         norm, x = make_norm("layer_norm", 8, 1e-5), torch.randn(70, 8)
         assert not kernels.readable(x)
-        assert norm(x).shape == x.shape and swiglu(x) is None and linear_gelu(x, x, None) is None
+        assert norm(x).shape == x.shape and swiglu(x) is None
+        assert gelu_feed_forward(x, x, None, x.t(), None) is None
         heads = torch.randn(1, 2, 70, 8)
         assert attend(heads, heads, heads, causal=True, backend="per_head").shape == heads.shape
     assert not kernels.readable(torch.randn(3, device="meta"))

@@ -28,8 +28,8 @@ def test_any_number_of_threads_gives_the_same_bits(threads, shares):
     results = []
     for count in (1, 2, 3):
         threads(count)
-        out, totals = torch.full_like(slope, torch.nan), torch.full((shares, 33), torch.nan)
-        team.run(activations.multiply_and_sum, shares, slope, grad, out, totals)
+        out, totals = grad.clone(), torch.full((shares, 33), torch.nan)
+        team.run(activations.multiply_and_sum, shares, slope, out, totals)
         results.append((out, totals))
     for out, totals in results:
         assert torch.equal(out, slope * grad)
