@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,22 @@ class RunLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Held while what `timeline` returned is read, where several threads look.
-        self.guard = threading.RLock()
+        self._lock = threading.RLock()
+        self._guards = 0  # blocks of `guard` that are being executed, one in another
+        self._fresh = False
         self._start_over()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Within the block no other thread looks, and the folder is read at most once: all that is seen is of one moment."""
+        with self._lock:
+            self._guards += 1
+            try:
+                yield
+            finally:
+                self._guards -= 1
+                if self._guards == 0:
+                    self._fresh = False
 
     def _start_over(self) -> None:
         self.record: dict[str, Any] = read_record(self.path)
@@ -42,7 +57,9 @@ class RunLog:
 
     def timeline(self) -> Timeline:
         """Return the fold of all events so far; when the folder is gone, of those that were read."""
-        with self.guard:
+        with self._lock:
+            if self._fresh:
+                return self._timeline
             stamp = self._record_stamp()
             if stamp is None:
                 return self._timeline
@@ -53,11 +70,12 @@ class RunLog:
             except Restarted:
                 self._start_over()
                 self._poll()
+            self._fresh = self._guards > 0
             return self._timeline
 
     def session(self) -> tuple[Session, float | None]:
         """Return the newest session, and how many seconds ago new events were seen to arrive."""
-        with self.guard:
+        with self._lock:
             session = self.timeline().session
             return session, None if self._grew is None else time.monotonic() - self._grew
 

@@ -79,8 +79,8 @@ class Run:
 
     @property
     def guard(self) -> AbstractContextManager[object]:
-        """Hold this while reading from `timeline` where several threads look at the same handle."""
-        return self._log.guard
+        """Hold this while reading from `timeline` where several threads look; all that is read is of one moment."""
+        return self._log.guard()
 
     @property
     def state(self) -> str:
@@ -139,7 +139,7 @@ class Run:
     @property
     def rules(self) -> RuleList:
         """What acts by itself when a condition holds; `run.rules["spike"].off()` switches one off."""
-        with self._log.guard:
+        with self._log.guard():
             return RuleList([RunRule(self, copy.copy(state)) for state in self.timeline.rules])
 
     @property
@@ -181,7 +181,7 @@ class Run:
         Raises:
             RunError: The run has no such metric.
         """
-        with self._log.guard:
+        with self._log.guard():
             return self.timeline.history(metric)
 
     # Steering
@@ -375,5 +375,5 @@ class Run:
     def _repr_html_(self) -> str:
         from nbllm.runs.twin import html
 
-        with self._log.guard:
+        with self._log.guard():
             return html(self)

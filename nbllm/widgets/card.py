@@ -42,9 +42,8 @@ class CardMaker:
     def card(self) -> Card:
         """Return the run's card as it is now."""
         run = self.run
-        state = run.state
         with run.guard:
-            timeline, settings = run.timeline, run.settings
+            state, timeline, settings = run.state, run.timeline, run.settings
             return {
                 "key": run.name,
                 "name": run.name,
