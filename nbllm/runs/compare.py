@@ -23,7 +23,7 @@ from nbllm.runs.twin import CSS, badge
 COMPARED = ("config", "model", "choices", "data")  # the parts of a record that a person chose or that follow
 WINDOWS = 60  # a training curve is smoothed over this share of it: several together are a thicket
 LAST = 20  # steps whose mean is a run's training loss: one step's loss is mostly noise
-MOST_CELL = 60
+MOST_CELL = 100
 MISSING = "\N{EN DASH}"
 
 
@@ -53,8 +53,11 @@ class Comparison:
         flat = [
             _flatten({part: run.record.get(part) for part in COMPARED})
             | {f"config.{name}": value for name, value in run.settings.values.items()}
+            | _rules(run)
             for run in self.runs
         ]
+        for values in flat:
+            values.pop("config.rules", None)  # as it was started with; those of now are beside it
         keys = dict.fromkeys(key for values in flat for key in values)
         return {key.removeprefix("config."): tuple(values.get(key) for values in flat) for key in keys}
 
@@ -169,6 +172,14 @@ def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif item is not None or prefix:
             flat[f"{prefix}{key}"] = item
     return flat
+
+
+def _rules(run: Run) -> dict[str, str]:
+    """Return what each rule of a run does, in words, by a name for its row."""
+    return {
+        f"rule {rule.name}": f"{rule.do} when {rule.when}{'' if rule.is_on else ' (off)'}"
+        for rule in run.rules
+    }
 
 
 def _running_mean(values: np.ndarray[Any, Any], window: int) -> np.ndarray[Any, Any]:

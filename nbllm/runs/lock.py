@@ -125,4 +125,5 @@ def holder_of(run_folder: Path | str) -> dict[str, Any] | None:
 
 def held_here(run_folder: Path | str) -> bool:
     """Say whether this process holds the lock of the run."""
-    return Path(run_folder).resolve() in _held
+    folder = Path(run_folder)
+    return folder in _held or folder.resolve() in _held

@@ -11,6 +11,7 @@ from typing import Any
 
 from nbllm.runs.events import EventReader, Restarted
 from nbllm.runs.rulebook import recorded_rules
+from nbllm.runs.settings import Setting, declared_settings
 from nbllm.runs.store import RECORD, read_record
 from nbllm.runs.timeline import Session, Timeline, count
 
@@ -46,6 +47,7 @@ class RunLog:
 
     def _start_over(self) -> None:
         self.record: dict[str, Any] = read_record(self.path)
+        self.declared: list[Setting] = declared_settings(self.record)
         self._stamp = self._record_stamp()
         self._reader = EventReader(self.path)
         self._timeline = Timeline(rules=recorded_rules(self.record))

@@ -16,7 +16,7 @@ PROC = Path("/proc")
 def this_process() -> dict[str, Any]:
     """Return what a `start` event says of its process: `pid`, `pid_started`, `host`, `machine`."""
     pid = os.getpid()
-    return {"pid": pid, "pid_started": _started(pid), "host": socket.gethostname(), "machine": _machine()}
+    return {"pid": pid, "pid_started": _own_start(pid), "host": socket.gethostname(), "machine": _machine()}
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
@@ -30,6 +30,12 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
     pid = process.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
         return False
+    if pid == os.getpid():  # who asks, lives
+        return process.get("pid_started") == _own_start(pid) or _is_running(pid, process)
+    return _is_running(pid, process)
+
+
+def _is_running(pid: int, process: Mapping[str, Any]) -> bool:
     import psutil
 
     try:
@@ -75,6 +81,12 @@ def _machine() -> str:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink(PROC / 'self/ns/pid')}"
     return ""
+
+
+@functools.lru_cache(maxsize=1)
+def _own_start(pid: int) -> float:
+    """Return when this process started; by its id, since a fork of it is another."""
+    return _started(pid)
 
 
 def _started(pid: int) -> float:

@@ -19,7 +19,7 @@ from nbllm.runs.events import Event, EventReader, is_count
 from nbllm.runs.log import RunLog
 from nbllm.runs.rulebook import RuleList, RunRule
 from nbllm.runs.rules import Deed, Rule
-from nbllm.runs.settings import Setting, Settings, check_settings, declared_limits, declared_settings
+from nbllm.runs.settings import Setting, Settings, check_settings, declared_limits
 from nbllm.runs.state import LIVE, judge
 from nbllm.runs.steering import WAIT, Outcome, ask, start_again
 from nbllm.runs.timeline import Timeline
@@ -129,7 +129,7 @@ class Run:
         for action in self.timeline.effective:
             if action.action == "set":
                 values.update(action.args)
-        return Settings(declared_settings(self.record), values)
+        return Settings(self._log.declared, values)
 
     @property
     def cannot(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from nbllm.core.errors import RunError, UserError
+from nbllm.core.showing import show
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
@@ -28,7 +29,7 @@ class RunCallback(TrainerCallback):
 
     `recorder.train(trainer)` can rewind: it goes back as the Trainer resumes, from a checkpoint that the Trainer
     saved, data and random numbers included. It also records an error as the run's failure. After a plain
-    `trainer.train()` all but that works.
+    `trainer.train()` all but that works. In a notebook the panel appears in the cell that trains.
 
     The loss is what the Trainer logs, so each step has one with `logging_steps=1`; the Trainer leaves a loss that
     is not finite out of its mean unless `logging_nan_inf_filter=False`. Its checkpoints are copied into the run.
@@ -124,6 +125,7 @@ class RunCallback(TrainerCallback):
         self._run = Run(path)
         self._session = TrainerSession(path, args, state, control, parts, keep=self.keep_checkpoints)
         self._session.start()
+        show(self._run)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """The safe point where a pause waits: what was to be saved at the last step is saved."""

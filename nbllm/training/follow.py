@@ -75,6 +75,8 @@ def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked
     """Make a run of a training loop of your own: seen, steered and recorded like every other.
 
         loop = nb.follow("mine", steps=1000, settings={"lr": 1e-3}, modules={"model": model, "optimizer": optimizer})
+        loop  # at the end of a notebook's cell: the panel
+
         with loop:
             for step in loop:
                 loss = train_step(step, lr=loop.settings["lr"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from nbllm.runs.timeline import Action, Timeline
 from nbllm.runs.waiting import seconds_left
 
 NUM_COLORS = 6
+ESTIMATE_SECONDS = 1.0  # how often the time left is estimated
 MOST_ACTIONS = 200
 MOST_SAMPLES = 20
 MOST_WARNINGS = 20
@@ -35,6 +37,8 @@ class CardMaker:
         self.color = color
         self._checkpoints: list[CheckpointInfo] = []
         self._checkpoints_of: tuple[int, int] | None = None
+        self._left: float | None = None
+        self._estimated = -ESTIMATE_SECONDS
         self._made: dict[
             str, tuple[object, list[dict[str, Any]]]
         ] = {}  # by list, and the event that was its newest
@@ -105,8 +109,14 @@ class CardMaker:
         for name, metric in (("held_out_loss", "loss"), ("bits_per_byte", "bits_per_byte")):
             column = timeline.evaluations.columns.get(metric)
             facts[name] = _number(column[-1]) if column else None
-        facts["seconds_left"] = _number(seconds_left(self.run)) if state == "running" else None
+        facts["seconds_left"] = self._seconds_left() if state == "running" else None
         return facts
+
+    def _seconds_left(self) -> float | None:
+        """Return the time left, which is estimated once a second: digits that dance cannot be read."""
+        if time.monotonic() - self._estimated >= ESTIMATE_SECONDS:
+            self._estimated, self._left = time.monotonic(), _number(seconds_left(self.run))
+        return self._left
 
     def _shown_checkpoints(self, timeline: Timeline) -> list[dict[str, Any]]:
         stamp = self._folder_stamp()

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import display
+
+from nbllm.core.showing import show_with
 
 if TYPE_CHECKING:
     from nbllm.runs.listing import RunList
@@ -80,7 +83,9 @@ def install(shell: InteractiveShell) -> None:
     formatter = shell.display_formatter.ipython_display_formatter
     formatter.for_type_by_name("nbllm.runs.run", "Run", _show_run)
     formatter.for_type_by_name("nbllm.runs.listing", "RunList", _show_runs)
+    formatter.for_type_by_name("nbllm.training.follow", "Loop", lambda loop: _show_run(loop.run))
     shell.events.register("post_run_cell", lambda *_: _refresh())
+    show_with(display)
 
 
 def _show_run(run: Run) -> None:

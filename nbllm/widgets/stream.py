@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import time
 
 from nbllm.runs.run import Run
+from nbllm.runs.state import LIVE
 from nbllm.runs.timeline import Points, Timeline
 from nbllm.widgets.card import Card, CardMaker, changes
 from nbllm.widgets.points import MOST, Column, columns, thinned
+
+IDLE_PERIOD = 1.0  # seconds between looks at a run that is not live
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,24 @@ class RunStream:
         self._maker = CardMaker(run, color)
         self._card: Card = {}
         self._line: tuple[int, int] = (-1, -1)
+        self._looked = 0.0
         self._sent = {"steps": 0, "evaluations": 0}  # the last step of each that was sent
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run was live when its card was last taken."""
+        return self._card.get("state") in LIVE
+
+    def look(self) -> tuple[Card, list[Piece]]:
+        """Return what is new since the last look: changes of the card, and points; all of one moment.
+
+        A run that is not live is looked at from time to time only: another kernel may take it up again.
+        """
+        if self._card and not self.is_live and time.monotonic() - self._looked < IDLE_PERIOD:
+            return {}, []
+        self._looked = time.monotonic()
+        with self.run.guard:
+            return self.changed(), self.pieces()
 
     def card(self) -> Card:
         """Return the whole card as it was last taken, or now if it never was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,10 +15,10 @@ from nbllm.runs.state import LIVE
 from nbllm.widgets.base import Message, Panel
 from nbllm.widgets.family import Family
 from nbllm.widgets.points import packed
-from nbllm.widgets.stream import Piece, RunStream
+from nbllm.widgets.stream import IDLE_PERIOD, Piece, RunStream
 
 PERIOD = 0.1  # seconds between updates of a live run: 10 a second, whatever its step rate
-IDLE_PERIOD = 1.0  # of one that is not live: another kernel may take it up again
+SHARE = 0.02  # of the time at most goes into looking
 ASKED = frozenset(
     {"pause", "resume", "stop", "save", "evaluate", "sample", "set", "freeze", "unfreeze", "rewind", "rule"}
 )
@@ -143,10 +144,11 @@ class TrainingPanel(Panel):
     def follow(self) -> None:
         """Look at the run ten times a second while it is live."""
         while not self._closed.is_set():
-            live = False
+            live, began = False, time.monotonic()
             with contextlib.suppress(RunError):  # a folder that is gone may come back; its state says so
                 live = self._tick()
-            self._woken.wait(PERIOD if live else IDLE_PERIOD)
+            took = time.monotonic() - began
+            self._woken.wait(max(PERIOD, took / SHARE) if live else IDLE_PERIOD)
             if self._woken.is_set():
                 self._woken.clear()
                 self._closed.wait(PERIOD / 2)  # several viewers' messages are answered together
@@ -157,9 +159,10 @@ class TrainingPanel(Panel):
             if self.viewers:
                 self._update()
                 states = {stream.card()["state"] for stream in self._streams.values()}
+                state = self._streams[self.run.name].card()["state"]
             else:
-                states = {self.run.state}
-        state = self.run.state
+                state = self.run.state
+                states = {state}
         if state != self._state:
             before, self._state = self._state, state
             if before and self._on_change is not None:
@@ -171,10 +174,11 @@ class TrainingPanel(Panel):
         for name, run in self._family.look(now=not self._streams).items():
             if name not in self._streams:
                 self._streams[name] = RunStream(run, color=len(self._streams))
-        changed = [card for stream in self._streams.values() if (card := stream.changed())]
-        pieces = [(key, piece) for key, stream in self._streams.items() for piece in stream.pieces()]
+        looks = {key: stream.look() for key, stream in self._streams.items()}
         if quiet:
             return
+        changed = [card for card, _ in looks.values() if card]
+        pieces = [(key, piece) for key, (_, found) in looks.items() for piece in found]
         if changed:
             self._seq += 1
             self.tell("update", seq=self._seq, runs=changed)

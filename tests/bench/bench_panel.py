@@ -61,9 +61,9 @@ rates = {way: [] for way in ways}
 for turn in range(%d):
     for way in random.sample(list(ways), len(ways)):
         panel.viewers, panel.send = set(ways[way][0]), ways[way][1]
-        time.sleep(0.5)
+        time.sleep(0.3)
         step, began = run.step, time.monotonic()
-        time.sleep(5)
+        time.sleep(1.5)
         rates[way].append((run.step - step) / (time.monotonic() - began))
 panel.viewers, panel.send = viewers, send
 print(rates)
@@ -78,7 +78,9 @@ def throughput(lab: Lab, page: Page, turns: int) -> None:
     rates = ast.literal_eval(notebook.output(2).inner_text().strip())
     notebook.shut_down()
     alone = statistics.median(rates["alone"])
-    print(f"throughput: {alone:.1f} steps/s alone (from {min(rates['alone']):.1f} to {max(rates['alone']):.1f})")
+    print(
+        f"throughput: {alone:.1f} steps/s alone (from {min(rates['alone']):.1f} to {max(rates['alone']):.1f})"
+    )
     for way, words in (("kernel", "the kernel's part"), ("open", "the panel open")):
         rate = statistics.median(rates[way])
         costs = [100 * (1 - one / other) for one, other in zip(rates[way], rates["alone"], strict=True)]
@@ -244,7 +246,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=("throughput", "latency", "long", "memory"))
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--clicks", type=int, default=20)
     options = parser.parse_args()
     lab = Lab(Path(tempfile.mkdtemp()))

@@ -68,6 +68,7 @@ def test_where_there_is_no_proc_folder(monkeypatch, tmp_path):
 
     monkeypatch.setattr(process, "PROC", tmp_path)
     process._machine.cache_clear()
+    process._own_start.cache_clear()
     try:
         told = this_process()
         assert told["machine"] == ""
@@ -76,3 +77,4 @@ def test_where_there_is_no_proc_folder(monkeypatch, tmp_path):
         assert is_alive({**told, "pid_started": told["pid_started"] - 60}) is False
     finally:
         process._machine.cache_clear()
+        process._own_start.cache_clear()

@@ -228,3 +228,17 @@ def test_comparing_runs_of_one_name_and_none_at_all(tmp_path):
     assert "lost" in repr(compare([one, other]))
     empty = Run(create(tmp_path, "empty", {}))
     assert "<svg" not in compare([empty])._repr_html_()
+
+
+def test_comparing_shows_rules_in_words_as_they_are_now(tmp_path):
+    rule = {"name": "spike", "when": "loss > 9", "do": [{"action": "stop", "args": {}}]}
+    plain = grown(tmp_path, "plain", config={"lr": 0.1})
+    ruled = grown(tmp_path, "ruled", config={"lr": 0.1, "rules": [rule]})
+    compared = compare([plain, ruled])
+    assert compared.differences() == {"rule spike": (None, "stop when loss > 9")}
+    with EventWriter(ruled.path) as writer:
+        args = {"name": "spike", "on": False}
+        writer.write(
+            "action", 50, id="1" * 16, action="rule", args=args, actor="person", outcome="applied", reason=""
+        )
+    assert compared.differences() == {"rule spike": (None, "stop when loss > 9 (off)")}
