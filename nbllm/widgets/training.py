@@ -17,7 +17,9 @@ from nbllm.widgets.family import Family
 from nbllm.widgets.points import packed
 from nbllm.widgets.stream import IDLE_PERIOD, Piece, RunStream
 
-PERIOD = 0.1  # seconds between updates of a live run: 10 a second, whatever its step rate
+PERIOD = 0.1  # seconds between updates while a person is at it: 10 a second, whatever the run's step rate
+CALM_PERIOD = 0.5  # when all that they do is watch: browser and training may have to share two cores
+ATTENDED = 5.0  # seconds after a message in which a person counts as being at it
 SHARE = 0.02  # of the time at most goes into looking
 ASKED = frozenset(
     {"pause", "resume", "stop", "save", "evaluate", "sample", "set", "freeze", "unfreeze", "rewind", "rule"}
@@ -46,6 +48,7 @@ class TrainingPanel(Panel):
         self._streams: dict[str, RunStream] = {}
         self._seq = 0
         self._state = ""
+        self._heard = time.monotonic()
         self.begin(f"panel of {run.name}")
 
     # -- from viewers -------------------------------------------------------------------------------------------
@@ -53,6 +56,7 @@ class TrainingPanel(Panel):
     def receive(self, message: Message) -> None:
         """Answer a viewer: hello, window, command."""
         kind, viewer = message.get("type"), message["viewer"]
+        self._heard = time.monotonic()
         if kind == "hello":
             self._welcome(viewer)
         elif kind == "window":
@@ -142,13 +146,14 @@ class TrainingPanel(Panel):
     # -- to viewers ---------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Look at the run ten times a second while it is live."""
+        """Look at the run up to ten times a second while it is live."""
         while not self._closed.is_set():
             live, began = False, time.monotonic()
             with contextlib.suppress(RunError):  # a folder that is gone may come back; its state says so
                 live = self._tick()
             took = time.monotonic() - began
-            self._woken.wait(max(PERIOD, took / SHARE) if live else IDLE_PERIOD)
+            period = PERIOD if began - self._heard < ATTENDED else CALM_PERIOD
+            self._woken.wait(max(period, took / SHARE) if live else IDLE_PERIOD)
             if self._woken.is_set():
                 self._woken.clear()
                 self._closed.wait(PERIOD / 2)  # several viewers' messages are answered together

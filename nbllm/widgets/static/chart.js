@@ -39,6 +39,8 @@ export class Chart {
   #cursor = null;
   /** @type {[number, number] | null} pixels */
   #selection = null;
+  /** Whether the overlay has the chart's size and nothing on it. */
+  #isClear = false;
   /** How many pixels the texts beside the plot take. */
   #gutter = 42;
   #frame = 0;
@@ -134,6 +136,17 @@ export class Chart {
     this.#schedule();
   }
 
+  /** Draw now what `redraw` or a setter has asked for: whoever draws in a frame draws all in it. */
+  paint() {
+    if (this.#frame > 0) cancelAnimationFrame(this.#frame);
+    else if (this.#frame < 0 || !this.#stale) return;
+    this.#frame = 0;
+    if (this.root.clientWidth === 0) return; // drawn when ResizeObserver says that it has a place
+    if (this.#stale) this.#draw();
+    this.#stale = false;
+    this.#drawOverlay();
+  }
+
   destroy() {
     cancelAnimationFrame(this.#frame);
     this.#frame = -1;
@@ -148,17 +161,14 @@ export class Chart {
 
   #schedule() {
     if (this.#frame !== 0) return;
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0;
-      if (this.root.clientWidth === 0) return; // drawn when ResizeObserver says that it has a place
-      if (this.#stale) this.#draw();
-      this.#stale = false;
-      this.#drawOverlay();
-    });
+    this.#frame = requestAnimationFrame(() => this.paint());
   }
 
   #watch() {
-    this.resizing = new ResizeObserver(() => this.redraw());
+    this.resizing = new ResizeObserver(() => {
+      this.#isClear = false;
+      this.redraw();
+    });
     this.resizing.observe(this.root);
     this.rethemed = 0;
     // Some themes say that they are there before their style sheet is: once more a little later.
@@ -388,9 +398,12 @@ export class Chart {
   }
 
   #drawOverlay() {
-    const context = fitCanvas(this.overlay, this.root, this.height);
     const plot = this.#plot;
-    if (!plot || (this.#hover === null && this.#cursor === null && this.#selection === null)) {
+    const isEmpty = !plot || (this.#hover === null && this.#cursor === null && this.#selection === null);
+    if (isEmpty && this.#isClear) return;
+    this.#isClear = isEmpty;
+    const context = fitCanvas(this.overlay, this.root, this.height);
+    if (isEmpty) {
       this.tooltip.hide();
       return;
     }

@@ -107,6 +107,7 @@ export class ChartsPart {
     shown.push(card);
     this.#drawLoss(shown, cards);
     this.#drawSmall(shown);
+    for (const chart of [this.main, ...this.small.values()]) chart.paint();
     this.#askWindows(shown);
     for (const key of this.curves.keys()) if (!session.store.points.has(key)) this.curves.delete(key);
   }

@@ -17,6 +17,7 @@ import { LearningRatePart } from "./tuning.js";
 /** @typedef {import("./dom.js").Look} Look */
 
 const PERIOD = 100; // milliseconds between drawings, at least
+const TOGETHER = 20; // milliseconds in which messages that belong together arrive: what has changed, and the points
 const FIELDS = "input:not([type=range]):not([type=checkbox]), textarea, select";
 
 /** @returns {Look} */
@@ -133,13 +134,11 @@ class TrainingView {
   /** Draw soon: before a frame, not more than ten times a second, and not while nobody can see it. */
   redraw() {
     if (this.frame || this.timer || document.hidden) return;
-    const wait = this.drawnAt + PERIOD - performance.now();
-    const draw = () => {
+    const wait = Math.max(TOGETHER, this.drawnAt + PERIOD - performance.now());
+    this.timer = window.setTimeout(() => {
       this.timer = 0;
       this.frame = requestAnimationFrame(() => this.draw());
-    };
-    if (wait > 0) this.timer = window.setTimeout(draw, wait);
-    else draw();
+    }, wait);
   }
 
   /** Draw now: what a person has just done shows at once. */
