@@ -35,7 +35,7 @@ class RunLog:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Within the block no other thread looks, and the folder is read at most once: all that is seen is of one moment."""
+        """Within the block no other thread looks, and the folder is read at most once: all is of one moment."""
         with self._lock:
             self._guards += 1
             try:
