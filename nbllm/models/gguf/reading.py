@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
+from gguf import quants
 from torch import Tensor
 
-from nbllm.core.errors import WeightsError
+from nbllm.core.errors import UserError, WeightsError
 from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import Source, read_config, tensor_map
 from nbllm.models.gguf.blocks import BLOCKS
@@ -19,8 +20,8 @@ from nbllm.models.gguf.tokenizer import read_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Numbers expanded at once: enough to be quick, few enough to stay in a core's cache.
-_PIECE = 1 << 17
+_PIECE = 1 << 15  # numbers expanded at once: they stay in a core's cache
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 Sources = dict[str, tuple[Source, ...]]
@@ -53,6 +54,8 @@ def load_gguf(
 
 def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder:
     """Return the model of a file whose header has been read; arguments and errors as `load_gguf` has them."""
+    if dtype not in (None, *_DTYPES):
+        raise UserError(f"dtype is {dtype}.", mend=f"Known: {', '.join(map(str, _DTYPES))}.")
     config = read_config(header)
     sources = tensor_map(config)
     _check_names(sources, header)
@@ -64,8 +67,7 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
     for target, shape in shapes.items():
         for source in sources[target]:
             _check_shape(header.tensors[source.name], (source.rows, *shape[1:]), header.path)
-    if dtype is None:
-        dtype = _stored_dtype(header)
+    dtype = _stored_dtype(header) if dtype is None else dtype
     state = {}
     with open(header.path, "rb") as file:
         for target, shape in shapes.items():
@@ -107,32 +109,40 @@ def _stored_dtype(header: Header) -> torch.dtype:
 
 
 def _read_into(out: Tensor, info: TensorInfo, order: Tensor | None, file: BinaryIO) -> None:
-    """Expand a tensor into `out`; `order` says to which row of it each of the file's rows belongs."""
-    block = BLOCKS[info.type]
-    width = info.shape[-1]
-    rows = out.view(-1, width)
+    """Expand a tensor into `out`; `order` says to which row of it each of the file's rows belongs.
+
+    NumPy alone works here: torch would divide every piece among its threads, whose meeting thousands of times
+    takes seconds on a busy machine.
+    """
+    block, width = BLOCKS[info.type], info.shape[-1]
+    target = _rows(out, width)
+    limit = torch.finfo(out.dtype).max
     row_bytes = width // block.numbers * block.nbytes
     step = max(1, _PIECE // width)
     file.seek(info.offset)
-    for start in range(0, len(rows), step):
-        count = min(step, len(rows) - start)
+    for start in range(0, len(target), step):
+        count = min(step, len(target) - start)
         packed = np.fromfile(file, np.uint8, count * row_bytes)
         if packed.size < count * row_bytes:
-            raise WeightsError(f"The file ended within {info.name}: it was changed while it was read.")
+            raise WeightsError(f"The file ended within {info.name}: it was changed meanwhile.", where=file.name)
         with np.errstate(all="ignore"):  # what overflows is found below
-            expanded = block.expand(packed.reshape(-1, block.nbytes)).reshape(count, width)
-        piece = torch.from_numpy(expanded).to(out.dtype)
-        if not bool(torch.isfinite(piece).all()):
+            piece = block.expand(packed.reshape(-1, block.nbytes)).reshape(count, width)
+        if not np.abs(piece).max() <= limit:  # not a number is not
             raise WeightsError(
-                f"{info.name} holds numbers that are not finite{_in(out.dtype)}.",
+                f"{info.name} holds numbers that are not finite, or too large for {_name(out.dtype)}.",
                 where=file.name,
                 mend="The file is damaged, or the numbers need a wider dtype.",
             )
-        if order is None:
-            rows[start : start + count] = piece
-        else:
-            rows[order[start : start + count]] = piece
+        if out.dtype == torch.bfloat16:
+            piece = quants.BF16.quantize_blocks(piece).view(np.int16)
+        target[slice(start, start + count) if order is None else order[start : start + count].numpy()] = piece
 
 
-def _in(dtype: torch.dtype) -> str:
-    return "" if dtype == torch.float32 else f" in {str(dtype).removeprefix('torch.')}"
+def _rows(out: Tensor, width: int) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+    """Return a tensor's own memory as NumPy's, (row, width); NumPy has no bfloat16, so as its bits."""
+    rows = out.view(-1, width)
+    return (rows.view(torch.int16) if out.dtype == torch.bfloat16 else rows).numpy()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
