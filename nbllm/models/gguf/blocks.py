@@ -60,4 +60,6 @@ _EXPAND: dict[GGMLQuantizationType, Callable[[Bytes], Floats]] = {
 }
 
 # Every type that is read, by its number in `enum ggml_type`.
-BLOCKS = {int(kind): BlockType(kind.name, *GGML_QUANT_SIZES[kind], expand) for kind, expand in _EXPAND.items()}
+BLOCKS = {
+    int(kind): BlockType(kind.name, *GGML_QUANT_SIZES[kind], expand) for kind, expand in _EXPAND.items()
+}

@@ -62,7 +62,9 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
     try:
         model = Decoder.without_weights(config)
     except (RuntimeError, TypeError) as error:
-        raise WeightsError(f"The metadata state sizes that no tensor can have: {error}", where=header.path) from None
+        raise WeightsError(
+            f"The metadata state sizes that no tensor can have: {error}", where=header.path
+        ) from None
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for target, shape in shapes.items():
         for source in sources[target]:
@@ -74,7 +76,7 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
             parameter = torch.empty(shape, dtype=dtype)
             parts = parameter.split([source.rows for source in sources[target]])
             for source, part in zip(sources[target], parts, strict=True):
-                _read_into(part, header.tensors[source.name], source.order, file)
+                _fill(part, header.tensors[source.name], source.order, file)
             state[target] = torch.nn.Parameter(parameter)
     model.load_state_dict(state, assign=True)
     return model
@@ -108,8 +110,18 @@ def _stored_dtype(header: Header) -> torch.dtype:
     return _STORED.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
-def _read_into(out: Tensor, info: TensorInfo, order: Tensor | None, file: BinaryIO) -> None:
-    """Expand a tensor into `out`; `order` says to which row of it each of the file's rows belongs.
+def _fill(part: Tensor, info: TensorInfo, order: Tensor | None, file: BinaryIO) -> None:
+    """Expand a tensor into a part of a parameter; `order` says to which of its rows each of the file's belongs."""
+    if order is None:
+        _expand(part, info, file)
+        return
+    stored = torch.empty_like(part)
+    _expand(stored, info, file)
+    part[order] = stored
+
+
+def _expand(out: Tensor, info: TensorInfo, file: BinaryIO) -> None:
+    """Expand a tensor into `out`.
 
     NumPy alone works here: torch would divide every piece among its threads, whose meeting thousands of times
     takes seconds on a busy machine.
@@ -124,7 +136,9 @@ def _read_into(out: Tensor, info: TensorInfo, order: Tensor | None, file: Binary
         count = min(step, len(target) - start)
         packed = np.fromfile(file, np.uint8, count * row_bytes)
         if packed.size < count * row_bytes:
-            raise WeightsError(f"The file ended within {info.name}: it was changed meanwhile.", where=file.name)
+            raise WeightsError(
+                f"The file ended within {info.name}: it was changed meanwhile.", where=file.name
+            )
         with np.errstate(all="ignore"):  # what overflows is found below
             piece = block.expand(packed.reshape(-1, block.nbytes)).reshape(count, width)
         if not np.abs(piece).max() <= limit:  # not a number is not
@@ -135,7 +149,7 @@ def _read_into(out: Tensor, info: TensorInfo, order: Tensor | None, file: Binary
             )
         if out.dtype == torch.bfloat16:
             piece = quants.BF16.quantize_blocks(piece).view(np.int16)
-        target[slice(start, start + count) if order is None else order[start : start + count].numpy()] = piece
+        target[start : start + count] = piece
 
 
 def _rows(out: Tensor, width: int) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from gguf import TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -63,7 +63,7 @@ class _Metadata:
         self._header = header
         tokens = self._list("tokens")
         # A model's vocabulary may be larger than its tokenizer's: the rest are names that stand for nothing.
-        types = [int(kind) for kind in self._numbers("token_type", len(tokens), TokenType.NORMAL)]
+        types = [int(kind) for kind in self._numbers("token_type", len(tokens), int(TokenType.NORMAL))]
         count = len(tokens)
         while count and types[count - 1] == TokenType.UNUSED and tokens[count - 1] == f"[PAD{count - 1}]":
             count -= 1
@@ -87,10 +87,12 @@ class _Metadata:
         """The merges, the first to be made first; None where the file lists none."""
         if "tokenizer.ggml.merges" not in self._header.metadata:
             return None
-        pairs = [tuple(merge.split(" ")) for merge in self._list("merges")]
-        for pair in pairs:
-            if len(pair) != 2:
-                raise self.error(f"A merge joins {len(pair)} parts: {' '.join(pair)!r}.", None)
+        pairs = []
+        for merge in self._list("merges"):
+            left, _, right = merge.partition(" ")
+            if not left or not right or " " in right:
+                raise self.error(f"The merge {merge!r} does not join two parts.", None)
+            pairs.append((left, right))
         return pairs
 
     @property
@@ -136,13 +138,13 @@ class _Metadata:
             raise self.error(f"{key} is no list of texts.", None)
         return value
 
-    def _numbers(self, key: str, count: int, default: float) -> Sequence[Any]:
+    def _numbers(self, key: str, count: int, default: int | float) -> list[Any]:
         value = self._header.metadata.get(f"tokenizer.ggml.{key}")
         if value is None:
             return [default] * count
-        if not hasattr(value, "dtype") or len(value) < count:
+        if not isinstance(value, np.ndarray) or len(value) < count:
             raise self.error(f"{key} does not hold a number for each of the {count} tokens.", None)
-        return value[:count].tolist()
+        return list(value[:count].tolist())
 
 
 def _byte_level(metadata: _Metadata) -> tuple[Tokenizer, bool]:

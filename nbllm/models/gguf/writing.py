@@ -17,7 +17,7 @@ from gguf import (
 )
 from torch import Tensor
 
-from nbllm.core.errors import UserError, nearest
+from nbllm.core.errors import UserError
 from nbllm.core.io import atomic_file
 from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import tensor_map, write_config
@@ -55,7 +55,7 @@ def save_gguf(
     if dtype is None:
         dtype = "F16" if model.embedding.weight.dtype == torch.float16 else "F32"
     if dtype not in _FILE_TYPES:
-        raise UserError(f"dtype is {dtype!r}.", where="GGUF", mend=nearest(str(dtype), _FILE_TYPES))
+        raise UserError(f"A GGUF is not written as {dtype!r}.", mend=f"Known: {', '.join(_FILE_TYPES)}.")
     matrix_type, file_type = _FILE_TYPES[dtype]
     path = Path(path)
     with atomic_file(path) as aside:
@@ -63,7 +63,9 @@ def save_gguf(
         try:
             for key, value in write_config(model.config).items():
                 full = f"{model.config.family}.{key}"
-                writer.add_float32(full, value) if isinstance(value, float) else writer.add_uint32(full, value)
+                writer.add_float32(full, value) if isinstance(value, float) else writer.add_uint32(
+                    full, value
+                )
             writer.add_type("model")
             writer.add_file_type(file_type)
             writer.add_quantization_version(GGML_QUANT_VERSION)
