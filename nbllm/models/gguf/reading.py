@@ -73,7 +73,7 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
     state = {}
     with open(header.path, "rb") as file:
         for target, shape in shapes.items():
-            parameter = torch.empty(shape, dtype=dtype)
+            parameter = torch.empty(shape, dtype=dtype, device="cpu")
             parts = parameter.split([source.rows for source in sources[target]])
             for source, part in zip(sources[target], parts, strict=True):
                 _fill(part, header.tensors[source.name], source.order, file)
