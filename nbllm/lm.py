@@ -105,19 +105,33 @@ class LM:
         """How many numbers the model learns; a tied head counts once."""
         return self.model.num_parameters
 
-    def save(self, directory: Path | str) -> Path:
-        """Save model and tokenizer as a directory that `load` and transformers open; all of it or nothing.
+    def save(self, path: Path | str, *, dtype: str | None = None) -> Path:
+        """Save model and tokenizer so that `load` and transformers open them; all of it or nothing.
 
-        What was at `directory` is replaced if it is a model directory or an empty folder.
+        A path that ends in `.gguf` becomes a GGUF file, any other a directory of Hugging Face layout. What was
+        there is replaced if it is of the same kind, or an empty folder.
+
+        Args:
+            path: The directory or the file.
+            dtype: Of a GGUF file's matrices: "F32", "F16" or "Q8_0"; None: as wide as the model's. A directory
+                holds the weights as they are.
 
         Returns:
-            The directory.
+            The path.
 
         Raises:
-            UserError: The family cannot express this model, or `directory` is something else.
-            OSError: The disk is full or the folder cannot be written.
+            UserError: The family, or GGUF, cannot express this model, or `path` is something else.
+            OSError: The disk is full or the path cannot be written.
         """
-        directory = Path(directory)
+        directory = Path(path)
+        if directory.suffix == ".gguf":
+            from nbllm.models.gguf import save_gguf
+
+            with self.lock:
+                save_gguf(self.model, self.tokenizer, directory, dtype=dtype)
+            return directory
+        if dtype is not None:
+            raise UserError("dtype is for GGUF files.", where=path, mend="Name the file *.gguf, or leave it.")
         _refuse_to_replace(directory)
         with atomic_directory(directory) as folder:
             self.write_files(folder)
@@ -221,18 +235,22 @@ class LM:
 def load(
     path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
 ) -> LM:
-    """Open a model directory, ours or transformers', or a run directory's newest good checkpoint.
+    """Open a model directory, ours or transformers', a GGUF file, or a run directory's newest good checkpoint.
 
     Args:
-        path: The directory.
-        tokenizer: To use instead of the directory's own.
-        dtype: What to hold the weights in; None: as stored.
+        path: The directory or the file.
+        tokenizer: To use instead of its own.
+        dtype: What to hold the weights in; None: as stored, or float32 where they are quantized.
 
     Raises:
         WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used.
     """
     from nbllm.models.loading import load_model
 
+    if Path(path).suffix == ".gguf" or Path(path).is_file():
+        from nbllm.models.gguf import load_gguf
+
+        return LM(*load_gguf(path, tokenizer=tokenizer, dtype=dtype))
     directory = _resolve(Path(path))
     model = load_model(directory, dtype=dtype)
     return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)

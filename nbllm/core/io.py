@@ -17,12 +17,20 @@ ASIDE = ".aside-"  # prefix of everything half-written; whoever finds one may de
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
+    with atomic_file(path) as aside:
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write; on success it is synced and renamed to `path`.
+
+    On any error it is removed and `path` is as it was.
+    """
     aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex}")
     try:
-        with open(aside, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
+        sync_file(aside)
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)

@@ -30,6 +30,7 @@ class Block(nn.Module):
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             bias=config.attention_bias,
+            output_bias=config.attention_bias and config.attention_output_bias,
             layer=layer,
         )
         self.feed_forward_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)

@@ -13,7 +13,7 @@ class ModelConfig(PlainConfig):
     """The shape of a model.
 
     Attributes:
-        family: The Hugging Face layout that it is saved in: "gpt2", "llama".
+        family: The Hugging Face layout that it is saved in: "gpt2", "llama", "qwen2".
         vocab_size: Rows of the embedding.
         hidden_size: Width of the residual stream.
         num_layers: Blocks.
@@ -30,6 +30,7 @@ class ModelConfig(PlainConfig):
         activation: "gelu_tanh", "gelu", "silu" or "relu".
         gated: Whether the feed-forward part is gated (SwiGLU when the activation is "silu").
         attention_bias: Whether the projections of attention have biases.
+        attention_output_bias: Whether, where they do, the output's has one too.
         feed_forward_bias: Whether those of the feed-forward part have.
         tie_embeddings: Whether the head is the transposed embedding.
         rope_theta: Base of the rotary frequencies.
@@ -51,6 +52,7 @@ class ModelConfig(PlainConfig):
     activation: str = "gelu_tanh"
     gated: bool = False
     attention_bias: bool = True
+    attention_output_bias: bool = True
     feed_forward_bias: bool = True
     tie_embeddings: bool = True
     rope_theta: float = 10000.0

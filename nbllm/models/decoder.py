@@ -38,7 +38,9 @@ class Decoder(nn.Module):
         self.attention_backend = "auto"
         # The layers' own initialisation would draw from the global random state; on "meta" it draws nothing.
         with torch.device("meta"):
-            self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+            # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
+            empty = torch.empty(config.vocab_size, config.hidden_size)
+            self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
             self.positions: LearnedPositions | RotaryPositions
             if config.positions == "learned":
                 self.positions = LearnedPositions(config.max_positions, config.hidden_size)

@@ -20,6 +20,16 @@ _LLAMA: dict[str, Any] = {
     "attention_bias": False,
     "feed_forward_bias": False,
 }
+_QWEN2: dict[str, Any] = {
+    **_LLAMA,
+    "family": "qwen2",
+    "vocab_size": 151936,
+    "max_positions": 32768,
+    "norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "attention_bias": True,
+    "attention_output_bias": False,
+}
 _SMOLLM2: dict[str, Any] = {
     **_LLAMA,
     "vocab_size": 49152,
@@ -32,8 +42,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-medium": {**_GPT2, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "gpt2-large": {**_GPT2, "hidden_size": 1280, "num_layers": 36, "num_heads": 20},
     "gpt2-xl": {**_GPT2, "hidden_size": 1600, "num_layers": 48, "num_heads": 25},
-    # Not a published shape: GPT-2's width and depth in LLaMA's parts, of a size for one machine.
+    # "llama" and "qwen2" are no published shapes: GPT-2's width and depth in their parts, for one machine.
     "llama": {**_LLAMA, "hidden_size": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 4},
+    "qwen2": {**_QWEN2, "hidden_size": 768, "num_layers": 12, "num_heads": 12, "num_kv_heads": 4},
+    "qwen2-0.5b": {
+        **_QWEN2,
+        "hidden_size": 896,
+        "num_layers": 24,
+        "num_heads": 14,
+        "num_kv_heads": 2,
+        "intermediate_size": 4864,
+    },
     "smollm2-135m": {**_SMOLLM2, "hidden_size": 576, "num_layers": 30, "num_heads": 9, "num_kv_heads": 3},
     "smollm2-360m": {**_SMOLLM2, "hidden_size": 960, "num_layers": 32, "num_heads": 15, "num_kv_heads": 5},
     "tinyllama-1.1b": {

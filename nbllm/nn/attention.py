@@ -45,12 +45,21 @@ class Attention(nn.Module):
         num_heads: Query heads.
         num_kv_heads: Key/value heads, each shared by num_heads / num_kv_heads query heads.
         head_dim: Width of a head.
-        bias: Whether both matrices have biases.
+        bias: Whether `qkv` has a bias.
+        output_bias: Whether `output` has one.
         layer: Which layer of the model this is; the cache keeps layers apart by it.
     """
 
     def __init__(
-        self, hidden_size: int, *, num_heads: int, num_kv_heads: int, head_dim: int, bias: bool, layer: int
+        self,
+        hidden_size: int,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        bias: bool,
+        output_bias: bool,
+        layer: int,
     ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim, self.layer = (
@@ -60,7 +69,7 @@ class Attention(nn.Module):
             layer,
         )
         self.qkv = Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
-        self.output = Linear(num_heads * head_dim, hidden_size, bias=bias)
+        self.output = Linear(num_heads * head_dim, hidden_size, bias=output_bias)
 
     def project(
         self, x: Float[Tensor, "batch position hidden"], rotation: Rotation | None

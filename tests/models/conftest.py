@@ -4,7 +4,7 @@ import torch
 from nbllm.models import Decoder, make_config
 
 
-@pytest.fixture(params=["gpt2", "llama"])
+@pytest.fixture(params=["gpt2", "llama", "qwen2"])
 def family(request):
     return request.param
 
@@ -16,7 +16,7 @@ def small(family):
 
 
 def make_small(family, **changes):
-    grouped = {"num_kv_heads": 2} if family == "llama" else {}
+    grouped = {"num_kv_heads": 2} if family != "gpt2" else {}
     shape = {"vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_positions": 32}
     return Decoder(make_config(family, **{**shape, **grouped, "initializer_range": 0.2, **changes}))
 

@@ -13,6 +13,7 @@ PUBLISHED = {  # as their authors or their model cards state them
     "smollm2-360m": 361_821_120,
     "tinyllama-1.1b": 1_100_048_384,
     "llama-7b": 6_738_415_616,
+    "qwen2-0.5b": 494_032_768,
 }
 
 
@@ -24,7 +25,7 @@ def test_presets_have_the_published_size(name):
 def test_every_preset_can_be_saved_and_is_what_its_family_reads():
     from nbllm.models.families.settings import Settings
 
-    assert PUBLISHED.keys() | {"llama"} == PRESETS.keys()
+    assert PUBLISHED.keys() | {"llama", "qwen2"} == PRESETS.keys()
     for name in PRESETS:
         config = make_config(name)
         family = FAMILIES[config.family]

@@ -12,8 +12,16 @@ from nbllm.core.errors import UserError, WeightsError
 from nbllm.models import Decoder, load_model, save_model
 from nbllm.models.config import ModelConfig
 
-HEAD_OF = {"gpt2": "transformer.wte.weight", "llama": "model.embed_tokens.weight"}
-PROJECTION = {"gpt2": "transformer.h.1.mlp.c_fc.weight", "llama": "model.layers.1.mlp.up_proj.weight"}
+HEAD_OF = {
+    "gpt2": "transformer.wte.weight",
+    "llama": "model.embed_tokens.weight",
+    "qwen2": "model.embed_tokens.weight",
+}
+PROJECTION = {
+    "gpt2": "transformer.h.1.mlp.c_fc.weight",
+    "llama": "model.layers.1.mlp.up_proj.weight",
+    "qwen2": "model.layers.1.mlp.up_proj.weight",
+}
 
 
 @pytest.fixture
@@ -211,6 +219,8 @@ def test_an_unreadable_config(folder, text, message):
         ("llama", {"partial_rotary_factor": 0.5}, ["'partial_rotary_factor' (0.5)"]),
         ("llama", {"sliding_window": 4096}, ["'sliding_window' (4096)"]),
         ("llama", {"quantization_config": {"bits": 4}}, ["quantization_config is {'bits': 4}"]),
+        ("qwen2", {"use_sliding_window": True}, ["use_sliding_window is True"]),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 2}, ["layer_types is ['sliding_attention'"]),
         ("llama", {"auto_map": {"AutoModel": "x.Y"}}, ["'auto_map'"]),
         ("llama", {"attention_bias": "yes"}, ["attention_bias is 'yes'; it must be true or false"]),
         ("llama", {"num_key_value_heads": 3}, ["num_heads (4) is not a multiple of num_kv_heads (3)"]),
@@ -231,7 +241,7 @@ def test_settings_without_effect_and_null_are_taken(folder):
 
 
 def test_configurations_as_published_are_taken(make_model, tmp_path):
-    """The settings of openai-community/gpt2 and SmolLM2-135M-Instruct on the hub, of another size."""
+    """The settings of openai-community/gpt2, SmolLM2-135M-Instruct and Qwen2-0.5B on the hub, of another size."""
     gpt2 = {
         "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
         "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
@@ -251,16 +261,25 @@ def test_configurations_as_published_are_taken(make_model, tmp_path):
         "torch_dtype": "bfloat16", "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
         "transformers_version": "4.42.3", "use_cache": True, "vocab_size": 97,
     }  # fmt: skip
-    for published in (gpt2, smollm2):
+    qwen2 = {
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_act": "silu", "hidden_size": 32, "initializer_range": 0.02, "intermediate_size": 128,
+        "max_position_embeddings": 32, "max_window_layers": 24, "model_type": "qwen2",
+        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16", "transformers_version": "4.40.1", "use_cache": True,
+        "use_sliding_window": False, "vocab_size": 97,
+    }  # fmt: skip
+    for published in (gpt2, smollm2, qwen2):
         save_model(make_model(published["model_type"]), tmp_path)
         (tmp_path / "config.json").write_text(json.dumps(published))
         config = load_model(tmp_path).config
         assert (config.vocab_size, config.num_layers, config.tie_embeddings) == (97, 2, True)
-        assert config.rope_theta == (100000.0 if config.family == "llama" else 10000.0)
+        assert config.rope_theta == published.get("rope_theta", 10000.0)
 
 
 def test_the_config_of_another_model(folder, family):
-    key = {"gpt2": "n_layer", "llama": "num_hidden_layers"}[family]
+    key = "n_layer" if family == "gpt2" else "num_hidden_layers"
     configure(folder, **{key: 1})
     refused(folder, "tensors are surplus")
     configure(folder, **{key: 3})

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 GPT2 = dict(vocab_size=131, n_embd=48, n_layer=3, n_head=4, n_positions=64)
 LLAMA = dict(vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4)
@@ -19,6 +26,11 @@ TINY = {
         **LLAMA, "num_key_value_heads": 1, "head_dim": 20, "attention_bias": True, "mlp_bias": True,
         "rms_norm_eps": 1e-5,
     },
+    "qwen2": {**LLAMA, "num_key_value_heads": 4},
+    "qwen2-grouped-tied": {
+        **LLAMA, "num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
 }  # fmt: skip
 
 
@@ -28,6 +40,8 @@ def _make_reference(family, seed=0, **settings):
     if family.startswith("gpt2"):
         settings |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
         model = GPT2LMHeadModel(GPT2Config(**settings))
+    elif family.startswith("qwen2"):
+        model = Qwen2ForCausalLM(Qwen2Config(**settings))
     else:
         model = LlamaForCausalLM(LlamaConfig(**settings))
     generator = torch.Generator().manual_seed(seed)

@@ -100,6 +100,7 @@ FAMILIES.register("gpt2")(
             "norm": "layer_norm",
             "gated": False,
             "attention_bias": True,
+            "attention_output_bias": True,
             "feed_forward_bias": True,
         },
         read=read,

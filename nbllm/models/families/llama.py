@@ -34,13 +34,13 @@ def read(settings: Settings) -> ModelConfig:
         attention_bias=settings.flag("attention_bias", False),
         feed_forward_bias=settings.flag("mlp_bias", False),
         tie_embeddings=settings.flag("tie_word_embeddings", False),
-        rope_theta=_read_rope(settings),
+        rope_theta=read_rope(settings),
         initializer_range=settings.number("initializer_range", 0.02),
     )
 
 
-def _read_rope(settings: Settings) -> float:
-    """Return the base of the frequencies; refuse every scaling of them."""
+def read_rope(settings: Settings) -> float:
+    """Return the base of the rotary frequencies, old or new; refuse every scaling of them."""
     theta = settings.number("rope_theta", 10000.0)
     for key in ("rope_scaling", "rope_parameters"):
         nested = Settings(settings.mapping(key), settings.where(key))
@@ -92,10 +92,10 @@ def rules(config: ModelConfig) -> list[WeightRule]:
         for kind in ("weight", "bias") if config.attention_bias else ("weight",):
             qkv = (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
             sources = tuple((f"{attention}.{name}.{kind}", rows) for name, rows in qkv)
-            out += [
-                WeightRule(f"{ours}.attention.qkv.{kind}", sources),
-                WeightRule(f"{ours}.attention.output.{kind}", ((f"{attention}.o_proj.{kind}", width),)),
-            ]
+            out.append(WeightRule(f"{ours}.attention.qkv.{kind}", sources))
+            if kind == "weight" or config.attention_output_bias:
+                source = (f"{attention}.o_proj.{kind}", width)
+                out.append(WeightRule(f"{ours}.attention.output.{kind}", (source,)))
         mlp = f"{theirs}.mlp"
         for kind in ("weight", "bias") if config.feed_forward_bias else ("weight",):
             sources = tuple((f"{mlp}.{name}.{kind}", inner) for name in ("gate_proj", "up_proj"))
@@ -123,7 +123,7 @@ FAMILIES.register("llama")(
         name="llama",
         architecture="LlamaForCausalLM",
         base_prefix="model.",
-        fixed={"positions": "rotary", "norm": "rms_norm", "gated": True},
+        fixed={"positions": "rotary", "norm": "rms_norm", "gated": True, "attention_output_bias": True},
         read=read,
         write=write,
         rules=rules,

@@ -106,6 +106,10 @@ class Settings:
                 mend="This model cannot be opened without changing what it computes.",
             )
 
+    def ignore(self, key: str) -> None:
+        """Count `key` as read: another setting has made sure that it says nothing."""
+        self._read.add(key)
+
     def finish(self) -> None:
         """Refuse every setting that was not read and could change what the model computes."""
         for key, implemented in IMPLEMENTED.items():

@@ -1,0 +1,162 @@
+"""Opening a GGUF file: every tensor expanded straight into the parameter that it fills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+from gguf import quants
+from torch import Tensor
+
+from nbllm.core.errors import UserError, WeightsError
+from nbllm.models.decoder import Decoder
+from nbllm.models.gguf.architectures import Source, read_config, tensor_map
+from nbllm.models.gguf.blocks import BLOCKS
+from nbllm.models.gguf.header import Header, TensorInfo, read_header
+from nbllm.models.gguf.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PIECE = 1 << 15  # numbers expanded at once: they stay in a core's cache
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Sources = dict[str, tuple[Source, ...]]
+
+
+def load_gguf(
+    path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
+) -> tuple[Decoder, PreTrainedTokenizerBase]:
+    """Open a GGUF file of the architecture llama, gpt2 or qwen2.
+
+    Blocks are expanded piece by piece into the model's own memory, so that opening takes little more than
+    the model itself.
+
+    Args:
+        path: The file.
+        tokenizer: To use instead of the one that the metadata describes.
+        dtype: What to hold the weights in; None: as stored where all are of one floating type, else float32.
+
+    Returns:
+        The model and its tokenizer, with special tokens and chat template.
+
+    Raises:
+        WeightsError: The file is truncated, hostile, or of an unknown kind; the place and the mend are named.
+    """
+    header = read_header(Path(path))
+    if tokenizer is None:
+        tokenizer = read_tokenizer(header)
+    return load_weights(header, dtype=dtype), tokenizer
+
+
+def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder:
+    """Return the model of a file whose header has been read; arguments and errors as `load_gguf` has them."""
+    if dtype not in (None, *_DTYPES):
+        raise UserError(f"dtype is {dtype}.", mend=f"Known: {', '.join(map(str, _DTYPES))}.")
+    config = read_config(header)
+    sources = tensor_map(config)
+    _check_names(sources, header)
+    try:
+        model = Decoder.without_weights(config)
+    except (RuntimeError, TypeError) as error:
+        raise WeightsError(
+            f"The metadata state sizes that no tensor can have: {error}", where=header.path
+        ) from None
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for target, shape in shapes.items():
+        for source in sources[target]:
+            _check_shape(header.tensors[source.name], (source.rows, *shape[1:]), header.path)
+    dtype = _stored_dtype(header) if dtype is None else dtype
+    state = {}
+    with open(header.path, "rb") as file:
+        for target, shape in shapes.items():
+            parameter = torch.empty(shape, dtype=dtype, device="cpu")
+            parts = parameter.split([source.rows for source in sources[target]])
+            for source, part in zip(sources[target], parts, strict=True):
+                _fill(part, header.tensors[source.name], source.order, file)
+            state[target] = torch.nn.Parameter(parameter)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _check_names(sources: Sources, header: Header) -> None:
+    wanted = {source.name for parts in sources.values() for source in parts}
+    for name in sorted(wanted - header.tensors.keys()):
+        raise WeightsError(
+            f"The file lacks the tensor {name}.",
+            where=header.path,
+            mend="It is incomplete, or its metadata are those of another model.",
+        )
+    for name in sorted(header.tensors.keys() - wanted):
+        raise WeightsError(
+            f"The tensor {name} is surplus.",
+            where=header.path,
+            mend="The model has parts that nbllm lacks: to drop them could change what it computes.",
+        )
+
+
+def _check_shape(info: TensorInfo, shape: tuple[int, ...], path: Path) -> None:
+    if info.shape != shape:
+        raise WeightsError(
+            f"{info.name} has the shape {list(info.shape)}; the metadata ask for {list(shape)}.", where=path
+        )
+
+
+def _stored_dtype(header: Header) -> torch.dtype:
+    found = {BLOCKS[info.type].name for info in header.tensors.values()}
+    return _STORED.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+
+
+def _fill(part: Tensor, info: TensorInfo, order: Tensor | None, file: BinaryIO) -> None:
+    """Expand a tensor into a part of a parameter; `order` says to which of its rows each of the file's belongs."""
+    if order is None:
+        _expand(part, info, file)
+        return
+    stored = torch.empty_like(part)
+    _expand(stored, info, file)
+    part[order] = stored
+
+
+def _expand(out: Tensor, info: TensorInfo, file: BinaryIO) -> None:
+    """Expand a tensor into `out`.
+
+    NumPy alone works here: torch would divide every piece among its threads, whose meeting thousands of times
+    takes seconds on a busy machine.
+    """
+    block, width = BLOCKS[info.type], info.shape[-1]
+    target = _rows(out, width)
+    limit = torch.finfo(out.dtype).max
+    row_bytes = width // block.numbers * block.nbytes
+    step = max(1, _PIECE // width)
+    file.seek(info.offset)
+    for start in range(0, len(target), step):
+        count = min(step, len(target) - start)
+        packed = np.fromfile(file, np.uint8, count * row_bytes)
+        if packed.size < count * row_bytes:
+            raise WeightsError(
+                f"The file ended within {info.name}: it was changed meanwhile.", where=file.name
+            )
+        with np.errstate(all="ignore"):  # what overflows is found below
+            piece = block.expand(packed.reshape(-1, block.nbytes)).reshape(count, width)
+        if not np.abs(piece).max() <= limit:  # not a number is not
+            raise WeightsError(
+                f"{info.name} holds numbers that are not finite, or too large for {_name(out.dtype)}.",
+                where=file.name,
+                mend="The file is damaged, or the numbers need a wider dtype.",
+            )
+        if out.dtype == torch.bfloat16:
+            piece = quants.BF16.quantize_blocks(piece).view(np.int16)
+        target[start : start + count] = piece
+
+
+def _rows(out: Tensor, width: int) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+    """Return a tensor's own memory as NumPy's, (row, width); NumPy has no bfloat16, so as its bits."""
+    rows = out.view(-1, width)
+    return (rows.view(torch.int16) if out.dtype == torch.bfloat16 else rows).numpy()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

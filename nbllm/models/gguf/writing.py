@@ -1,0 +1,108 @@
+"""Writing a GGUF file, tensor by tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from gguf import (
+    GGML_QUANT_SIZES,
+    GGML_QUANT_VERSION,
+    GGMLQuantizationType,
+    GGUFWriter,
+    LlamaFileType,
+    quants,
+)
+from torch import Tensor
+
+from nbllm.core.errors import UserError
+from nbllm.core.io import atomic_file
+from nbllm.models.decoder import Decoder
+from nbllm.models.gguf.architectures import tensor_map, write_config
+from nbllm.models.gguf.tokenizer_writing import write_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FILE_TYPES = {
+    "F32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "F16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "Q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+_POSITIONS = "position_embd.weight"
+_LARGEST_F16 = 65504.0
+
+
+def save_gguf(
+    model: Decoder, tokenizer: PreTrainedTokenizerBase, path: Path | str, *, dtype: str | None = None
+) -> None:
+    """Write a model and its tokenizer as one GGUF file, or leave what was at `path` as it is.
+
+    Args:
+        model: A model of the family gpt2, llama or qwen2.
+        tokenizer: A byte-level BPE tokenizer.
+        path: The file.
+        dtype: Of the matrices: "F32", "F16" or "Q8_0" (8 bits a number, a scale for 32). Vectors and learned
+            positions are F32, as llama.cpp wants them. None: "F16" for a float16 model, else "F32", which
+            loses nothing.
+
+    Raises:
+        UserError: GGUF cannot express the model, the tokenizer or a number, or `dtype` is none of these.
+        OSError: The disk is full or the file cannot be written.
+    """
+    if dtype is None:
+        dtype = "F16" if model.embedding.weight.dtype == torch.float16 else "F32"
+    if dtype not in _FILE_TYPES:
+        raise UserError(f"A GGUF is not written as {dtype!r}.", mend=f"Known: {', '.join(_FILE_TYPES)}.")
+    matrix_type, file_type = _FILE_TYPES[dtype]
+    path = Path(path)
+    with atomic_file(path) as aside:
+        writer = GGUFWriter(aside, model.config.family)
+        try:
+            for key, value in write_config(model.config).items():
+                full = f"{model.config.family}.{key}"
+                writer.add_float32(full, value) if isinstance(value, float) else writer.add_uint32(
+                    full, value
+                )
+            writer.add_type("model")
+            writer.add_file_type(file_type)
+            writer.add_quantization_version(GGML_QUANT_VERSION)
+            write_tokenizer(writer, tokenizer, model.config.vocab_size)
+            _write_tensors(writer, model, matrix_type)
+        finally:
+            writer.close()
+
+
+def _write_tensors(writer: GGUFWriter, model: Decoder, matrix_type: GGMLQuantizationType) -> None:
+    """Announce every tensor, then write them one at a time."""
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    planned: list[tuple[str, Tensor, Tensor | None, GGMLQuantizationType]] = []
+    for target, sources in tensor_map(model.config).items():
+        parts = state[target].split([source.rows for source in sources])
+        for source, part in zip(sources, parts, strict=True):
+            plain = part.dim() < 2 or source.name == _POSITIONS
+            kind = GGMLQuantizationType.F32 if plain else matrix_type
+            numbers, nbytes = GGML_QUANT_SIZES[kind]
+            if part.shape[-1] % numbers:
+                raise UserError(
+                    f"{kind.name} packs {numbers} numbers of a row; those of {source.name} have {part.shape[-1]}.",
+                    mend='Save with dtype="F16".',
+                )
+            size = part.numel() // numbers * nbytes
+            writer.add_tensor_info(source.name, part.shape, np.dtype(np.float32), size, raw_dtype=kind)
+            planned.append((source.name, part, source.order, kind))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, part, order, kind in planned:
+        values = part.to("cpu", torch.float32)
+        if kind == GGMLQuantizationType.F32:
+            limit = torch.finfo(torch.float32).max
+        else:  # an F16 scale of 127 steps, or the number itself
+            limit = _LARGEST_F16 * (127 if kind == GGMLQuantizationType.Q8_0 else 1)
+        if not bool((values.abs() <= limit).all()):
+            raise UserError(f"{name} holds numbers that {kind.name} cannot: too large, or not finite.")
+        ordered = values if order is None else values[order]
+        writer.write_tensor_data(quants.quantize(ordered.contiguous().numpy(), kind))
