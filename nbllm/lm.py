@@ -221,19 +221,22 @@ class LM:
 def load(
     path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
 ) -> LM:
-    """Open a model directory, ours or transformers', or a run directory's newest good checkpoint.
+    """Open a model directory, ours or transformers', a run directory's newest good checkpoint, or a published model.
 
     Args:
-        path: The directory.
+        path: The directory; or the name of one of `nbllm.models()`, which is downloaded where it is not here.
         tokenizer: To use instead of the directory's own.
         dtype: What to hold the weights in; None: as stored.
 
     Raises:
         WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used.
+        FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
+        CacheError: It cannot be written to the cache.
     """
     from nbllm.models.loading import load_model
+    from nbllm.models.zoo.fetching import locate
 
-    directory = _resolve(Path(path))
+    directory = _resolve(locate(path))
     model = load_model(directory, dtype=dtype)
     return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)
 
