@@ -236,7 +236,8 @@ def load(
     from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
 
-    directory = _resolve(locate(path))
+    path = locate(path)
+    directory = _resolve(path)
     model = load_model(directory, dtype=dtype)
     return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)
 
