@@ -1,4 +1,4 @@
-"""The command line: `nbllm lab`, `tour`, `train`, `runs`, `doctor`."""
+"""The command line: `nbllm lab`, `tour`, `train`, `runs`, `models`, `fetch`, `doctor`."""
 
 from __future__ import annotations
 
@@ -137,6 +137,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
         )
+
+    _add(commands, "models", _models, "list the published models known by name", "example:\n  nbllm models")
+    fetch = _add(
+        commands,
+        "fetch",
+        _fetch,
+        "download a published model and verify it",
+        "example:\n  nbllm fetch smollm2-135m-instruct",
+    )
+    fetch.add_argument("name", help="its name; nbllm models lists them")
 
     _add(commands, "doctor", _doctor, "what this machine has and how fast it is", "example:\n  nbllm doctor")
     return parser
@@ -290,6 +300,18 @@ def _assignments(words: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name] = text
     return values
+
+
+def _models(options: argparse.Namespace) -> None:
+    from nbllm.models.zoo.listing import list_models
+
+    print(list_models())
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from nbllm.models.zoo.fetching import fetch
+
+    print(f"{options.name}: {fetch(options.name)}")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -235,23 +235,28 @@ class LM:
 def load(
     path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
 ) -> LM:
-    """Open a model directory, ours or transformers', a GGUF file, or a run directory's newest good checkpoint.
+    """Open a model: a directory, ours or transformers', a GGUF file, a run's newest good checkpoint, or by its name.
 
     Args:
-        path: The directory or the file.
+        path: The directory or the file; or the name of one of `nbllm.models()`, which is downloaded where it is not
+            here.
         tokenizer: To use instead of its own.
         dtype: What to hold the weights in; None: as stored, or float32 where they are quantized.
 
     Raises:
         WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used.
+        FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
+        CacheError: It cannot be written to the cache.
     """
     from nbllm.models.loading import load_model
+    from nbllm.models.zoo.fetching import locate
 
-    if Path(path).suffix == ".gguf" or Path(path).is_file():
+    path = locate(path)
+    if path.suffix == ".gguf" or path.is_file():
         from nbllm.models.gguf import load_gguf
 
         return LM(*load_gguf(path, tokenizer=tokenizer, dtype=dtype))
-    directory = _resolve(Path(path))
+    directory = _resolve(path)
     model = load_model(directory, dtype=dtype)
     return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)
 

@@ -16,6 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from nbllm.core.machine import usable_cores
+from nbllm.models.zoo.known import MODELS
 
 with warnings.catch_warnings():
     # It still imports pythonjsonlogger's module by its old name.
@@ -116,11 +117,20 @@ def test_the_scripts_can_be_executed_and_stop_at_the_first_error(name):
 
 @pytest.fixture(scope="module")
 def environment(checkout, tmp_path_factory):
-    """Processes whose `python` is this one with the checkout's nbllm, and whose pip only writes down its call."""
+    """Processes whose `python` is this one with the checkout's nbllm.
+
+    Its pip and its command line only write down how they are called; the latter then fails, as without a network.
+    """
     tools = tmp_path_factory.mktemp("tools")
     stub = tools / "python"
     stub.write_text(
-        f'#!/bin/sh\nif [ "$2" = pip ]; then echo "$@" > "{tools}/pip"; exit 0; fi\nexec "{sys.executable}" "$@"\n'
+        f"""#!/bin/sh
+case "$2" in
+    pip) echo "$@" > "{tools}/pip" ;;
+    nbllm) echo "$@" > "{tools}/nbllm"; exit 1 ;;
+    *) exec "{sys.executable}" "$@" ;;
+esac
+"""
     )
     stub.chmod(0o755)
     return {
@@ -133,11 +143,15 @@ def environment(checkout, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_post_build_installs_the_package_and_leaves_the_kernels_compiled(checkout, environment, tmp_path):
+def test_post_build_installs_the_package_fetches_the_model_and_leaves_the_kernels_compiled(
+    checkout, environment, tmp_path
+):
     subprocess.run([checkout / "binder/postBuild"], cwd=tmp_path, env=environment, check=True)
     called = Path(environment["TOOLS"], "pip").read_text().split()
     assert called[:3] == ["-m", "pip", "install"] and "--no-cache-dir" in called
     assert called[-4:] == ["-c", "binder/constraints.txt", "-e", "."]
+    called = Path(environment["TOOLS"], "nbllm").read_text().split()
+    assert called == ["-m", "nbllm", "fetch", "smollm2-135m-instruct"] and called[-1] in MODELS
     assert not list(tmp_path.iterdir()) and not (checkout / "runs").exists()
     kernels = checkout / "nbllm/data/kernels"
     for folder in (kernels, checkout / "nbllm/nn/kernels"):

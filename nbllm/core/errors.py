@@ -45,6 +45,14 @@ class WeightsError(UserError):
     """A model directory or its weights cannot be used as they are."""
 
 
+class CacheError(UserError):
+    """The cache folder cannot be written: the disk is full, or the folder is another's."""
+
+
+class FetchError(UserError):
+    """A published model cannot be had, or what came is not what it should be."""
+
+
 class RunError(UserError):
     """A run directory cannot be used as asked."""
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
+from nbllm.core.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.core.errors import DataError
 from nbllm.core.io import atomic_directory, sha256_file, write_json
-from nbllm.data.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.data.texts import iterate_texts
 from nbllm.data.token_store import OFFSETS, RECORD, SCHEMA, TOKENS, StoreRecord, TokenStore
 
@@ -46,7 +46,8 @@ def pack(
             `~/.cache/nbllm` when not given.
 
     Raises:
-        DataError: There is no text, the tokenizer cannot be used, or the folder cannot be written.
+        DataError: There is no text, or the tokenizer cannot be used.
+        CacheError: The folder cannot be written.
     """
     backend, eos_id = _plain_backend(tokenizer)
     vocab_size = len(tokenizer)

@@ -14,6 +14,7 @@ from nbllm.core.chart import Series, line_chart
 from nbllm.core.errors import RunError
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, number
+from nbllm.core.text_table import text_table
 from nbllm.runs.listing import parent_text
 from nbllm.runs.run import Run
 from nbllm.runs.steering import words
@@ -89,12 +90,7 @@ class Comparison:
             *self.results(),
             *((key, *values) for key, values in self.differences().items()),
         ]
-        cells = [[value_text(value) for value in row] for row in rows]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.names) + 1)]
-        return "\n".join(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        )
+        return text_table([[value_text(value) for value in row] for row in rows])
 
     def _repr_html_(self) -> str:
         different = self.differences()

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from nbllm.core.errors import RunError, UserError, nearest
 from nbllm.core.quantities import duration
+from nbllm.core.text_table import text_table
 from nbllm.runs.events import event_files, is_number
 from nbllm.runs.run import Run
 from nbllm.runs.state import judge, newest_session
@@ -66,14 +67,8 @@ class RunList(Sequence[Run]):
     def __repr__(self) -> str:
         if not self._runs and not self.unreadable:
             return f"No runs in {self.folder}."
-        rows = [HEADER, *self.rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        lines += [f"{name}: unreadable ({reason})" for name, reason in self.unreadable]
-        return "\n".join(lines)
+        table = text_table([HEADER, *self.rows()])
+        return "\n".join([table, *(f"{name}: unreadable ({reason})" for name, reason in self.unreadable)])
 
     def _repr_html_(self) -> str:
         from nbllm.runs.twin import list_html

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from nbllm.core.errors import RunError, UserError, nearest
+from nbllm.core.text_table import text_table
 from nbllm.runs.events import is_count
 from nbllm.runs.rules import MAX_RULES, Rule
 
@@ -243,12 +244,7 @@ class RuleList(Sequence[RunRule]):
         if not self._rules:
             return "No rules; run.rule(...) sets one."
         rows = [HEADER, *(("" if v is None else str(v) for v in rule.row()) for rule in self._rules)]
-        cells = [[visible(cell) for cell in row] for row in rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-        return "\n".join(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        )
+        return text_table([[visible(cell) for cell in row] for row in rows])
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import fragment, table

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from nbllm.core.config import Config, check_choice
 from nbllm.core.errors import RefusedError, nearest
+from nbllm.core.text_table import text_table
 from nbllm.runs.events import is_number
 
 _HEADER = ("setting", "now", "range", "meaning")
@@ -127,12 +128,7 @@ class Settings(Sequence[Setting]):
         ]
 
     def __repr__(self) -> str:
-        rows = [_HEADER, *self.rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADER))]
-        return "\n".join(
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        return text_table([_HEADER, *self.rows()])
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import fragment, table

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from nbllm.core.errors import DataError
+from nbllm.core.errors import CacheError, DataError
 from nbllm.data import (
     END_OF_TEXT,
     TokenStore,
@@ -160,7 +160,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tokenizer, tmp_path):
     code = f"""
 import resource, signal, sys
 from datasets import Dataset
-from nbllm.core.errors import DataError
+from nbllm.core.errors import CacheError
 from nbllm.data import pack, train_tokenizer
 tokenizer = train_tokenizer(["abc"], 300)
 import nbllm.data.kernels.packing
@@ -169,7 +169,7 @@ data = Dataset.from_dict({{"text": ["xyz" * 100_000]}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     pack(data, tokenizer, folder={str(tmp_path / "full")!r})
-except DataError as error:
+except CacheError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -180,7 +180,7 @@ except DataError as error:
 
 def test_a_folder_that_cannot_be_made_is_named(tokenizer, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cache cannot be written"):
+    with pytest.raises(CacheError, match="cache cannot be written"):
         pack(data(), tokenizer, folder=tmp_path / "file")
 
 

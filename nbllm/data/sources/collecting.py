@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbllm.core.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.core.errors import DataError
 from nbllm.core.io import ASIDE
-from nbllm.data.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.data.sources.documents import Document
 from nbllm.data.sources.omissions import Omissions
 

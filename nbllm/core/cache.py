@@ -1,4 +1,4 @@
-"""The folder for what can be made again: token stores and large texts."""
+"""The folder for what can be had again: token stores, large texts, published models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from nbllm.core.errors import DataError
+from nbllm.core.errors import CacheError
 from nbllm.core.io import ASIDE
 
 ABANDONED_AFTER = 24 * 3600.0  # seconds: nothing is written aside for longer
@@ -23,7 +23,7 @@ def make_folder(folder: Path) -> Path:
     """Create `folder` and check that it can be written.
 
     Raises:
-        DataError: It cannot be created or written.
+        CacheError: It cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,12 +35,12 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def unwritable(folder: Path, reason: object) -> DataError:
-    """Return the error for a cache that cannot be written."""
-    return DataError(
+def unwritable(folder: Path, reason: object, *, variable: str = "NBLLM_CACHE") -> CacheError:
+    """Return the error for a cache that cannot be written; `variable` is what names its folder."""
+    return CacheError(
         f"The cache cannot be written: {reason}.",
         where=folder,
-        mend="Make room or set the environment variable NBLLM_CACHE to a folder that can be written.",
+        mend=f"Make room or set the environment variable {variable} to a folder that can be written.",
     )
 
 

@@ -1,0 +1,19 @@
+"""Tables in plain text, for `repr` and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of equal length as lines in which their columns stand below one another.
+
+    >>> print(text_table([("name", "size"), ("small", "2 MB")]))
+    name   size
+    small  2 MB
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

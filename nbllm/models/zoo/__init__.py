@@ -1,0 +1,1 @@
+"""Published models by name: what there is, where each can be had, what is here."""
