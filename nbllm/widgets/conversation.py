@@ -80,7 +80,11 @@ class Conversation:
     def to_json(self, **about: Any) -> str:
         """Return everything as JSON: messages, and each answer's tokens with their probabilities."""
         answers = [
-            {**turn.facts, "state": turn.state, "tokens": [dataclasses.asdict(token) for token in turn.tokens]}
+            {
+                **turn.facts,
+                "state": turn.state,
+                "tokens": [dataclasses.asdict(token) for token in turn.tokens],
+            }
             for turn in self.turns
             if turn.role == "assistant" and turn.state != "failed"
         ]

@@ -47,12 +47,11 @@ class ChatView {
     this.controls = new ChatControls(this.guarded(() => this.#ask("controls", {})));
     this.about = element("span", { class: "chat-about muted" });
     this.clear = button("New conversation", () => this.#clear(), { class: "chat-small" });
-    const head = element("div", { class: "chat-head" },
-      element("strong", { text: "Chat" }), this.about,
-      element("span", { class: "chat-exports" },
-        button("JSON", () => this.#send("export", { format: "json" }), { class: "chat-small", "aria-label": "Export as JSON", title: "Export: messages, and every token's probability" }),
-        button("Markdown", () => this.#send("export", { format: "md" }), { class: "chat-small", "aria-label": "Export as Markdown", title: "Export: the messages" }),
-        this.clear));
+    this.exports = element("span", { class: "chat-exports" }, element("span", { class: "muted chat-hint", text: "Export" }),
+      button("JSON", () => this.#send("export", { format: "json" }), { class: "chat-small", "aria-label": "Export as JSON", title: "Export: messages, and every token's probability" }),
+      button("Markdown", () => this.#send("export", { format: "md" }), { class: "chat-small", "aria-label": "Export as Markdown", title: "Export: the messages" }),
+      this.clear);
+    const head = element("div", { class: "chat-head" }, element("strong", { text: "Chat" }), this.about, this.exports);
     this.field = element("textarea", {
       rows: 1, class: "chat-field", placeholder: "Ask something", "aria-label": "Question", dir: "auto",
       oninput: () => this.#grow(), onkeydown: this.guarded((event) => this.#onKey(event)),
@@ -68,10 +67,10 @@ class ChatView {
       element("summary", { text: "Prompt as the model reads it" }), this.count, this.parts);
     this.root.append(
       head, this.controls.node, this.log.node,
-      element("div", { class: "chat-composer" }, this.field, this.send, this.stop),
+      this.errors.node, element("div", { class: "chat-composer" }, this.field, this.send, this.stop),
       element("div", { class: "chat-row chat-below" }, this.status,
         element("label", { class: "chat-tint muted", title: "The stronger the tint, the less probable the token was" }, tint, "Tint by probability")),
-      this.prompt, this.errors.node, this.spoken, this.tip.node,
+      this.prompt, this.spoken, this.tip.node,
     );
     this.#showRunning();
     el.replaceChildren(this.root);
@@ -181,9 +180,9 @@ class ChatView {
   #takeState({ seq, model, controls, turns }) {
     if (seq < this.seq) return;
     this.seq = seq;
-    this.#answered();
     const wasRunning = this.running;
     this.turns = turns;
+    this.#answered();
     setText(this.about, model);
     setAttribute(this.about, "title", model);
     this.controls.show(controls);
@@ -239,7 +238,8 @@ class ChatView {
     const focused = document.activeElement === (running ? this.send : this.stop);
     setShown(this.send, !running);
     setShown(this.stop, running);
-    setShown(this.clear, !running && this.turns.length > 0);
+    setShown(this.clear, !running);
+    setShown(this.exports, this.turns.length > 0);
     if (!running) setAttribute(this.stop, "aria-busy", null);
     if (focused) (running ? this.stop : this.field).focus(); // the button that had it is gone
   }

@@ -180,6 +180,7 @@ class AnswerTurn {
       if (end) parts.push(end);
       parts.push(`context ${formatCount(facts.context)} of ${formatCount(facts.max_positions)}`);
     }
+    setShown(this.facts, parts.length > 0);
     setText(this.facts, parts.join(", "));
     setAttribute(this.facts, "title", facts.seed === undefined ? null : `seed ${facts.seed}`);
   }

@@ -80,6 +80,9 @@ export class TokenRun {
     /** @type {Map<EventTarget, ChatToken[]>} */
     this.tokens = new Map();
     this.cursor = -1;
+    /** The line so far, and whether it stands in a fence of Markdown: code is set in its own type, all else as it is. */
+    this.line = "";
+    this.fenced = false;
     this.node = element("div", {
       class: "chat-text", dir: "auto", tabindex: 0, role: "group",
       "aria-label": "Answer; arrow keys go through its tokens and tell their probabilities",
@@ -98,7 +101,7 @@ export class TokenRun {
       this.count++;
       this.open.push(token);
       if (!token[0]) continue;
-      const span = element("span", { class: "chat-token", text: token[0] });
+      const span = element("span", { class: `chat-token${this.#isCode(token[0]) ? " chat-code" : ""}`, text: token[0] });
       const least = Math.min(...this.open.map(([, , probability]) => probability));
       span.style.setProperty("--doubt", String(Math.round((1 - least) * 100) / 100));
       this.tokens.set(span, this.open);
@@ -107,6 +110,18 @@ export class TokenRun {
       added.push(span);
     }
     this.node.append(...added);
+  }
+
+  /** @param {string} text of the next token */
+  #isCode(text) {
+    const before = this.fenced;
+    const [first, ...lines] = text.split("\n");
+    this.line += first;
+    for (const line of lines) {
+      if (this.line.startsWith("```")) this.fenced = !this.fenced;
+      this.line = line;
+    }
+    return before || this.fenced || this.line.startsWith("```");
   }
 
   /** @param {any} target */
