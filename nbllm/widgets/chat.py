@@ -36,7 +36,7 @@ class ChatPanel(Panel):
         lm: The model.
         system: What it is told beforehand.
         config: How it answers.
-        on_change: Called when the conversation has changed, an answer's growth apart.
+        on_change: Called in the answer's thread when an answer has ended.
     """
 
     front_end: ClassVar[str] = "chat"
@@ -214,7 +214,7 @@ class ChatPanel(Panel):
         with self.guard:
             turn.state, turn.error, turn.facts = state, error, facts or {}
             self._dirty = True
-        self._woken.set()
+            self._tell_news()  # now: a person who has stopped it is not kept waiting
         if self.on_change is not None:
             self.on_change()
 

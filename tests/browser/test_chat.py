@@ -279,6 +279,7 @@ import time
 import nbllm as nb
 text = nb.data.load("pydocs").select(range(12))
 tokenizer = nb.data.train_tokenizer(text, vocab_size=320)
+tokenizer.eos_token = None  # a model made of noise would soon end its answer
 lm = nb.LM.new("llama", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=4096)
 panel = nb.chat(lm, max_new_tokens=60, seed=1)
 panel
@@ -329,8 +330,9 @@ def answers(panel: Locator) -> Locator:
 def stop_after(page: Page, panel: Locator, tokens: int) -> float:
     """Stop an answer once it has so many tokens; return the milliseconds from the click to "stopped"."""
     page.wait_for_function(
-        "(n) => [...document.querySelectorAll('.chat-model')].at(-1).querySelectorAll('.chat-token').length > n",
+        "(n) => [...document.querySelectorAll('.chat-model')].at(-1)?.querySelectorAll('.chat-token').length > n",
         arg=tokens,
+        timeout=30_000,
     )
     page.evaluate(WATCH)
     page.evaluate(CLICK)
@@ -358,7 +360,7 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     assert delay < MOST_STOP
 
     panel.locator(".chat-token").first.hover()
-    expect(panel.locator(".chat-tip-row")).to_have_count(4)
+    expect(panel.locator(".chat-tip-table").last.locator(".chat-tip-row")).to_have_count(4)
     expect(panel.locator(".chat-tip-row").first).to_contain_text("%")
     panel.get_by_text("Prompt as the model reads it").click()
     expect(panel.locator(".chat-prompt")).to_contain_text(f"User: What is a list?\nAssistant: {first[:5]}")
@@ -369,14 +371,14 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     panel = notebook.panel(0)
     expect(panel.locator(".chat-text")).to_have_text(before, timeout=30_000)
     panel.locator(".chat-token").first.hover()
-    expect(panel.locator(".chat-tip-row")).to_have_count(4)
+    expect(panel.locator(".chat-tip-table").last.locator(".chat-tip-row")).to_have_count(4)
     expect(panel.get_by_label("Most tokens")).to_have_value("3000")
     notebook.run(1)
     expect(notebook.output(1)).to_contain_text("And a second question?")
 
     panel.get_by_label("Edit this question").first.click()
-    panel.get_by_label("The question anew").fill("What is a dict?")
-    panel.get_by_role("button", name="Ask anew").click()
+    panel.get_by_label("The question anew").first.fill("What is a dict?")
+    panel.get_by_role("button", name="Ask anew").first.click()
     expect(panel.locator(".chat-user")).to_have_count(1)
     expect(panel.locator(".chat-user")).to_contain_text("What is a dict?")
     assert stop_after(page, panel, 5) < MOST_STOP
@@ -404,12 +406,12 @@ spoken = tokenizer({HOSTILE!r})["input_ids"]
 import nbllm.inference.engine as engine, torch
 said = iter(spoken)
 engine.choose = lambda logits, *_: torch.tensor([next(said, 0)])  # a model that says the worst
-panel.lm.chat("x").text
+text = panel.lm.chat("x").text
 said = iter(spoken)
+print(text)
 """
     notebook = book(hostile)
     notebook.run(1)
-    expect(notebook.output(1)).to_contain_text("<script>")
     panel = notebook.panel(0)
     ask(panel, HOSTILE)
     expect(answers(panel)).to_contain_text("<script>", timeout=20_000)
