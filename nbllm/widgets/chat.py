@@ -44,10 +44,12 @@ class ChatPanel(Panel):
     def __init__(
         self, lm: LM, system: str, config: SamplingConfig, on_change: Callable[[], None] | None = None
     ) -> None:
+        self._stop = (
+            threading.Event()
+        )  # of the answer being written; first: what fails to be made is closed too
         super().__init__()
         self.lm, self.config, self.on_change = lm, config, on_change
         self._conversation = Conversation(system)
-        self._stop = threading.Event()  # of the answer that is being written
         self._began = 0.0
         self._given: dict[int, int] = {}  # tokens of each answer that viewers have got
         self._dirty = False  # something else has changed that viewers have not got
