@@ -121,7 +121,7 @@ export class TokenRun {
       if (this.line.startsWith("```")) this.fenced = !this.fenced;
       this.line = line;
     }
-    return before || this.fenced || this.line.startsWith("```");
+    return this.fenced || this.line.startsWith("```") || (before && this.line === "");
   }
 
   /** @param {any} target */
