@@ -28,6 +28,7 @@ from .training import (
     train as train,
 )
 from .widgets.attention import attention as attention
+from .widgets.chat import chat as chat
 from .widgets.show import panel as panel
 
 __version__: str

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from nbllm.inference.chat_stream import ChatStream
     from nbllm.inference.generation import Generation, Generations
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
@@ -182,6 +183,37 @@ class LM:
 
         config = SamplingConfig.from_dict(sampling)
         return generate(self.model, self.tokenizer, prompt, stream=stream, config=config, lock=self.lock)
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]], **sampling: Any) -> ChatStream:
+        """Answer a conversation; the answer streams.
+
+        `for piece in lm.chat(...)` reads it as it comes, a cell that ends with it shows it grow, and `.text`,
+        `.message` and `.result` wait for its end.
+
+        Args:
+            messages: A text of the user, or messages, each with a "role" ("system", "user" or "assistant") and a
+                "content"; the last is the user's. They are rendered by the tokenizer's chat template; where it has
+                none, as "User: ..." and "Assistant: ...".
+            **sampling: Settings of `SamplingConfig`; `max_new_tokens` is 512 unless given.
+
+        Raises:
+            UserError: The messages are no conversation, the template cannot render them, or a setting is unknown
+                or out of range.
+        """
+        from nbllm.inference.chat import answer, chat_config
+        from nbllm.inference.chat_prompt import render_chat
+        from nbllm.inference.chat_stream import ChatStream
+
+        config = chat_config(sampling)
+        prompt = render_chat(self.tokenizer, messages)
+
+        def write(receive: Callable[[StreamedText], object], should_stop: Callable[[], bool]) -> Generation:
+            return answer(
+                self.model, self.tokenizer, prompt, config, on_text=receive, should_stop=should_stop,
+                lock=self.lock,
+            )  # fmt: skip
+
+        return ChatStream(prompt, write)
 
     def score(self, texts: str | Sequence[str]) -> list[Score]:
         """Return how probable the model finds each text.

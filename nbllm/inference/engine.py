@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.core.seeding import generator
+from nbllm.inference.choices import TokenChoice, token_choices
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.sampling import choose, penalize_repetition
 
@@ -46,6 +47,7 @@ class Sequence:
         stopped_by: Why it ended; `None` while it goes on.
         start: Where the context begins in prompt and tokens: the sliding window drops what is before.
         seconds: Wall time from the start of the call to its last token.
+        choices: How probable each of `tokens` was, and an end token after them, if `decode` was asked to say so.
     """
 
     index: int
@@ -56,6 +58,7 @@ class Sequence:
     stopped_by: str | None = None
     start: int = 0
     seconds: float = 0.0
+    choices: list[TokenChoice] = dataclasses.field(default_factory=list)
 
     @property
     def context(self) -> list[int]:
@@ -240,6 +243,7 @@ def decode(
     on_change: Callable[[Sequence], bool | None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
+    num_alternatives: int = 0,
 ) -> None:
     """Continue `sequences` in place until each has ended.
 
@@ -251,6 +255,7 @@ def decode(
         on_change: Called with a sequence after each token, its end token too; a true answer ends it ("stop").
         should_stop: Asked before each step; a true answer ends all ("caller").
         lock: Held throughout, so that nobody changes the weights meanwhile.
+        num_alternatives: Above 0, `choices` of the sequences are filled, with so many alternatives each.
 
     Raises:
         UserError: A prompt does not fit the model's positions or vocabulary, or the model's output is not
@@ -263,7 +268,7 @@ def decode(
         with contextlib.nullcontext() if lock is None else lock, _evaluating(model), torch.inference_mode():
             for first in range(0, len(sequences), config.batch_size):
                 batch = _Batch(model, sequences[first : first + config.batch_size], config)
-                for row, token in _tokens(batch, should_stop):
+                for row, token in _tokens(batch, should_stop, num_alternatives):
                     _accept(row, token, model, config, eos_id)
                     row.seconds = time.perf_counter() - begin
                     if on_change is not None and on_change(row):
@@ -274,7 +279,9 @@ def decode(
         raise
 
 
-def _tokens(batch: _Batch, should_stop: Callable[[], bool] | None) -> Iterator[tuple[Sequence, int]]:
+def _tokens(
+    batch: _Batch, should_stop: Callable[[], bool] | None, num_alternatives: int
+) -> Iterator[tuple[Sequence, int]]:
     """Yield each going row with its next token, step by step, until no row goes on."""
     while any(row.stopped_by is None for row in batch.rows):
         if should_stop is not None and should_stop():
@@ -282,8 +289,11 @@ def _tokens(batch: _Batch, should_stop: Callable[[], bool] | None) -> Iterator[t
                 row.stopped_by = row.stopped_by or "caller"
             return
         logits = batch.next_logits()
-        chosen = choose(logits, batch._config, [row.generator for row in batch.rows]).tolist()
-        for row, token in zip(batch.rows, chosen, strict=True):
+        chosen = choose(logits, batch._config, [row.generator for row in batch.rows])
+        if num_alternatives > 0:
+            for row, choice in zip(batch.rows, token_choices(logits, chosen, num_alternatives), strict=True):
+                row.choices.append(choice)
+        for row, token in zip(batch.rows, chosen.tolist(), strict=True):
             if row.stopped_by is None:
                 yield row, token
 

@@ -10,12 +10,11 @@ from nbllm.core.errors import UserError
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.engine import Sequence, decode, start
 from nbllm.inference.generation import Generation, Generations
-from nbllm.inference.streaming import Printer, StopScanner, StreamedText, TokenText
+from nbllm.inference.growing import GrowingText, Receive
+from nbllm.inference.streaming import Printer
 
 if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
-
-Receive = Callable[[StreamedText], object]
 
 
 @overload
@@ -81,7 +80,7 @@ def generate(
     sequences = start([_encode(tokenizer, text) for text in prompts], config, eos_id=eos_id)
     printer = Printer() if stream is True else None
     receive = printer.receive if printer else stream if callable(stream) else None
-    texts = [_Text(tokenizer, sequence, config, receive) for sequence in sequences]
+    texts = [GrowingText(tokenizer, sequence, config, receive) for sequence in sequences]
 
     def on_change(row: Sequence) -> bool:
         text = texts[row.index]
@@ -105,67 +104,6 @@ def generate(
             printer.end(text.row.index)
     made = Generations(text.result(given) for text, given in zip(texts, prompts, strict=True))
     return made[0] if isinstance(prompt, str) else made
-
-
-class _Text:
-    """The text of one sequence as it grows, and how much of it the stream has received."""
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        row: Sequence,
-        config: SamplingConfig,
-        receive: Receive | None,
-        received: int = 0,
-    ) -> None:
-        self._parts = (tokenizer, row, config, receive)
-        self.row, self._receive, self._received = row, receive, received
-        self._decoder, self._scanner = TokenText(tokenizer, row.prompt), StopScanner(config.stop)
-        self._text, self._read, self._finished = "", 0, False
-
-    @property
-    def stop_string(self) -> str | None:
-        return self._scanner.found
-
-    def catch_up(self) -> None:
-        """Take the row's new tokens and give out the text that is certain now."""
-        for token in self.row.tokens[self._read :]:
-            self._read += 1
-            self._give(self._scanner.feed(self._decoder.feed(token)))
-
-    def finish(self) -> None:
-        """Give out what was held back: no more tokens will come."""
-        if not self._finished:
-            self._finished = True
-            self.catch_up()
-            self._give(self._scanner.feed(self._decoder.finish()) + self._scanner.finish())
-
-    def again(self) -> _Text:
-        """Return the same text read anew from the tokens; the stream receives only what it has not."""
-        fresh = _Text(*self._parts, received=self._received)
-        fresh.catch_up()
-        return fresh
-
-    def _give(self, piece: str) -> None:
-        self._text += piece
-        new = self._text[self._received :]
-        if new and self._receive is not None:
-            self._received = len(
-                self._text
-            )  # before the call: an interrupt in it must not print the piece twice
-            self._receive(StreamedText(new, self.row.index))
-
-    def result(self, prompt: str) -> Generation:
-        row = self.row
-        return Generation(
-            self._text,
-            prompt=prompt,
-            tokens=row.tokens,
-            stopped_by="stop" if self.stop_string is not None else row.stopped_by,
-            stop_string=self.stop_string,
-            seed=row.seed,
-            seconds=row.seconds,
-        )
 
 
 def _checked(prompt: object) -> list[str]:

@@ -1,4 +1,5 @@
 from .base import Panel as Panel
+from .chat import ChatPanel as ChatPanel
 from .runs import RunsPanel as RunsPanel
 from .show import panel as panel
 from .training import TrainingPanel as TrainingPanel

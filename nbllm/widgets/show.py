@@ -7,7 +7,7 @@ import os
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nbllm.runs.listing import RunList
     from nbllm.runs.run import Run
     from nbllm.widgets.base import Panel
+    from nbllm.widgets.chat import ChatPanel
 
 # JupyterLab shows the twin only where the live panel is not: closed kernel, no widgets, no trust.
 _TWIN_CSS = """
@@ -31,6 +32,12 @@ _panels: dict[Path, Panel] = {}  # by what they show, the folder of a run or of 
 _twins: collections.deque[Twin] = collections.deque(maxlen=20)  # the newest outputs are kept up to date
 
 
+class Pictured(Protocol):
+    """What has a static picture, which changes when its text does."""
+
+    def _repr_html_(self) -> str: ...
+
+
 class Twin:
     """The static picture of something in a cell's output, brought up to date while the kernel lives.
 
@@ -39,7 +46,7 @@ class Twin:
         thing: What has the picture.
     """
 
-    def __init__(self, shell: InteractiveShell, thing: Run | RunList) -> None:
+    def __init__(self, shell: InteractiveShell, thing: Pictured) -> None:
         self._shell = shell
         self._thing = thing
         self._id = uuid.uuid4().hex
@@ -73,7 +80,7 @@ def panel(run: Run | str | Path) -> Panel:
 
         run = attach(run)
     if run.path not in _panels:
-        _panels[run.path] = TrainingPanel(run, on_change=_refresh)
+        _panels[run.path] = TrainingPanel(run, on_change=refresh)
     return _panels[run.path]
 
 
@@ -84,7 +91,8 @@ def install(shell: InteractiveShell) -> None:
     formatter.for_type_by_name("nbllm.runs.run", "Run", _show_run)
     formatter.for_type_by_name("nbllm.runs.listing", "RunList", _show_runs)
     formatter.for_type_by_name("nbllm.training.follow", "Loop", lambda loop: _show_run(loop.run))
-    shell.events.register("post_run_cell", lambda *_: _refresh())
+    formatter.for_type_by_name("nbllm.widgets.chat", "ChatPanel", _show_chat)
+    shell.events.register("post_run_cell", lambda *_: refresh())
     show_with(display)
 
 
@@ -101,7 +109,11 @@ def _show_runs(runs: RunList) -> None:
     _show(_panels[folder], f"Runs in {runs.folder}", runs)
 
 
-def _show(panel: Panel, title: str, thing: Run | RunList) -> None:
+def _show_chat(panel: ChatPanel) -> None:
+    _show(panel, "Chat", panel)
+
+
+def _show(panel: Panel, title: str, thing: Pictured) -> None:
     shell = get_ipython()
     assert shell is not None
     bundle, metadata = _bundle(panel)
@@ -127,6 +139,7 @@ def _shows_one_output() -> bool:
     return "google.colab" in sys.modules or "VSCODE_PID" in os.environ
 
 
-def _refresh() -> None:
+def refresh() -> None:
+    """Bring the pictures of the newest outputs up to date."""
     for twin in list(_twins):
         twin.show()

@@ -1,0 +1,140 @@
+"""Answering a conversation: the decoding loop from a chat's prompt to its answer, token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import UserError
+from nbllm.inference.chat_prompt import ChatPrompt
+from nbllm.inference.config import SamplingConfig
+from nbllm.inference.engine import Sequence, decode, start
+from nbllm.inference.generation import Generation
+from nbllm.inference.growing import GrowingText, Receive
+
+if TYPE_CHECKING:
+    from nbllm.models.decoder import Decoder
+
+NUM_ALTERNATIVES = 3
+MAX_NEW_TOKENS = 512  # an answer is longer than the sample of a text
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerToken:
+    """A token of an answer, and what else it might have been.
+
+    Attributes:
+        text: What it adds to the answer: nothing where a character is not whole yet, or for a control token.
+        shown: The token by itself.
+        probability: By the model's own distribution, at temperature 1, before any filter; from 0 to 1.
+        alternatives: The likeliest other tokens by themselves with their probabilities, the likeliest first.
+    """
+
+    text: str
+    shown: str
+    probability: float
+    alternatives: tuple[tuple[str, float], ...]
+
+
+def chat_config(sampling: Mapping[str, Any]) -> SamplingConfig:
+    """Return the settings of an answer: of `SamplingConfig`, but up to `MAX_NEW_TOKENS` tokens.
+
+    Raises:
+        UserError: A setting is unknown or out of range.
+    """
+    return SamplingConfig.from_dict({"max_new_tokens": MAX_NEW_TOKENS, **sampling})
+
+
+def answer(
+    model: Decoder,
+    tokenizer: Any,
+    prompt: ChatPrompt,
+    config: SamplingConfig,
+    *,
+    on_text: Receive | None = None,
+    on_token: Callable[[AnswerToken], object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Generation:
+    """Answer a conversation.
+
+    Args:
+        model: The decoder.
+        tokenizer: Its transformers tokenizer.
+        prompt: From `render_chat`; the answer ends with its end tokens and stop strings, too.
+        config: How to choose tokens, how many, and when to end.
+        on_text: Called with each piece of text that is certain.
+        on_token: Called with each token whose text is certain; its probabilities cost a softmax a token.
+        should_stop: Asked before each token; a true answer ends the answer ("caller").
+        lock: Held while the model is used.
+
+    Returns:
+        The answer, as the tokens decode: white space at the ends too.
+
+    Raises:
+        UserError: The conversation is longer than the model's positions, or the model's output is not finite.
+    """
+    limit = model.config.max_positions
+    if config.overflow == "stop" and len(prompt.tokens) > limit:
+        raise UserError(
+            f"The conversation has {len(prompt.tokens):,} tokens; the model has positions for {limit:,}.",
+            mend='Begin a new one, shorten it, or let the oldest tokens go: overflow="slide".',
+        )
+    config = config.replace(stop=(*config.stop, *prompt.stop))
+    row = start([list(prompt.tokens)], config, eos_id=tokenizer.eos_token_id)[0]
+    text = GrowingText(tokenizer, row, config, on_text)
+    tokens = None if on_token is None else _Tokens(tokenizer, row, text, on_token)
+
+    def on_change(row: Sequence) -> bool:
+        if row.stopped_by != "eos" and row.tokens[-1] in prompt.end_ids:
+            row.tokens.pop()
+            row.stopped_by = "eos"
+        text.catch_up()
+        if row.stopped_by is not None or text.stop_string is not None:
+            text.finish()
+        if tokens:
+            tokens.give()
+        return text.stop_string is not None
+
+    decode(
+        model, [row], config, eos_id=tokenizer.eos_token_id, on_change=on_change, should_stop=should_stop,
+        lock=lock, num_alternatives=0 if tokens is None else NUM_ALTERNATIVES,
+    )  # fmt: skip
+    text.finish()
+    if tokens:
+        tokens.give()
+    return text.result(prompt.text)
+
+
+class _Tokens:
+    """Gives out the tokens whose text is certain."""
+
+    def __init__(
+        self, tokenizer: Any, row: Sequence, text: GrowingText, receive: Callable[[AnswerToken], object]
+    ) -> None:
+        self._tokenizer, self._row, self._text, self._receive = tokenizer, row, text, receive
+        self._given = 0
+        self._begin = 0  # where the next token's text begins
+
+    def give(self) -> None:
+        whole = self._text.text
+        ended = self._row.stopped_by is not None or self._text.stop_string is not None
+        while self._given < len(self._text.ends):
+            end = self._text.ends[self._given]
+            newest = self._given == len(self._text.ends) - 1
+            if not ended and (end > len(whole) or (newest and end == self._begin)):
+                return  # it may begin a stop string, or a character that the next token makes whole
+            if self._begin >= len(whole) and end > self._begin:
+                return  # a stop string has cut it off
+            choice = self._row.choices[self._given]
+            piece = whole[self._begin : end]
+            self._given, self._begin = self._given + 1, end
+            others = tuple((self._shown(token), value) for token, value in choice.alternatives)
+            self._receive(AnswerToken(piece, self._shown(choice.token), choice.probability, others))
+
+    def _shown(self, token: int) -> str:
+        text = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        # A vocabulary may be padded: the model knows more tokens than the tokenizer.
+        return text or str(self._tokenizer.convert_ids_to_tokens(token) or f"token {token}")
