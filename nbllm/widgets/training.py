@@ -18,8 +18,8 @@ from nbllm.widgets.points import packed
 from nbllm.widgets.stream import IDLE_PERIOD, Piece, RunStream
 
 PERIOD = 0.1  # seconds between updates while a person is at it: 10 a second, whatever the run's step rate
-CALM_PERIOD = 0.5  # when all that they do is watch: browser and training may have to share two cores
-ATTENDED = 5.0  # seconds after a message in which a person counts as being at it
+CALM_PERIOD = 1.0  # while nobody is: browser and training may have to share two cores
+ATTENDED = 5.0  # seconds after a message in which a person counts as being at it; the pointer over the panel sends some
 SHARE = 0.02  # of the time at most goes into looking
 ASKED = frozenset(
     {"pause", "resume", "stop", "save", "evaluate", "sample", "set", "freeze", "unfreeze", "rewind", "rule"}
@@ -54,7 +54,7 @@ class TrainingPanel(Panel):
     # -- from viewers -------------------------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """Answer a viewer: hello, window, command."""
+        """Answer a viewer: hello, window, command; attend says that a person is at it."""
         kind, viewer = message.get("type"), message["viewer"]
         self._heard = time.monotonic()
         if kind == "hello":
@@ -63,7 +63,7 @@ class TrainingPanel(Panel):
             self._show_window(message)
         elif kind == "command":
             self._command(message)
-        else:
+        elif kind != "attend":
             raise RefusedError(f"This panel knows no message {kind!r}.")
         self._woken.set()
 

@@ -54,7 +54,7 @@ class Talk:
                 continue
             if message["type"] == "state":
                 turns = message["turns"]
-            elif message["type"] == "tokens":
+            elif message["type"] == "tokens" and turns:  # what comes before the first state is for others
                 known = tokens.setdefault(message["turn"], [])
                 assert message["first"] <= len(known), "tokens are missing"
                 known[message["first"] :] = message["tokens"]

@@ -26,6 +26,7 @@ const SMALL = new Map([
 const MOST_EXTRA = 8; // charts of what a loop reports beyond the usual
 const MOST_WINDOWS = 4; // runs for which finer points are asked at once
 const WINDOW_POINTS = 4096;
+const SMALL_PERIOD = 1900; // milliseconds between drawings of the small charts while only points are added
 const WINDOW_DELAY = 150; // milliseconds after the last move
 
 export class ChartsPart {
@@ -44,11 +45,14 @@ export class ChartsPart {
     /** The spans for which finer points were asked last. */
     this.wanted = "[]";
     this.timer = 0;
+    /** What the small charts show besides points, and when they were drawn. */
+    [this.smallOf, this.smallAt, this.smallTimer] = ["", 0, 0];
     this.card = /** @type {any} */ (null);
   }
 
   destroy() {
     clearTimeout(this.timer);
+    clearTimeout(this.smallTimer);
     for (const chart of [this.main, ...this.small.values()]) chart.destroy();
   }
 
@@ -106,8 +110,8 @@ export class ChartsPart {
     const shown = [...cards.values()].filter(({ key }) => key !== card.key && !ui.hidden.has(key));
     shown.push(card);
     this.#drawLoss(shown, cards);
-    this.#drawSmall(shown);
-    for (const chart of [this.main, ...this.small.values()]) chart.paint();
+    this.main.paint();
+    this.#drawSmallNowAndThen(shown);
     this.#askWindows(shown);
     for (const key of this.curves.keys()) if (!session.store.points.has(key)) this.curves.delete(key);
   }
@@ -137,12 +141,28 @@ export class ChartsPart {
     this.main.setMarks(marksOf(this.card, store.pointsOf(this.card.key).steps, axis, cards.values(), chosen));
   }
 
-  /** @param {any[]} shown */
-  #drawSmall(shown) {
+  /** Draw the small charts when what they show has changed; new points alone wait a little. @param {any[]} shown */
+  #drawSmallNowAndThen(shown) {
     const { ui, session } = this.panel;
     const tables = shown.map((card) => session.store.pointsOf(card.key).steps);
     const extra = this.card.metrics.slice(0, MOST_EXTRA);
     const metrics = [...SMALL.keys(), ...extra].filter((metric) => tables.some((table) => hasAny(table, metric)));
+    const runs = shown.map(({ key, state, color }, i) => [key, state, color, tables[i].line]);
+    const what = JSON.stringify([ui.axis, ui.view, metrics, runs]);
+    const wait = this.smallAt + SMALL_PERIOD - performance.now();
+    if (what === this.smallOf && wait > 0) {
+      this.smallTimer ||= window.setTimeout(() => this.panel.redraw(), wait);
+      return;
+    }
+    clearTimeout(this.smallTimer);
+    [this.smallOf, this.smallAt, this.smallTimer] = [what, performance.now(), 0];
+    this.#drawSmall(shown, metrics);
+    for (const chart of this.small.values()) chart.paint();
+  }
+
+  /** @param {any[]} shown @param {string[]} metrics */
+  #drawSmall(shown, metrics) {
+    const { ui, session } = this.panel;
     keyed(this.grid, metrics, String, (metric) => this.#makeSmall(metric));
     for (const [metric, chart] of this.small) {
       if (metrics.includes(metric)) continue;

@@ -17,6 +17,7 @@ import { LearningRatePart } from "./tuning.js";
 /** @typedef {import("./dom.js").Look} Look */
 
 const PERIOD = 100; // milliseconds between drawings, at least
+const ATTEND_PERIOD = 2000; // milliseconds between words that a person is at it
 const TOGETHER = 20; // milliseconds in which messages that belong together arrive: what has changed, and the points
 const FIELDS = "input:not([type=range]):not([type=checkbox]), textarea, select";
 
@@ -39,7 +40,7 @@ class TrainingView {
     this.errors = errorBox();
     this.frame = 0;
     this.timer = 0;
-    this.drawnAt = -Infinity;
+    this.drawnAt = this.attended = -Infinity;
     this.state = "";
     this.#build(host);
     this.answered = (/** @type {import("./requests.js").Request} */ request) =>
@@ -74,7 +75,8 @@ class TrainingView {
     this.root = element(
       "div",
       { class: "nbllm nbllm-panel nbllm-training", tabindex: 0, role: "region", "aria-label": "Training panel",
-        onfocusin: suppressShortcuts, onkeydown: this.guarded((event) => this.#onKey(event)) },
+        onfocusin: suppressShortcuts, onkeydown: this.guarded((event) => this.#onKey(event)),
+        onpointermove: this.guarded(() => this.#attend()) },
       this.loading, this.body, this.errors.node, this.spoken,
     );
     host.replaceChildren(this.root);
@@ -184,8 +186,16 @@ class TrainingView {
     this.log.update(card);
   }
 
+  /** Say, now and then, that a person is at it: then the kernel looks more often. */
+  #attend() {
+    if (performance.now() - this.attended < ATTEND_PERIOD) return;
+    this.attended = performance.now();
+    this.session.send({ type: "attend" });
+  }
+
   /** @param {KeyboardEvent} event */
   #onKey(event) {
+    this.#attend();
     event.stopPropagation(); // what is pressed here is not for the notebook
     const target = /** @type {Element} */ (event.target);
     if (event.ctrlKey || event.metaKey || event.altKey || target.matches(FIELDS) || this.body.hidden) return;
