@@ -10,7 +10,7 @@ import { RunStore } from "./store.js";
  */
 
 const PATIENT = 2000; // milliseconds after which a person is told that the kernel has not answered
-const ASK_AGAIN = 5000; // after which hello is said again, if there is a reason to: it may have been lost
+const ASK_AGAIN = 5000; // after which hello is said again: it may have been lost
 
 export class Session {
   constructor() {
@@ -23,8 +23,10 @@ export class Session {
     this.views = new Map();
     /** What the newest view looked like: the next one begins with it. @type {any} */
     this.lastLook = null;
-    /** When hello was said that nobody has answered yet. @type {number | null} */
+    /** Since when hello has not been answered. @type {number | null} */
     this.askedAt = null;
+    /** When it was said last. */
+    this.saidAt = 0;
     this.timer = 0;
     this.onMessage = (/** @type {any} */ content, /** @type {any} */ buffers) => {
       try {
@@ -68,12 +70,17 @@ export class Session {
     model?.on("msg:custom", this.onMessage);
   }
 
-  /** Ask for everything, unless that has just been asked. */
+  /** Ask for everything, unless that has just been asked; again and again until there is an answer. */
   hello() {
-    if (this.askedAt !== null && Date.now() - this.askedAt < ASK_AGAIN) return;
-    this.askedAt = Date.now();
+    if (this.askedAt !== null && Date.now() - this.saidAt < ASK_AGAIN) return;
+    this.saidAt = Date.now();
+    this.askedAt ??= this.saidAt;
     clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => this.#changed(), PATIENT);
+    this.timer = window.setTimeout(() => {
+      this.#changed();
+      // The first word of a panel that a running cell has shown may wait for the end of that cell; later ones do not.
+      this.timer = window.setTimeout(() => this.hello(), ASK_AGAIN - PATIENT + 50);
+    }, PATIENT);
     this.send({ type: "hello" });
   }
 
