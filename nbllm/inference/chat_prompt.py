@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbllm.core.errors import UserError
+from nbllm.inference.unicode import check_unicode
 
 Message = Mapping[str, str]
 
@@ -111,14 +112,7 @@ def _check_message(message: object, where: str) -> dict[str, str]:
         raise UserError(f"There is no role {role!r}.", where=where, mend=f"one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise UserError(f"The content must be a text, not {type(content).__name__}.", where=where)
-    try:
-        content.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            "The content holds half a character (a lone surrogate), which is no Unicode text.",
-            where=f"{where}, character {error.start}",
-            mend='clean it: content.encode("utf-8", "replace").decode()',
-        ) from None
+    check_unicode(content, "content", where)
     return {"role": role, "content": content}
 
 

@@ -12,6 +12,7 @@ from nbllm.inference.engine import Sequence, decode, start
 from nbllm.inference.generation import Generation, Generations
 from nbllm.inference.growing import GrowingText, Receive
 from nbllm.inference.streaming import Printer
+from nbllm.inference.unicode import check_unicode
 
 if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
@@ -114,14 +115,7 @@ def _checked(prompt: object) -> list[str]:
     for i, each in enumerate(prompts):
         if not isinstance(each, str):
             raise UserError(f"A prompt must be a text, not {type(each).__name__}.", where=f"prompt {i}")
-        try:
-            each.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                "The prompt holds half a character (a lone surrogate), which is no Unicode text.",
-                where=f"prompt {i}, character {error.start}",
-                mend='clean it: prompt.encode("utf-8", "replace").decode()',
-            ) from None
+        check_unicode(each, "prompt", f"prompt {i}")
     return list(prompts)
 
 

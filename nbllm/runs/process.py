@@ -30,12 +30,8 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
     pid = process.get("pid")
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
         return False
-    if pid == os.getpid():  # who asks, lives
-        return process.get("pid_started") == _own_start(pid) or _is_running(pid, process)
-    return _is_running(pid, process)
-
-
-def _is_running(pid: int, process: Mapping[str, Any]) -> bool:
+    if pid == os.getpid() and process.get("pid_started") == _own_start(pid):
+        return True  # who asks, lives
     import psutil
 
     try:

@@ -10,36 +10,45 @@ from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Fami
 from nbllm.models.families.registry import FAMILIES
 from nbllm.models.families.settings import Settings
 
+FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # old files carry them
+
 
 def read(settings: Settings) -> ModelConfig:
     """Read a LlamaConfig, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
     settings.only("rope_interleaved", False)
-    hidden_size = settings.integer("hidden_size", 4096)
-    num_heads = settings.integer("num_attention_heads", 32)
     return ModelConfig(
         family="llama",
         vocab_size=settings.integer("vocab_size", 32000),
-        hidden_size=hidden_size,
-        num_layers=settings.integer("num_hidden_layers", 32),
-        num_heads=num_heads,
-        num_kv_heads=settings.integer("num_key_value_heads", num_heads),
-        head_dim=settings.integer("head_dim", max(hidden_size // num_heads, 1)),
         intermediate_size=settings.integer("intermediate_size", 11008),
         max_positions=settings.integer("max_position_embeddings", 2048),
-        positions="rotary",
-        norm="rms_norm",
-        norm_eps=settings.number("rms_norm_eps", 1e-6),
-        activation=settings.choice("hidden_act", "silu", ACTIVATIONS),
-        gated=True,
         attention_bias=settings.flag("attention_bias", False),
         feed_forward_bias=settings.flag("mlp_bias", False),
-        tie_embeddings=settings.flag("tie_word_embeddings", False),
-        rope_theta=read_rope(settings),
-        initializer_range=settings.number("initializer_range", 0.02),
+        **read_shared(settings),
     )
 
 
-def read_rope(settings: Settings) -> float:
+def read_shared(settings: Settings) -> dict[str, Any]:
+    """Read what LLaMA and its relatives name alike, with the same defaults."""
+    hidden_size = settings.integer("hidden_size", 4096)
+    num_heads = settings.integer("num_attention_heads", 32)
+    return {
+        "hidden_size": hidden_size,
+        "num_layers": settings.integer("num_hidden_layers", 32),
+        "num_heads": num_heads,
+        "num_kv_heads": settings.integer("num_key_value_heads", num_heads),
+        "head_dim": settings.integer("head_dim", max(hidden_size // num_heads, 1)),
+        "positions": "rotary",
+        "norm": "rms_norm",
+        "norm_eps": settings.number("rms_norm_eps", 1e-6),
+        "activation": settings.choice("hidden_act", "silu", ACTIVATIONS),
+        "gated": True,
+        "tie_embeddings": settings.flag("tie_word_embeddings", False),
+        "rope_theta": _read_rope(settings),
+        "initializer_range": settings.number("initializer_range", 0.02),
+    }
+
+
+def _read_rope(settings: Settings) -> float:
     """Return the base of the rotary frequencies, old or new; refuse every scaling of them."""
     theta = settings.number("rope_theta", 10000.0)
     for key in ("rope_scaling", "rope_parameters"):
@@ -54,6 +63,12 @@ def read_rope(settings: Settings) -> float:
 
 def write(config: ModelConfig) -> dict[str, Any]:
     """Return a LlamaConfig's values, readable by older and newer transformers."""
+    biases = {"attention_bias": config.attention_bias, "mlp_bias": config.feed_forward_bias}
+    return {**write_shared(config), **biases}
+
+
+def write_shared(config: ModelConfig) -> dict[str, Any]:
+    """Return the values that LLaMA and its relatives name alike."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -65,8 +80,6 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
         "hidden_act": ACTIVATION_NAMES[config.activation],
-        "attention_bias": config.attention_bias,
-        "mlp_bias": config.feed_forward_bias,
         "tie_word_embeddings": config.tie_embeddings,
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
@@ -127,7 +140,7 @@ FAMILIES.register("llama")(
         read=read,
         write=write,
         rules=rules,
-        unused=re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
+        unused=FREQUENCIES,
         requirements=(_multiple,),
     )
 )
