@@ -20,7 +20,7 @@ from nbllm.widgets.stream import IDLE_PERIOD, Piece, RunStream
 PERIOD = 0.1  # seconds between updates while a person is at it: 10 a second, whatever the run's step rate
 CALM_PERIOD = 1.0  # while nobody is: browser and training may have to share two cores
 ATTENDED = 5.0  # seconds after a message in which a person counts as being at it; the pointer over the panel sends some
-SHARE = 0.02  # of the time at most goes into looking
+SHARE = 0.02  # of a core at most goes into looking
 ASKED = frozenset(
     {"pause", "resume", "stop", "save", "evaluate", "sample", "set", "freeze", "unfreeze", "rewind", "rule"}
 )
@@ -148,11 +148,11 @@ class TrainingPanel(Panel):
     def follow(self) -> None:
         """Look at the run up to ten times a second while it is live."""
         while not self._closed.is_set():
-            live, began = False, time.monotonic()
+            live, began = False, time.thread_time()
             with contextlib.suppress(RunError):  # a folder that is gone may come back; its state says so
                 live = self._tick()
-            took = time.monotonic() - began
-            period = PERIOD if began - self._heard < ATTENDED else CALM_PERIOD
+            took = time.thread_time() - began  # not what a cell that computes made it wait
+            period = PERIOD if time.monotonic() - self._heard < ATTENDED else CALM_PERIOD
             self._woken.wait(max(period, took / SHARE) if live else IDLE_PERIOD)
             if self._woken.is_set():
                 self._woken.clear()
