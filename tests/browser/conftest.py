@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 import http.server
 import os
+import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from nbllm.widgets.modules import STATIC
-from tests.browser.lab import Lab
+from tests.browser.lab import Lab, Notebook
 
 ARGUMENTS = [
     "--no-sandbox",  # root, as in a container, has none
@@ -93,3 +94,19 @@ def lab(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[
     lab = Lab(tmp_path_factory.mktemp("lab"))
     yield lab
     lab.close()
+
+
+@pytest.fixture
+def opened(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
+    """Open a notebook of given cells, named after the test; its kernel, and the runs in it, end with the test."""
+    notebooks = []
+
+    def opened(*cells: str) -> Notebook:
+        name = re.sub(r"\W+", "-", request.node.name).strip("-") + ".ipynb"
+        lab.write(name, *cells)
+        notebooks.append(Notebook(lab, page, name).open(name.removesuffix(".ipynb")))
+        return notebooks[-1]
+
+    yield opened
+    for notebook in notebooks:
+        notebook.shut_down()

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.chat_page import ChatPage, answered, question, token, tokens_of
-from tests.browser.lab import Lab, Notebook
+from tests.browser.lab import Notebook
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\u202egnp.exe'
 
@@ -300,21 +300,15 @@ MOST_STOP = 200.0  # milliseconds from the click to "stopped" on the page
 
 
 @pytest.fixture
-def book(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Callable[..., Notebook]:
+def book(opened: Callable[..., Notebook]) -> Callable[..., Notebook]:
     """Open a notebook whose first cell has made a panel."""
-    opened = []
 
     def book(*cells: str) -> Notebook:
-        name = re.sub(r"\W+", "-", request.node.name).strip("-") + ".ipynb"
-        lab.write(name, BEGIN, *cells)
-        notebook = Notebook(lab, page, name).open(name.removesuffix(".ipynb"))
+        notebook = opened(BEGIN, *cells)
         notebook.run(0)
-        opened.append(notebook)
         return notebook
 
-    yield book
-    for notebook in opened:
-        notebook.shut_down()
+    return book
 
 
 def ask(panel: Locator, text: str) -> None:

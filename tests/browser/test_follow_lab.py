@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, expect
 
-from tests.browser.lab import Lab, Notebook
+from nbllm.runs.run import Run
 from tests.browser.test_panel_lab import applied, button, expect_state, run_of
 
 LOOP = """
@@ -50,20 +49,34 @@ trainer.remove_callback(transformers.PrinterCallback)
 """
 
 
-@pytest.fixture
-def opened(lab: Lab, page: Page, request: pytest.FixtureRequest):
-    """Open a notebook, and end its kernel with the test."""
-    pages = []
+def steer(panel: Locator, run: Run, lr: float) -> int:
+    """Pause, set the learning rate, resume; return the step of the pause."""
+    button(panel, "Pause").click()
+    pause = applied(run, "pause")
+    expect_state(panel, "paused")
+    field = panel.get_by_label("Learning rate to set")
+    field.fill(str(lr))
+    field.press("Enter")
+    assert applied(run, "set")["args"] == {"lr": lr}
+    button(panel, "Resume").click()
+    applied(run, "resume")
+    return int(pause["step"])
 
-    def opened(*cells: str) -> Notebook:
-        name = re.sub(r"\W+", "-", request.node.name).strip("-") + ".ipynb"
-        lab.write(name, *cells)
-        pages.append(Notebook(lab, page, name).open(name.removesuffix(".ipynb")))
-        return pages[-1]
 
-    yield opened
-    for notebook in pages:
-        notebook.shut_down()
+def rewind(panel: Locator, run: Run) -> dict:
+    """Go back to the first checkpoint, and return the event."""
+    slider = panel.get_by_label("Checkpoint", exact=True)
+    slider.focus()
+    slider.press("Home")
+    panel.get_by_role("button", name=re.compile(r"^Rewind to")).click()
+    return applied(run, "rewind")
+
+
+def stop(panel: Locator, run: Run) -> None:
+    button(panel, "Stop").click()
+    button(panel, "Stop now").click()
+    applied(run, "stop")
+    expect_state(panel, "stopped")
 
 
 def test_a_plain_loop_is_steered_while_its_cell_runs(lab, opened):
@@ -74,36 +87,17 @@ def test_a_plain_loop_is_steered_while_its_cell_runs(lab, opened):
     notebook.run(1, wait=False)
     expect_state(panel, "running")
     expect(panel.get_by_text("learning rate", exact=False).first).to_be_visible()
-
-    button(panel, "Pause").click()
-    pause = applied(run, "pause")
-    expect_state(panel, "paused")
-    field = panel.get_by_label("Learning rate to set")
-    field.fill("0.005")
-    field.press("Enter")
-    assert applied(run, "set")["args"] == {"lr": 0.005}
-    button(panel, "Resume").click()
-    applied(run, "resume")
+    paused = steer(panel, run, 0.005)
     expect_state(panel, "running")
-
     for name, reason in (("Sample", "sample="), ("Evaluate", "evaluate=")):
         control = button(panel, name)
         expect(control).to_be_disabled()
         assert reason in (control.get_attribute("title") or ""), control.get_attribute("title")
-
-    slider = panel.get_by_label("Checkpoint", exact=True)
-    slider.focus()
-    slider.press("Home")
-    panel.get_by_role("button", name=re.compile(r"^Rewind to")).click()
-    rewind = applied(run, "rewind")
-    assert rewind["args"]["to"] < pause["step"] <= rewind["step"]
+    event = rewind(panel, run)
+    assert event["args"]["to"] < paused <= event["step"]
     expect_state(panel, "running")
     panel.screenshot(path=lab.root.parent / "follow.png")
-
-    button(panel, "Stop").click()
-    button(panel, "Stop now").click()
-    applied(run, "stop")
-    expect_state(panel, "stopped")
+    stop(panel, run)
     notebook.run(2)
     assert not notebook.is_running(1)
     assert "Error" not in notebook.output(1).inner_text()
@@ -116,27 +110,11 @@ def test_transformers_trainer_is_steered_in_the_cell_that_trains(lab, opened):
     panel = notebook.panel(1)
     expect_state(panel, "running", timeout=60_000)
     run = run_of(lab, "trainer")
-    button(panel, "Pause").click()
-    pause = applied(run, "pause")
-    expect_state(panel, "paused")
-    field = panel.get_by_label("Learning rate to set")
-    field.fill("0.0001")
-    field.press("Enter")
-    assert applied(run, "set")["args"] == {"lr": 0.0001}
-    button(panel, "Resume").click()
-    applied(run, "resume")
+    assert steer(panel, run, 0.0001) > 0
     assert "fork" in run.cannot
     expect(button(panel, "Fork")).to_be_disabled()
-    slider = panel.get_by_label("Checkpoint", exact=True)
-    slider.focus()
-    slider.press("Home")
-    panel.get_by_role("button", name=re.compile(r"^Rewind to")).click()
-    rewind = applied(run, "rewind")
-    assert rewind["args"]["to"] < rewind["step"]
+    event = rewind(panel, run)
+    assert event["args"]["to"] < event["step"]
     expect_state(panel, "running", timeout=30_000)
-    assert pause["step"] > 0
     panel.screenshot(path=lab.root.parent / "trainer.png")
-    button(panel, "Stop").click()
-    button(panel, "Stop now").click()
-    applied(run, "stop")
-    expect_state(panel, "stopped")
+    stop(panel, run)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, expect
 
 from nbllm.runs.run import Run
 from tests.browser.lab import Lab, Notebook
@@ -28,21 +28,15 @@ BUSY = "deadline = time.monotonic() + 20\nwhile time.monotonic() < deadline:\n  
 
 
 @pytest.fixture
-def book(lab: Lab, page: Page, request: pytest.FixtureRequest) -> Callable[..., Notebook]:
-    """Open a notebook whose first cell has run; all runs of the lab end with the test."""
-    pages = []
+def book(opened: Callable[..., Notebook]) -> Callable[..., Notebook]:
+    """Open a notebook whose first cell has run."""
 
     def book(*cells: str) -> Notebook:
-        name = re.sub(r"\W+", "-", request.node.name).strip("-") + ".ipynb"
-        lab.write(name, BEGIN, *cells)
-        notebook = Notebook(lab, page, name).open(name.removesuffix(".ipynb"))
+        notebook = opened(BEGIN, *cells)
         notebook.run(0)
-        pages.append(notebook)
         return notebook
 
-    yield book
-    for notebook in pages:
-        notebook.shut_down()
+    return book
 
 
 def run_of(lab: Lab, name: str) -> Run:
