@@ -239,6 +239,19 @@ class LM:
             for text, values in zip(texts, found, strict=True)
         ]
 
+    def release(self) -> int:
+        """Give back the memory that the next generation would have found ready; the next one takes it anew.
+
+        `generate`, `chat` and samples of a training share it: room to work in, and keys and values. The weights are
+        read where they are; no other form of them is made.
+
+        Returns:
+            How many bytes were given back.
+        """
+        from nbllm.inference.prepared import release
+
+        return release(self.model)
+
     def __repr__(self) -> str:
         config = self.config
         return (
@@ -249,6 +262,7 @@ class LM:
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import escape, fragment, table
+        from nbllm.inference.prepared import held_bytes
         from nbllm.models.summary import summarize
 
         rows = [
@@ -260,8 +274,11 @@ class LM:
         rows.append(
             ("total", f"{weight.dtype} on {weight.device}", "", self.num_parameters, round(total / 1e6, 2))
         )
+        held = held_bytes(self.model)
+        kept = [("kept for the next answer", "release() gives it back", "", "", round(held / 1e6, 2))]
         header = ("part", "what", "matrices", "parameters", "memory (MB)")
-        return fragment(f"<p><strong>{escape(repr(self))}</strong></p>{table(rows, header)}")
+        shown = table([*rows, *(kept if held else [])], header)
+        return fragment(f"<p><strong>{escape(repr(self))}</strong></p>{shown}")
 
 
 def load(

@@ -24,6 +24,7 @@ from nbllm.core.errors import UserError
 from nbllm.core.seeding import generator
 from nbllm.inference.choices import TokenChoice, token_choices
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.prepared import Prepared, Steps, can_step, prepared
 from nbllm.inference.sampling import choose, penalize_repetition
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ class Sequence:
 class _Batch:
     """Rows that share one cache: feeds each its newest tokens and gives the logits of the next."""
 
-    def __init__(self, model: Decoder, rows: list[Sequence], config: SamplingConfig) -> None:
-        self._model, self.rows, self._config = model, rows, config
+    def __init__(self, model: Decoder, rows: list[Sequence], config: SamplingConfig, made: Prepared) -> None:
+        self._model, self.rows, self._config, self._made = model, rows, config, made
         self._device = model.head_weight.device
         self._cache: KVCache | None = None
+        self._steps: Steps | None = None
         self._padding = torch.zeros(len(rows), dtype=torch.int64)
         self._mask: Tensor | None = None
         self._seen: Tensor | None = None
@@ -86,8 +88,7 @@ class _Batch:
         """Return float32 logits for the next token of each of `rows`."""
         self._drop_ended()
         full = self._cache is None or self._cache.length == self._cache.max_length
-        hidden = self._read() if full else self._step()
-        logits = self._model.logits(hidden).float()
+        logits = self._read() if full else self._step()
         if not bool(torch.isfinite(logits.amax(dim=-1)).all()):  # minus infinity is fair: a token ruled out
             raise UserError(
                 "The model's output is not finite (NaN or infinity), so no token can be chosen.",
@@ -106,11 +107,12 @@ class _Batch:
         if self._cache is not None:
             kept = torch.tensor(going, device=self._device)
             self._cache.select(kept)
+            self._steps = None
             self._padding = self._padding[kept]
             self._mask = None if self._mask is None else self._mask[kept]
             self._seen = None if self._seen is None else self._seen[kept]
 
-    def _read(self) -> Float[Tensor, "batch hidden"]:
+    def _read(self) -> Float[Tensor, "batch vocabulary"]:
         """Lay out the rows and read their contexts into a fresh cache."""
         limit = self._model.config.max_positions
         for row in self.rows:
@@ -120,7 +122,8 @@ class _Batch:
         columns = int(lengths.max())
         remaining = max(self._config.max_new_tokens - len(row.tokens) for row in self.rows)
         # The last token of a text is never read: nothing is predicted from it.
-        self._cache = self._model.make_cache(len(self.rows), min(limit, columns + remaining - 1))
+        length = min(limit, columns + remaining - 1)
+        self._cache, self._steps = self._made.cache(self._model, len(self.rows), length), None
         ids = [[0] * (columns - row.context_length) + row.context for row in self.rows]
         self._padding = columns - lengths
         self._mask = None
@@ -131,14 +134,19 @@ class _Batch:
             self._seen = self._all_seen()
         return self._forward(torch.tensor(ids, device=self._device))
 
-    def _step(self) -> Float[Tensor, "batch hidden"]:
+    def _step(self) -> Float[Tensor, "batch vocabulary"]:
         """Read each row's newest token."""
+        assert self._cache is not None
         newest = torch.tensor([row.tokens[-1:] for row in self.rows], device=self._device)
         if self._seen is not None:
             self._seen.scatter_(1, newest, True)
+        if self._steps is None and can_step(self._model, len(self.rows)):
+            self._steps = Steps(self._model, self._made, self._cache, self._padding)
+        if self._steps is not None:
+            return self._steps([row.tokens[-1] for row in self.rows])
         return self._forward(newest)
 
-    def _forward(self, ids: Tensor) -> Float[Tensor, "batch hidden"]:
+    def _forward(self, ids: Tensor) -> Float[Tensor, "batch vocabulary"]:
         assert self._cache is not None
         done, count = self._cache.length, ids.shape[1]
         positions = None
@@ -148,7 +156,7 @@ class _Batch:
             positions = (column[None, :] - self._padding[:, None]).clamp(min=0)
             mask = self._mask[:, : done + count]
         hidden = self._model.hidden(ids, cache=self._cache, positions=positions, attention_mask=mask)
-        return hidden[:, -1]
+        return self._model.logits(hidden[:, -1]).float()
 
     def _all_seen(self) -> Tensor:
         seen = torch.zeros(
@@ -265,9 +273,14 @@ def decode(
     _check_prompts(model, sequences, config)
     begin = time.perf_counter()
     try:
-        with contextlib.nullcontext() if lock is None else lock, _evaluating(model), torch.inference_mode():
+        with (
+            contextlib.nullcontext() if lock is None else lock,
+            _evaluating(model),
+            torch.inference_mode(),
+            prepared(model) as made,
+        ):
             for first in range(0, len(sequences), config.batch_size):
-                batch = _Batch(model, sequences[first : first + config.batch_size], config)
+                batch = _Batch(model, sequences[first : first + config.batch_size], config, made)
                 for row, token in _tokens(batch, should_stop, num_alternatives):
                     _accept(row, token, model, config, eos_id)
                     row.seconds = time.perf_counter() - begin

@@ -22,6 +22,10 @@ class KVCache:
         max_length: Most tokens that fit.
         dtype: Of keys and values.
         device: Where they are held.
+
+    Attributes:
+        buffers: One a layer: (2, batch, kv_head, max_length, head_dim), keys and then values.
+        length: How many tokens are held.
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class KVCache:
     ) -> None:
         shape = (2, batch, num_kv_heads, max_length, head_dim)
         # Zeros rather than unwritten memory: what lies beyond `length` must never be able to be NaN.
-        self._layers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.buffers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
         self.max_length = max_length
         self.length = 0
 
@@ -57,7 +61,7 @@ class KVCache:
                 f"The key/value cache holds {self.max_length} tokens; {end} were asked for.",
                 mend="Make it longer (max_length), or give fewer tokens.",
             )
-        buffer = self._layers[layer]
+        buffer = self.buffers[layer]
         with torch.no_grad():
             buffer[0, :, :, self.length : end] = key
             buffer[1, :, :, self.length : end] = value
@@ -74,9 +78,15 @@ class KVCache:
 
     def select(self, rows: Int[Tensor, " row"]) -> None:
         """Keep only the sequences `rows`, in that order (finished ones leave the batch; beams split)."""
-        self._layers = [buffer.index_select(1, rows) for buffer in self._layers]
+        self.buffers = [buffer.index_select(1, rows) for buffer in self.buffers]
+
+    def serves(self, batch: int, max_length: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Return whether this cache may be taken for one of that kind."""
+        buffer = self.buffers[0]
+        alike = buffer.shape[1] == batch and buffer.dtype == dtype and buffer.device == device
+        return alike and self.max_length >= max_length
 
     @property
     def num_bytes(self) -> int:
         """Memory of the buffers, in bytes."""
-        return sum(buffer.nbytes for buffer in self._layers)
+        return sum(buffer.nbytes for buffer in self.buffers)

@@ -58,11 +58,16 @@ class RotaryPositions(nn.Module):
             length: One more than the highest position.
             device: Where they are needed.
         """
+        cos, sin = self.table(length, device)
+        return cos[positions], sin[positions]
+
+    def table(self, length: int, device: torch.device) -> Rotation:
+        """Return the cosines and sines of at least the first `length` positions."""
         table = self._table
         if table is None or table[0].shape[0] < length or table[0].device != device:
             rows = max(length, 256) if table is None else max(length, 2 * table[0].shape[0])
             self._table = table = self._make_table(rows, device)
-        return table[0][positions], table[1][positions]
+        return table
 
     def _make_table(self, length: int, device: torch.device) -> Rotation:
         # Outside inference mode: a table made while generating must also serve a later training step.

@@ -7,11 +7,18 @@ import torch
 from transformers.generation import logits_process as reference
 
 from nbllm.core.errors import UserError
+from nbllm.inference import prepared
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.engine import decode, generate_ids, start
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 SAMPLED = SamplingConfig(temperature=1.3, top_p=0.95, max_new_tokens=12, seed=5)
+
+
+@pytest.fixture(params=["called", "by steps"], autouse=True)
+def way(request, monkeypatch):
+    """Everything holds for the model as it is called, and for the kernel that reads one more token."""
+    monkeypatch.setattr(prepared, "FEWEST", 0 if request.param == "by steps" else 1 << 62)
 
 
 def prompts(*lengths):

@@ -54,12 +54,13 @@ def readable(*operands: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return all(x is None or _is_plain_float32(x) for x in operands)
+    return all(x is None or is_memory(x, torch.float32) for x in operands)
 
 
-def _is_plain_float32(x: Tensor) -> bool:
+def is_memory(x: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether a tensor is just numbers of this kind in the CPU's memory."""
     plain = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided and not x.is_neg()
-    return plain and x.device.type == "cpu" and x.dtype == torch.float32
+    return plain and x.device.type == "cpu" and x.dtype == dtype
 
 
 def run(name: str, kernel: str, shares: int, *arguments: Tensor | int | float | None) -> None:

@@ -14,10 +14,12 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+LINE = 64  # bytes that come from memory together
 SLOTS = 3  # of a tensor: its address, rows, columns; of a number: itself
 EXACT = {"contract"}
 # Sums may be split over the lanes of a vector; NaN and infinity stay what they are.
@@ -42,14 +44,59 @@ def part(fastmath: set[str]) -> Callable[[Function], Function]:
     return compile_it
 
 
+def pointer_to(kind: Any) -> Any:
+    """Return a function that takes an address as that of numbers of a Numba type, for `carray`."""
+
+    @intrinsic
+    def at(context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.intp), generate
+
+    return at
+
+
+_floats_at = pointer_to(types.float32)
+
+
 @intrinsic
-def _floats_at(context: Any, address: Any) -> Any:
-    """The address as that of float32 numbers."""
+def weights_at(context: Any, address: Any, like: Any) -> Any:
+    """The address as that of numbers like `like`: float32, or uint16 that stand for bfloat16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.float32)(types.intp), generate
+    return types.CPointer(like)(types.intp, like), generate
+
+
+@intrinsic
+def widened(context: Any, value: Any) -> Any:
+    """A weight as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if value == types.float32:
+            return arguments[0]
+        bits = builder.shl(builder.zext(arguments[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(value), generate
+
+
+@intrinsic
+def narrowed(context: Any, value: Any, like: Any) -> Any:
+    """A float32 as a number like `like`; as bfloat16, the nearest, and of two the even one."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if like == types.float32:
+            return arguments[0]
+        word = ir.IntType(32)
+        bits = builder.bitcast(arguments[0], word)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(word, 16)), ir.Constant(word, 1))
+        rounded = builder.add(builder.add(bits, ir.Constant(word, 0x7FFF)), odd)
+        return builder.trunc(builder.lshr(rounded, ir.Constant(word, 16)), ir.IntType(16))
+
+    return like(types.float32, like), generate
 
 
 @intrinsic
@@ -73,6 +120,21 @@ def bits_of_float(context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def _prefetch_line(context: Any, address: Any) -> Any:
+    """Ask for the line of memory at an address, for reading; an address where nothing is does no harm."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read; soon and often; data
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+@intrinsic
 def wide(context: Any) -> Any:
     """In a part with loops: let them be vectors as wide as the processor has, as BLAS's between them are.
 
@@ -86,6 +148,14 @@ def wide(context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@part(EXACT)
+def prefetch(row: Any, ahead: int) -> None:
+    """Ask for as much memory as a contiguous row takes, so many bytes after it begins."""
+    begin = row.ctypes.data + ahead
+    for place in range(0, row.nbytes, LINE):
+        _prefetch_line(begin + place)
 
 
 @part(EXACT)

@@ -37,6 +37,8 @@ _enter("nbllm_thread", _openmp.omp_get_thread_num)
 _enter("nbllm_threads", _openmp.omp_get_num_threads)
 thread_number = types.ExternalFunction("nbllm_thread", types.int32())
 num_threads = types.ExternalFunction("nbllm_threads", types.int32())
+_enter("nbllm_barrier", _openmp.GOMP_barrier)
+barrier = types.ExternalFunction("nbllm_barrier", types.void())
 
 # BLAS's single-precision product as torch links it; 13 addresses, sizes are 32 bits wide. MKL's runs on one thread
 # when it is called from within a team; other libraries promise no such thing.

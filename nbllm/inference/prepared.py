@@ -1,0 +1,206 @@
+"""What makes decoding quick: a model's weights as one kernel reads them, and the room that it works in.
+
+Projections are stored fused, so the weights are read where they lie and none is copied. What is kept from one
+generation to the next is the working memory, and the cache of keys and values; `release` gives both back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nbllm.models.block import Block
+from nbllm.nn import kernels
+from nbllm.nn.attention import Attention
+from nbllm.nn.feed_forward import FeedForward
+from nbllm.nn.hooks import is_plain
+from nbllm.nn.kv_cache import KVCache
+from nbllm.nn.linear import Linear
+from nbllm.nn.normalization import LayerNorm, RMSNorm
+from nbllm.nn.positions import LearnedPositions, RotaryPositions
+
+if TYPE_CHECKING:
+    from nbllm.models.decoder import Decoder
+
+FEWEST = 1 << 20  # parameters: a smaller model has answered before Numba is loaded
+MOST_ROWS = 4  # sequences: with more, real matrix products earn what they cost
+_KERNELS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_KINDS = (
+    Block, Attention, FeedForward, Linear, LayerNorm, RMSNorm, LearnedPositions, RotaryPositions, nn.Embedding,
+    nn.Linear, nn.ModuleList,
+)  # fmt: skip
+
+
+class Prepared:
+    """A model made ready to decode; of one generation at a time."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[str, Tensor] = {}
+        self._cache: KVCache | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held, in bytes; the model's weights are not in it."""
+        cache = 0 if self._cache is None else self._cache.num_bytes
+        return cache + sum(room.nbytes for room in self._rooms.values())
+
+    def cache(self, model: Decoder, batch: int, max_length: int) -> KVCache:
+        """Return an empty cache for `batch` sequences of at least `max_length` tokens: the last one, if it serves."""
+        weight = model.embedding.weight
+        if self._cache is None or not self._cache.serves(batch, max_length, weight.dtype, weight.device):
+            self._cache = None  # first: two are not to be there at a time
+            self._cache = model.make_cache(batch, max_length)
+        self._cache.crop(0)
+        return self._cache
+
+    def room(self, name: str, *shape: int) -> Tensor:
+        """Return working memory that holds anything."""
+        size, room = math.prod(shape), self._rooms.get(name)
+        if room is None or room.numel() < size:
+            self._rooms[name] = room = torch.empty(size)
+        return room[:size].view(shape)
+
+
+_kept: weakref.WeakKeyDictionary[Decoder, Prepared] = weakref.WeakKeyDictionary()
+
+
+@contextlib.contextmanager
+def prepared(model: Decoder) -> Iterator[Prepared]:
+    """Lend what is prepared for a model; a second generation beside the first gets one of its own."""
+    made = _kept.pop(model, None) or Prepared()
+    try:
+        yield made
+    except BaseException:
+        made._cache = None  # it may hold what is not finite
+        raise
+    finally:
+        _kept[model] = made
+
+
+def held_bytes(model: Decoder) -> int:
+    """Return how much memory is kept for the model's next generation, in bytes."""
+    made = _kept.get(model)
+    return 0 if made is None else made.num_bytes
+
+
+def release(model: Decoder) -> int:
+    """Give back what is kept for the model's next generation; return how many bytes."""
+    made = _kept.pop(model, None)
+    return 0 if made is None else made.num_bytes
+
+
+def can_step(model: Decoder, rows: int) -> bool:
+    """Return whether `Steps` computes what the model would, for so many sequences: where not, the model is called."""
+    weight = model.embedding.weight
+    if rows > MOST_ROWS or weight.dtype not in _KERNELS or model.num_parameters < FEWEST:
+        return False
+    if model.attention_backend != "auto" or torch.is_autocast_enabled("cpu"):
+        return False
+    plain = all(is_plain(module, *_KINDS) for module in model.modules() if module is not model)
+    alike = all(kernels.is_memory(each, weight.dtype) and each.is_contiguous() for each in model.parameters())
+    return plain and alike and kernels.compiled("decoding") is not None
+
+
+class Steps:
+    """Reads one more token of each sequence, and says what may come next.
+
+    Args:
+        model: A decoder that `can_step`.
+        made: What is prepared for it.
+        cache: Keys and values of the tokens before. The steps add to it.
+        padding: (row,), how many of its first columns are none of a sequence's.
+    """
+
+    def __init__(self, model: Decoder, made: Prepared, cache: KVCache, padding: Int[Tensor, " row"]) -> None:
+        compiled = kernels.compiled("decoding")
+        assert compiled is not None
+        self._cache, self._kernel = cache, _KERNELS[model.embedding.weight.dtype]
+        config, rows, threads = model.config, len(padding), torch.get_num_threads()
+        heads, expanded = config.num_heads + 2 * config.num_kv_heads, config.intermediate_size
+        rooms = {
+            "stream": (rows, config.hidden_size),
+            "normal": (threads, rows, config.hidden_size),
+            "qkv": (rows, heads, config.head_dim),
+            "gathered": (rows, config.num_heads, config.head_dim),
+            "expanded": (rows, expanded),
+            "scores": (threads, cache.max_length),
+            "logits": (rows, config.vocab_size),
+        }
+        self._rooms = {name: made.room(name, *shape) for name, shape in rooms.items()}
+        self._tokens, self._padding = np.zeros(rows, np.int64), padding.numpy().astype(np.int64)
+        self._layers = np.array(
+            [_layer_row(block, buffer) for block, buffer in zip(model.blocks, cache.buffers, strict=True)],
+            compiled.LAYER,
+        )
+        self._tables = _rotation(model, cache.max_length)
+        self._plan = np.zeros(1, compiled.PASS)
+        self._weights = [each.data for each in model.parameters()]  # read by address: it must not go away
+        addresses = {name: room.data_ptr() for name, room in self._rooms.items()}
+        addresses |= {
+            "tokens": self._tokens.ctypes.data,
+            "padding": self._padding.ctypes.data,
+            "layer_table": self._layers.ctypes.data,
+            "embedding": model.embedding.weight.data_ptr(),
+            "positions": _address(model.positions, "weight"),
+            "cos": self._tables[0].data_ptr() if self._tables else 0,
+            "sin": self._tables[1].data_ptr() if self._tables else 0,
+            "norm": _address(model.norm, "weight"),
+            "norm_bias": _address(model.norm, "bias"),
+            "head": model.head_weight.data_ptr(),
+        }
+        sizes = {
+            "eps": config.norm_eps,
+            "rows": rows,
+            "capacity": cache.max_length,
+            "layers": config.num_layers,
+            "hidden": config.hidden_size,
+            "heads": config.num_heads,
+            "kv_heads": config.num_kv_heads,
+            "head_dim": config.head_dim,
+            "inner": expanded,
+            "vocabulary": config.vocab_size,
+            "activation": compiled.ACTIVATIONS.index(config.activation),
+            "gated": config.gated,
+            "centred": config.norm == "layer_norm",
+        }
+        for name, value in (addresses | sizes).items():
+            self._plan[name] = value
+
+    def __call__(self, tokens: list[int]) -> Float[Tensor, "row vocabulary"]:
+        """Read a token of each row; return float32 logits, which stand until the next call."""
+        self._tokens[:] = tokens
+        self._plan["column"] = self._cache.length
+        kernels.run("decoding", self._kernel, 0, self._plan.ctypes.data)
+        self._cache.advance(1)
+        return self._rooms["logits"]
+
+
+def _layer_row(block: Any, cache: Tensor) -> tuple[int, ...]:
+    """Return a layer's row of the kernel's table."""
+    attention, feed_forward = block.attention, block.feed_forward
+    modules = (
+        block.attention_norm, attention.qkv, attention.output, block.feed_forward_norm, feed_forward.up,
+        feed_forward.down,
+    )  # fmt: skip
+    weights = [_address(module, name) for module in modules for name in ("weight", "bias")]
+    return (*weights, cache.data_ptr())
+
+
+def _address(module: nn.Module, name: str) -> int:
+    """Return where a parameter lies; 0 where there is none."""
+    parameter = getattr(module, name, None)
+    return 0 if parameter is None else parameter.data_ptr()
+
+
+def _rotation(model: Decoder, length: int) -> tuple[Tensor, Tensor] | None:
+    if not isinstance(model.positions, RotaryPositions):
+        return None
+    return model.positions.table(length, model.embedding.weight.device)

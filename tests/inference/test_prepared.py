@@ -1,0 +1,241 @@
+"""The kernel that reads one more token, against the model as it is called; and what is kept between answers."""
+
+import gc
+import threading
+
+import pytest
+import torch
+
+from nbllm.core.errors import UserError
+from nbllm.inference import prepared
+from nbllm.inference.config import SamplingConfig
+from nbllm.inference.engine import generate_ids
+from nbllm.lm import LM
+from nbllm.models.decoder import Decoder
+
+from .conftest import small_config
+
+GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
+SHAPES = {
+    "gpt2": ("gpt2", {}),
+    "llama": ("llama", {}),
+    "qwen2": ("llama", dict(attention_bias=True, attention_output_bias=False)),
+    "relu, one key/value head": ("gpt2", dict(activation="relu", num_kv_heads=1)),
+    "gelu, gated": ("gpt2", dict(activation="gelu", gated=True, intermediate_size=52)),
+    "odd sizes": (
+        "gpt2",
+        dict(hidden_size=42, num_heads=3, head_dim=10, intermediate_size=37, vocab_size=301),
+    ),
+    "layer norm and rotary": ("llama", dict(norm="layer_norm", activation="gelu_tanh", head_dim=6)),
+}
+
+
+@pytest.fixture(autouse=True)
+def every_size(monkeypatch):
+    monkeypatch.setattr(prepared, "FEWEST", 0)
+
+
+def make(name, dtype=torch.float32):
+    family, changes = SHAPES[name]
+    model = Decoder(small_config(family, **changes), seed=3)
+    with torch.no_grad():
+        for weight in model.parameters():  # biases and norms that are 0 and 1 would show nothing
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    return model.to(dtype).eval()
+
+
+def read(model, lengths, count):
+    """Return the logits after each of `count` more tokens, from the steps and from the model as it is called."""
+    vocabulary, columns = model.config.vocab_size, max(lengths)
+    padding = columns - torch.tensor(lengths)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (len(lengths), columns + count), generator=generator)
+    mask = torch.arange(columns + count)[None] >= padding[:, None]
+    positions = (torch.arange(columns + count)[None] - padding[:, None]).clamp(min=0)
+    stepped, called = [], []
+    with torch.inference_mode(), prepared.prepared(model) as made:
+        cache = made.cache(model, len(lengths), columns + count)
+        first = ids[:, :columns]
+        model.hidden(first, cache=cache, positions=positions[:, :columns], attention_mask=mask[:, :columns])
+        steps = prepared.Steps(model, made, cache, padding)
+        for place in range(columns, columns + count):
+            stepped.append(steps(ids[:, place].tolist()).clone())
+            upto = slice(0, place + 1)
+            hidden = model.hidden(ids[:, upto], positions=positions[:, upto], attention_mask=mask[:, upto])
+            called.append(model.logits(hidden[:, -1]))
+    return torch.stack(stepped), torch.stack(called)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("lengths", [[9], [5, 9, 1, 7]])
+def test_a_step_is_what_the_model_computes(name, lengths):
+    model = make(name)
+    assert prepared.can_step(model, len(lengths))
+    stepped, called = read(model, lengths, 5)
+    assert called.std() > 0.5
+    torch.testing.assert_close(stepped, called, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_bfloat16_weights_are_read_exactly(name):
+    half = make(name, torch.bfloat16)
+    stepped, called = read(half, [9, 4], 5)
+    exact = read(make(name, torch.bfloat16).float(), [9, 4], 5)[1]
+    # What is kept of earlier tokens is rounded to bfloat16, and nothing else: nearer than the model itself comes.
+    ours, torchs = (stepped - exact).abs().mean(), (called.float() - exact).abs().mean()
+    assert ours < 0.02 * exact.std() and ours < torchs
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    model, before = make("llama"), torch.get_num_threads()
+    expected = read(model, [9, 3], 4)[0]
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(read(model, [9, 3], 4)[0], expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_row_gets_the_same_bits_in_any_company():
+    """So a text does not depend on what is written beside it."""
+    model = make("llama")
+    with torch.inference_mode(), prepared.prepared(model) as made:
+
+        def logits(rows):
+            cache = made.cache(model, rows, 9)
+            for buffer in cache.buffers:
+                buffer.copy_(torch.randn(buffer[:, :1].shape, generator=torch.Generator().manual_seed(0)))
+            cache.length = 8
+            return prepared.Steps(model, made, cache, torch.zeros(rows, dtype=torch.int64))(
+                [7] * rows
+            ).clone()
+
+        assert torch.equal(logits(3), logits(1).expand(3, -1))
+
+
+def changed(change):
+    model = make("llama")
+    change(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.blocks[0].attention.qkv.register_forward_hook(lambda *_: None),
+        lambda model: model.half(),
+        lambda model: model.double(),
+        lambda model: setattr(model, "attention_backend", "eager"),
+        lambda model: torch.nn.utils.parametrizations.weight_norm(model.blocks[1].feed_forward.down),
+        lambda model: setattr(model.norm, "weight", torch.nn.Parameter(torch.ones(64)[::2])),
+    ],
+    ids=["hook", "float16", "float64", "backend", "parametrized", "strided"],
+)
+def test_what_changes_the_computation_is_called(change):
+    model = changed(change)
+    assert not prepared.can_step(model, 1)
+    model = model.float()
+    assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)[0]) == 12
+
+
+def test_autocast_is_called():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not prepared.can_step(make("llama"), 1)
+
+
+def test_many_rows_and_small_models_are_called(monkeypatch):
+    model = make("llama")
+    assert not prepared.can_step(model, prepared.MOST_ROWS + 1)
+    monkeypatch.setattr(prepared, "FEWEST", model.num_parameters + 1)
+    assert not prepared.can_step(model, 1)
+
+
+def test_new_weights_are_read_at_once():
+    model, other = make("llama"), changed(lambda model: model.initialize(9))
+    answer, expected = (generate_ids(each, [[1, 2, 3]], GREEDY, eos_id=None) for each in (model, other))
+    assert answer != expected
+    with torch.no_grad():
+        for weight, new in zip(model.parameters(), other.parameters(), strict=True):
+            weight.copy_(new)
+    assert generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None) == expected
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(weight.detach() * 0.5))
+    for weight in other.parameters():
+        weight.data *= 0.5
+    assert generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None) == generate_ids(
+        other, [[1, 2, 3]], GREEDY, eos_id=None
+    )
+
+
+def test_weights_that_are_replaced_while_a_text_is_written_do_no_harm():
+    model = make("llama")
+
+    def replace(_, __):
+        for weight in model.parameters():
+            weight.data = torch.zeros_like(weight)
+        gc.collect()
+
+    assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None, on_token=replace)[0]) == 12
+
+
+def test_what_is_kept_is_said_and_given_back(tokenizer):
+    lm = LM(make("llama"), tokenizer)
+    assert lm.release() == 0
+    first = lm.generate("the cat", temperature=0, max_new_tokens=20)
+    held = prepared.held_bytes(lm.model)
+    assert held > 0 and "release() gives it back" in lm._repr_html_()
+    assert lm.generate("the cat", temperature=0, max_new_tokens=9) == lm.generate(
+        "the cat", temperature=0, max_new_tokens=9
+    )
+    assert prepared.held_bytes(lm.model) == held, "a shorter text needs no more"
+    assert lm.release() == held and prepared.held_bytes(lm.model) == 0
+    assert "release()" not in lm._repr_html_()
+    assert lm.generate("the cat", temperature=0, max_new_tokens=20) == first
+
+
+def test_a_longer_text_gets_a_longer_cache():
+    model = make("llama")
+    with torch.inference_mode(), prepared.prepared(model) as made:
+        short = made.cache(model, 1, 10)
+        assert made.cache(model, 1, 8) is short
+        assert made.cache(model, 1, 11).max_length == 11
+        assert made.cache(model, 2, 11).buffers[0].shape[1] == 2
+
+
+def test_two_texts_at_a_time_do_not_meet():
+    model, prompts = make("llama"), [[1, 2, 3], [9, 8], [100], [7, 7, 7, 7]]
+    long = GREEDY.replace(max_new_tokens=50)
+    expected = [generate_ids(model, [prompt], long, eos_id=None)[0] for prompt in prompts]
+    found = {}
+
+    def write(index):
+        for _ in range(5):
+            found.setdefault(index, []).append(generate_ids(model, [prompts[index]], long, eos_id=None)[0])
+
+    threads = [threading.Thread(target=write, args=(index,)) for index in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(found[index] == [expected[index]] * 5 for index in range(len(prompts)))
+
+
+def test_what_is_not_finite_is_not_kept():
+    model = make("llama")
+    with torch.no_grad():
+        model.blocks[0].attention.qkv.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)
+    model.initialize(1)
+    assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)[0]) == 12
+
+
+def test_a_model_that_is_gone_keeps_nothing():
+    model = make("llama")
+    generate_ids(model, [[1]], GREEDY, eos_id=None)
+    before = len(prepared._kept)
+    del model
+    gc.collect()
+    assert len(prepared._kept) < before
