@@ -24,7 +24,8 @@ from nbllm.core.errors import UserError
 from nbllm.core.seeding import generator
 from nbllm.inference.choices import TokenChoice, token_choices
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.prepared import Prepared, Steps, can_step, prepared
+from nbllm.inference.lookup import Lookup
+from nbllm.inference.prepared import MOST_ROWS, Prepared, Steps, can_step, prepared
 from nbllm.inference.sampling import choose, penalize_repetition
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class _Batch:
         self._device = model.head_weight.device
         self._cache: KVCache | None = None
         self._steps: Steps | None = None
+        self._lookup: Lookup | None = None
+        self._logits = torch.empty(0)  # after the newest token, and after those that were guessed to follow
         self._padding = torch.zeros(len(rows), dtype=torch.int64)
         self._mask: Tensor | None = None
         self._seen: Tensor | None = None
@@ -107,7 +110,7 @@ class _Batch:
         if self._cache is not None:
             kept = torch.tensor(going, device=self._device)
             self._cache.select(kept)
-            self._steps = None
+            self._steps = self._lookup = None
             self._padding = self._padding[kept]
             self._mask = None if self._mask is None else self._mask[kept]
             self._seen = None if self._seen is None else self._seen[kept]
@@ -123,7 +126,8 @@ class _Batch:
         remaining = max(self._config.max_new_tokens - len(row.tokens) for row in self.rows)
         # The last token of a text is never read: nothing is predicted from it.
         length = min(limit, columns + remaining - 1)
-        self._cache, self._steps = self._made.cache(self._model, len(self.rows), length), None
+        self._cache = self._made.cache(self._model, len(self.rows), length)
+        self._steps = self._lookup = None
         ids = [[0] * (columns - row.context_length) + row.context for row in self.rows]
         self._padding = columns - lengths
         self._mask = None
@@ -142,9 +146,29 @@ class _Batch:
             self._seen.scatter_(1, newest, True)
         if self._steps is None and can_step(self._model, len(self.rows)):
             self._steps = Steps(self._model, self._made, self._cache, self._padding)
-        if self._steps is not None:
-            return self._steps([row.tokens[-1] for row in self.rows])
-        return self._forward(newest)
+        if self._steps is None:
+            return self._forward(newest)
+        if len(self.rows) == 1:
+            return self._step_ahead(self._steps, self.rows[0])
+        return self._steps([row.tokens[-1:] for row in self.rows])[:, -1]
+
+    def _step_ahead(self, steps: Steps, row: Sequence) -> Float[Tensor, "1 vocabulary"]:
+        """Read the newest token and with it what may follow: where that comes true, it need not be read any more.
+
+        The text is the one that it would be without, as each token's logits are the same to the bit.
+        """
+        assert self._cache is not None
+        token = row.tokens[-1]
+        if self._lookup is None:
+            self._lookup = Lookup(row.context[:-1])
+        if self._lookup.add(token):
+            self._cache.advance(1)
+            self._logits = self._logits[1:]
+            return self._logits[:1]
+        guess = self._lookup.guess(min(MOST_ROWS, self._cache.max_length - self._cache.length) - 1)
+        self._logits = steps([[token, *guess]])[0]
+        self._cache.crop(self._cache.length - len(guess))
+        return self._logits[:1]
 
     def _forward(self, ids: Tensor) -> Float[Tensor, "batch vocabulary"]:
         assert self._cache is not None

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
 
 FEWEST = 1 << 20  # parameters: a smaller model has answered before Numba is loaded
-MOST_ROWS = 4  # sequences: with more, real matrix products earn what they cost
+MOST_ROWS = 16  # tokens at a time: with more, real matrix products earn what they cost
 _KERNELS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_OF_ROWS = ("tokens", "sequences", "columns", "padding")
 _KINDS = (
     Block, Attention, FeedForward, Linear, LayerNorm, RMSNorm, LearnedPositions, RotaryPositions, nn.Embedding,
     nn.Linear, nn.ModuleList,
@@ -110,7 +111,7 @@ def can_step(model: Decoder, rows: int) -> bool:
 
 
 class Steps:
-    """Reads one more token of each sequence, and says what may come next.
+    """Reads one more token of each sequence, or a few more of one, and says what may come after each.
 
     Args:
         model: A decoder that `can_step`.
@@ -123,7 +124,8 @@ class Steps:
         compiled = kernels.compiled("decoding")
         assert compiled is not None
         self._cache, self._kernel = cache, _KERNELS[model.embedding.weight.dtype]
-        config, rows, threads = model.config, len(padding), torch.get_num_threads()
+        self._batch = len(padding)
+        config, rows, threads = model.config, max(self._batch, MOST_ROWS), torch.get_num_threads()
         heads, expanded = config.num_heads + 2 * config.num_kv_heads, config.intermediate_size
         rooms = {
             "stream": (rows, config.hidden_size),
@@ -132,10 +134,13 @@ class Steps:
             "gathered": (rows, config.num_heads, config.head_dim),
             "expanded": (rows, expanded),
             "scores": (threads, cache.max_length),
+            "sums": (threads, compiled.MOST_ROWS),
             "logits": (rows, config.vocab_size),
         }
         self._rooms = {name: made.room(name, *shape) for name, shape in rooms.items()}
-        self._tokens, self._padding = np.zeros(rows, np.int64), padding.numpy().astype(np.int64)
+        # A row each: the token, its sequence, its column in the cache, and how many columns are padding.
+        self._rows = np.zeros((4, rows), np.int64)
+        self._padding = padding.numpy()
         self._layers = np.array(
             [_layer_row(block, buffer) for block, buffer in zip(model.blocks, cache.buffers, strict=True)],
             compiled.LAYER,
@@ -145,8 +150,7 @@ class Steps:
         self._weights = [each.data for each in model.parameters()]  # read by address: it must not go away
         addresses = {name: room.data_ptr() for name, room in self._rooms.items()}
         addresses |= {
-            "tokens": self._tokens.ctypes.data,
-            "padding": self._padding.ctypes.data,
+            **{name: row.ctypes.data for name, row in zip(_OF_ROWS, self._rows, strict=True)},
             "layer_table": self._layers.ctypes.data,
             "embedding": model.embedding.weight.data_ptr(),
             "positions": _address(model.positions, "weight"),
@@ -158,7 +162,7 @@ class Steps:
         }
         sizes = {
             "eps": config.norm_eps,
-            "rows": rows,
+            "batch": self._batch,
             "capacity": cache.max_length,
             "layers": config.num_layers,
             "hidden": config.hidden_size,
@@ -174,13 +178,23 @@ class Steps:
         for name, value in (addresses | sizes).items():
             self._plan[name] = value
 
-    def __call__(self, tokens: list[int]) -> Float[Tensor, "row vocabulary"]:
-        """Read a token of each row; return float32 logits, which stand until the next call."""
-        self._tokens[:] = tokens
-        self._plan["column"] = self._cache.length
+    def __call__(self, tokens: list[list[int]]) -> Float[Tensor, "sequence token vocabulary"]:
+        """Read as many tokens of each sequence, all together at most `MOST_ROWS`.
+
+        Returns:
+            float32 logits of what comes after each token; they stand until the next call.
+        """
+        count = len(tokens[0])
+        rows = len(tokens) * count
+        assert len(tokens) == self._batch and rows <= self._rows.shape[1]
+        sequences = np.repeat(np.arange(self._batch), count)
+        columns = np.tile(self._cache.length + np.arange(count), self._batch)
+        assert columns[-1] < self._cache.max_length
+        self._rows[:, :rows] = np.ravel(tokens), sequences, columns, self._padding[sequences]
+        self._plan["rows"] = rows
         kernels.run("decoding", self._kernel, 0, self._plan.ctypes.data)
-        self._cache.advance(1)
-        return self._rooms["logits"]
+        self._cache.advance(count)
+        return self._rooms["logits"][:rows].view(self._batch, count, -1)
 
 
 def _layer_row(block: Any, cache: Tensor) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def read(model, lengths, count):
         model.hidden(first, cache=cache, positions=positions[:, :columns], attention_mask=mask[:, :columns])
         steps = prepared.Steps(model, made, cache, padding)
         for place in range(columns, columns + count):
-            stepped.append(steps(ids[:, place].tolist()).clone())
+            stepped.append(steps(ids[:, place, None].tolist())[:, 0].clone())
             upto = slice(0, place + 1)
             hidden = model.hidden(ids[:, upto], positions=positions[:, upto], attention_mask=mask[:, upto])
             called.append(model.logits(hidden[:, -1]))
@@ -107,11 +107,10 @@ def test_a_row_gets_the_same_bits_in_any_company():
             for buffer in cache.buffers:
                 buffer.copy_(torch.randn(buffer[:, :1].shape, generator=torch.Generator().manual_seed(0)))
             cache.length = 8
-            return prepared.Steps(model, made, cache, torch.zeros(rows, dtype=torch.int64))(
-                [7] * rows
-            ).clone()
+            steps = prepared.Steps(model, made, cache, torch.zeros(rows, dtype=torch.int64))
+            return steps([[7]] * rows).clone()
 
-        assert torch.equal(logits(3), logits(1).expand(3, -1))
+        assert torch.equal(logits(3), logits(1).expand(3, -1, -1))
 
 
 def changed(change):
