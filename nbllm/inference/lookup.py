@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _LENGTHS = (3, 2)  # of the ends that are looked up, the surer first
-_FEW, _MANY = 3, 7  # tokens of a guess, at first and after one that came true
+_FEW, _MANY = 2, 7  # tokens of a guess, at first and after one that came true
 _LONGEST_PAUSE = 32  # tokens
 
 

@@ -15,6 +15,7 @@ from nbllm.inference.config import SamplingConfig as SamplingConfig
 Logits = Float[Tensor, "batch vocabulary"]
 
 _EXCLUDED = float("-inf")
+_LIKELIEST = 512  # tokens of a large vocabulary: to sort these is usually enough, and ten times as quick
 
 
 def penalize_repetition(logits: Logits, seen: Bool[Tensor, "batch vocabulary"], penalty: float) -> Logits:
@@ -40,6 +41,14 @@ def keep_top_p(logits: Logits, mass: float) -> Logits:
 
     Source: Holtzman et al. 2019, arXiv:1904.09751, equations 2 and 3.
     """
+    if logits.shape[-1] > _LIKELIEST:
+        values, tokens = torch.topk(logits.softmax(dim=-1), _LIKELIEST, dim=-1)
+        reached = values.cumsum(dim=-1, dtype=torch.float64)
+        if bool((reached[:, -1] >= mass).all()):
+            excluded = reached - values >= mass  # what is likelier has the mass without them
+            excluded[:, 0] = False
+            kept = logits.gather(1, tokens).masked_fill(excluded, _EXCLUDED)
+            return torch.full_like(logits, _EXCLUDED).scatter(1, tokens, kept)
     ascending, order = torch.sort(logits, dim=-1)
     excluded = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - mass
     excluded[:, -1] = False

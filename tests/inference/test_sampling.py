@@ -39,6 +39,16 @@ def test_top_p_as_transformers(logits, mass):
     assert torch.equal(keep_top_p(logits, mass), reference.TopPLogitsWarper(mass)(None, logits))
 
 
+@pytest.mark.parametrize("mass", [1e-6, 0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("spread", [0.5, 5.0], ids=["flat", "peaked"])
+def test_top_p_of_a_large_vocabulary_as_transformers(mass, spread):
+    """Of a peaked distribution only the likeliest are sorted."""
+    logits = spread * torch.randn(3, 20_000, generator=torch.Generator().manual_seed(2))
+    kept = keep_top_p(logits, mass)
+    assert torch.equal(kept, reference.TopPLogitsWarper(mass)(None, logits))
+    assert (kept.isfinite().sum(-1) > 512).all() == (spread < 1 and mass > 0.05)
+
+
 @pytest.mark.parametrize("mass", [0.3, 0.5, 0.9])
 def test_top_p_is_the_smallest_set_that_reaches_the_mass(logits, mass):
     probabilities = logits.double().softmax(-1)
