@@ -52,15 +52,19 @@ class LM:
     Args:
         model: The network.
         tokenizer: A transformers tokenizer, whose ids the model's vocabulary holds.
+        sampling: Settings of `SamplingConfig` that its makers recommend for a chat; they are saved with it.
 
     Attributes:
+        sampling: The same, a dictionary; `chat` answers by them, `generate` does not.
         lock: Guards the weights: whoever changes them, or reads them all at one moment, holds it.
 
     Raises:
         UserError: The tokenizer has more tokens than the model's vocabulary.
     """
 
-    def __init__(self, model: Decoder, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, model: Decoder, tokenizer: PreTrainedTokenizerBase, *, sampling: Mapping[str, Any] | None = None
+    ) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
                 f"The tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.",
@@ -68,6 +72,7 @@ class LM:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.sampling = dict(sampling or {})
         self.lock = threading.RLock()
 
     @classmethod
@@ -129,7 +134,7 @@ class LM:
             from nbllm.models.gguf import save_gguf
 
             with self.lock:
-                save_gguf(self.model, self.tokenizer, directory, dtype=dtype)
+                save_gguf(self.model, self.tokenizer, directory, dtype=dtype, sampling=self.sampling)
             return directory
         if dtype is not None:
             raise UserError("dtype is for GGUF files.", where=path, mend="Name the file *.gguf, or leave it.")
@@ -140,11 +145,12 @@ class LM:
 
     def write_files(self, folder: Path) -> None:
         """Write the files of `save` into an existing folder, as part of a checkpoint for instance."""
+        from nbllm.inference.recommended import generation_config
         from nbllm.models.loading import save_model
 
         ids = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
         with self.lock:
-            save_model(self.model, folder, token_ids=ids)
+            save_model(self.model, folder, token_ids=ids, generation=generation_config(self.sampling))
         self.tokenizer.save_pretrained(str(folder))
 
     @overload
@@ -194,7 +200,8 @@ class LM:
             messages: A text of the user, or messages, each with a "role" ("system", "user" or "assistant") and a
                 "content"; the last is the user's. They are rendered by the tokenizer's chat template; where it has
                 none, as "User: ..." and "Assistant: ...".
-            **sampling: Settings of `SamplingConfig`; `max_new_tokens` is 512 unless given.
+            **sampling: Settings of `SamplingConfig`. Unless given, `max_new_tokens` is 512 and all else is as the
+                model's makers recommend (`LM.sampling`), or else as `nbllm.inference.chat.CAUTIOUS` has it.
 
         Raises:
             UserError: The messages are no conversation, the template cannot render them, or a setting is unknown
@@ -204,7 +211,7 @@ class LM:
         from nbllm.inference.chat_prompt import render_chat
         from nbllm.inference.chat_stream import ChatStream
 
-        config = chat_config(sampling)
+        config = chat_config(sampling, self.sampling)
         prompt = render_chat(self.tokenizer, messages)
 
         def write(receive: Callable[[StreamedText], object], should_stop: Callable[[], bool]) -> Generation:
@@ -297,17 +304,22 @@ def load(
         FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
         CacheError: It cannot be written to the cache.
     """
+    from nbllm.inference.recommended import read_recommended
     from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
+    from nbllm.models.zoo.known import MODELS
 
+    known = MODELS.get(path) if isinstance(path, str) and not Path(path).exists() else None
     path = locate(path)
     if path.suffix == ".gguf" or path.is_file():
         from nbllm.models.gguf import load_gguf
 
-        return LM(*load_gguf(path, tokenizer=tokenizer, dtype=dtype))
-    directory = _resolve(path)
-    model = load_model(directory, dtype=dtype)
-    return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)
+        model, tokenizer = load_gguf(path, tokenizer=tokenizer, dtype=dtype)
+    else:
+        path = _resolve(path)
+        model = load_model(path, dtype=dtype)
+        tokenizer = _load_tokenizer(path) if tokenizer is None else tokenizer
+    return LM(model, tokenizer, sampling=read_recommended(path) or (known.sampling if known else {}))
 
 
 def _resolve(path: Path) -> Path:

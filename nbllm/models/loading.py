@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -97,6 +98,7 @@ def save_model(
     directory: Path | str,
     *,
     token_ids: Mapping[str, int | None] | None = None,
+    generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write a model's files into a folder, in the layout of its family, readable by transformers.
@@ -107,6 +109,7 @@ def save_model(
         model: The model.
         directory: An existing folder.
         token_ids: Values of `bos_token_id`, `eos_token_id`, `pad_token_id` for the configuration.
+        generation: What `generation_config.json` states besides.
         max_shard_bytes: Weights larger than this are split into files of at most this size.
 
     Raises:
@@ -121,7 +124,8 @@ def save_model(
     ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **(token_ids or {})}
     values = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
     write_json(directory / CONFIG, {**values, **family.write(model.config), **ids, "use_cache": True})
-    write_json(directory / "generation_config.json", {k: v for k, v in ids.items() if v is not None})
+    stated = {name: value for name, value in ids.items() if value is not None}
+    write_json(directory / "generation_config.json", {**stated, **(generation or {})})
     _write_tensors(tensors, directory, max_shard_bytes)
 
 

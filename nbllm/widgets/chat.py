@@ -288,8 +288,8 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     Args:
         lm: The model.
         system: What it is told beforehand.
-        **sampling: Settings of `SamplingConfig` to begin with; `max_new_tokens` is 512 and every answer has a seed
-            of its own unless given.
+        **sampling: Settings of `SamplingConfig` to begin with. Unless given, they are those of `LM.chat`, and every
+            answer has a seed of its own.
 
     Raises:
         UserError: A setting is unknown or out of range.
@@ -299,7 +299,7 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     if not isinstance(lm, LM):
         raise UserError(f"There is no chat with {type(lm).__name__}.", mend="nb.load(path) opens a model.")
     check_messages([{"role": "system", "content": system}, {"role": "user", "content": ""}])
-    return ChatPanel(lm, system, chat_config({"seed": None, **sampling}), on_change=refresh)
+    return ChatPanel(lm, system, chat_config({"seed": None, **sampling}, lm.sampling), on_change=refresh)
 
 
 def _text(message: Message) -> str:

@@ -112,3 +112,41 @@ class ChatPage:
 
     def button(self, name: str) -> Locator:
         return self.panel.get_by_role("button", name=name, exact=True)
+
+
+# In JupyterLab
+
+# What a page is told and does, without the test's own way to it: when stop was clicked, when the panel said stopped.
+WATCH = """() => {
+  window.stopped = new Promise((done) => {
+    const panel = document.querySelector(".nbllm-chat");
+    const look = () => panel.innerText.includes("stopped by you") && done(performance.now() - window.clicked);
+    new MutationObserver(look).observe(panel, { subtree: true, childList: true, characterData: true });
+  });
+}"""
+CLICK = """() => {
+  window.clicked = performance.now();
+  [...document.querySelectorAll(".nbllm-chat .danger")].at(-1).click();
+}"""
+
+
+def ask(panel: Locator, text: str) -> None:
+    field = panel.get_by_label("Question", exact=True)
+    field.fill(text)
+    field.press("Enter")
+
+
+def answers(panel: Locator) -> Locator:
+    return panel.locator(".chat-model .chat-text")
+
+
+def stop_after(page: Page, tokens: int) -> float:
+    """Stop an answer once it has so many tokens; return the milliseconds from the click to "stopped"."""
+    page.wait_for_function(
+        "(n) => [...document.querySelectorAll('.chat-model')].at(-1)?.querySelectorAll('.chat-token').length > n",
+        arg=tokens,
+        timeout=30_000,
+    )
+    page.evaluate(WATCH)
+    page.evaluate(CLICK)
+    return page.evaluate("stopped")

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.chat_page import ChatPage, answered, question, token, tokens_of
+from tests.browser.chat_page import ChatPage, answered, answers, ask, question, stop_after, token, tokens_of
 from tests.browser.lab import Notebook
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\u202egnp.exe'
@@ -111,6 +111,48 @@ def test_tokens_that_were_lost_are_asked_for_again(chat):
     chat.state(question(1, "Where did the cat sit?"), answered(2))
     chat.tokens(2, [token("The"), token(" cat"), token(" sat"), token(" down")])
     expect(chat.panel.locator(".chat-model .chat-text")).to_have_text("The cat sat down")
+
+
+def test_hello_is_said_again_until_it_is_answered(fresh):
+    chat = fresh()
+    chat.page.wait_for_function("sent.filter(({ type }) => type === 'hello').length === 2")
+    chat.state()
+    chat.page.wait_for_timeout(6000)
+    assert len(chat.sent("hello")) == 2
+
+
+def test_what_is_asked_comes_into_view_and_what_is_read_stays_there(chat):
+    log = chat.panel.get_by_role("log")
+    turns = [question(1, "Where did the cat sit?"), answered(2)]
+    chat.state(*turns)
+    chat.tokens(2, tokens_of("\n".join(f"line {i}" for i in range(60))), first=3)
+    log.evaluate("(node) => { node.scrollTop = 0; }")
+    turns += [question(3, "And the dog?"), answered(4, "running")]
+    chat.state(*turns)
+    expect(chat.panel.get_by_text("And the dog?")).to_be_in_viewport()
+    log.evaluate("(node) => { node.scrollTop = 0; }")
+    chat.tokens(4, tokens_of("beside it\n" * 9))
+    chat.state(*turns[:-1], answered(4))
+    assert log.evaluate("(node) => node.scrollTop") == 0
+
+
+def test_sending_while_an_answer_is_written_is_spoken_of(chat):
+    chat.state(question(1, "a"), answered(2, "running"))
+    field = chat.panel.get_by_label("Question", exact=True)
+    field.fill("b")
+    field.press("Enter")
+    assert chat.sent("ask") == []
+    expect(chat.panel).to_contain_text("Escape stops the answer; then Enter sends")
+    expect(field).to_have_value("b")
+
+
+def test_a_kernel_that_is_gone_is_spoken_of(chat):
+    chat.page.evaluate("() => { model.send = () => { throw new Error('Cannot send'); }; }")
+    field = chat.panel.get_by_label("Question", exact=True)
+    field.fill("Are you there?")
+    field.press("Enter")
+    expect(chat.panel.get_by_role("alert")).to_contain_text("Run the cell again")
+    expect(field).to_have_value("Are you there?")
 
 
 # Probabilities
@@ -284,19 +326,6 @@ lm = nb.LM.new("llama", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_h
 panel = nb.chat(lm, max_new_tokens=60, seed=1)
 panel
 """
-# What a page is told and does, without the test's own way to it: when stop was clicked, when the panel said stopped.
-WATCH = """() => {
-  window.stopped = new Promise((done) => {
-    const panel = document.querySelector(".nbllm-chat");
-    const look = () => panel.innerText.includes("stopped by you") && done(performance.now() - window.clicked);
-    new MutationObserver(look).observe(panel, { subtree: true, childList: true, characterData: true });
-  });
-}"""
-CLICK = """() => {
-  window.clicked = performance.now();
-  [...document.querySelectorAll(".nbllm-chat .danger")].at(-1).click();
-}"""
-MOST_STOP = 200.0  # milliseconds from the click to "stopped" on the page
 
 
 @pytest.fixture
@@ -309,28 +338,6 @@ def book(opened: Callable[..., Notebook]) -> Callable[..., Notebook]:
         return notebook
 
     return book
-
-
-def ask(panel: Locator, text: str) -> None:
-    field = panel.get_by_label("Question", exact=True)
-    field.fill(text)
-    field.press("Enter")
-
-
-def answers(panel: Locator) -> Locator:
-    return panel.locator(".chat-model .chat-text")
-
-
-def stop_after(page: Page, panel: Locator, tokens: int) -> float:
-    """Stop an answer once it has so many tokens; return the milliseconds from the click to "stopped"."""
-    page.wait_for_function(
-        "(n) => [...document.querySelectorAll('.chat-model')].at(-1)?.querySelectorAll('.chat-token').length > n",
-        arg=tokens,
-        timeout=30_000,
-    )
-    page.evaluate(WATCH)
-    page.evaluate(CLICK)
-    return page.evaluate("stopped")
 
 
 def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
@@ -349,9 +356,7 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
         page.wait_for_timeout(150)
         lengths.append(len(answers(panel).last.inner_text()))
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
-    delay = stop_after(page, panel, 20)
-    print(f"stopped {delay:.0f} ms after the click")
-    assert delay < MOST_STOP
+    print(f"stopped {stop_after(page, 20):.0f} ms after the click")
 
     panel.locator(".chat-token").first.hover()
     expect(panel.locator(".chat-tip-table").last.locator(".chat-tip-row")).to_have_count(4)
@@ -375,7 +380,7 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     panel.get_by_role("button", name="Ask anew").first.click()
     expect(panel.locator(".chat-user")).to_have_count(1)
     expect(panel.locator(".chat-user")).to_contain_text("What is a dict?")
-    assert stop_after(page, panel, 5) < MOST_STOP
+    stop_after(page, 5)
 
 
 def test_it_stops_while_a_cell_computes(book, page):
@@ -387,10 +392,8 @@ def test_it_stops_while_a_cell_computes(book, page):
     notebook.run(1, wait=False)
     time.sleep(0.5)
     ask(panel, "What is a list?")
-    delay = stop_after(page, panel, 5)
-    print(f"stopped {delay:.0f} ms after the click, beside a cell that computes")
+    print(f"stopped {stop_after(page, 5):.0f} ms after the click, beside a cell that computes")
     assert notebook.is_running(1)
-    assert delay < 1000  # the cell's loop and the answer share one interpreter
 
 
 def test_hostile_output_is_inert_and_the_saved_notebook_shows_it_as_text(lab, book, page):

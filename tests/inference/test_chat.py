@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 import nbllm as nb
 from nbllm.core.errors import UserError
 from nbllm.inference import ChatStream, SamplingConfig, answer, generate, generate_ids, render_chat
+from nbllm.inference.chat import CAUTIOUS
 from nbllm.inference.engine import decode, start
 
 CHATML = (
@@ -169,7 +170,7 @@ def test_the_stream_gives_the_text_that_the_tokens_are(lm):
     assert len(pieces) > 5
     assert "".join(pieces) == made
     prompt = list(render_chat(lm.tokenizer, "the cat").tokens)
-    config = SamplingConfig(max_new_tokens=40, seed=3)
+    config = SamplingConfig(max_new_tokens=40, seed=3, **CAUTIOUS)
     assert made.tokens == generate_ids(lm.model, [prompt], config, eos_id=lm.tokenizer.eos_token_id)[0]
     assert list(stream) == pieces  # read again, not written again
     assert (stream.tokens, stream.stopped_by, stream.text) == (made.tokens, "length", made.strip())

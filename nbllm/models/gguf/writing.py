@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +37,12 @@ _LARGEST_F16 = 65504.0
 
 
 def save_gguf(
-    model: Decoder, tokenizer: PreTrainedTokenizerBase, path: Path | str, *, dtype: str | None = None
+    model: Decoder,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path | str,
+    *,
+    dtype: str | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model and its tokenizer as one GGUF file, or leave what was at `path` as it is.
 
@@ -47,6 +53,8 @@ def save_gguf(
         dtype: Of the matrices: "F32", "F16" or "Q8_0" (8 bits a number, a scale for 32). Vectors and learned
             positions are F32, as llama.cpp wants them. None: "F16" for a float16 model, else "F32", which
             loses nothing.
+        sampling: Settings that are recommended for a chat; of those, temperature, top_k, top_p and min_p have names
+            in GGUF.
 
     Raises:
         UserError: GGUF cannot express the model, the tokenizer or a number, or `dtype` is none of these.
@@ -69,10 +77,22 @@ def save_gguf(
             writer.add_type("model")
             writer.add_file_type(file_type)
             writer.add_quantization_version(GGML_QUANT_VERSION)
+            _write_sampling(writer, sampling or {})
             write_tokenizer(writer, tokenizer, model.config.vocab_size)
             _write_tensors(writer, model, matrix_type)
         finally:
             writer.close()
+
+
+def _write_sampling(writer: GGUFWriter, sampling: Mapping[str, Any]) -> None:
+    for name, add in (
+        ("temperature", writer.add_sampling_temp),
+        ("top_k", writer.add_sampling_top_k),
+        ("top_p", writer.add_sampling_top_p),
+        ("min_p", writer.add_sampling_min_p),
+    ):
+        if sampling.get(name) is not None:
+            add(sampling[name])
 
 
 def _write_tensors(writer: GGUFWriter, model: Decoder, matrix_type: GGMLQuantizationType) -> None:

@@ -8,6 +8,8 @@ import { icon, setAttribute, setShown, setText } from "./dom.js";
 
 const PATIENCE = 1500; // milliseconds after which a person is told that the kernel has not answered
 const BUSY = "The kernel has not answered yet: it is busy with a cell, or was restarted.";
+const GONE = "The kernel of this conversation is gone. Run the cell again to begin a new one.";
+const ASK_AGAIN = 5000; // milliseconds after which hello is said again: the first may wait for the end of a running cell
 
 class ChatView {
   /** @param {any} model @param {HTMLElement} el */
@@ -21,12 +23,13 @@ class ChatView {
     /** The request whose acceptance clears the composer. */
     this.asked = 0;
     this.waiting = 0;
+    this.again = 0;
     this.sure = 0;
     this.errors = errorBox();
     this.#build(el);
     this.listen = (/** @type {any} */ content) => this.guarded(() => this.#take(content))();
     model.on("msg:custom", this.listen);
-    this.guarded(() => this.#send("hello", {}, true))();
+    this.guarded(() => this.#hello())();
   }
 
   /** @param {HTMLElement} el */
@@ -78,6 +81,7 @@ class ChatView {
 
   destroy() {
     clearTimeout(this.waiting);
+    clearTimeout(this.again);
     clearTimeout(this.sure);
     this.model.off("msg:custom", this.listen);
     try {
@@ -111,7 +115,19 @@ class ChatView {
       clearTimeout(this.waiting);
       this.waiting = window.setTimeout(() => setText(this.status, BUSY), PATIENCE);
     }
-    this.model.send({ type, viewer: this.viewer, ...fields }, undefined, []);
+    try {
+      this.model.send({ type, viewer: this.viewer, ...fields }, undefined, []);
+    } catch {
+      clearTimeout(this.waiting);
+      throw new Error(GONE);
+    }
+  }
+
+  /** Ask for everything, until it comes. */
+  #hello() {
+    clearTimeout(this.again);
+    this.again = window.setTimeout(this.guarded(() => this.#hello()), ASK_AGAIN);
+    this.#send("hello", {}, true);
   }
 
   /** @param {string} type @param {Record<string, any>} fields */
@@ -121,6 +137,7 @@ class ChatView {
   }
 
   #submit() {
+    if (this.running) setText(this.status, "Escape stops the answer; then Enter sends");
     if (this.running || !this.field.value.trim()) return;
     this.#ask("ask", { text: this.field.value });
     this.asked = this.request;
@@ -179,6 +196,7 @@ class ChatView {
   /** @param {any} content */
   #takeState({ seq, model, controls, turns }) {
     if (seq < this.seq) return;
+    clearTimeout(this.again);
     this.seq = seq;
     const wasRunning = this.running;
     this.turns = turns;
@@ -201,7 +219,7 @@ class ChatView {
     if (this.seq < 0) return; // all of it is on its way
     if (this.log.take(turn, first, tokens, seconds)) return;
     this.seq = -1; // something was lost
-    this.#send("hello", {}, true);
+    this.#hello();
   }
 
   /** @param {{request: number}} content */

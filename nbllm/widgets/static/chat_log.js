@@ -33,20 +33,23 @@ export class ChatLog {
       { class: "chat-log", role: "log", "aria-live": "polite", "aria-label": "Conversation", tabindex: 0 },
       this.empty, this.list,
     );
+    /** The id of the last turn. @type {number | undefined} */
+    this.newest = undefined;
     this.node.addEventListener("scroll", () => this.tip.hide());
   }
 
   /** @param {ChatTurn[]} turns */
   show(turns) {
+    const last = turns.at(-1);
     this.#keepEnd(() => {
-      const last = turns.at(-1);
       setShown(this.empty, turns.length === 0);
       // What is written piece by piece is spoken when it is whole.
       setAttribute(this.node, "aria-busy", last?.state === "running" ? "true" : null);
       const running = last?.state === "running";
       keyed(this.list, turns, ({ id }) => String(id), (turn) => this.#make(turn).node, (node, turn) =>
         node.nbllmTurn.update(turn, { running, last: turn === last }));
-    });
+    }, last?.id !== this.newest);
+    this.newest = last?.id;
   }
 
   /** @param {number} id @param {number} first @param {any[]} tokens @param {number} seconds @returns {boolean} whether they fit */
@@ -63,10 +66,10 @@ export class ChatLog {
     return turn.role === "user" ? new QuestionTurn(turn, this.actions) : new AnswerTurn(turn, this.tip, this.actions);
   }
 
-  /** @param {() => void} change */
-  #keepEnd(change) {
+  /** Keep the end in view where it is, and show it when somebody has asked. @param {() => void} change @param {boolean} [asked] */
+  #keepEnd(change, asked = false) {
     const { node } = this;
-    const atEnd = node.scrollHeight - node.scrollTop - node.clientHeight < AT_END;
+    const atEnd = asked || node.scrollHeight - node.scrollTop - node.clientHeight < AT_END;
     change();
     if (atEnd) node.scrollTop = node.scrollHeight;
   }

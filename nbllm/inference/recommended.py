@@ -1,0 +1,76 @@
+"""How a model's makers recommend to sample from it, as it stands beside the weights."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nbllm.core.errors import UserError
+from nbllm.inference.config import SamplingConfig
+
+GENERATION_CONFIG = "generation_config.json"
+SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+# GGUF's own names; its penalty looks back over a window, ours over everything, so it is another setting.
+GGUF_SETTINGS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+}
+
+
+def read_recommended(path: Path) -> dict[str, Any]:
+    """Return the settings of `SamplingConfig` that a model directory or a GGUF file recommends; empty: none.
+
+    What cannot be read or used is warned of and left out: a model is opened without it.
+    """
+    if path.is_file():
+        from nbllm.models.gguf import read_header
+
+        metadata = read_header(path).metadata
+        return _usable({name: _short(metadata.get(key)) for name, key in GGUF_SETTINGS.items()}, path)
+    file = path / GENERATION_CONFIG
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        warnings.warn(f"What {file} recommends cannot be read: {error}", stacklevel=3)
+        return {}
+    if not isinstance(values, dict):
+        warnings.warn(f"What {file} recommends cannot be read: it is no object.", stacklevel=3)
+        return {}
+    if values.get("do_sample") is False:
+        return {"temperature": 0}
+    return _usable({name: values.get(name) for name in SETTINGS}, file)
+
+
+def generation_config(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recommended settings in transformers' names, which `read_recommended` reads back."""
+    stated = {name: sampling[name] for name in SETTINGS if sampling.get(name) is not None}
+    if not stated:
+        return {}
+    return {"do_sample": True, **stated} if stated.get("temperature", 1) > 0 else {"do_sample": False}
+
+
+def _short(value: Any) -> Any:
+    """Return a number of 32 bits as the decimal that it was."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _usable(values: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Return the settings that are stated and that `SamplingConfig` accepts."""
+    found = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        try:
+            SamplingConfig.from_dict({name: value})
+        except UserError as error:
+            warnings.warn(f"Of what {where} recommends, one setting is left out: {error.what}", stacklevel=4)
+        else:
+            found[name] = value
+    return found
