@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.report.sections import Cell, KeyValues, plain
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.texts import HeldOut
 
 if TYPE_CHECKING:
     from nbllm.runs.run import Run
 
 
 def reproduction_section(
-    texts: Sequence[str], source: str, config: EvaluationConfig, run: Run | None = None
+    texts: Sequence[HeldOut], config: EvaluationConfig, run: Run | None = None
 ) -> KeyValues:
     """Return the facts that fix an evaluation.
 
     Args:
-        texts: The documents that were measured.
-        source: Where they are from, in words.
+        texts: What was measured.
         config: Of the evaluation.
         run: The run that made the model; its machine and versions are then those of the training.
     """
     entries: list[tuple[str, Cell]] = [
-        ("held-out text", source),
-        ("held-out text, SHA-256", fingerprint(texts)),
+        *(entry for text in texts for entry in _text(text)),
         *_flat(config.to_dict(), "evaluation"),
     ]
     facts: Any
@@ -52,14 +50,10 @@ def reproduction_section(
     )
 
 
-def fingerprint(texts: Sequence[str]) -> str:
-    """Return a name in hexadecimal for exactly these documents in this order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()
+def _text(text: HeldOut) -> Iterator[tuple[str, Cell]]:
+    name = text.name or "held-out text"
+    yield name, text.source
+    yield f"{name}, SHA-256", text.fingerprint
 
 
 def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.quantities import size
 from nbllm.core.report.report import Report
 from nbllm.core.report.sections import KeyValues, Metric, Metrics, Section
+from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.reproduction import reproduction_section
 from nbllm.evaluation.run_sections import run_details, run_sections, training_metrics
@@ -29,6 +30,7 @@ def evaluate(
     *,
     data: Any = None,
     run: Run | None = None,
+    against: Report | None = None,
     title: str | None = None,
     progress: bool = True,
     **config: Any,
@@ -38,10 +40,13 @@ def evaluate(
     Args:
         lm: The model.
         tasks: Names of tasks: "perplexity".
-        data: Held-out documents: a data set with a `text` column, a dictionary of splits, a token store, a
-            list of texts. `None`: what `run` held out, or else the held-out tenth of pydocs; the report says
+        data: Held-out documents: a data set with a `text` column, a `DatasetDict` (its held-out split), a token
+            store, a list of texts; or several of them by name, each measured on its own: `{"mine": held_out,
+            "other": other}`. `None`: what `run` held out, or else the held-out tenth of pydocs; the report says
             which.
         run: The run that made the model: its curve, actions, samples and settings become part of the report.
+        against: An earlier report of the same tasks on the same texts, as of the model before it was trained further:
+            what changed becomes part of the report, with the interval of the paired difference over documents.
         title: The report's title.
         progress: Whether a line says how far it is.
         **config: Fields of `EvaluationConfig`: stride, max_documents, confidence, resamples, seed.
@@ -51,24 +56,35 @@ def evaluate(
         Interrupting reports what was measured so far, and says so.
 
     Raises:
-        UserError: A task or setting is unknown (the nearest is named) or out of range.
+        UserError: A task or setting is unknown (the nearest is named) or out of range; or `against` measured
+            something else.
         DataError: There is no text to measure.
     """
     settings = EvaluationConfig.from_dict(config)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
-    chosen = [TASKS[name] for name in names]  # a wrong name is an error before any work is done
-    texts, source = held_out_texts(lm, data, run)
-    texts = texts[: settings.max_documents]
-    results = [task(lm, texts, settings, show_progress=progress) for task in chosen]
+    for name in names:
+        TASKS[name]  # a wrong name is an error before any work is done
+    texts = held_out_texts(lm, data, run, settings)
+    jobs = [(TASKS[name], text, text.subject(name, settings)) for text in texts for name in names]
+    if against is not None:
+        check_comparable(against, [subject for _, _, subject in jobs])
+    results = [
+        task(lm, text.documents, settings, subject=subject, show_progress=progress)
+        for task, text, subject in jobs
+    ]
     report = Report(title=title or _title(lm, run), generator=_generator())
-    report.add(_summary(lm, run, results), _model(lm))
+    report.add(_summary(lm, run, results))
+    if against is not None:
+        found = [section for result in results for section in result.sections]
+        report.add(comparison_section(against, Report("", found), settings))
+    report.add(_model(lm))
     if run is not None:
         report.add(*run_sections(run))
     for result in results:
         report.add(*result.sections)
     if run is not None:
         report.add(*run_details(run))
-    return report.add(reproduction_section(texts, source, settings, run))
+    return report.add(reproduction_section(texts, settings, run))
 
 
 def _title(lm: LM, run: Run | None) -> str:

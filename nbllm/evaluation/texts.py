@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError
+from nbllm.core.report.sections import Subject
+from nbllm.evaluation.config import EvaluationConfig
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -14,18 +19,72 @@ if TYPE_CHECKING:
 HELD_OUT = ("validation", "test")  # splits of a dictionary of data sets, the first that is there
 
 
-def held_out_texts(lm: LM, data: Any, run: Run | None) -> tuple[list[str], str]:
-    """Return the documents to measure and where they are from, in words.
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A text to measure.
+
+    Attributes:
+        name: "" where it is the only one and was given none.
+        documents: Its documents.
+        source: Where they are from, in words.
+        fingerprint: SHA-256 of the documents, in hexadecimal.
+    """
+
+    name: str
+    documents: Sequence[str]
+    source: str
+    fingerprint: str
+
+    def subject(self, task: str, config: EvaluationConfig) -> Subject:
+        """Return what a task measures on this text."""
+        return Subject(task=task, text=self.name, fingerprint=self.fingerprint, stride=config.stride)
+
+
+def held_out_texts(lm: LM, data: Any, run: Run | None, config: EvaluationConfig) -> list[HeldOut]:
+    """Return the texts to measure.
 
     Args:
         lm: Whose tokenizer turns a run's token store back into text.
-        data: A data set with a `text` column, a dictionary of splits, a token store, or documents. `None`:
-            what the run held out; without a run, or where it held nothing out, the held-out tenth of pydocs.
+        data: A data set with a `text` column, a `DatasetDict` (its held-out split), a token store, or documents; or a
+            dictionary of names and such. `None`: what the run held out; without a run, or where it held nothing
+            out, the held-out tenth of pydocs.
         run: The run that made the model.
+        config: How many documents of each.
 
     Raises:
-        DataError: There is no text.
+        DataError: There is no text, or a name is none.
     """
+    found = []
+    for name, value in _named(data):
+        documents, source = _documents(lm, value, run)
+        documents = documents[: config.max_documents]
+        found.append(HeldOut(name, documents, source, fingerprint(documents)))
+    return found
+
+
+def fingerprint(documents: Sequence[str]) -> str:
+    """Return a name in hexadecimal for exactly these documents in this order."""
+    digest = hashlib.sha256()
+    for document in documents:
+        data = document.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _named(data: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(data, Mapping) or hasattr(data, "column_names"):
+        yield "", data
+        return
+    if not data:
+        raise DataError("There is no text to measure.", mend='Name one: data={"held out": dataset}.')
+    for name, value in data.items():
+        if not isinstance(name, str) or not name.strip() or value is None:
+            raise DataError(f"{name!r} names no text.", mend='Name each: data={"held out": dataset}.')
+        yield name, value
+
+
+def _documents(lm: LM, data: Any, run: Run | None) -> tuple[list[str], str]:
     from nbllm.data.texts import iterate_texts
     from nbllm.data.token_store import TokenStore
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.models.decoder import Decoder
 from nbllm.nn.attention_backends import choose
 from nbllm.training.metrics import check_metrics, reported_metrics
+from nbllm.training.optim import check_patterns, is_frozen
 from nbllm.training.precision import DTYPES, choose_device, choose_precision
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def check_fits(
     """Check that model and text can be trained as configured.
 
     Raises:
-        UserError: A sequence is longer than the model has positions, or a rule looks at what is never reported.
+        UserError: A sequence is longer than the model has positions, what is to be frozen is no part of the model or
+            all of it, or a rule looks at what is never reported.
         DataError: The text is too short, or of a larger vocabulary than the model's.
     """
     longest = shape.max_positions
@@ -55,6 +58,7 @@ def check_fits(
             f"sequence_length is {config.sequence_length}, but the model has {longest} positions.",
             mend=f"Use sequence_length={longest} or less, or a model with more max_positions.",
         )
+    _check_frozen(config.freeze, shape)
     for rule in config.rules:
         check_metrics(rule, reported_metrics(evaluates=held_out is not None))
     needed = {training: config.sequence_length + 1}
@@ -73,6 +77,15 @@ def check_fits(
                 where=store.path,
                 mend="Pack the text with the model's own tokenizer.",
             )
+
+
+def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig) -> None:
+    if not patterns:
+        return
+    names = [name for name, _ in Decoder.without_weights(shape).named_parameters()]
+    check_patterns(names, patterns)
+    if all(is_frozen(name, patterns) for name in names):
+        raise UserError("Everything is frozen: nothing would be left to train.", mend="Freeze less.")
 
 
 def _fastest_attention(config: TrainConfig, shape: ModelConfig, device: str, dtype: torch.dtype) -> str:

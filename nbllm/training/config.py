@@ -32,6 +32,8 @@ class TrainConfig(PlainConfig):
         eps: AdamW's term that keeps the denominator from zero.
         weight_decay: Decoupled decay, on matrices only.
         clip: Largest norm of the gradient over all parameters; larger ones are scaled down to it.
+        freeze: Name patterns (as in file names: `blocks.0.*`) of what is not trained; `run.unfreeze` thaws it. What is
+            frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes a number less.
         seed: Data order and samples.
         precision: "float32", "bfloat16" (bfloat16 weights beside a float32 master copy), or "auto": what the
             machine multiplies faster.
@@ -62,6 +64,7 @@ class TrainConfig(PlainConfig):
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+    freeze: tuple[str, ...] = ()
     seed: int = 0
     precision: str = "auto"
     device: str = "auto"
@@ -92,10 +95,11 @@ class TrainConfig(PlainConfig):
             self._check_range(name, 0, 1)
         for name in ("beta1", "beta2"):
             self._check_range(name, 0, 0.999999)
-        prompts: object = self.sample_prompts
-        if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in self.sample_prompts):
-            raise UserError("sample_prompts must be a list of texts.", where="TrainConfig")
-        object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
+        for name in ("sample_prompts", "freeze"):
+            texts = getattr(self, name)
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"{name} must be a list of texts.", where="TrainConfig")
+            object.__setattr__(self, name, tuple(texts))
         object.__setattr__(self, "rules", check_rules(self.rules))
 
     def _check_range(self, name: str, low: float, high: float) -> None:

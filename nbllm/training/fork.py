@@ -49,7 +49,13 @@ def fork(
     info = _branching_point(path, timeline, step)
     state = TrainState.read(info.path)
     config = TrainConfig.from_dict(
-        {**record["config"], **state.values, "rules": _standing_rules(timeline), **changes}
+        {
+            **record["config"],
+            **state.values,
+            "freeze": state.frozen,
+            "rules": _standing_rules(timeline),
+            **changes,
+        }
     )
     if config.steps <= info.step:
         raise UserError(
@@ -72,7 +78,7 @@ def fork(
     created = create(path.parent, name, new)
     say_if_renamed(name, created)
     with first_checkpoint(created):
-        checkpoints.adopt(info, created, values=initial_values(config), bad_steps=0)
+        checkpoints.adopt(info, created, values=initial_values(config), frozen=config.freeze, bad_steps=0)
     return created
 
 

@@ -25,13 +25,17 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, *, dtype: torch.dtype, eps: float) -> None:
         self.names = [name for name, _ in model.named_parameters()]
-        masters = {name: parameter.detach().float() for name, parameter in model.named_parameters()}
+        self.has_masters = dtype != torch.float32
+        self.masters: dict[str, Tensor] = {}
+        if self.has_masters:  # made before the model is rounded
+            self.masters = {
+                name: nn.Parameter(parameter.detach().to(torch.float32, copy=True))
+                for name, parameter in model.named_parameters()
+            }
         model.to(dtype)
         self.parameters = dict(model.named_parameters())
-        self.has_masters = dtype != torch.float32
-        self.masters: dict[str, Tensor] = dict(self.parameters)
-        if self.has_masters:
-            self.masters = {name: nn.Parameter(master.clone()) for name, master in masters.items()}
+        if not self.has_masters:
+            self.masters = dict(self.parameters)
         matrices = [m for m in self.masters.values() if m.ndim >= 2]
         others = [m for m in self.masters.values() if m.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": group} for group in (matrices, others) if group]
@@ -48,7 +52,7 @@ class Optimizer:
         """Freeze the parameters that match one of `patterns` (as in file names: `blocks.0.*`), thaw all others."""
         patterns = list(patterns)
         for name, parameter in self.parameters.items():
-            frozen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+            frozen = is_frozen(name, patterns)
             parameter.requires_grad_(not frozen)
             if frozen:
                 parameter.grad = None
@@ -117,6 +121,11 @@ class Optimizer:
                 raise UserError(f"The optimizer state {full_name!r} fits no parameter of this model.")
             # AdamW's fused form wants its step count beside the parameter.
             self.adamw.state[master][key] = value.clone().to(master.device)
+
+
+def is_frozen(name: str, patterns: Iterable[str]) -> bool:
+    """Return whether a parameter's name matches one of `patterns`."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check_patterns(names: Iterable[str], patterns: Iterable[str]) -> None:

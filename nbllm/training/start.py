@@ -68,7 +68,7 @@ def train(
         _record(lm, settings, training, held_out, where),
     )
     say_if_renamed(name, path)
-    state = TrainState(values=initial_values(settings))
+    state = TrainState(values=initial_values(settings), frozen=settings.freeze)
     with first_checkpoint(path):
         checkpoints.save(path, 0, lm.write_files, state.to_dict())
     return Launcher(lm).start(path)

@@ -13,9 +13,11 @@ from nbllm.core.report import (
     KeyValues,
     Metric,
     Metrics,
+    PerDocument,
     Report,
     Sample,
     Samples,
+    Subject,
     Table,
     Text,
 )
@@ -26,10 +28,17 @@ HOSTILE = "</pre></style><script>alert('x')</script> | a_b *c* [l](javascript:1)
 
 def full(text="words"):
     """A report with every kind of section, `text` in every place that takes text."""
+    kept = PerDocument(
+        subject=Subject(task=text, text=text, fingerprint=text), figure=text, numerators=(1.0, 3), denominators=(2, 5.5)
+    )  # fmt: skip
     return Report(text, generator=text).add(
         Metrics(
             title=text, note=text, prominent=True,
-            metrics=(Metric(name=text, value=2.0987, unit=text, interval=(2.05, 2.151), note=text),),
+            metrics=(
+                Metric(
+                    name=text, value=2.0987, unit=text, interval=(2.05, 2.151), note=text, per_document=kept
+                ),
+            ),
         ),
         Metrics(metrics=(Metric(name="steps", value=600), Metric(name="not measured yet", value=None))),
         Text(title="Text", text=f"{text}\n\n1. {text}\n# {text}"),
@@ -218,6 +227,10 @@ BAD = {
     "uneven line": (
         lambda r: r | {"sections": [{"kind": "chart", "x_label": "", "y_label": "",
                                      "lines": [{"name": "a", "x": [1], "y": []}]}]}, "finite x for every y"),
+    "uneven documents": (
+        lambda r: r | {"sections": [{"kind": "metrics", "metrics": [{"name": "a", "value": 1, "per_document": {
+            "subject": {"task": "", "text": "", "fingerprint": ""}, "figure": "", "numerators": [1],
+            "denominators": []}}]}]}, "every document needs"),
     "no interval": (
         lambda r: r | {"sections": [{"kind": "metrics",
                                      "metrics": [{"name": "a", "value": 1, "interval": [1]}]}]}, "malformed"),

@@ -12,8 +12,8 @@ from nbllm.core.report import Chart, KeyValues, Metrics, Report, Samples, Table,
 from nbllm.data import pack
 from nbllm.evaluation import EvaluationConfig, evaluate, run_sections
 from nbllm.evaluation.metrics import xz_bits_per_byte
-from nbllm.evaluation.reproduction import fingerprint
 from nbllm.evaluation.tasks import perplexity as task
+from nbllm.evaluation.texts import fingerprint
 from nbllm.runs.events import EventWriter
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
@@ -164,6 +164,20 @@ def test_texts_come_in_every_form(lm, texts, tokenizer, tmp_path, make_run):
     assert values == pytest.approx([values[0]] * len(forms))
 
 
+def test_texts_are_measured_by_name_each_on_its_own(lm, texts, one_by_one):
+    named = {"mine": texts[:5], HOSTILE: texts[5:]}
+    report = evaluate(lm, data=named, progress=False)
+    for name, part in named.items():
+        bits = sum(one_by_one(text, 8) for text in part) / math.log(2)
+        value = report.metric(f"bits per byte on {name}").value
+        assert value == pytest.approx(bits / sum(len(text.encode()) for text in part), rel=1e-5)
+        assert report.metric(f"xz -9 on {name}").value == xz_bits_per_byte(part)
+        assert f"Prediction of {name}" in titles(report)
+        assert dict(report.sections[-1].entries)[f"{name}, SHA-256"] == fingerprint(part)
+    assert report.sections[0].note.count("The model needs") == 2
+    assert "<script" not in report._repr_html_() and "alert(1)" in report._repr_html_()
+
+
 def test_by_default_it_measures_the_held_out_tenth_of_pydocs(untrained):
     report = evaluate(untrained, max_documents=1, progress=False)
     assert "pydocs, its held-out tenth" in dict(report.sections[-1].entries)["held-out text"]
@@ -192,6 +206,9 @@ BAD = {
     "confidence": (dict(confidence=95), UserError, "confidence must be between 0 and 1, not 95"),
     "one string": (dict(data="text"), DataError, "One string is no collection"),
     "empty": (dict(data=[]), DataError, "no text to measure"),
+    "no name": (dict(data={}), DataError, "no text to measure"),
+    "an empty name": (dict(data={" ": ["a"]}), DataError, "' ' names no text"),
+    "a name of nothing": (dict(data={"mine": None}), DataError, "'mine' names no text"),
     "no text": (dict(data=[1]), DataError, "Document 0 is not text but int"),
     "no column": (dict(data=datasets.Dataset.from_dict({"txt": ["a"]})), DataError, "no column 'text'"),
     "no held-out split": (

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nbllm.core.errors import UserError
+from nbllm.core.report import Subject
 from nbllm.evaluation import METRICS, TASKS, EvaluationConfig, Likelihoods
 from nbllm.evaluation.metrics import xz_bits_per_byte
 
@@ -18,8 +19,18 @@ RESULTS = Likelihoods(np.array([10.0, 30.0]), np.array([4.0, 6.0]), np.array([20
     [("bits_per_byte", 40 / math.log(2) / 50), ("perplexity", math.exp(4)), ("bytes_per_token", 5.0)],
 )
 def test_figures_by_hand(name, value):
-    found = METRICS[name].measure(RESULTS, EvaluationConfig())
+    subject = Subject(task="perplexity", text="mine", fingerprint="0")
+    found = METRICS[name].measure(RESULTS, EvaluationConfig(), subject)
+    assert found.name == f"{METRICS[name].label} on mine"
     assert found.value == pytest.approx(value) and found.interval[0] <= value <= found.interval[1]
+
+
+def test_what_two_models_are_compared_by_is_kept_document_by_document():
+    subject = Subject(task="perplexity", text="", fingerprint="0")
+    kept = METRICS["perplexity"].measure(RESULTS, EvaluationConfig(), subject).per_document
+    assert (kept.subject, kept.figure) == (subject, "perplexity per token")
+    assert (kept.numerators, kept.denominators) == ((10.0, 30.0), (4.0, 6.0))
+    assert METRICS["bytes_per_token"].measure(RESULTS, EvaluationConfig(), subject).per_document is None
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from nbllm.evaluation import EvaluationConfig, ratio_of_sums
+from nbllm.evaluation import EvaluationConfig, difference_of_ratios, ratio_of_sums
 
 
 def sample(count, seed):
@@ -72,3 +72,64 @@ def test_one_document_has_no_interval():
 def test_many_documents_are_resampled_in_parts():
     low, high = ratio_of_sums(*sample(30_000, seed=0), EvaluationConfig(resamples=300)).interval
     assert 1.98 < low < 2.0 < high < 2.02
+
+
+def paired(count, seed, shift=-0.05):
+    """Two measurements of the same documents; documents differ far more than the measurements do."""
+    numerators, sizes = sample(count, seed)
+    generator = np.random.default_rng(seed + 1000)
+    return (numerators, sizes), (numerators + sizes * (shift + generator.normal(0, 0.02, count)), sizes)
+
+
+def test_a_difference_is_that_of_the_two_figures():
+    before, after = (
+        (np.array([1.0, 30.0]), np.array([1.0, 10.0])),
+        (np.array([2.0, 20.0]), np.array([2.0, 9.0])),
+    )
+    found = difference_of_ratios(before, after, EvaluationConfig(), finish=np.exp)
+    assert (found.before, found.after) == (pytest.approx(np.exp(31 / 11)), pytest.approx(np.exp(2)))
+    assert found.value == pytest.approx(np.exp(2) - np.exp(31 / 11))
+
+
+@pytest.mark.parametrize("finish", [lambda ratio: ratio, np.exp], ids=["as it is", "exp"])
+def test_the_interval_of_a_difference_draws_the_same_documents_for_both(finish):
+    (one, sizes), (two, _) = paired(40, seed=0)
+    chooser = random.Random(1)
+    changes = []
+    for _ in range(4000):
+        drawn = chooser.choices(range(40), k=40)
+        total = sum(sizes[i] for i in drawn)
+        changes.append(
+            finish(sum(two[i] for i in drawn) / total) - finish(sum(one[i] for i in drawn) / total)
+        )
+    low, high = np.quantile(changes, [0.025, 0.975])
+    ours = difference_of_ratios(
+        (one, sizes), (two, sizes), EvaluationConfig(resamples=20_000), finish=finish
+    ).interval
+    assert ours == pytest.approx((low, high), abs=0.06 * (high - low))
+
+
+def test_the_interval_of_a_difference_agrees_with_the_formula_for_large_samples():
+    """Source: Cochran 1977, Sampling Techniques, equation 6.13, of the ratio of the documents' differences."""
+    (one, sizes), (two, _) = paired(4000, seed=0)
+    change = (two - one).sum() / sizes.sum()
+    error = np.sqrt(4000 / 3999 * ((two - one - change * sizes) ** 2).sum()) / sizes.sum()
+    found = difference_of_ratios((one, sizes), (two, sizes), EvaluationConfig(resamples=4000))
+    low, high = found.interval
+    assert found.value == pytest.approx(change)
+    assert (high - low) == pytest.approx(2 * 1.96 * error, rel=0.06)
+    # What two separate intervals say is far less.
+    apart = ratio_of_sums(one, sizes, EvaluationConfig()).interval
+    assert high - low < 0.2 * (apart[1] - apart[0])
+
+
+def test_a_measurement_compared_with_itself_has_not_changed():
+    before, _ = paired(20, seed=0)
+    found = difference_of_ratios(before, before, EvaluationConfig())
+    assert found.value == 0 and found.interval == (0, 0)
+
+
+def test_the_difference_of_one_document_has_no_interval():
+    one, two = (np.array([3.0]), np.array([2.0])), (np.array([5.0]), np.array([2.0]))
+    found = difference_of_ratios(one, two, EvaluationConfig())
+    assert found.value == 1 and found.interval is None

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import nbllm as nb
 from nbllm.core.errors import DataError, RefusedError, RunError, UserError
@@ -195,6 +196,38 @@ def test_frozen_parts_do_not_move(start):
     frozen = {n for n in first if n.startswith(("embedding.", "blocks.0."))}
     assert moved[0] == set(first) - frozen
     assert moved[1] == set(first) - {"embedding.weight"}
+
+
+def test_what_is_frozen_from_the_start_does_not_move_and_has_no_moments(start, lm):
+    before = weights(lm)
+    run = start(freeze=["embedding.*", "blocks.0.*"]).wait(progress=False)
+    frozen = {name for name in before if name.startswith(("embedding.", "blocks.0."))}
+    moved = {name for name, weight in weights(lm).items() if not torch.equal(weight, before[name])}
+    assert moved == set(before) - frozen
+    state = load_file(run.checkpoints[-1].path / "optimizer.safetensors")
+    assert {name.partition(".")[2] for name in state} == moved
+    first = dict(load(run.checkpoints[0].path).model.named_parameters())
+
+    def moved_by(fork):
+        after = load(fork.wait(progress=False).checkpoints[-1].path).model.named_parameters()
+        return {name for name, weight in after if not torch.equal(weight, first[name])}
+
+    assert moved_by(run.fork("same", step=0)) == moved
+    assert moved_by(run.fork("thawed", step=0, freeze=["norm.*"])) == set(before) - {"norm.weight"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["nothing.like.it"], "matches no parameter"),
+        (["*"], "nothing would be left to train"),
+        ("embedding.*", "freeze must be a list of texts"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused_before_a_run_is_made(start, tmp_path, patterns, message):
+    with pytest.raises(UserError, match=message):
+        start(freeze=patterns)
+    assert not (tmp_path / "run").exists()
 
 
 def test_rewind_restores_everything_and_repeats_exactly(start):

@@ -4,9 +4,11 @@ from .sections import (
     KeyValues as KeyValues,
     Metric as Metric,
     Metrics as Metrics,
+    PerDocument as PerDocument,
     Sample as Sample,
     Samples as Samples,
     Section as Section,
+    Subject as Subject,
     Table as Table,
     Text as Text,
 )

@@ -87,6 +87,51 @@ class Table(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a figure was measured on; figures of two reports are comparable where their subjects are equal.
+
+    Args:
+        task: The task, as "perplexity".
+        text: The name of the text; "" where there is only one.
+        fingerprint: SHA-256 of the documents, in hexadecimal.
+        stride: Tokens by which the window moved; `None` is half the context.
+    """
+
+    task: str
+    text: str
+    fingerprint: str
+    stride: int | None = None
+
+    def name(self, figure: str) -> str:
+        """Return a figure's name with the name of the text: "bits per byte on pydocs"."""
+        return f"{figure} on {self.text}" if self.text else figure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerDocument:
+    """What a figure was computed from, document by document; kept in JSON alone, for comparing reports.
+
+    Args:
+        subject: What was measured.
+        figure: The figure's name without that of the text.
+        numerators: (document).
+        denominators: (document); the figure is a function of the ratio of the sums.
+    """
+
+    subject: Subject
+    figure: str
+    numerators: tuple[float, ...]
+    denominators: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Rebuild the subject and numbers of a record."""
+        _set(self, subject=_rebuild(Subject, self.subject))
+        _set(self, numerators=_numbers(self.numerators), denominators=_numbers(self.denominators))
+        if len(self.numerators) != len(self.denominators) or None in self.numerators + self.denominators:
+            raise ValueError("every document needs a finite numerator and denominator")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
     """One measured figure.
 
@@ -97,6 +142,7 @@ class Metric:
         interval: Its lower and upper bound, at `confidence`.
         confidence: The share of repetitions that the interval would cover, as 0.95.
         note: How it was measured, in a few words.
+        per_document: What it was computed from.
     """
 
     name: str
@@ -105,6 +151,7 @@ class Metric:
     interval: tuple[float, float] | None = None
     confidence: float = 0.95
     note: str = ""
+    per_document: PerDocument | None = None
 
     def __post_init__(self) -> None:
         """Make the numbers ones that JSON holds."""
@@ -112,6 +159,8 @@ class Metric:
         if self.interval is not None:
             low, high = (_number(bound) for bound in self.interval)
             _set(self, interval=None if low is None or high is None else (low, high))
+        if self.per_document is not None:
+            _set(self, per_document=_rebuild(PerDocument, self.per_document))
 
     @property
     def value_text(self) -> str:

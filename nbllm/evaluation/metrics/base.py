@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbllm.core.registry import Registry
-from nbllm.core.report.sections import Metric
+from nbllm.core.report.sections import Metric, PerDocument, Subject
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.statistics import Array, ratio_of_sums
 
@@ -24,6 +24,7 @@ class RatioMetric:
         note: How it is read, in a few words.
         terms: From a task's results to (numerators, denominators), each (document).
         finish: A monotonic function of the ratio.
+        of_model: Whether it depends on the model, so that two models are compared by it.
     """
 
     label: str
@@ -31,15 +32,31 @@ class RatioMetric:
     note: str = ""
     terms: Callable[[Any], tuple[Array, Array]]
     finish: Callable[[Array], Array] = lambda ratio: ratio
+    of_model: bool = True
 
-    def measure(self, results: Any, config: EvaluationConfig) -> Metric:
-        """Return the figure with its interval."""
-        found = ratio_of_sums(*self.terms(results), config, finish=self.finish)
+    def measure(self, results: Any, config: EvaluationConfig, subject: Subject) -> Metric:
+        """Return the figure with its interval, and what another report is compared by.
+
+        Args:
+            results: Of the task.
+            config: Of the evaluation.
+            subject: What was measured.
+        """
+        numerators, denominators = self.terms(results)
+        found = ratio_of_sums(numerators, denominators, config, finish=self.finish)
         return Metric(
-            name=self.label,
+            name=subject.name(self.label),
             value=found.value,
             unit=self.unit,
             interval=found.interval,
             confidence=config.confidence,
             note=self.note,
+            per_document=PerDocument(
+                subject=subject,
+                figure=self.label,
+                numerators=tuple(numerators),
+                denominators=tuple(denominators),
+            )
+            if self.of_model
+            else None,
         )

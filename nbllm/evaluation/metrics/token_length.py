@@ -12,5 +12,11 @@ def _terms(results: Likelihoods) -> tuple[Array, Array]:
 
 
 METRICS.register("bytes_per_token")(
-    RatioMetric(label="bytes per token", unit="bytes", note="of the tokenizer, not the model", terms=_terms)
+    RatioMetric(
+        label="bytes per token",
+        unit="bytes",
+        note="of the tokenizer, not the model",
+        terms=_terms,
+        of_model=False,
+    )
 )

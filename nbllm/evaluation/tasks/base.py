@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nbllm.core.registry import Registry
-from nbllm.core.report.sections import Metric, Section
+from nbllm.core.report.sections import Metric, Section, Subject
 from nbllm.evaluation.config import EvaluationConfig
 
 if TYPE_CHECKING:
@@ -33,9 +33,15 @@ class Task(Protocol):
     """Measures a model."""
 
     def __call__(
-        self, lm: LM, texts: Sequence[str], config: EvaluationConfig, *, show_progress: bool
+        self,
+        lm: LM,
+        texts: Sequence[str],
+        config: EvaluationConfig,
+        *,
+        subject: Subject,
+        show_progress: bool,
     ) -> TaskResult:
-        """Measure `lm` on the documents `texts`."""
+        """Measure `lm` on the documents `texts`, which are those of `subject`."""
         ...
 
 

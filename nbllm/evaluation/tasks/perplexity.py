@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nbllm.core.quantities import fixed, size
-from nbllm.core.report.sections import Metric, Metrics, Section, Table
+from nbllm.core.report.sections import Metric, Metrics, Section, Subject, Table
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.likelihood import Likelihoods, measure_likelihoods
 from nbllm.evaluation.metrics.catalogue import METRICS
@@ -23,39 +23,44 @@ _LABEL = 60  # characters of a document's first line
 
 
 @TASKS.register("perplexity")
-def perplexity(lm: LM, texts: Sequence[str], config: EvaluationConfig, *, show_progress: bool) -> TaskResult:
+def perplexity(
+    lm: LM, texts: Sequence[str], config: EvaluationConfig, *, subject: Subject, show_progress: bool
+) -> TaskResult:
     """Measure bits per byte, perplexity per token and bytes per token, and `xz -9` on the same text."""
     documents = [text for text in texts if text]
     found = measure_likelihoods(lm, documents, config, show_progress=show_progress)
     documents = documents[: len(found)]
     figures = [
-        METRICS[name].measure(found, config) for name in ("bits_per_byte", "perplexity", "bytes_per_token")
+        METRICS[name].measure(found, config, subject)
+        for name in ("bits_per_byte", "perplexity", "bytes_per_token")
     ]
     yardstick = Metric(
-        name="xz -9 on the same text",
+        name=f"xz -9 on {subject.text or 'the same text'}",
         value=xz_bits_per_byte(documents),
         unit="bits per byte",
         note="a general-purpose compressor, all documents as one file",
     )
     figures.insert(1, yardstick)
     section = Metrics(
-        title="Prediction of held-out text", note=_how(lm, found, config), metrics=tuple(figures)
+        title=f"Prediction of {subject.text or 'held-out text'}",
+        note=_how(lm, found, config),
+        metrics=tuple(figures),
     )
     sections: list[Section] = [section]
     if len(found) > 2 * _EXTREMES:
         sections.append(_extremes(documents, found))
     return TaskResult(
-        headline=tuple(dataclasses.replace(figure, note="") for figure in figures[:3]),
-        sentence=_sentence(figures[0], yardstick, found),
+        headline=tuple(dataclasses.replace(figure, note="", per_document=None) for figure in figures[:3]),
+        sentence=_sentence(figures[0], yardstick, found, subject),
         sections=tuple(sections),
     )
 
 
-def _sentence(ours: Metric, yardstick: Metric, found: Likelihoods) -> str:
+def _sentence(ours: Metric, yardstick: Metric, found: Likelihoods, subject: Subject) -> str:
     assert ours.value is not None and yardstick.value is not None
     text = (
         f"The model needs {fixed(ours.value)} bits for each byte of {size(float(found.num_bytes.sum()))} of "
-        f"held-out text; xz -9 needs {fixed(yardstick.value)}"
+        f"{subject.text or 'held-out text'}; xz -9 needs {fixed(yardstick.value)}"
     )
     share = ours.value / yardstick.value - 1
     if math.isfinite(share):

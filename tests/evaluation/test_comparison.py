@@ -1,0 +1,201 @@
+"""An evaluation against an earlier report: what changed, and when the two cannot be compared."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from nbllm.core.errors import UserError
+from nbllm.core.report import Metric, Metrics, PerDocument, Report, Subject, Table
+from nbllm.data import train_tokenizer
+from nbllm.evaluation import EvaluationConfig, comparison_section, evaluate
+from nbllm.evaluation.tasks import perplexity as task
+from nbllm.lm import LM
+
+HOSTILE = "</td><script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def changed(lm):
+    """The same model with other weights, as after a little training."""
+    other = copy.deepcopy(lm.model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return LM(other, lm.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def data(texts):
+    return {"mine": texts[:7], HOSTILE: texts[7:]}
+
+
+@pytest.fixture(scope="module")
+def before(lm, data):
+    return evaluate(lm, data=data, progress=False)
+
+
+@pytest.fixture(scope="module")
+def after(changed, data, before):
+    return evaluate(changed, data=data, against=before, progress=False)
+
+
+def the_table(report):
+    (table,) = [section for section in report.sections if section.title == "Before and after"]
+    assert isinstance(table, Table)
+    return table
+
+
+def test_each_figure_of_the_model_is_told_before_and_after(lm, changed, data, before, after):
+    table = the_table(after)
+    assert after.sections.index(table) == 1
+    assert table.header == ("measure", "before", "after", "change", "95 % interval of the change")
+    assert [row[0] for row in table.rows] == [
+        f"{figure} on {name}" for name in data for figure in ("bits per byte", "perplexity per token")
+    ]
+    for name, texts in data.items():
+        # By `LM.score`, which shares no code with the report but the model's forward pass.
+        ends = [bits_per_byte(model, texts) for model in (lm, changed)]
+        row = next(row for row in table.rows if row[0] == f"bits per byte on {name}")
+        assert row[1:4] == pytest.approx((*ends, ends[1] - ends[0]), rel=1e-4)
+        assert row[1] == before.metric(row[0]).value and row[2] == after.metric(row[0]).value
+
+
+def bits_per_byte(model, texts):
+    """Bits per byte, each document between two end-of-text tokens, from the plain logits of one window."""
+    nats = num_bytes = 0.0
+    end, context = model.tokenizer.eos_token_id, model.config.max_positions
+    for text in texts:
+        ids = [end, *model.tokenizer.encode(text), end]
+        start = counted = 0
+        while counted < len(ids) - 1:
+            window = ids[start : start + context + 1]
+            with torch.no_grad():
+                logits = model.model(torch.tensor([window[:-1]]))[0].double().log_softmax(-1)
+            for position in range(counted - start, len(window) - 1):
+                nats -= float(logits[position, window[position + 1]])
+            counted = start + len(window) - 1
+            start = min(start + context // 2, max(len(ids) - 1 - context, 0))
+        num_bytes += len(text.encode())
+    return nats / math.log(2) / num_bytes
+
+
+def test_the_interval_is_that_of_drawing_the_same_documents_for_both(before, after):
+    row = the_table(after).rows[0]
+    kept = [
+        next(m.per_document for m in report.metrics() if m.name == row[0] and m.per_document)
+        for report in (before, after)
+    ]
+    assert kept[0].denominators == kept[1].denominators and len(kept[0].numerators) == 7
+    chooser = random.Random(1)
+    changes = []
+    for _ in range(20_000):
+        drawn = chooser.choices(range(7), k=7)
+        old, new = (sum(part.numerators[i] for i in drawn) for part in kept)
+        changes.append((new - old) / sum(kept[0].denominators[i] for i in drawn))
+    low, high = np.quantile(changes, [0.025, 0.975])
+    shown = [float(bound) for bound in row[4].split(" to ")]
+    assert shown == pytest.approx([low, high], abs=0.1 * (high - low))
+
+
+def test_it_is_told_in_words_and_a_change_that_may_be_chance_is_said_to_be(after, lm, data, before):
+    table = the_table(after)
+    old, new = table.rows[0][1:3]
+    verb = "rose" if new > old else "fell"
+    share = abs(new / old - 1)
+    assert f"Bits per byte on mine {verb} from {old:.3f}" in table.note and f"by {share:.1%}" in table.note
+    subject = Subject(task="perplexity", text="", fingerprint="0")
+
+    def report(numerators):
+        kept = PerDocument(
+            subject=subject, figure="bits per byte", numerators=numerators, denominators=(1,) * 4
+        )
+        return Report("r").add(Metrics(metrics=(Metric(name="a", value=1, per_document=kept),)))
+
+    def note(one, two):
+        return comparison_section(report(one), report(two), EvaluationConfig()).note
+
+    assert "includes zero" in note((1, 1, 1, 1), (0.5, 1.6, 0.4, 1.4))
+    assert note((2, 2, 2, 2), (1, 1.1, 0.9, 1)).endswith("fell from 2.000 to 1.000, by 50.0%.")
+    assert note((2, 2, 2, 2), (2, 2, 2, 2)).endswith("Bits per byte did not change.")
+
+
+@pytest.mark.parametrize("suffix", ["html", "md", "json"])
+def test_it_is_in_every_format_and_hostile_names_are_text(after, tmp_path, suffix):
+    path = after.save(tmp_path / f"report.{suffix}")
+    text = path.read_text("utf-8")
+    for word in (
+        "Before and after",
+        "95 % interval of the change",
+        "draws the same documents for both",
+        "alert(1)",
+    ):
+        assert word in text
+    if suffix == "json":
+        assert Report.load(path) == after
+    else:
+        assert "<script" not in text and "numerators" not in text  # what is kept per document is not shown
+
+
+def test_a_report_read_back_serves_as_well(changed, data, before, after, tmp_path):
+    again = Report.load(before.save(tmp_path / "before.json"))
+    found = evaluate(changed, data=data, against=again, progress=False)
+    assert the_table(found) == the_table(after)
+
+
+def test_an_interrupted_measurement_is_compared_on_what_both_measured(changed, data, before, monkeypatch):
+    real = task.measure_likelihoods
+
+    def part(lm, texts, config, **options):
+        found = real(lm, texts[:3], config, **options)
+        return type(found)(found.nats, found.num_tokens, found.num_bytes, len(texts))
+
+    monkeypatch.setattr(task, "measure_likelihoods", part)
+    table = the_table(evaluate(changed, data=data, against=before, progress=False))
+    assert "compared on the first 3 documents" in table.note
+    kept = next(m.per_document for m in before.metrics() if m.per_document)
+    assert table.rows[0][1] == pytest.approx(sum(kept.numerators[:3]) / sum(kept.denominators[:3]))
+
+
+def test_models_of_other_tokens_are_compared_by_byte_alone(texts, before, data):
+    tokenizer = train_tokenizer(texts, vocab_size=280)
+    small = LM.new("llama", tokenizer=tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=16)
+    table = the_table(evaluate(small, data=data, against=before, progress=False))
+    assert [row[0] for row in table.rows] == [f"bits per byte on {name}" for name in data]
+    assert "Perplexity per token on mine is left out" in table.note
+
+
+REFUSED = {
+    "no report": (lambda report: "before.json", {}, "must be a report, not str"),
+    "nothing measured": (lambda report: Report("empty"), {}, "holds nothing that was measured"),
+    "other texts": (
+        lambda report: report, {"data": ["a text"]}, "(?s)measured perplexity on .*is to measure perplexity"),
+    "other documents": (
+        lambda report: report, {"data": {"mine": ["a text"], HOSTILE: ["b"]}}, "documents of the text 'mine' are not"),
+    "fewer documents": (lambda report: report, {"max_documents": 3}, "(?s)are not those.*same max_documents"),
+    "another stride": (lambda report: report, {"stride": 3}, "(?s)with stride=None, this one has 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(lm, data, before, case, monkeypatch):
+    def must_not(*_, **__):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(task, "measure_likelihoods", must_not)
+    spoil, options, message = REFUSED[case]
+    with pytest.raises(UserError, match=message):
+        evaluate(lm, **{"data": data, "against": spoil(before), "progress": False, **options})
+
+
+def test_another_task_is_refused(lm, data, before):
+    record = json.dumps(before.to_dict()).replace('"task": "perplexity"', '"task": "mmlu"')
+    with pytest.raises(UserError, match="measured mmlu on .*is to measure perplexity on"):
+        evaluate(lm, data=data, against=Report.from_dict(json.loads(record)), progress=False)
