@@ -144,6 +144,8 @@ class _Batch:
         newest = torch.tensor([row.tokens[-1:] for row in self.rows], device=self._device)
         if self._seen is not None:
             self._seen.scatter_(1, newest, True)
+        if self._steps is not None and self._steps.threads < torch.get_num_threads():
+            self._steps = None
         if self._steps is None and can_step(self._model, len(self.rows)):
             self._steps = Steps(self._model, self._made, self._cache, self._padding)
         if self._steps is None:

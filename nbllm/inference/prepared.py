@@ -118,14 +118,17 @@ class Steps:
         made: What is prepared for it.
         cache: Keys and values of the tokens before. The steps add to it.
         padding: (row,), how many of its first columns are none of a sequence's.
+
+    Attributes:
+        threads: There is room for so many of torch's threads.
     """
 
     def __init__(self, model: Decoder, made: Prepared, cache: KVCache, padding: Int[Tensor, " row"]) -> None:
         compiled = kernels.compiled("decoding")
         assert compiled is not None
         self._cache, self._kernel = cache, _KERNELS[model.embedding.weight.dtype]
-        self._batch = len(padding)
-        config, rows, threads = model.config, max(self._batch, MOST_ROWS), torch.get_num_threads()
+        self._batch, self.threads = len(padding), torch.get_num_threads()
+        config, rows, threads = model.config, max(self._batch, MOST_ROWS), self.threads
         heads, expanded = config.num_heads + 2 * config.num_kv_heads, config.intermediate_size
         rooms = {
             "stream": (rows, config.hidden_size),
@@ -187,6 +190,7 @@ class Steps:
         count = len(tokens[0])
         rows = len(tokens) * count
         assert len(tokens) == self._batch and rows <= self._rows.shape[1]
+        assert torch.get_num_threads() <= self.threads
         sequences = np.repeat(np.arange(self._batch), count)
         columns = np.tile(self._cache.length + np.arange(count), self._batch)
         assert columns[-1] < self._cache.max_length

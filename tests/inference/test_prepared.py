@@ -97,6 +97,19 @@ def test_any_number_of_threads_gives_the_same_bits(threads):
         torch.set_num_threads(before)
 
 
+def test_threads_may_be_added_while_a_text_is_written():
+    model, before = make("llama"), torch.get_num_threads()
+    expected = generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)
+    try:
+        torch.set_num_threads(1)
+        more = generate_ids(
+            model, [[1, 2, 3]], GREEDY, eos_id=None, on_token=lambda *_: torch.set_num_threads(5)
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert more == expected
+
+
 def test_a_row_gets_the_same_bits_in_any_company():
     """So a text does not depend on what is written beside it."""
     model = make("llama")
