@@ -11,6 +11,6 @@ run.wait()
 if run.state != "finished":
     raise SystemExit(f"The run did not finish: {run!r}")
 nb.evaluate(lm, ["perplexity"], data=held_out.select(range(1)))
-for name in ("activations", "attention", "normalization"):
+for name in ("activations", "attention", "normalization", "decoding_float32", "decoding_bfloat16"):
     if compiled(name) is None:
         raise SystemExit(f"The kernels {name!r} could not be compiled.")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FEWEST = 1 << 20  # parameters: a smaller model has answered before Numba is loaded
 MOST_ROWS = 16  # tokens at a time: with more, real matrix products earn what they cost
-_KERNELS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_KERNELS = {torch.float32: "decoding_float32", torch.bfloat16: "decoding_bfloat16"}
 _OF_ROWS = ("tokens", "sequences", "columns", "padding")
 _KINDS = (
     Block, Attention, FeedForward, Linear, LayerNorm, RMSNorm, LearnedPositions, RotaryPositions, nn.Embedding,
@@ -107,7 +107,7 @@ def can_step(model: Decoder, rows: int) -> bool:
         return False
     plain = all(is_plain(module, *_KINDS) for module in model.modules() if module is not model)
     alike = all(kernels.is_memory(each, weight.dtype) and each.is_contiguous() for each in model.parameters())
-    return plain and alike and kernels.compiled("decoding") is not None
+    return plain and alike and kernels.compiled(_KERNELS[weight.dtype]) is not None
 
 
 class Steps:
@@ -196,7 +196,7 @@ class Steps:
         assert columns[-1] < self._cache.max_length
         self._rows[:, :rows] = np.ravel(tokens), sequences, columns, self._padding[sequences]
         self._plan["rows"] = rows
-        kernels.run("decoding", self._kernel, 0, self._plan.ctypes.data)
+        kernels.run(self._kernel, "step", 0, self._plan.ctypes.data)
         self._cache.advance(count)
         return self._rooms["logits"][:rows].view(self._batch, count, -1)
 

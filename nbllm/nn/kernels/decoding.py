@@ -22,7 +22,6 @@ from nbllm.nn.kernels.jit import (
     LINE,
     SUMS,
     integer,
-    kernel,
     matrix_at,
     narrowed,
     part,
@@ -320,7 +319,8 @@ def _score(plan: Any, normal: Any, sums: Any, like: Any) -> None:
 
 
 @part(EXACT)
-def _decode(data: Any, like: Any) -> None:
+def decode(data: Any, like: Any) -> None:
+    """Argument 1: the address of a row of `PASS`. `like` is a number of the kind that weights are made of."""
     plan = carray(_passes_at(integer(data, 1)), (1,))[0]
     layers = carray(_layers_at(plan.layer_table), (plan.layers,))
     own = thread_number() * plan.rows
@@ -346,15 +346,3 @@ def _decode(data: Any, like: Any) -> None:
         barrier()
     _normalize_all(plan, plan.norm, plan.norm_bias, normal, like)
     _score(plan, normal, sums, like)
-
-
-@kernel
-def float32(data: Any) -> None:
-    """Argument: the address of a row of `PASS`. Every number of a weight is a float32."""
-    _decode(data, np.float32(0))
-
-
-@kernel
-def bfloat16(data: Any) -> None:
-    """The same for weights that are bfloat16."""
-    _decode(data, np.uint16(0))

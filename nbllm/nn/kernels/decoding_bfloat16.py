@@ -1,0 +1,16 @@
+"""`decoding` for a model whose weights are bfloat16; compiled apart from the other, since few need both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbllm.nn.kernels.decoding import decode
+from nbllm.nn.kernels.jit import kernel
+
+
+@kernel
+def step(data: Any) -> None:
+    """Argument: the address of a row of `decoding.PASS`."""
+    decode(data, np.uint16(0))
