@@ -37,6 +37,7 @@ def kept_memory() -> Iterator[bool]:
     with _lock:
         _users += 1
         if _users == 1:
+            library.malloc_trim(0)  # what others left free, for this thread may not find it
             _set(library, _KEEP)
     try:
         yield True

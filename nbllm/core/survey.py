@@ -60,10 +60,13 @@ TECHNIQUES = (
     Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
+    Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),
     Technique("3.6", "Perplexity and bits per byte", "nbllm.evaluation.metrics.perplexity"),
-    Technique("4.2", "Key/value cache", "nbllm.nn.kv_cache.KVCache"),
+    Technique("4.2", "Key/value cache", "nbllm.nn.kv_cache.KVCache", "11-using-models"),
     Technique("4.4", "Attention by blocks", "nbllm.nn.attention_backends.blocked"),
     Technique("5", "Decoding strategies", "nbllm.inference.sampling"),
+    Technique("5", "Published models", "nbllm.lm.load", "11-using-models"),
+    Technique("5", "Conversation", "nbllm.lm.LM.chat", "11-using-models"),
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from nbllm.core.errors import UserError
 from nbllm.core.quantities import fixed, iso_minute
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import Cell, PerDocument, Subject, Table
+from nbllm.core.report.sections import Change, Changes, PerDocument, Subject
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.metrics.catalogue import METRICS
 from nbllm.evaluation.statistics import Difference, difference_of_ratios
@@ -51,7 +51,7 @@ def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
     )
 
 
-def comparison_section(before: Report, after: Report, config: EvaluationConfig) -> Table:
+def comparison_section(before: Report, after: Report, config: EvaluationConfig) -> Changes:
     """Return what changed: each figure before and after, the change, and the interval of the change.
 
     A figure per token is left out where the two models cut the text into different tokens. Where a measurement
@@ -63,7 +63,7 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
         config: Confidence, resamples and seed of the intervals.
     """
     earlier = {(kept.subject, kept.figure): kept for kept in _measured(before)}
-    rows: list[tuple[Cell, ...]] = []
+    changes: list[Change] = []
     notes = [f"Before: {before.title}, measured {iso_minute(before.created)}."]
     told: set[Subject] = set()
     for now in _measured(after):
@@ -76,7 +76,15 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
             notes.append(f"{_sentence_case(name)} is left out: the models count by different tokens.")
         else:
             found = _difference(then, now, num_documents, config)
-            rows.append((name, found.before, found.after, found.value, _interval(found)))
+            changes.append(
+                Change(
+                    name=name,
+                    before=found.before,
+                    after=found.after,
+                    interval=found.interval,
+                    confidence=config.confidence,
+                )
+            )
             if now.subject not in told:  # the first figure of a task is the one to tell
                 told.add(now.subject)
                 notes.append(_told(name, found))
@@ -84,17 +92,10 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
                     notes.append(
                         f"A measurement was interrupted: compared on the first {num_documents} documents."
                     )
-    return Table(
+    return Changes(
         title="Before and after",
         note=" ".join(notes),
-        header=(
-            "measure",
-            "before",
-            "after",
-            "change",
-            f"{100 * config.confidence:.3g} % interval of the change",
-        ),
-        rows=tuple(rows),
+        changes=tuple(changes),
         caption=(
             "Change is after minus before. Its interval is that of the paired difference: each of "
             f"{config.resamples:,} bootstrap resamples draws the same documents for both."
@@ -129,13 +130,6 @@ def _told(name: str, found: Difference) -> str:
     if found.interval is not None and found.interval[0] <= 0 <= found.interval[1]:
         sentence += "; the interval of the change includes zero"
     return f"{sentence}."
-
-
-def _interval(found: Difference) -> str:
-    if found.interval is None:
-        return ""
-    low, high = (fixed(bound, like=found.value) for bound in found.interval)
-    return f"{low} to {high}"
 
 
 def _words(subjects: Iterable[Subject]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,29 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> De
         WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not
             floating, not finite or damaged; the tensor and the file are named.
     """
+    _, config = read_config(Path(directory))
+    model = Decoder.without_weights(config)
+    model.load_state_dict(dict(read_parameters(directory, dtype=dtype)), assign=True)
+    return model
+
+
+def read_parameters(
+    directory: Path | str, *, dtype: torch.dtype | None = None
+) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
     directory = Path(directory)
     family, config = read_config(directory)
-    model = Decoder.without_weights(config)
+    shapes = {name: tuple(p.shape) for name, p in Decoder.without_weights(config).named_parameters()}
     with TensorFiles(directory, family) as files:
         rules = _rules(family, config, files)
         _check_names(files, rules, config)
         if dtype is None:
             dtype = files.widest_dtype()
-        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-        state = {rule.target: _read_parameter(files, rule, shapes[rule.target], dtype) for rule in rules}
-        if config.tie_embeddings and HEAD in files:
-            _check_tied(files, state["embedding.weight"])
-    model.load_state_dict(state, assign=True)
-    return model
+        for rule in rules:
+            parameter = _read_parameter(files, rule, shapes[rule.target], dtype)
+            if rule.target == "embedding.weight" and config.tie_embeddings and HEAD in files:
+                _check_tied(files, parameter)
+            yield rule.target, parameter
 
 
 def read_config(directory: Path) -> tuple[Family, ModelConfig]:

@@ -82,11 +82,10 @@ def write_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
 @torch.no_grad()
 def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     """Put back into `lm` and `optimizer` what `write_model` wrote."""
-    from nbllm.models.loading import load_model
+    from nbllm.models.loading import read_parameters
 
-    stored = dict(load_model(folder).named_parameters())
-    for name, master in optimizer.masters.items():
-        master.copy_(stored[name])
+    for name, stored in read_parameters(folder):  # one at a time: there may be no room for a second model
+        optimizer.masters[name].copy_(stored)
     optimizer.publish()
     optimizer.zero_grad()
     path = folder / OPTIMIZER_FILE

@@ -63,8 +63,11 @@ class Trainer(Session):
         self.claim()
         try:
             with kept_memory():
-                self._start()
-                self.finish(*self._loop())
+                try:
+                    self._start()
+                    self.finish(*self._loop())
+                finally:  # before the block ends, which gives back what is free
+                    self._forget_model()
         except BaseException as error:
             self.fail(error)
             raise
@@ -161,7 +164,7 @@ class Trainer(Session):
             raise RunError(
                 "No checkpoint of this run is good.", where=self.path, mend="; ".join(problems) or None
             )
-        self.lm = load(newest.path)
+        self.lm = load(newest.path, dtype=torch.float32)
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.to(self._device)
         self.lm.model.train()
@@ -175,6 +178,11 @@ class Trainer(Session):
         self.stepper = Stepper(self.lm.model, self.optimizer, source, self.config, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], self.config)
         self.begin(timeline, newest, problems, choices)
+
+    def _forget_model(self) -> None:
+        """Let go of the weights and the optimizer's state: whoever holds this trainer does not need them."""
+        for name in ("lm", "optimizer", "stepper", "validation"):
+            self.__dict__.pop(name, None)
 
     def _loop(self) -> End:
         while (end := self.boundary()) is None:

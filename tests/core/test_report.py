@@ -9,6 +9,8 @@ import pytest
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.report import (
+    Change,
+    Changes,
     Chart,
     KeyValues,
     Metric,
@@ -41,6 +43,13 @@ def full(text="words"):
             ),
         ),
         Metrics(metrics=(Metric(name="steps", value=600), Metric(name="not measured yet", value=None))),
+        Changes(
+            title="Changes", note=text, caption=text,
+            changes=(
+                Change(name=text, before=2.0987, after=1.9, interval=(-0.25, -0.1487)),
+                Change(name="b", before=12, after=14.5)
+            ),
+        ),
         Text(title="Text", text=f"{text}\n\n1. {text}\n# {text}"),
         Table(
             title="Table", header=(text, "number", "日本"), caption=text,
@@ -144,7 +153,7 @@ def tables(markdown):
 @pytest.mark.parametrize("text", ["words", HOSTILE, "日本 é"])
 def test_markdown_tables_align_in_the_source(text):
     found = tables(str(full(text)))
-    assert len(found) == 5
+    assert len(found) == 6
     for lines in found:
         columns = [
             [i for i, sign in enumerate(spread(line)) if sign == "|" and spread(line)[i - 1] != "\\"]
@@ -170,7 +179,7 @@ def test_hostile_text_is_no_markup_in_markdown():
     assert "<" not in outside and "\u202e" not in markdown and "\x1b" not in markdown
     assert not re.search(r"(?<!\\)\]\(", outside)
     headings = [line for line in outside.splitlines() if line.startswith("#")]
-    assert len(headings) == 1 + 6  # the title and the sections' titles: no text became one
+    assert len(headings) == 1 + 7  # the title and the sections' titles: no text became one
     assert "1\\. " in outside and "\n\\# " in outside
 
 
@@ -187,11 +196,20 @@ def test_figures_are_found_by_name():
         report.metric("step")
 
 
+def test_what_changed_ends_at_the_same_decimal_in_every_format():
+    shown = ("2.099", "1.900", "-0.199", "-0.250 to -0.149 (95 %)")
+    report = full()
+    assert report.sections[2].changes[0].texts == shown
+    assert report.sections[2].changes[1].texts == ("12.00", "14.50", "+2.50", "")
+    for text in (report._repr_html_(), str(report)):
+        assert all(part in text for part in (*shown, "+2.50", "interval of the change"))
+
+
 def test_reports_are_added():
     first, second = full(), Report("other").add(Text(text="more"))
     both = first + second
-    assert both.title == "words" and len(both.sections) == 8
-    assert len(first.sections) == 7 and len(second.sections) == 1
+    assert both.title == "words" and len(both.sections) == 9
+    assert len(first.sections) == 8 and len(second.sections) == 1
 
 
 @pytest.mark.parametrize("name", ["report.pdf", "report", "report.json.gz"])
@@ -231,6 +249,9 @@ BAD = {
         lambda r: r | {"sections": [{"kind": "metrics", "metrics": [{"name": "a", "value": 1, "per_document": {
             "subject": {"task": "", "text": "", "fingerprint": ""}, "figure": "", "numerators": [1],
             "denominators": []}}]}]}, "every document needs"),
+    "no change": (
+        lambda r: r | {"sections": [{"kind": "changes",
+                                     "changes": [{"name": "a", "before": 1, "after": math.nan}]}]}, "finite numbers"),
     "no interval": (
         lambda r: r | {"sections": [{"kind": "metrics",
                                      "metrics": [{"name": "a", "value": 1, "interval": [1]}]}]}, "malformed"),
@@ -265,4 +286,4 @@ def test_loading_the_html_says_where_to_read_from(tmp_path):
 
 
 def test_repr_is_one_line():
-    assert repr(full()) == "Report('words', 7 sections, 3 figures)"
+    assert repr(full()) == "Report('words', 8 sections, 3 figures)"

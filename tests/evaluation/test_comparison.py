@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nbllm.core.errors import UserError
-from nbllm.core.report import Metric, Metrics, PerDocument, Report, Subject, Table
+from nbllm.core.report import Changes, Metric, Metrics, PerDocument, Report, Subject
 from nbllm.data import train_tokenizer
 from nbllm.evaluation import EvaluationConfig, comparison_section, evaluate
 from nbllm.evaluation.tasks import perplexity as task
@@ -49,23 +49,23 @@ def after(changed, data, before):
 
 def the_table(report):
     (table,) = [section for section in report.sections if section.title == "Before and after"]
-    assert isinstance(table, Table)
+    assert isinstance(table, Changes)
     return table
 
 
 def test_each_figure_of_the_model_is_told_before_and_after(lm, changed, data, before, after):
     table = the_table(after)
     assert after.sections.index(table) == 1
-    assert table.header == ("measure", "before", "after", "change", "95 % interval of the change")
-    assert [row[0] for row in table.rows] == [
+    assert [change.name for change in table.changes] == [
         f"{figure} on {name}" for name in data for figure in ("bits per byte", "perplexity per token")
     ]
     for name, texts in data.items():
         # By `LM.score`, which shares no code with the report but the model's forward pass.
         ends = [bits_per_byte(model, texts) for model in (lm, changed)]
-        row = next(row for row in table.rows if row[0] == f"bits per byte on {name}")
-        assert row[1:4] == pytest.approx((*ends, ends[1] - ends[0]), rel=1e-4)
-        assert row[1] == before.metric(row[0]).value and row[2] == after.metric(row[0]).value
+        change = next(change for change in table.changes if change.name == f"bits per byte on {name}")
+        assert (change.before, change.after) == pytest.approx(ends, rel=1e-5)
+        assert change.before == pytest.approx(before.metric(change.name).value)
+        assert change.after == pytest.approx(after.metric(change.name).value)
 
 
 def bits_per_byte(model, texts):
@@ -88,9 +88,9 @@ def bits_per_byte(model, texts):
 
 
 def test_the_interval_is_that_of_drawing_the_same_documents_for_both(before, after):
-    row = the_table(after).rows[0]
+    change = the_table(after).changes[0]
     kept = [
-        next(m.per_document for m in report.metrics() if m.name == row[0] and m.per_document)
+        next(m.per_document for m in report.metrics() if m.name == change.name and m.per_document)
         for report in (before, after)
     ]
     assert kept[0].denominators == kept[1].denominators and len(kept[0].numerators) == 7
@@ -101,13 +101,13 @@ def test_the_interval_is_that_of_drawing_the_same_documents_for_both(before, aft
         old, new = (sum(part.numerators[i] for i in drawn) for part in kept)
         changes.append((new - old) / sum(kept[0].denominators[i] for i in drawn))
     low, high = np.quantile(changes, [0.025, 0.975])
-    shown = [float(bound) for bound in row[4].split(" to ")]
-    assert shown == pytest.approx([low, high], abs=0.1 * (high - low))
+    assert change.confidence == 0.95
+    assert change.interval == pytest.approx((low, high), abs=0.1 * (high - low))
 
 
 def test_it_is_told_in_words_and_a_change_that_may_be_chance_is_said_to_be(after, lm, data, before):
     table = the_table(after)
-    old, new = table.rows[0][1:3]
+    old, new = table.changes[0].before, table.changes[0].after
     verb = "rose" if new > old else "fell"
     share = abs(new / old - 1)
     assert f"Bits per byte on mine {verb} from {old:.3f}" in table.note and f"by {share:.1%}" in table.note
@@ -133,7 +133,7 @@ def test_it_is_in_every_format_and_hostile_names_are_text(after, tmp_path, suffi
     text = path.read_text("utf-8")
     for word in (
         "Before and after",
-        "95 % interval of the change",
+        "interval of the change",
         "draws the same documents for both",
         "alert(1)",
     ):
@@ -161,14 +161,14 @@ def test_an_interrupted_measurement_is_compared_on_what_both_measured(changed, d
     table = the_table(evaluate(changed, data=data, against=before, progress=False))
     assert "compared on the first 3 documents" in table.note
     kept = next(m.per_document for m in before.metrics() if m.per_document)
-    assert table.rows[0][1] == pytest.approx(sum(kept.numerators[:3]) / sum(kept.denominators[:3]))
+    assert table.changes[0].before == pytest.approx(sum(kept.numerators[:3]) / sum(kept.denominators[:3]))
 
 
 def test_models_of_other_tokens_are_compared_by_byte_alone(texts, before, data):
     tokenizer = train_tokenizer(texts, vocab_size=280)
     small = LM.new("llama", tokenizer=tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=16)
     table = the_table(evaluate(small, data=data, against=before, progress=False))
-    assert [row[0] for row in table.rows] == [f"bits per byte on {name}" for name in data]
+    assert [change.name for change in table.changes] == [f"bits per byte on {name}" for name in data]
     assert "Perplexity per token on mine is left out" in table.note
 
 

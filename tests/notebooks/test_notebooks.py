@@ -9,12 +9,14 @@ import nbformat
 import psutil
 import pytest
 
-from nbllm.core.errors import UserError
+from nbllm.core.errors import FetchError, UserError
 from nbllm.core.quantities import size
+from nbllm.models.zoo.fetching import fetch
 from nbllm.notebook import execute, notebooks_folder
 from tests.browser.lab import Lab
 
 NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
+PRETRAINED = {"11-using-models": "smollm2-135m-instruct"}  # notebooks that open a published model
 BINDER_MEMORY = 2 << 30  # what mybinder.org gives a person for JupyterLab, the kernel and all that they start
 
 
@@ -53,9 +55,20 @@ class MemoryWatch(threading.Thread):
 
 
 @pytest.mark.notebook
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.realmodel] * (path.stem in PRETRAINED))
+        for path in NOTEBOOKS
+    ],
+)
 def test_the_notebook_executes_in_the_memory_that_binder_gives(path, tmp_path, monkeypatch):
+    if path.stem in PRETRAINED:
+        try:
+            fetch(PRETRAINED[path.stem])
+        except FetchError as error:
+            pytest.skip(error.what)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with MemoryWatch() as memory, contextlib.closing(Lab(tmp_path / "lab")):
         executed = execute(path, tmp_path / "executed", say=print)

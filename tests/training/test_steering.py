@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import time
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import nbllm as nb
 from nbllm.core.errors import DataError, RefusedError, RunError, UserError
 from nbllm.lm import load
+from nbllm.models.decoder import Decoder
 from nbllm.runs.commands import send
 from nbllm.runs.lock import held_here
 
@@ -54,6 +56,19 @@ def test_a_run_returns_at_once_and_leaves_a_trained_model(start, lm, config):
     for name, weight in weights(lm).items():
         assert torch.equal(weight, dict(stored.model.named_parameters())[name])
     assert any(not torch.equal(weight, before[name]) for name, weight in weights(lm).items())
+
+
+def test_a_run_that_has_ended_holds_no_model_any_more(start):
+    def models():
+        gc.collect()
+        return sum(type(thing) is Decoder for thing in gc.get_objects())
+
+    before = models()
+    start().wait(progress=False)
+    deadline = time.monotonic() + 60
+    while models() > before and time.monotonic() < deadline:  # its thread has a last line to go
+        time.sleep(0.1)
+    assert models() == before
 
 
 def test_two_runs_with_the_same_seed_agree_bit_for_bit(lm, store, config, tmp_path):

@@ -1,5 +1,7 @@
 from .report import Report as Report
 from .sections import (
+    Change as Change,
+    Changes as Changes,
     Chart as Chart,
     KeyValues as KeyValues,
     Metric as Metric,

@@ -10,6 +10,7 @@ from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, key_values, page, table
 from nbllm.core.quantities import iso_minute
 from nbllm.core.report.sections import (
+    Changes,
     Chart,
     KeyValues,
     Metric,
@@ -99,13 +100,23 @@ def _metrics(section: Metrics, count: _Counter) -> str:
     if section.prominent:
         return f'<dl class="figures">{"".join(map(_card, section.metrics))}</dl>'
     rows = [
-        (metric.name, Raw(f'<div class="number">{escape(metric.value_text)}</div>'), metric.unit,
-         metric.interval_text, metric.note)
+        (metric.name, _right(metric.value_text), metric.unit, metric.interval_text, metric.note)
         for metric in section.metrics
-    ]  # fmt: skip
-    header = ("measure", Raw('<div class="number">value</div>'), "unit", "interval", "how")
+    ]
+    header = ("measure", _right("value"), "unit", "interval", "how")
     keep = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
     return table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
+
+
+def _changes(section: Changes, count: _Counter) -> str:
+    rows = [(change.name, *map(_right, change.texts[:3]), change.texts[3]) for change in section.changes]
+    name, *numeric, interval = section.header
+    caption = count.caption("Table", section.caption) if section.caption else None
+    return table(rows, (name, *map(_right, numeric), interval), caption=caption)
+
+
+def _right(text: str) -> Raw:
+    return Raw(f'<div class="number">{escape(text)}</div>')
 
 
 def _card(metric: Metric) -> str:
@@ -153,6 +164,7 @@ _RENDER: dict[str, Callable[[Any, _Counter], str]] = {
     Text.kind: _text,
     Table.kind: _table,
     Metrics.kind: _metrics,
+    Changes.kind: _changes,
     Chart.kind: _chart,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,

@@ -12,6 +12,7 @@ from nbllm.core.html import is_numeric, visible
 from nbllm.core.quantities import column, iso_minute, number
 from nbllm.core.report.sections import (
     Cell,
+    Changes,
     Chart,
     KeyValues,
     Metric,
@@ -129,6 +130,12 @@ def _metrics(section: Metrics) -> str:
     return markdown_table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
 
 
+def _changes(section: Changes) -> str:
+    caption = f"{_inline(section.caption)}\n\n" if section.caption else ""
+    rows = [(change.name, *change.texts) for change in section.changes]
+    return caption + markdown_table(rows, section.header)
+
+
 def _with_unit(metric: Metric) -> str:
     return f"{metric.value_text} {metric.unit}".strip()
 
@@ -166,6 +173,7 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     Text.kind: _text,
     Table.kind: _table,
     Metrics.kind: _metrics,
+    Changes.kind: _changes,
     Chart.kind: _chart,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,

@@ -179,6 +179,63 @@ class Metric:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """One figure, measured twice.
+
+    Args:
+        name: What was measured: "bits per byte on pydocs".
+        before: The earlier value.
+        after: The later one.
+        interval: Lower and upper bound of after minus before, at `confidence`.
+        confidence: The share of repetitions that the interval would cover, as 0.95.
+    """
+
+    name: str
+    before: float
+    after: float
+    interval: tuple[float, float] | None = None
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Make the numbers ones that JSON holds."""
+        _set(self, before=_number(self.before), after=_number(self.after))
+        if self.interval is not None:
+            low, high = (_number(bound) for bound in self.interval)
+            _set(self, interval=(low, high))
+        if None in (self.before, self.after, *(self.interval or ())):
+            raise ValueError("a change is between finite numbers")
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """Before, after, the change and its interval, which all end at the same decimal."""
+        numbers = [self.before, self.after, self.after - self.before, *(self.interval or ())]
+        before, after, change, *bounds = (fixed(value, like=self.before) for value in numbers)
+        if self.after > self.before:
+            change = f"+{change}"
+        interval = f"{bounds[0]} to {bounds[1]} ({100 * self.confidence:.3g} %)" if bounds else ""
+        return before, after, change, interval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changes(Section):
+    """Figures measured twice: what changed.
+
+    Args:
+        changes: The figures.
+        caption: What before and after are, and how the intervals were found.
+    """
+
+    kind = "changes"
+    header: ClassVar[tuple[str, ...]] = ("measure", "before", "after", "change", "interval of the change")
+    changes: tuple[Change, ...]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Rebuild the changes of a record."""
+        _set(self, changes=tuple(_rebuild(Change, change) for change in self.changes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics(Section):
     """Measured figures.
 
@@ -290,7 +347,7 @@ class KeyValues(Section):
 
 
 KINDS: dict[str, type[Section]] = {
-    kind.kind: kind for kind in (Text, Table, Metrics, Chart, Samples, KeyValues)
+    kind.kind: kind for kind in (Text, Table, Metrics, Changes, Chart, Samples, KeyValues)
 }
 
 
