@@ -1,7 +1,13 @@
 import pytest
 import torch
 
+from nbllm import data
 from nbllm.models import Decoder, make_config
+
+ODD = [
+    "", " ", "   ", "\t", "日本語のテキスト 123", "👩‍👩‍👧‍👦 🎉🎉", "  12  34   5", "naïve café e\u0301", "½ ² ③ ٣٤٥",
+    "<|im_start|>user\nhi<|im_end|>", "a\r\nb", "\u00a0x\u2003y", "مرحبا بالعالم", "Привет, мир", "don't WE'LL I'M",
+]  # fmt: skip
 
 
 @pytest.fixture(params=["gpt2", "llama", "qwen2"])
@@ -29,3 +35,15 @@ def make_model():
 @pytest.fixture
 def tokens():
     return torch.randint(97, (3, 20), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="session")
+def real_lines():
+    """Two thousand lines for tokenizers: of Python's reference and library, and what is odd."""
+    found = [
+        line
+        for name in ("pydocs", "pystdlib")
+        for text in data.load(name)["text"]
+        for line in text.splitlines()
+    ]
+    return found[:: len(found) // 2000][: 2000 - len(ODD)] + ODD
