@@ -192,8 +192,11 @@ def test_the_fence_around_a_sample_is_longer_than_any_inside():
 def test_figures_are_found_by_name():
     report = full()
     assert report.metric("words").value == 2.0987
+    assert report.change("b").after == 14.5
     with pytest.raises(UserError, match="Did you mean 'steps'"):
         report.metric("step")
+    with pytest.raises(UserError, match="no change named 'c'"):
+        report.change("c")
 
 
 def test_what_changed_ends_at_the_same_decimal_in_every_format():

@@ -6,19 +6,20 @@ import dataclasses
 import datetime
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.io import write_atomic
 from nbllm.core.registry import Registry
 from nbllm.core.report.html import to_fragment, to_page
 from nbllm.core.report.markdown import to_markdown
-from nbllm.core.report.sections import Metric, Metrics, Section, section_from_dict
+from nbllm.core.report.sections import Change, Changes, Metric, Metrics, Section, section_from_dict
 
 SCHEMA = "nbllm-report/1"
 
+_Named = TypeVar("_Named", Metric, Change)
 exporters: Registry[Callable[[Report], str]] = Registry("report format")
 
 
@@ -68,10 +69,16 @@ class Report:
         Raises:
             UserError: There is none; the nearest name is given.
         """
-        found = {metric.name: metric for metric in reversed(list(self.metrics()))}
-        if name not in found:
-            raise UserError(f"The report has no figure named {name!r}.", mend=nearest(name, found))
-        return found[name]
+        return _first(name, self.metrics(), "figure")
+
+    def change(self, name: str) -> Change:
+        """Return the first change of the figure of that name, where the report compares with an earlier one.
+
+        Raises:
+            UserError: There is none; the nearest name is given.
+        """
+        sections = (section for section in self.sections if isinstance(section, Changes))
+        return _first(name, (change for section in sections for change in section.changes), "change")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record: what JSON holds."""
@@ -160,6 +167,15 @@ class Report:
 
     def _repr_markdown_(self) -> str:
         return to_markdown(self)
+
+
+def _first(name: str, things: Iterable[_Named], kind: str) -> _Named:
+    found: dict[str, _Named] = {}
+    for thing in things:
+        found.setdefault(thing.name, thing)
+    if name not in found:
+        raise UserError(f"The report has no {kind} named {name!r}.", mend=nearest(name, found))
+    return found[name]
 
 
 def _check_schema(record: object, where: object) -> None:
