@@ -63,12 +63,12 @@ def test_a_run_that_has_ended_holds_no_model_any_more(start):
         gc.collect()
         return sum(type(thing) is Decoder for thing in gc.get_objects())
 
-    before = models()
+    before = models()  # those of runs that end only now are among them
     start().wait(progress=False)
     deadline = time.monotonic() + 60
     while models() > before and time.monotonic() < deadline:  # its thread has a last line to go
         time.sleep(0.1)
-    assert models() == before
+    assert models() <= before
 
 
 def test_two_runs_with_the_same_seed_agree_bit_for_bit(lm, store, config, tmp_path):
