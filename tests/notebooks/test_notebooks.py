@@ -24,7 +24,7 @@ class MemoryWatch(threading.Thread):
     """Watches, twice a second, how much memory the processes hold that are started within its block.
 
     Attributes:
-        most: The greatest resident size of all together, bytes; pages that two share count twice.
+        most: The greatest size of all together, bytes; pages that two share count once, as a container counts them.
     """
 
     def __init__(self):
@@ -50,7 +50,7 @@ class MemoryWatch(threading.Thread):
         total = 0
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
             for part in (process, *process.children(recursive=True)):
-                total += part.memory_info().rss
+                total += part.memory_full_info().pss
         return total
 
 
