@@ -307,7 +307,7 @@ def load(
         return LM(*load_gguf(path, tokenizer=tokenizer, dtype=dtype))
     directory = _resolve(path)
     model = load_model(directory, dtype=dtype)
-    return LM(model, _load_tokenizer(directory) if tokenizer is None else tokenizer)
+    return LM(model, load_tokenizer(directory) if tokenizer is None else tokenizer)
 
 
 def _resolve(path: Path) -> Path:
@@ -331,7 +331,12 @@ def _resolve(path: Path) -> Path:
     return info.path
 
 
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Open a model directory's tokenizer.
+
+    Raises:
+        WeightsError: It holds none, or a broken one.
+    """
     from transformers import AutoTokenizer
 
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
