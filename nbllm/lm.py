@@ -318,7 +318,7 @@ def load(
     else:
         path = _resolve(path)
         model = load_model(path, dtype=dtype)
-        tokenizer = _load_tokenizer(path) if tokenizer is None else tokenizer
+        tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
     return LM(model, tokenizer, sampling=read_recommended(path) or (known.sampling if known else {}))
 
 
@@ -343,7 +343,12 @@ def _resolve(path: Path) -> Path:
     return info.path
 
 
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Open a model directory's tokenizer.
+
+    Raises:
+        WeightsError: It holds none, or a broken one.
+    """
     from transformers import AutoTokenizer
 
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):

@@ -12,7 +12,9 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import BatchSource
 from nbllm.inference import SamplingConfig, generate
-from nbllm.lm import load
+from nbllm.lm import LM, load_tokenizer
+from nbllm.models.decoder import Decoder
+from nbllm.models.loading import read_config
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
@@ -27,8 +29,6 @@ from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from nbllm.lm import LM
 
 MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
 
@@ -164,9 +164,10 @@ class Trainer(Session):
             raise RunError(
                 "No checkpoint of this run is good.", where=self.path, mend="; ".join(problems) or None
             )
-        self.lm = load(newest.path, dtype=torch.float32)
+        # `begin` reads the weights: read here too, they would need room twice.
+        model = Decoder.without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
+        self.lm = LM(model, load_tokenizer(newest.path))
         self.lm.model.attention_backend = choices["attention"]
-        self.lm.model.to(self._device)
         self.lm.model.train()
         self.optimizer = Optimizer(self.lm.model, dtype=DTYPES[choices["precision"]], eps=self.config.eps)
         source = BatchSource(

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import time
+import weakref
 
 import pytest
 import torch
@@ -61,14 +62,14 @@ def test_a_run_returns_at_once_and_leaves_a_trained_model(start, lm, config):
 def test_a_run_that_has_ended_holds_no_model_any_more(start):
     def models():
         gc.collect()
-        return sum(type(thing) is Decoder for thing in gc.get_objects())
+        return [thing for thing in gc.get_objects() if type(thing) is Decoder]
 
-    before = models()  # those of runs that end only now are among them
+    known = weakref.WeakSet(models())  # of this test and others
     start().wait(progress=False)
     deadline = time.monotonic() + 60
-    while models() > before and time.monotonic() < deadline:  # its thread has a last line to go
+    while set(models()) - set(known) and time.monotonic() < deadline:  # its thread has a last line to go
         time.sleep(0.1)
-    assert models() <= before
+    assert not set(models()) - set(known)
 
 
 def test_two_runs_with_the_same_seed_agree_bit_for_bit(lm, store, config, tmp_path):
