@@ -307,9 +307,7 @@ def load(
     from nbllm.inference.recommended import read_recommended
     from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
-    from nbllm.models.zoo.known import MODELS
 
-    known = MODELS.get(path) if isinstance(path, str) and not Path(path).exists() else None
     path = locate(path)
     if path.suffix == ".gguf" or path.is_file():
         from nbllm.models.gguf import load_gguf
@@ -319,7 +317,7 @@ def load(
         path = _resolve(path)
         model = load_model(path, dtype=dtype)
         tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
-    return LM(model, tokenizer, sampling=read_recommended(path) or (known.sampling if known else {}))
+    return LM(model, tokenizer, sampling=read_recommended(path))
 
 
 def _resolve(path: Path) -> Path:

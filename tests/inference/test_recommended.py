@@ -7,7 +7,6 @@ from transformers import GenerationConfig
 
 import nbllm as nb
 from nbllm.inference.chat import CAUTIOUS, chat_config
-from nbllm.models.zoo.known import MODELS
 
 CARD = {"temperature": 0.2, "top_k": 20, "top_p": 0.9, "min_p": 0.05}
 
@@ -79,14 +78,3 @@ def test_a_chat_obeys_them_and_a_person_comes_first(lm):
     assert lm.chat("the cat", max_new_tokens=20, seed=1, temperature=1.0).text != greedy
     assert chat_config({"top_k": 5}, CARD).to_dict().items() >= {**CARD, "top_k": 5}.items()
     assert chat_config({}, {}).to_dict().items() >= CAUTIOUS.items()
-
-
-def test_known_ones_are_settings_that_exist():
-    for model in MODELS.values():
-        chat_config({}, model.sampling)
-    assert MODELS["smollm2-135m-instruct"].sampling == {"temperature": 0.2, "top_p": 0.9}
-
-
-@pytest.mark.realmodel
-def test_a_published_model_brings_them(smollm2):
-    assert nb.load("smollm2-135m-instruct").sampling == {"temperature": 0.2, "top_p": 0.9}

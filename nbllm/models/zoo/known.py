@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nbllm.models.zoo.hub import Hub
 from nbllm.models.zoo.source import Source
@@ -23,7 +21,6 @@ class PublishedModel:
         licence: Of the weights, as an SPDX identifier.
         purpose: What it can do.
         sources: Where it can be had, in the order tried.
-        sampling: What its makers recommend for a chat where its files do not say.
     """
 
     name: str
@@ -32,7 +29,6 @@ class PublishedModel:
     licence: str
     purpose: str
     sources: tuple[Source, ...]
-    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def find(self) -> Path | None:
         """Return what `nbllm.load` opens, from the first source whose copy is here; needs no network."""
@@ -41,7 +37,6 @@ class PublishedModel:
 
 _COMPLETES = "completes text"
 _CHATS = "answers in a chat"
-_SMOLLM2 = {"temperature": 0.2, "top_p": 0.9}  # the models' cards
 
 # The revisions and checksums of the hub are those that several projects publish independently of one another.
 _MODELS = (
@@ -51,7 +46,6 @@ _MODELS = (
         num_parameters=134_515_008,
         licence="Apache-2.0",
         purpose=_CHATS,
-        sampling=_SMOLLM2,
         sources=(
             Hub(
                 repository="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -93,7 +87,6 @@ _MODELS = (
         num_parameters=361_821_120,
         licence="Apache-2.0",
         purpose=_CHATS,
-        sampling=_SMOLLM2,
         sources=(
             Hub(
                 repository="HuggingFaceTB/SmolLM2-360M-Instruct",
