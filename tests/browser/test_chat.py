@@ -56,6 +56,16 @@ def test_a_kernel_that_does_not_answer_is_spoken_of(fresh):
     expect(chat.panel).not_to_contain_text("The kernel has not answered yet")
 
 
+def test_a_question_before_the_kernel_has_said_anything_leaves_its_settings_alone(fresh):
+    chat = fresh()
+    chat.panel.get_by_text("System prompt and sampling").click()
+    chat.panel.get_by_label("Seed").fill("12")
+    field = chat.panel.get_by_label("Question", exact=True)
+    field.fill("one")
+    field.press("Enter")
+    assert [message["controls"] for message in chat.sent("ask")] == [{"seed": "12"}]
+
+
 def test_enter_asks_and_the_field_is_empty_once_the_kernel_has_it(chat):
     field = chat.panel.get_by_label("Question", exact=True)
     field.fill("one")

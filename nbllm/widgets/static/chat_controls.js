@@ -43,8 +43,9 @@ export class ChatControls {
     this.known = controls;
   }
 
-  /** @returns {Record<string, string>} as they are typed */
+  /** As they are typed; what is still empty because the kernel has said nothing yet is left to it. @returns {Record<string, string>} */
   get values() {
-    return Object.fromEntries(Array.from(this.fields, ([name, field]) => [name, field.value]));
+    const said = Array.from(this.fields, ([name, field]) => [name, field.value]).filter(([name, value]) => name in this.known || value);
+    return Object.fromEntries(said);
   }
 }
