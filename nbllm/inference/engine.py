@@ -25,7 +25,7 @@ from nbllm.core.seeding import generator
 from nbllm.inference.choices import TokenChoice, token_choices
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.lookup import Lookup
-from nbllm.inference.prepared import MOST_ROWS, Prepared, Steps, can_step, prepared
+from nbllm.inference.prepared import Prepared, Steps, can_step, prepared
 from nbllm.inference.sampling import choose, penalize_repetition
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ class _Batch:
         self._model, self.rows, self._config, self._made = model, rows, config, made
         self._device = model.head_weight.device
         self._cache: KVCache | None = None
-        self._steps: Steps | None = None
+        self._steps: Steps | None = (
+            None  # where the kernel serves; `_chosen` says that this has been found out
+        )
+        self._chosen = False
         self._lookup: Lookup | None = None
         self._logits = torch.empty(0)  # after the newest token, and after those that were guessed to follow
         self._padding = torch.zeros(len(rows), dtype=torch.int64)
@@ -110,7 +113,7 @@ class _Batch:
         if self._cache is not None:
             kept = torch.tensor(going, device=self._device)
             self._cache.select(kept)
-            self._steps = self._lookup = None
+            self._forget_steps()
             self._padding = self._padding[kept]
             self._mask = None if self._mask is None else self._mask[kept]
             self._seen = None if self._seen is None else self._seen[kept]
@@ -127,7 +130,7 @@ class _Batch:
         # The last token of a text is never read: nothing is predicted from it.
         length = min(limit, columns + remaining - 1)
         self._cache = self._made.cache(self._model, len(self.rows), length)
-        self._steps = self._lookup = None
+        self._forget_steps()
         ids = [[0] * (columns - row.context_length) + row.context for row in self.rows]
         self._padding = columns - lengths
         self._mask = None
@@ -138,21 +141,33 @@ class _Batch:
             self._seen = self._all_seen()
         return self._forward(torch.tensor(ids, device=self._device))
 
+    def _forget_steps(self) -> None:
+        """The rows or their cache are others now."""
+        self._steps = self._lookup = None
+        self._chosen = False
+
+    def _choose_steps(self) -> Steps | None:
+        """Return what reads the newest tokens: None, where it is the model itself."""
+        assert self._cache is not None
+        if self._steps is not None and self._steps.threads < torch.get_num_threads():
+            self._chosen = False
+        if not self._chosen:
+            serves = can_step(self._model, len(self.rows))
+            self._steps = Steps(self._model, self._made, self._cache, self._padding) if serves else None
+            self._chosen = True
+        return self._steps
+
     def _step(self) -> Float[Tensor, "batch vocabulary"]:
         """Read each row's newest token."""
-        assert self._cache is not None
-        newest = torch.tensor([row.tokens[-1:] for row in self.rows], device=self._device)
+        newest = [row.tokens[-1:] for row in self.rows]
         if self._seen is not None:
-            self._seen.scatter_(1, newest, True)
-        if self._steps is not None and self._steps.threads < torch.get_num_threads():
-            self._steps = None
-        if self._steps is None and can_step(self._model, len(self.rows)):
-            self._steps = Steps(self._model, self._made, self._cache, self._padding)
-        if self._steps is None:
-            return self._forward(newest)
+            self._seen.scatter_(1, torch.tensor(newest, device=self._device), True)
+        steps = self._choose_steps()
+        if steps is None:
+            return self._forward(torch.tensor(newest, device=self._device))
         if len(self.rows) == 1:
-            return self._step_ahead(self._steps, self.rows[0])
-        return self._steps([row.tokens[-1:] for row in self.rows])[:, -1]
+            return self._step_ahead(steps, self.rows[0])
+        return steps(newest)[:, -1]
 
     def _step_ahead(self, steps: Steps, row: Sequence) -> Float[Tensor, "1 vocabulary"]:
         """Read the newest token and with it what may follow: where that comes true, it need not be read any more.
@@ -167,7 +182,7 @@ class _Batch:
             self._cache.advance(1)
             self._logits = self._logits[1:]
             return self._logits[:1]
-        guess = self._lookup.guess(min(MOST_ROWS, self._cache.max_length - self._cache.length) - 1)
+        guess = self._lookup.guess(min(steps.rows, self._cache.max_length - self._cache.length) - 1)
         self._logits = steps([[token, *guess]])[0]
         self._cache.crop(self._cache.length - len(guess))
         return self._logits[:1]

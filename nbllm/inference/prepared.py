@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
 
 FEWEST = 1 << 20  # parameters: a smaller model has answered before Numba is loaded
-MOST_ROWS = 16  # tokens at a time: with more, real matrix products earn what they cost
+MOST_ROWS = 32  # tokens at a time: with more, real matrix products earn what they cost
+MOST_OF_ONE = 16  # tokens of one sequence at a time
 _KERNELS = {torch.float32: "decoding_float32", torch.bfloat16: "decoding_bfloat16"}
 _OF_ROWS = ("tokens", "sequences", "columns", "padding")
 _KINDS = (
@@ -57,10 +58,14 @@ class Prepared:
         """Return an empty cache for `batch` sequences of at least `max_length` tokens: the last one, if it serves."""
         weight = model.embedding.weight
         if self._cache is None or not self._cache.serves(batch, max_length, weight.dtype, weight.device):
-            self._cache = None  # first: two are not to be there at a time
+            self.drop_cache()  # first: two are not to be there at a time
             self._cache = model.make_cache(batch, max_length)
         self._cache.crop(0)
         return self._cache
+
+    def drop_cache(self) -> None:
+        """Let go of the keys and values."""
+        self._cache = None
 
     def room(self, name: str, *shape: int) -> Tensor:
         """Return working memory that holds anything."""
@@ -80,7 +85,7 @@ def prepared(model: Decoder) -> Iterator[Prepared]:
     try:
         yield made
     except BaseException:
-        made._cache = None  # it may hold what is not finite
+        made.drop_cache()  # it may hold what is not finite
         raise
     finally:
         _kept[model] = made
@@ -120,24 +125,28 @@ class Steps:
         padding: (row,), how many of its first columns are none of a sequence's.
 
     Attributes:
+        rows: There is room for so many tokens at a time.
         threads: There is room for so many of torch's threads.
     """
 
     def __init__(self, model: Decoder, made: Prepared, cache: KVCache, padding: Int[Tensor, " row"]) -> None:
-        compiled = kernels.compiled("decoding")
-        assert compiled is not None
+        compiled, attention = kernels.compiled("decoding"), kernels.compiled("cached_attention")
+        assert compiled is not None and attention is not None
         self._cache, self._kernel = cache, _KERNELS[model.embedding.weight.dtype]
-        self._batch, self.threads = len(padding), torch.get_num_threads()
-        config, rows, threads = model.config, max(self._batch, MOST_ROWS), self.threads
-        heads, expanded = config.num_heads + 2 * config.num_kv_heads, config.intermediate_size
+        self._batch = len(padding)
+        self.rows = rows = max(self._batch, MOST_OF_ONE)
+        self.threads = threads = torch.get_num_threads()
+        config = model.config
+        heads = config.num_heads + 2 * config.num_kv_heads
         rooms = {
             "stream": (rows, config.hidden_size),
             "normal": (threads, rows, config.hidden_size),
             "qkv": (rows, heads, config.head_dim),
             "gathered": (rows, config.num_heads, config.head_dim),
-            "expanded": (rows, expanded),
-            "scores": (threads, cache.max_length),
-            "sums": (threads, compiled.MOST_ROWS),
+            "up": (rows, (1 + config.gated) * config.intermediate_size),
+            "expanded": (rows, config.intermediate_size),
+            "scores": (threads, config.num_heads // config.num_kv_heads, attention.CHUNK),
+            "partial": (rows, config.num_heads, attention.num_chunks(cache.max_length), 2 + config.head_dim),
             "logits": (rows, config.vocab_size),
         }
         self._rooms = {name: made.room(name, *shape) for name, shape in rooms.items()}
@@ -172,7 +181,7 @@ class Steps:
             "heads": config.num_heads,
             "kv_heads": config.num_kv_heads,
             "head_dim": config.head_dim,
-            "inner": expanded,
+            "inner": config.intermediate_size,
             "vocabulary": config.vocab_size,
             "activation": compiled.ACTIVATIONS.index(config.activation),
             "gated": config.gated,
@@ -182,14 +191,14 @@ class Steps:
             self._plan[name] = value
 
     def __call__(self, tokens: list[list[int]]) -> Float[Tensor, "sequence token vocabulary"]:
-        """Read as many tokens of each sequence, all together at most `MOST_ROWS`.
+        """Read as many tokens of each sequence, all together at most `rows`.
 
         Returns:
             float32 logits of what comes after each token; they stand until the next call.
         """
         count = len(tokens[0])
         rows = len(tokens) * count
-        assert len(tokens) == self._batch and rows <= self._rows.shape[1]
+        assert len(tokens) == self._batch and rows <= self.rows
         assert torch.get_num_threads() <= self.threads
         sequences = np.repeat(np.arange(self._batch), count)
         columns = np.tile(self._cache.length + np.arange(count), self._batch)

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_C0 = math.sqrt(2 / math.pi)
-_C1 = 0.044715
+C0 = math.sqrt(2 / math.pi)
+C1 = 0.044715
 # Numbers per thread that pass through all the steps together: a few such blocks fit a core's cache.
 _BLOCK = 65536
 _FEWEST = 4096
@@ -40,7 +40,7 @@ class _Gelu(torch.autograd.Function):
         out = torch.empty_like(x)
         derivative = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         size = min(_BLOCK * torch.get_num_threads(), x.numel())
-        twice_c0 = torch.tensor(2 * _C0, dtype=dtype)
+        twice_c0 = torch.tensor(2 * C0, dtype=dtype)
         room = torch.empty(4, size, dtype=dtype).unbind()
         slopes = [None] * -(-x.numel() // size) if derivative is None else derivative.view(-1).split(size)
         for source, target, slope in zip(
@@ -76,11 +76,11 @@ def _gelu_of_block(
     be the first of `room`.
     """
     z, share = room
-    torch.addcmul(twice_c0, x, x, value=2 * _C0 * _C1, out=z)
+    torch.addcmul(twice_c0, x, x, value=2 * C0 * C1, out=z)
     z *= x
     torch.sigmoid(z, out=share)
     torch.mul(x, share, out=out)
     if derivative is not None:
-        z.add_(x, alpha=-4 * _C0 / 3)
+        z.add_(x, alpha=-4 * C0 / 3)
         torch.ops.aten.sigmoid_backward.grad_input(z, share, grad_input=z)
         torch.add(share, z, alpha=3, out=derivative)

@@ -26,6 +26,7 @@ SHAPES = {
         "gpt2",
         dict(hidden_size=42, num_heads=3, head_dim=10, intermediate_size=37, vocab_size=301),
     ),
+    "long": ("llama", dict(max_positions=256)),
     "layer norm and rotary": ("llama", dict(norm="layer_norm", activation="gelu_tanh", head_dim=6)),
 }
 
@@ -76,6 +77,12 @@ def test_a_step_is_what_the_model_computes(name, lengths):
     torch.testing.assert_close(stepped, called, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("lengths", [[127], [200, 64, 130, 7]])
+def test_a_context_of_several_chunks(lengths):
+    stepped, called = read(make("long"), lengths, 3)
+    torch.testing.assert_close(stepped, called, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_bfloat16_weights_are_read_exactly(name):
     half = make(name, torch.bfloat16)
@@ -110,20 +117,26 @@ def test_threads_may_be_added_while_a_text_is_written():
     assert more == expected
 
 
-def test_a_row_gets_the_same_bits_in_any_company():
+@pytest.mark.parametrize("length", [8, 150])
+def test_a_row_gets_the_same_bits_in_any_company(length):
     """So a text does not depend on what is written beside it."""
-    model = make("llama")
+    model, generator = make("long"), torch.Generator().manual_seed(0)
+    shape = model.make_cache(1, length).buffers[0].shape
+    kept = [torch.randn(shape, generator=generator) for _ in range(model.config.num_layers)]
     with torch.inference_mode(), prepared.prepared(model) as made:
 
-        def logits(rows):
-            cache = made.cache(model, rows, 9)
-            for buffer in cache.buffers:
-                buffer.copy_(torch.randn(buffer[:, :1].shape, generator=torch.Generator().manual_seed(0)))
-            cache.length = 8
-            steps = prepared.Steps(model, made, cache, torch.zeros(rows, dtype=torch.int64))
-            return steps([[7]] * rows).clone()
+        def logits(padding):
+            cache = made.cache(model, len(padding), max(padding) + length + 1)
+            cache.length = max(padding) + length
+            for buffer, own in zip(cache.buffers, kept, strict=True):
+                for row, columns in enumerate(padding):
+                    buffer[:, row : row + 1, :, columns : columns + length] = own
+            paddings = torch.tensor(padding)
+            return prepared.Steps(model, made, cache, paddings)([[7]] * len(padding)).clone()
 
-        assert torch.equal(logits(3), logits(1).expand(3, -1, -1))
+        alone = logits([0])
+        assert torch.equal(logits([0, 0, 0]), alone.expand(3, -1, -1))
+        assert torch.equal(logits([0, 70])[1], alone[0])
 
 
 def changed(change):

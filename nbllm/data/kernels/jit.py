@@ -7,6 +7,8 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from nbllm.core.machine_code import name_by_sources
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -16,6 +18,7 @@ def kernel(function: Function) -> Function:
     Numba refuses `cache=True` where neither the package's folder nor the user's cache folder can be written
     (a read-only container): the kernel is then compiled once a process.
     """
+    name_by_sources(function)
     try:
         return cast("Function", numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:

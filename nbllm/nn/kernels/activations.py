@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
+from nbllm.nn.gelu import C0, C1
 from nbllm.nn.kernels.exponential import exp
 from nbllm.nn.kernels.jit import EXACT, kernel, matrix, part, vector, wide
 from nbllm.nn.kernels.team import bounds, own_shares
 
-_2C0 = np.float32(2 * math.sqrt(2 / math.pi))
-_2C0_C1 = np.float32(2 * math.sqrt(2 / math.pi) * 0.044715)
+_2C0, _2C0_C1 = np.float32(2 * C0), np.float32(2 * C0 * C1)
 _3, _0, _1 = np.float32(3), np.float32(0), np.float32(1)
 _FAR = np.float32(11)  # from here on tanh is 1 to the last bit, and its derivative 0
 

@@ -1,7 +1,7 @@
 """A few tokens through a whole decoder: products wait for the weights to come from memory, and for nothing else.
 
 A row is a token: the newest of a sequence, or several of one that follow one another. Each thread takes its share of
-a matrix's rows, and all meet before what they made is read: five times a layer. What is short, such as a
+a matrix's rows, and all meet before what they made is read: six times a layer. What is short, such as a
 normalization, every thread computes for itself. Weights and cache are float32 or bfloat16, all that is in between is
 float32. A row's numbers are the same to the bit whatever rows are beside it.
 """
@@ -13,31 +13,28 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray, types
+from numba import carray
 
-from nbllm.nn.kernels.dots import dots
+from nbllm.nn.gelu import C0, C1
+from nbllm.nn.kernels.cached_attention import attend, gather
 from nbllm.nn.kernels.exponential import exp
 from nbllm.nn.kernels.jit import (
     EXACT,
-    LINE,
     SUMS,
     integer,
+    integers_at,
     matrix_at,
     narrowed,
     part,
     pointer_to,
-    prefetch,
     weights_at,
     wide,
     widened,
 )
+from nbllm.nn.kernels.projections import add_products, project
 from nbllm.nn.kernels.symbols import barrier, num_threads, thread_number
 from nbllm.nn.kernels.team import bounds
 
-# Bytes that are asked for before they are needed. The processor's own foresight stops at every row's end: without
-# this, bfloat16 comes at two thirds of the speed.
-AHEAD = 8192
-FLOAT = 4  # bytes
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
 # A row of numbers for each layer, and one for the pass: sizes, and addresses. An address of 0: there is none.
 LAYER = np.dtype([
@@ -59,35 +56,22 @@ PASS = np.dtype([
             "embedding", "positions", "cos", "sin", "norm", "norm_bias", "head", "layer_table",
             # int64, one a row: the token, its sequence, its column in the cache, and how many columns are padding
             "tokens", "sequences", "columns", "padding",
-            # float32: (row, hidden), (thread, row, hidden), (row, head, head_dim), (row, head, head_dim), (row, inner),
-            # (thread, capacity), (thread, row), (row, vocabulary)
-            "stream", "normal", "qkv", "gathered", "expanded", "scores", "sums", "logits",
+            # float32: (row, hidden), (thread, row, hidden), (row, head, head_dim), (row, head, head_dim), (row, inner)
+            # or, gated, (row, 2 inner), (row, inner), (row, vocabulary); (thread, heads that share keys, CHUNK) and
+            # (row, head, chunk, 2 + head_dim) of cached_attention
+            "stream", "normal", "qkv", "gathered", "up", "expanded", "logits", "scores", "partial",
         )
     ),
 ])  # fmt: skip
 
 _passes_at = pointer_to(numba.from_dtype(PASS))
 _layers_at = pointer_to(numba.from_dtype(LAYER))
-_integers_at = pointer_to(types.int64)
-_floats_at = pointer_to(types.float32)
-_dots_of_1, _dots_of_2, _dots_of_4 = dots(1), dots(2), dots(4)
-MOST_ROWS = LINE // FLOAT  # so many sums have room in a line of memory
 _0, _1, _HALF = np.float32(0), np.float32(1), np.float32(0.5)
-_2C0 = np.float32(2 * math.sqrt(2 / math.pi))
-_2C0_C1 = np.float32(2 * math.sqrt(2 / math.pi) * 0.044715)
+_2C0, _2C0_C1 = np.float32(2 * C0), np.float32(2 * C0 * C1)
 _ROOT_HALF = np.float32(math.sqrt(0.5))
 
 
-@part(SUMS)
-def _dot(weights: Any, x: Any) -> np.float32:
-    wide()
-    total = _0
-    for place in range(len(x)):
-        total += widened(weights[place]) * x[place]
-    return total
-
-
-@part(SUMS)
+@part(EXACT)
 def _add_scaled(out: Any, weights: Any, factor: np.float32) -> None:
     wide()
     for place in range(len(out)):
@@ -113,14 +97,27 @@ def _normalize(x: Any, weight: Any, bias: Any, eps: np.float32, centred: bool, o
 
 
 @part(EXACT)
-def _activated(x: np.float32, activation: int) -> np.float32:
+def _activate(x: Any, activation: int, out: Any) -> None:
+    wide()
     if activation == 0:
-        return x / (_1 + exp(-x))
-    if activation == 1:
-        return x / (_1 + exp(-x * (_2C0 + _2C0_C1 * x * x)))
-    if activation == 2:
-        return _HALF * x * (_1 + np.float32(math.erf(x * _ROOT_HALF)))
-    return x if x > _0 else _0
+        for place in range(len(x)):
+            out[place] = x[place] / (_1 + exp(-x[place]))
+    elif activation == 1:
+        for place in range(len(x)):
+            out[place] = x[place] / (_1 + exp(-x[place] * (_2C0 + _2C0_C1 * x[place] * x[place])))
+    elif activation == 2:
+        for place in range(len(x)):
+            out[place] = _HALF * x[place] * (_1 + np.float32(math.erf(x[place] * _ROOT_HALF)))
+    else:
+        for place in range(len(x)):
+            out[place] = x[place] if x[place] > _0 else _0
+
+
+@part(EXACT)
+def _multiply(out: Any, factors: Any) -> None:
+    wide()
+    for place in range(len(out)):
+        out[place] *= factors[place]
 
 
 @part(EXACT)
@@ -139,59 +136,21 @@ def _rotate(head: Any, cos: Any, sin: Any) -> None:
 
 
 @part(EXACT)
-def _multiply(weights: Any, x: Any, sums: Any) -> None:
-    """Set `sums` to the products of a matrix's row with each row of x."""
-    wide()
-    at, begin, size = weights.ctypes.data, x.ctypes.data, x.shape[1]
-    like = weights[0]
-    first = 0
-    while first + 4 <= len(x):
-        sums[first], sums[first + 1], sums[first + 2], sums[first + 3] = _dots_of_4(
-            at, begin + first * size * FLOAT, size, like
-        )
-        first += 4
-    if first + 2 <= len(x):
-        sums[first], sums[first + 1] = _dots_of_2(at, begin + first * size * FLOAT, size, like)
-        first += 2
-    if first < len(x):
-        sums[first] = _dots_of_1(at, begin + first * size * FLOAT, size, like)[0]
-
-
-@part(EXACT)
-def _project(weights: Any, bias: Any, place: int, x: Any, sums: Any) -> None:
-    """Set `sums` to number `place` of weights times x plus bias, for each row of x."""
-    _multiply(weights[place], x, sums)
-    if len(bias) > 0:
-        for row in range(len(x)):
-            sums[row] += widened(bias[place])
-
-
-@part(EXACT)
-def _integers(address: int, plan: Any) -> Any:
-    """Return the integers, one a row, at an address."""
-    return carray(_integers_at(address), (plan.rows,))
-
-
-@part(EXACT)
-def _make_heads(plan: Any, layer: Any, normal: Any, sums: Any, like: Any) -> None:
+def _make_heads(plan: Any, layer: Any, normal: Any, like: Any) -> None:
     """Make this thread's heads of queries, keys and values, turned to their positions; keep the latter two."""
     heads, kv, size = plan.heads, plan.kv_heads, plan.head_dim
     count = heads + 2 * kv
     weights = carray(weights_at(layer.qkv, like), (count * size, plan.hidden))
     bias = _vector(layer.qkv_bias, count * size, like)
-    out = matrix_at(plan.qkv, plan.rows * count, size)
+    out = matrix_at(plan.qkv, plan.rows, count * size)
     cache = carray(weights_at(layer.cache, like), (2, plan.batch, kv, plan.capacity, size))
-    columns, padding = _integers(plan.columns, plan), _integers(plan.padding, plan)
-    sequences = _integers(plan.sequences, plan)
+    columns, padding = integers_at(plan.columns, plan.rows), integers_at(plan.padding, plan.rows)
+    sequences = integers_at(plan.sequences, plan.rows)
     first, last = bounds(thread_number(), num_threads(), count)
+    project(weights, bias, normal, first * size, last * size, out)
     for head in range(first, last):
-        for place in range(size):
-            prefetch(weights[head * size + place], AHEAD)
-            _project(weights, bias, head * size + place, normal, sums)
-            for row in range(plan.rows):
-                out[row * count + head, place] = sums[row]
         for row in range(plan.rows):
-            made = out[row * count + head]
+            made = out[row, head * size : (head + 1) * size]
             position = columns[row] - padding[row]
             if head < heads + kv and plan.cos != 0:
                 cos = matrix_at(plan.cos, position + 1, size // 2)
@@ -202,89 +161,43 @@ def _make_heads(plan: Any, layer: Any, normal: Any, sums: Any, like: Any) -> Non
                     kept[place] = narrowed(made[place], like)
 
 
-@part(SUMS)
-def _softmax(scores: Any) -> None:
-    """Turn scores into weights that sum to 1."""
-    wide()
-    most = scores[0]
-    for place in range(len(scores)):
-        most = max(most, scores[place])
-    total = _0
-    for place in range(len(scores)):
-        scores[place] = exp(scores[place] - most)
-        total += scores[place]
-    for place in range(len(scores)):
-        scores[place] /= total
-
-
 @part(EXACT)
-def _attend(plan: Any, layer: Any, like: Any) -> None:
-    """Let this thread's heads, of all rows, gather from what the cache holds."""
-    thread, threads = thread_number(), num_threads()
-    heads, kv, size = plan.heads, plan.kv_heads, plan.head_dim
-    cache = carray(weights_at(layer.cache, like), (2, plan.batch, kv, plan.capacity, size))
-    queries = matrix_at(plan.qkv, plan.rows * (heads + 2 * kv), size)
-    gathered = matrix_at(plan.gathered, plan.rows * heads, size)
-    columns, padding = _integers(plan.columns, plan), _integers(plan.padding, plan)
-    sequences = _integers(plan.sequences, plan)
-    room = matrix_at(plan.scores, threads, plan.capacity)[thread]
-    scale = _1 / np.float32(math.sqrt(np.float32(size)))
-    first, last = bounds(thread, threads, plan.rows * heads)
-    for item in range(first, last):
-        row, head = item // heads, item % heads
-        place = head // (heads // kv)
-        keys, values = cache[0, sequences[row], place], cache[1, sequences[row], place]
-        begin = padding[row]
-        query, out = queries[row * (heads + 2 * kv) + head], gathered[item]
-        scores = room[: columns[row] + 1 - begin]
-        for place in range(len(scores)):
-            scores[place] = _dot(keys[begin + place], query) * scale
-        _softmax(scores)
-        out[:] = _0
-        for place in range(len(scores)):
-            _add_scaled(out, values[begin + place], scores[place])
-
-
-@part(EXACT)
-def _add_product(plan: Any, matrix: int, bias_at: int, x: Any, sums: Any, like: Any) -> None:
+def _add_to_stream(plan: Any, matrix: int, bias_at: int, x: Any, like: Any) -> None:
     """Add this thread's share of weights times x, and of the bias, to the stream."""
     stream = matrix_at(plan.stream, plan.rows, plan.hidden)
     weights = carray(weights_at(matrix, like), (plan.hidden, x.shape[1]))
     bias = _vector(bias_at, plan.hidden, like)
     first, last = bounds(thread_number(), num_threads(), plan.hidden)
-    for place in range(first, last):
-        prefetch(weights[place], AHEAD)
-        _project(weights, bias, place, x, sums)
+    if len(bias) > 0:
         for row in range(plan.rows):
-            stream[row, place] += sums[row]
+            _add_scaled(stream[row, first:last], bias[first:last], _1)
+    add_products(weights, x, first, last, stream)
 
 
 @part(EXACT)
-def _expand(plan: Any, layer: Any, normal: Any, sums: Any, like: Any) -> None:
+def _expand(plan: Any, layer: Any, normal: Any, like: Any) -> None:
     """Make this thread's share of what is between the two matrices of the feed-forward part."""
     inner = plan.inner
-    weights = carray(weights_at(layer.up, like), ((2 if plan.gated else 1) * inner, plan.hidden))
-    bias = _vector(layer.up_bias, weights.shape[0], like)
-    out = matrix_at(plan.expanded, plan.rows, inner)
+    count = (2 if plan.gated else 1) * inner
+    weights = carray(weights_at(layer.up, like), (count, plan.hidden))
+    bias = _vector(layer.up_bias, count, like)
+    up, out = matrix_at(plan.up, plan.rows, count), matrix_at(plan.expanded, plan.rows, inner)
     first, last = bounds(thread_number(), num_threads(), inner)
-    for place in range(first, last):
-        prefetch(weights[place], AHEAD)
-        _project(weights, bias, place, normal, sums)
-        for row in range(plan.rows):
-            out[row, place] = _activated(sums[row], plan.activation)
+    project(weights, bias, normal, first, last, up)
+    if plan.gated:
+        project(weights, bias, normal, inner + first, inner + last, up)
+    for row in range(plan.rows):
+        _activate(up[row, first:last], plan.activation, out[row, first:last])
         if plan.gated:
-            prefetch(weights[inner + place], AHEAD)
-            _project(weights, bias, inner + place, normal, sums)
-            for row in range(plan.rows):
-                out[row, place] *= sums[row]
+            _multiply(out[row, first:last], up[row, inner + first : inner + last])
 
 
 @part(EXACT)
 def _begin(plan: Any, like: Any) -> None:
     """Set the stream to the tokens' vectors, with those of their positions where these are learned."""
     if thread_number() == 0:
-        tokens, columns = _integers(plan.tokens, plan), _integers(plan.columns, plan)
-        padding = _integers(plan.padding, plan)
+        tokens, columns = integers_at(plan.tokens, plan.rows), integers_at(plan.columns, plan.rows)
+        padding = integers_at(plan.padding, plan.rows)
         stream = matrix_at(plan.stream, plan.rows, plan.hidden)
         embedding = carray(weights_at(plan.embedding, like), (plan.vocabulary, plan.hidden))
         for row in range(plan.rows):
@@ -306,16 +219,12 @@ def _normalize_all(plan: Any, weight_at: int, bias_at: int, out: Any, like: Any)
 
 
 @part(EXACT)
-def _score(plan: Any, normal: Any, sums: Any, like: Any) -> None:
+def _score(plan: Any, normal: Any, like: Any) -> None:
     """Make this thread's share of the logits."""
     logits = matrix_at(plan.logits, plan.rows, plan.vocabulary)
     head = carray(weights_at(plan.head, like), (plan.vocabulary, plan.hidden))
     first, last = bounds(thread_number(), num_threads(), plan.vocabulary)
-    for place in range(first, last):
-        prefetch(head[place], AHEAD)
-        _multiply(head[place], normal, sums)
-        for row in range(plan.rows):
-            logits[row, place] = sums[row]
+    project(head, head[:0, 0], normal, first, last, logits)
 
 
 @part(EXACT)
@@ -327,22 +236,23 @@ def decode(data: Any, like: Any) -> None:
     normal = matrix_at(plan.normal, num_threads() * plan.rows, plan.hidden)[own : own + plan.rows]
     gathered = matrix_at(plan.gathered, plan.rows, plan.heads * plan.head_dim)
     expanded = matrix_at(plan.expanded, plan.rows, plan.inner)
-    sums = carray(_floats_at(plan.sums + thread_number() * LINE), (plan.rows,))
     _begin(plan, like)
     barrier()
     for place in range(plan.layers):
         layer = layers[place]
         _normalize_all(plan, layer.attention_norm, layer.attention_norm_bias, normal, like)
-        _make_heads(plan, layer, normal, sums, like)
+        _make_heads(plan, layer, normal, like)
         barrier()
-        _attend(plan, layer, like)
+        attend(plan, layer, like)
         barrier()
-        _add_product(plan, layer.output, layer.output_bias, gathered, sums, like)
+        gather(plan)
+        barrier()
+        _add_to_stream(plan, layer.output, layer.output_bias, gathered, like)
         barrier()
         _normalize_all(plan, layer.feed_forward_norm, layer.feed_forward_norm_bias, normal, like)
-        _expand(plan, layer, normal, sums, like)
+        _expand(plan, layer, normal, like)
         barrier()
-        _add_product(plan, layer.down, layer.down_bias, expanded, sums, like)
+        _add_to_stream(plan, layer.down, layer.down_bias, expanded, like)
         barrier()
     _normalize_all(plan, plan.norm, plan.norm_bias, normal, like)
-    _score(plan, normal, sums, like)
+    _score(plan, normal, like)

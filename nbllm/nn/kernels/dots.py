@@ -1,11 +1,12 @@
-"""Several sums of products with the same weights, each in an order of its own that no other changes.
+"""Products of a few rows of weights with a few rows of numbers, each sum in an order that nothing beside it changes.
 
 Written in vectors, for two things cannot be said to a compiler in loops: that the weights, which come from memory,
-are to be used for all rows while they are here, and that a row's sum is the same to the bit whatever rows are beside.
+are to be used for all rows while they are here, and that a sum is the same to the bit whatever is computed with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -13,116 +14,150 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES, STRIDE = 16, 4  # numbers of a vector; vectors that are summed apart, so that none waits for another
-_FLOAT, _WORD = ir.FloatType(), ir.IntType(32)
+from nbllm.nn.kernels.jit import LINE, ask
+
+LANES = 16  # numbers of a vector
+_FLOAT, _HALF, _WORD = ir.FloatType(), ir.IntType(16), ir.IntType(32)
+_FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
 
 
-def dots(rows: int) -> Any:
-    """Return a function of (weights, x, size, like) that gives `rows` sums: weights . x of each row, a tuple.
+def dots(count: int, rows: int) -> Any:
+    """Return a function of (weights, x, size, out, ahead, like) that adds `count` x `rows` sums to a matrix.
 
-    `weights` is the address of `size` numbers like `like` (float32, or uint16 that stand for bfloat16), `x` that of a
-    contiguous float32 matrix (rows, size).
+    `weights` is the address of a contiguous matrix (count, size) of numbers like `like` (float32, or uint16 that stand
+    for bfloat16), `x` of a float32 one (rows, size). `count` is a power of two. `out` is a pair: the address of `count`
+    numbers in a row of a float32 matrix, and the columns of that; the sums of the next row of x go to its next row.
+    Meanwhile memory is asked for, as the pair `ahead` says: from an address on, so many bytes with each vector of x, at
+    most as many as are read.
     """
 
     @intrinsic
-    def made(context: Any, weights: Any, x: Any, size: Any, like: Any) -> Any:
+    def add(
+        context: Any, weights: Any, x: Any, size: Any, out: Any, ahead: Any, like: Any
+    ) -> tuple[Any, Any]:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            sums = _Sums(builder, rows, arguments, half=like != types.float32)
-            return context.make_tuple(builder, signature.return_type, sums.totals())
+            _Dots(builder, count, rows, arguments, half=like != types.float32).add()
+            return context.get_dummy_value()
 
-        return types.UniTuple(types.float32, rows)(types.intp, types.intp, types.intp, like), generate
+        pair = types.UniTuple(types.intp, 2)
+        return types.void(types.intp, types.intp, types.intp, pair, pair, like), generate
 
-    return made
+    return add
 
 
-class _Sums:
+class _Dots:
     """Writes the code of `dots`."""
 
-    def __init__(self, builder: Any, rows: int, arguments: Any, *, half: bool) -> None:
-        self.builder, self.rows, self.half = builder, rows, half
-        self.weights, self.x, self.size, _ = arguments
-        self.index = self.size.type
+    def __init__(self, builder: Any, count: int, rows: int, arguments: Any, *, half: bool) -> None:
+        self.builder, self.count, self.rows, self.half = builder, count, rows, half
+        self.weights, self.x, self.size, out, ahead, _ = arguments
+        self.out, self.columns = cgutils.unpack_tuple(builder, out, 2)
+        self.ahead, self.pace = cgutils.unpack_tuple(builder, ahead, 2)
 
-    def totals(self) -> list[Any]:
-        """Return the sums: whole strides first, then whole vectors, then what is left, number by number."""
+    def add(self) -> None:
+        """Sum whole vectors first, then the one that is not whole; add the totals to what is there."""
+        builder, size = self.builder, self.size
+        zeros = _constant(_FLOAT, [0.0] * LANES)
+        sums = [cgutils.alloca_once_value(builder, zeros) for _ in range(self.rows * self.count)]
+        whole = builder.and_(size, self._number(-LANES))
+        steps = (self._number(0), whole, self._number(LANES))
+        with cgutils.for_range_slice(builder, *steps, size.type) as (place, _):
+            self._ask(builder.lshr(place, self._number(4)))
+            self._add_products(sums, place)
+        with builder.if_then(builder.icmp_signed("<", whole, size)):
+            self._add_products(sums, whole, which=self._first(builder.sub(size, whole)))
+        for row in range(self.rows):
+            own = sums[row * self.count : (row + 1) * self.count]
+            totals = self._totals([builder.load(each) for each in own])
+            at = self._at(self.out, row, self.columns, self._number(0), totals.type)
+            builder.store(builder.fadd(builder.load(at, align=4), totals), at, align=4)
+
+    def _ask(self, step: Any) -> None:
+        """Ask for the memory that is due at a step: as many lines as it reads, or some of them twice."""
         builder = self.builder
-        wide = ir.VectorType(_FLOAT, LANES)
-        zero = ir.Constant(wide, [0.0] * LANES)
-        parts = [[self._variable(zero) for _ in range(STRIDE)] for _ in range(self.rows)]
-        rests = [self._variable(ir.Constant(_FLOAT, 0.0)) for _ in range(self.rows)]
-        strides = self._whole(LANES * STRIDE)
-        vectors = self._whole(LANES)
-        self._loop(self._number(0), strides, LANES * STRIDE, STRIDE, LANES, parts)
-        self._loop(strides, vectors, LANES, 1, LANES, parts)
-        self._loop(vectors, self.size, 1, 1, 1, [[rest] for rest in rests])
-        totals = []
-        for own, rest in zip(parts, rests, strict=True):
-            one, two, three, four = (builder.load(part) for part in own)
-            vector = builder.fadd(builder.fadd(one, two), builder.fadd(three, four))
-            width = LANES
-            while width > 1:  # halves are added until one number is left
-                width //= 2
-                low, high = (
-                    ir.Constant(ir.VectorType(_WORD, width), [*range(begin, begin + width)])
-                    for begin in (0, width)
-                )
-                undefined = ir.Constant(vector.type, ir.Undefined)
-                vector = builder.fadd(
-                    builder.shuffle_vector(vector, undefined, low),
-                    builder.shuffle_vector(vector, undefined, high),
-                )
-            total = builder.extract_element(vector, ir.Constant(_WORD, 0))
-            totals.append(builder.fadd(total, builder.load(rest)))
-        return totals
+        lines = max(1, self.count * LANES * (2 if self.half else 4) // LINE)
+        begin = builder.add(self.ahead, builder.mul(step, self.pace))
+        for line in range(lines):
+            part = builder.sdiv(builder.mul(self.pace, self._number(line)), self._number(lines))
+            ask(builder, builder.add(begin, part))
 
-    def _loop(self, first: Any, last: Any, step: int, count: int, lanes: int, parts: list[list[Any]]) -> None:
-        """Add `count` vectors of `lanes` numbers a turn to each row's parts."""
+    def _add_products(self, sums: list[Any], place: Any, which: Any = None) -> None:
+        """Add to each sum the products of one vector of weights with one of x; of both, only `which` numbers."""
         builder = self.builder
-        with cgutils.for_range_slice(builder, first, last, self._number(step), self.index) as (place, _):
-            for part in range(count):
-                at = builder.add(place, self._number(part * lanes))
-                weight = self._weight(at, lanes)
-                for row in range(self.rows):
-                    begin = builder.add(builder.mul(self.size, self._number(row)), at)
-                    value = self._load(self.x, begin, _FLOAT, 4, lanes)
-                    sum_ = parts[row][part]
-                    builder.store(self._multiply_add(weight, value, builder.load(sum_)), sum_)
+        weights = [self._weights_at(number, place, which) for number in range(self.count)]
+        for row in range(self.rows):
+            x = self._load(self.x, row, place, _FLOAT, which)
+            for weight, own in zip(weights, sums[row * self.count :], strict=False):
+                builder.store(self._call("llvm.fmuladd.v16f32", weight, x, builder.load(own)), own)
 
-    def _weight(self, at: Any, lanes: int) -> Any:
-        """Return weights as float32."""
+    def _totals(self, held: list[Any]) -> Any:
+        """Return a vector of the sum of each vector: halves are added until one number is left.
+
+        Several vectors share the additions: the halves of two lie side by side in one.
+        """
+        width = LANES  # numbers of each sum that are left
+        while width > 1:
+            width //= 2
+            if len(held) > 1:
+                pairs = zip(held[::2], held[1::2], strict=True)
+                held = [self._halves_added(left, right, width, LANES) for left, right in pairs]
+            else:
+                held = [self._halves_added(held[0], held[0], width, held[0].type.count // 2)]
+        return held[0]
+
+    def _halves_added(self, left: Any, right: Any, width: int, count: int) -> Any:
+        """Add the halves, of `width` numbers, of each sum in two vectors; return the first `count` numbers."""
+        starts = range(0, 2 * left.type.count, 2 * width)
+        places = [start + place for start in starts for place in range(width)][:count]
+        low, high = (_constant(_WORD, [place + half for place in places]) for half in (0, width))
+        shuffle = self.builder.shuffle_vector
+        return self.builder.fadd(shuffle(left, right, low), shuffle(left, right, high))
+
+    def _weights_at(self, row: int, place: Any, which: Any) -> Any:
+        """Return a vector of weights as float32."""
         if not self.half:
-            return self._load(self.weights, at, _FLOAT, 4, lanes)
+            return self._load(self.weights, row, place, _FLOAT, which)
         builder = self.builder
-        words = _WORD if lanes == 1 else ir.VectorType(_WORD, lanes)
-        floats = _FLOAT if lanes == 1 else ir.VectorType(_FLOAT, lanes)
-        bits = builder.zext(self._load(self.weights, at, ir.IntType(16), 2, lanes), words)
-        sixteen = ir.Constant(words, 16 if lanes == 1 else [16] * lanes)
-        return builder.bitcast(builder.shl(bits, sixteen), floats)
+        bits = builder.zext(self._load(self.weights, row, place, _HALF, which), _WORDS)
+        return builder.bitcast(builder.shl(bits, _constant(_WORD, [16] * LANES)), _FLOATS)
 
-    def _load(self, base: Any, at: Any, kind: Any, width: int, lanes: int) -> Any:
+    def _load(self, base: Any, row: int, place: Any, kind: Any, which: Any) -> Any:
+        """Return a vector out of a matrix with `size` columns; what is not in `which` is 0 and not read."""
+        vector = ir.VectorType(kind, LANES)
+        at = self._at(base, row, self.size, place, vector)
+        width = _bytes(kind)
+        if which is None:
+            return self.builder.load(at, align=width)
+        name = "llvm.masked.load.v16f32.p0" if kind == _FLOAT else "llvm.masked.load.v16i16.p0"
+        return self._call(name, at, ir.Constant(_WORD, width), which, ir.Constant(vector, None))
+
+    def _at(self, base: Any, row: int, columns: Any, place: Any, vector: Any) -> Any:
+        """Return the pointer to a vector in a matrix."""
         builder = self.builder
-        address = builder.add(base, builder.mul(at, self._number(width)))
-        whole = kind if lanes == 1 else ir.VectorType(kind, lanes)
-        loaded = builder.load(builder.inttoptr(address, whole.as_pointer()))
-        loaded.align = width
-        return loaded
+        place = builder.add(builder.mul(columns, self._number(row)), place)
+        address = builder.add(base, builder.mul(place, self._number(_bytes(vector.element))))
+        return builder.inttoptr(address, vector.as_pointer())
 
-    def _multiply_add(self, left: Any, right: Any, added: Any) -> Any:
-        kind = left.type
-        name = "llvm.fmuladd.f32" if kind == _FLOAT else f"llvm.fmuladd.v{kind.count}f32"
-        function = cgutils.get_or_insert_function(
-            self.builder.module, ir.FunctionType(kind, [kind] * 3), name
+    def _first(self, count: Any) -> Any:
+        """Return the first so many of a vector's numbers, as a mask."""
+        builder = self.builder
+        one = builder.insert_element(
+            ir.Constant(_WORDS, ir.Undefined), builder.trunc(count, _WORD), ir.Constant(_WORD, 0)
         )
-        return self.builder.call(function, [left, right, added])
+        all_ = builder.shuffle_vector(one, one, _constant(_WORD, [0] * LANES))
+        return builder.icmp_unsigned("<", _constant(_WORD, range(LANES)), all_)
 
-    def _variable(self, value: Any) -> Any:
-        variable = cgutils.alloca_once(self.builder, value.type)
-        self.builder.store(value, variable)
-        return variable
-
-    def _whole(self, step: int) -> Any:
-        """Return the largest multiple of `step`, a power of two, that is not above the size."""
-        return self.builder.and_(self.size, self._number(-step))
+    def _call(self, name: str, *arguments: Any) -> Any:
+        kind = ir.FunctionType(arguments[-1].type, [each.type for each in arguments])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
     def _number(self, value: int) -> Any:
-        return ir.Constant(self.index, value)
+        return ir.Constant(self.size.type, value)
+
+
+def _constant(kind: Any, values: Sequence[float]) -> Any:
+    return ir.Constant(ir.VectorType(kind, len(values)), list(values))
+
+
+def _bytes(kind: Any) -> int:
+    return 4 if kind == _FLOAT else 2

@@ -1,8 +1,6 @@
 """Decorators of kernels and of their parts, and how a kernel reads its arguments.
 
 A kernel gets one address: a table of 64-bit slots, `SLOTS` an argument, that `team.run` has filled.
-Machine code is kept beside a kernel's source and taken while that file is unchanged: after a change in a part that
-lies in another file, touch the kernels' files too.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ from numba import carray, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
+from nbllm.core.machine_code import name_by_sources
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 LINE = 64  # bytes that come from memory together
@@ -28,6 +28,7 @@ SUMS = {"contract", "reassoc", "nsz"}
 
 def kernel(function: Function) -> Any:
     """Compile `function(data)` to a C function that a team of threads runs; see `team.run`."""
+    name_by_sources(function)
     signature = types.void(types.CPointer(types.int64))
     try:
         return numba.cfunc(signature, cache=True)(function)
@@ -57,7 +58,7 @@ def pointer_to(kind: Any) -> Any:
     return at
 
 
-_floats_at = pointer_to(types.float32)
+_floats_at, _integers_at = pointer_to(types.float32), pointer_to(types.int64)
 
 
 @intrinsic
@@ -119,19 +120,13 @@ def bits_of_float(context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@intrinsic
-def _prefetch_line(context: Any, address: Any) -> Any:
-    """Ask for the line of memory at an address, for reading; an address where nothing is does no harm."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        hints = [ir.Constant(number, value) for value in (0, 3, 1)]  # to read; soon and often; data
-        builder.call(function, [builder.inttoptr(arguments[0], pointer), *hints])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
+def ask(builder: Any, address: Any) -> None:
+    """Write code that asks for the line of memory at an address; one where nothing is does no harm."""
+    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+    function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    hints = [ir.Constant(number, value) for value in (0, 2, 1)]  # to read; soon and often; data
+    builder.call(function, [builder.inttoptr(address, pointer), *hints])
 
 
 @intrinsic
@@ -151,17 +146,15 @@ def wide(context: Any) -> Any:
 
 
 @part(EXACT)
-def prefetch(row: Any, ahead: int) -> None:
-    """Ask for as much memory as a contiguous row takes, so many bytes after it begins."""
-    begin = row.ctypes.data + ahead
-    for place in range(0, row.nbytes, LINE):
-        _prefetch_line(begin + place)
-
-
-@part(EXACT)
 def matrix_at(address: Any, rows: Any, columns: Any) -> Any:
     """Return the contiguous float32 matrix (rows, columns) at an address."""
     return carray(_floats_at(address), (rows, columns))
+
+
+@part(EXACT)
+def integers_at(address: Any, count: Any) -> Any:
+    """Return so many 64-bit integers at an address."""
+    return carray(_integers_at(address), (count,))
 
 
 @part(EXACT)

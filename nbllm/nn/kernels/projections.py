@@ -1,0 +1,69 @@
+"""A few rows of numbers times a matrix that comes from memory: its next rows are asked for while these are used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nbllm.nn.kernels.dots import LANES, dots
+from nbllm.nn.kernels.jit import EXACT, part, wide, widened
+
+_0 = np.float32(0)
+_AT_ONCE = 4  # rows of numbers, and of weights: their sums are held in registers
+
+
+def _adding(count: int) -> Any:
+    """Return a function that adds to `out` (row, place) the products of `count` rows of weights, from `place` on."""
+    dots_of_4, dots_of_3, dots_of_2, dots_of_1 = (dots(count, rows) for rows in (4, 3, 2, 1))
+
+    @part(EXACT)
+    def add(weights: Any, place: int, x: Any, out: Any) -> None:
+        wide()
+        here, size, columns, like = weights[place:].ctypes.data, x.shape[1], out.shape[1], weights[0, 0]
+        # The processor's own foresight stops at every row's end. Asked for all at once, memory would keep the sums
+        # waiting, so each time that the weights here are passed over, a part of as many is asked for.
+        ahead = here + count * size * weights.itemsize
+        passes = (len(x) + _AT_ONCE - 1) // _AT_ONCE
+        pace = count * LANES * weights.itemsize // passes
+        for first in range(0, len(x), _AT_ONCE):
+            at, rows = x[first:].ctypes.data, len(x) - first
+            to = out[first, place:].ctypes.data, columns
+            if rows >= 4:
+                dots_of_4(here, at, size, to, (ahead, pace), like)
+            elif rows == 3:
+                dots_of_3(here, at, size, to, (ahead, pace), like)
+            elif rows == 2:
+                dots_of_2(here, at, size, to, (ahead, pace), like)
+            else:
+                dots_of_1(here, at, size, to, (ahead, pace), like)
+            ahead += size // LANES * pace
+
+    return add
+
+
+_add_1, _add_4 = _adding(1), _adding(_AT_ONCE)
+
+
+@part(EXACT)
+def add_products(weights: Any, x: Any, first: int, last: int, out: Any) -> None:
+    """Add to `out` (row, place) the products of rows `first` to `last` of weights with each row of x."""
+    place = first
+    while place + _AT_ONCE <= last:
+        _add_4(weights, place, x, out)
+        place += _AT_ONCE
+    while place < last:
+        _add_1(weights, place, x, out)
+        place += 1
+
+
+@part(EXACT)
+def project(weights: Any, bias: Any, x: Any, first: int, last: int, out: Any) -> None:
+    """Set `out` (row, place) to the products of rows `first` to `last` of weights with each row of x, plus bias.
+
+    A bias of no length: there is none.
+    """
+    for row in range(len(x)):
+        for place in range(first, last):
+            out[row, place] = widened(bias[place]) if len(bias) > 0 else _0
+    add_products(weights, x, first, last, out)
