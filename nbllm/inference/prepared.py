@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nbllm.core.progress import waiting
 from nbllm.models.block import Block
 from nbllm.nn import kernels
 from nbllm.nn.attention import Attention
@@ -112,7 +113,10 @@ def can_step(model: Decoder, rows: int) -> bool:
         return False
     plain = all(is_plain(module, *_KINDS) for module in model.modules() if module is not model)
     alike = all(kernels.is_memory(each, weight.dtype) and each.is_contiguous() for each in model.parameters())
-    return plain and alike and kernels.compiled(_KERNELS[weight.dtype]) is not None
+    if not (plain and alike):
+        return False
+    with waiting("Compiling the kernel that decodes, once on this machine: about 15 seconds"):
+        return kernels.compiled(_KERNELS[weight.dtype]) is not None
 
 
 class Steps:

@@ -1,10 +1,12 @@
 import io
 import sys
+import threading
+import time
 
 import pytest
 
 from nbllm.core import progress
-from nbllm.core.progress import Progress
+from nbllm.core.progress import Progress, waiting
 
 
 class Terminal(io.StringIO):
@@ -49,3 +51,28 @@ def test_the_line_is_cleared_when_work_is_interrupted(monkeypatch, eager):
         line.advance(1)
         raise KeyboardInterrupt
     assert stream.getvalue().endswith("\r")
+
+
+def test_what_is_waited_for_is_said_once_it_takes_a_moment_and_cleared(monkeypatch):
+    monkeypatch.setattr(progress, "_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with waiting("compiling"):
+        pass
+    assert sys.stdout.getvalue() == ""
+    with waiting("compiling"):
+        time.sleep(0.5)
+        assert sys.stdout.getvalue() == "compiling"
+    assert sys.stdout.getvalue() == f"compiling\r{' ' * 9}\r"
+
+
+def test_a_thread_that_nobody_waits_for_says_nothing(monkeypatch, eager):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+
+    def work():
+        with waiting("compiling"):
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert sys.stdout.getvalue() == ""

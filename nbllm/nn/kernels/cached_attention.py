@@ -15,7 +15,17 @@ import numpy as np
 from numba import carray
 
 from nbllm.nn.kernels.exponential import exp
-from nbllm.nn.kernels.jit import EXACT, SUMS, integers_at, matrix_at, part, weights_at, wide, widened
+from nbllm.nn.kernels.jit import (
+    EXACT,
+    SUMS,
+    integers_at,
+    matrix_at,
+    part,
+    weights_at,
+    weights_vector,
+    wide,
+    widened,
+)
 from nbllm.nn.kernels.projections import project
 from nbllm.nn.kernels.symbols import num_threads, thread_number
 from nbllm.nn.kernels.team import bounds
@@ -62,12 +72,19 @@ def _mix(values: Any, shares: Any, out: Any) -> None:
 
 
 @part(EXACT)
+def _columns(plan: Any, layer: Any, head: int, begin: int, count: int, like: Any) -> Any:
+    """Return what the cache (keys and values, sequence, head, column, head_dim) holds of one head in some columns."""
+    cache = carray(weights_at(layer.cache, like), (1,))
+    place = (head * plan.capacity + begin) * plan.head_dim
+    return carray(weights_at(layer.cache + place * cache.itemsize, like), (count, plan.head_dim))
+
+
+@part(EXACT)
 def attend(plan: Any, layer: Any, like: Any) -> None:
     """Let this thread's chunks, of all rows and heads, give what they hold: largest score, sum, mixed values."""
     thread, threads = thread_number(), num_threads()
     rows, heads, kv, size = plan.rows, plan.heads, plan.kv_heads, plan.head_dim
     group = heads // kv
-    cache = carray(weights_at(layer.cache, like), (2, plan.batch, kv, plan.capacity, size))
     queries = matrix_at(plan.qkv, rows * (heads + 2 * kv), size)
     chunks = num_chunks(plan.capacity)
     partial = matrix_at(plan.partial, rows * heads * chunks, 2 + size)
@@ -85,10 +102,10 @@ def attend(plan: Any, layer: Any, like: Any) -> None:
         count = min(CHUNK, columns[row] + 1 - begin)
         if count <= 0:
             continue
-        keys = cache[0, sequences[row], head, begin : begin + count]
-        values = cache[1, sequences[row], head, begin : begin + count]
+        keys = _columns(plan, layer, sequences[row] * kv + head, begin, count, like)
+        values = _columns(plan, layer, (plan.batch + sequences[row]) * kv + head, begin, count, like)
         query = row * (heads + 2 * kv) + head * group
-        project(keys, keys[:0, 0], queries[query : query + group], 0, count, scores)
+        project(keys, weights_vector(0, 0, like), queries[query : query + group], 0, count, scores)
         for number in range(group):
             made = partial[(row * heads + head * group + number) * chunks + chunk]
             own = scores[number, :count]

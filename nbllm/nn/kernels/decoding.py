@@ -28,6 +28,7 @@ from nbllm.nn.kernels.jit import (
     part,
     pointer_to,
     weights_at,
+    weights_vector,
     wide,
     widened,
 )
@@ -121,12 +122,6 @@ def _multiply(out: Any, factors: Any) -> None:
 
 
 @part(EXACT)
-def _vector(address: int, size: int, like: Any) -> Any:
-    """Return the weights at an address; none where the address is 0."""
-    return carray(weights_at(address, like), (size if address != 0 else 0,))
-
-
-@part(EXACT)
 def _rotate(head: Any, cos: Any, sin: Any) -> None:
     half = len(cos)
     for place in range(half):
@@ -141,7 +136,7 @@ def _make_heads(plan: Any, layer: Any, normal: Any, like: Any) -> None:
     heads, kv, size = plan.heads, plan.kv_heads, plan.head_dim
     count = heads + 2 * kv
     weights = carray(weights_at(layer.qkv, like), (count * size, plan.hidden))
-    bias = _vector(layer.qkv_bias, count * size, like)
+    bias = weights_vector(layer.qkv_bias, count * size, like)
     out = matrix_at(plan.qkv, plan.rows, count * size)
     cache = carray(weights_at(layer.cache, like), (2, plan.batch, kv, plan.capacity, size))
     columns, padding = integers_at(plan.columns, plan.rows), integers_at(plan.padding, plan.rows)
@@ -166,7 +161,7 @@ def _add_to_stream(plan: Any, matrix: int, bias_at: int, x: Any, like: Any) -> N
     """Add this thread's share of weights times x, and of the bias, to the stream."""
     stream = matrix_at(plan.stream, plan.rows, plan.hidden)
     weights = carray(weights_at(matrix, like), (plan.hidden, x.shape[1]))
-    bias = _vector(bias_at, plan.hidden, like)
+    bias = weights_vector(bias_at, plan.hidden, like)
     first, last = bounds(thread_number(), num_threads(), plan.hidden)
     if len(bias) > 0:
         for row in range(plan.rows):
@@ -180,7 +175,7 @@ def _expand(plan: Any, layer: Any, normal: Any, like: Any) -> None:
     inner = plan.inner
     count = (2 if plan.gated else 1) * inner
     weights = carray(weights_at(layer.up, like), (count, plan.hidden))
-    bias = _vector(layer.up_bias, count, like)
+    bias = weights_vector(layer.up_bias, count, like)
     up, out = matrix_at(plan.up, plan.rows, count), matrix_at(plan.expanded, plan.rows, inner)
     first, last = bounds(thread_number(), num_threads(), inner)
     project(weights, bias, normal, first, last, up)
@@ -213,7 +208,7 @@ def _begin(plan: Any, like: Any) -> None:
 def _normalize_all(plan: Any, weight_at: int, bias_at: int, out: Any, like: Any) -> None:
     """Normalize the stream, every thread for itself."""
     stream = matrix_at(plan.stream, plan.rows, plan.hidden)
-    weight, bias = _vector(weight_at, plan.hidden, like), _vector(bias_at, plan.hidden, like)
+    weight, bias = weights_vector(weight_at, plan.hidden, like), weights_vector(bias_at, plan.hidden, like)
     for row in range(plan.rows):
         _normalize(stream[row], weight, bias, np.float32(plan.eps), plan.centred != 0, out[row])
 
@@ -224,7 +219,7 @@ def _score(plan: Any, normal: Any, like: Any) -> None:
     logits = matrix_at(plan.logits, plan.rows, plan.vocabulary)
     head = carray(weights_at(plan.head, like), (plan.vocabulary, plan.hidden))
     first, last = bounds(thread_number(), num_threads(), plan.vocabulary)
-    project(head, head[:0, 0], normal, first, last, logits)
+    project(head, weights_vector(0, 0, like), normal, first, last, logits)
 
 
 @part(EXACT)

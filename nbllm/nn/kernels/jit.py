@@ -146,6 +146,12 @@ def wide(context: Any) -> Any:
 
 
 @part(EXACT)
+def weights_vector(address: Any, size: Any, like: Any) -> Any:
+    """Return so many weights at an address; none where the address is 0."""
+    return carray(weights_at(address, like), (size if address != 0 else 0,))
+
+
+@part(EXACT)
 def matrix_at(address: Any, rows: Any, columns: Any) -> Any:
     """Return the contiguous float32 matrix (rows, columns) at an address."""
     return carray(_floats_at(address), (rows, columns))
