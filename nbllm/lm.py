@@ -304,20 +304,24 @@ def load(
         FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
         CacheError: It cannot be written to the cache.
     """
-    from nbllm.inference.recommended import read_recommended
+    from nbllm.inference.recommended import read_recommended, usable
     from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
 
     path = locate(path)
     if path.suffix == ".gguf" or path.is_file():
-        from nbllm.models.gguf import load_gguf
+        from nbllm.models import gguf
 
-        model, tokenizer = load_gguf(path, tokenizer=tokenizer, dtype=dtype)
+        header = gguf.read_header(path)
+        tokenizer = gguf.read_tokenizer(header) if tokenizer is None else tokenizer
+        model = gguf.load_weights(header, dtype=dtype)
+        sampling = usable(gguf.read_sampling(header), path)
     else:
         path = _resolve(path)
         model = load_model(path, dtype=dtype)
         tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
-    return LM(model, tokenizer, sampling=read_recommended(path))
+        sampling = read_recommended(path)
+    return LM(model, tokenizer, sampling=sampling)
 
 
 def _resolve(path: Path) -> Path:

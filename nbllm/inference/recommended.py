@@ -13,26 +13,14 @@ from nbllm.inference.config import SamplingConfig
 
 GENERATION_CONFIG = "generation_config.json"
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-# GGUF's own names; its penalty looks back over a window, ours over everything, so it is another setting.
-GGUF_SETTINGS = {
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-}
 
 
-def read_recommended(path: Path) -> dict[str, Any]:
-    """Return the settings of `SamplingConfig` that a model directory or a GGUF file recommends; empty: none.
+def read_recommended(directory: Path) -> dict[str, Any]:
+    """Return the settings of `SamplingConfig` that a model directory recommends; empty: none.
 
     What cannot be read or used is warned of and left out: a model is opened without it.
     """
-    if path.is_file():
-        from nbllm.models.gguf import read_header
-
-        metadata = read_header(path).metadata
-        return _usable({name: _short(metadata.get(key)) for name, key in GGUF_SETTINGS.items()}, path)
-    file = path / GENERATION_CONFIG
+    file = directory / GENERATION_CONFIG
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -45,7 +33,7 @@ def read_recommended(path: Path) -> dict[str, Any]:
         return {}
     if values.get("do_sample") is False:
         return {"temperature": 0}
-    return _usable({name: values.get(name) for name in SETTINGS}, file)
+    return usable({name: values.get(name) for name in SETTINGS}, file)
 
 
 def generation_config(sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,13 +44,8 @@ def generation_config(sampling: Mapping[str, Any]) -> dict[str, Any]:
     return {"do_sample": True, **stated} if stated.get("temperature", 1) > 0 else {"do_sample": False}
 
 
-def _short(value: Any) -> Any:
-    """Return a number of 32 bits as the decimal that it was."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _usable(values: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """Return the settings that are stated and that `SamplingConfig` accepts."""
+def usable(values: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """Return the settings that are stated (not None) and that `SamplingConfig` accepts; warn of the others."""
     found = {}
     for name, value in values.items():
         if value is None:

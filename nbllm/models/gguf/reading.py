@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,11 +14,7 @@ from nbllm.core.errors import UserError, WeightsError
 from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import Source, read_config, tensor_map
 from nbllm.models.gguf.blocks import BLOCKS
-from nbllm.models.gguf.header import Header, TensorInfo, read_header
-from nbllm.models.gguf.tokenizer import read_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from nbllm.models.gguf.header import Header, TensorInfo
 
 _PIECE = 1 << 15  # numbers expanded at once: they stay in a core's cache
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -27,33 +23,19 @@ _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 Sources = dict[str, tuple[Source, ...]]
 
 
-def load_gguf(
-    path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
-) -> tuple[Decoder, PreTrainedTokenizerBase]:
-    """Open a GGUF file of the architecture llama, gpt2 or qwen2.
+def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder:
+    """Return the model of a GGUF file whose header has been read, of the architecture llama, gpt2 or qwen2.
 
     Blocks are expanded piece by piece into the model's own memory, so that opening takes little more than
     the model itself.
 
     Args:
-        path: The file.
-        tokenizer: To use instead of the one that the metadata describes.
+        header: From `read_header`.
         dtype: What to hold the weights in; None: as stored where all are of one floating type, else float32.
-
-    Returns:
-        The model and its tokenizer, with special tokens and chat template.
 
     Raises:
         WeightsError: The file is truncated, hostile, or of an unknown kind; the place and the mend are named.
     """
-    header = read_header(Path(path))
-    if tokenizer is None:
-        tokenizer = read_tokenizer(header)
-    return load_weights(header, dtype=dtype), tokenizer
-
-
-def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder:
-    """Return the model of a file whose header has been read; arguments and errors as `load_gguf` has them."""
     if dtype not in (None, *_DTYPES):
         raise UserError(f"dtype is {dtype}.", mend=f"Known: {', '.join(map(str, _DTYPES))}.")
     config = read_config(header)

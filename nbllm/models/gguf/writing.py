@@ -22,6 +22,7 @@ from nbllm.core.errors import UserError
 from nbllm.core.io import atomic_file
 from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import tensor_map, write_config
+from nbllm.models.gguf.sampling import write_sampling
 from nbllm.models.gguf.tokenizer_writing import write_tokenizer
 
 if TYPE_CHECKING:
@@ -77,22 +78,11 @@ def save_gguf(
             writer.add_type("model")
             writer.add_file_type(file_type)
             writer.add_quantization_version(GGML_QUANT_VERSION)
-            _write_sampling(writer, sampling or {})
+            write_sampling(writer, sampling or {})
             write_tokenizer(writer, tokenizer, model.config.vocab_size)
             _write_tensors(writer, model, matrix_type)
         finally:
             writer.close()
-
-
-def _write_sampling(writer: GGUFWriter, sampling: Mapping[str, Any]) -> None:
-    for name, add in (
-        ("temperature", writer.add_sampling_temp),
-        ("top_k", writer.add_sampling_top_k),
-        ("top_p", writer.add_sampling_top_p),
-        ("min_p", writer.add_sampling_min_p),
-    ):
-        if sampling.get(name) is not None:
-            add(sampling[name])
 
 
 def _write_tensors(writer: GGUFWriter, model: Decoder, matrix_type: GGMLQuantizationType) -> None:
