@@ -8,8 +8,9 @@ import numpy as np
 
 from nbllm.core.errors import UserError
 from nbllm.core.quantities import fixed, iso_minute
+from nbllm.core.report.figures import Change, PerDocument, Subject
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import Change, Changes, PerDocument, Subject
+from nbllm.core.report.sections import Changes
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.metrics.catalogue import METRICS
 from nbllm.evaluation.statistics import Difference, difference_of_ratios
@@ -110,7 +111,7 @@ def _measured(report: Report) -> Iterator[PerDocument]:
 def _difference(
     then: PerDocument, now: PerDocument, num_documents: int, config: EvaluationConfig
 ) -> Difference:
-    finish = {METRICS[name].label: METRICS[name].finish for name in METRICS}[now.figure]
+    finish = next(METRICS[name].finish for name in METRICS if METRICS[name].label == now.figure)
     old, new = (
         (np.array(kept.numerators[:num_documents]), np.array(kept.denominators[:num_documents]))
         for kept in (then, now)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.report.sections import Cell, KeyValues, plain
+from nbllm.core.report.sections import KeyValues
+from nbllm.core.report.values import Cell, plain
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.texts import HeldOut
 

@@ -9,19 +9,9 @@ import numpy as np
 
 from nbllm.core.chart import extremes
 from nbllm.core.quantities import duration, moment, size
-from nbllm.core.report.sections import (
-    Cell,
-    Chart,
-    Event,
-    KeyValues,
-    Line,
-    Metric,
-    Sample,
-    Samples,
-    Section,
-    Table,
-    Text,
-)
+from nbllm.core.report.figures import Metric
+from nbllm.core.report.sections import Chart, Event, KeyValues, Line, Sample, Samples, Section, Table, Text
+from nbllm.core.report.values import Cell
 from nbllm.runs.steering import words
 
 if TYPE_CHECKING:

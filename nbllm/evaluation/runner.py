@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.quantities import size
+from nbllm.core.report.figures import Metric
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import KeyValues, Metric, Metrics, Section
+from nbllm.core.report.sections import KeyValues, Metrics, Section
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.reproduction import reproduction_section

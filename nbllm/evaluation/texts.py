@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError
-from nbllm.core.report.sections import Subject
+from nbllm.core.report.figures import Subject
 from nbllm.evaluation.config import EvaluationConfig
 
 if TYPE_CHECKING:

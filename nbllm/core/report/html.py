@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, key_values, page, table
 from nbllm.core.quantities import iso_minute
-from nbllm.core.report.sections import (
-    Changes,
-    Chart,
-    KeyValues,
-    Metric,
-    Metrics,
-    Sample,
-    Samples,
-    Table,
-    Text,
-)
+from nbllm.core.report.figures import Metric
+from nbllm.core.report.sections import Changes, Chart, KeyValues, Metrics, Sample, Samples, Table, Text
 
 if TYPE_CHECKING:
     from nbllm.core.report.report import Report
@@ -100,7 +91,7 @@ def _metrics(section: Metrics, count: _Counter) -> str:
     if section.prominent:
         return f'<dl class="figures">{"".join(map(_card, section.metrics))}</dl>'
     rows = [
-        (metric.name, _right(metric.value_text), metric.unit, metric.interval_text, metric.note)
+        (metric.name, _right(metric.value_text), metric.unit, _unbroken(metric.interval_text), metric.note)
         for metric in section.metrics
     ]
     header = ("measure", _right("value"), "unit", "interval", "how")
@@ -109,7 +100,10 @@ def _metrics(section: Metrics, count: _Counter) -> str:
 
 
 def _changes(section: Changes, count: _Counter) -> str:
-    rows = [(change.name, *map(_right, change.texts[:3]), change.texts[3]) for change in section.changes]
+    rows = [
+        (change.name, *map(_right, change.texts[:3]), _unbroken(change.texts[3]))
+        for change in section.changes
+    ]
     name, *numeric, interval = section.header
     caption = count.caption("Table", section.caption) if section.caption else None
     return table(rows, (name, *map(_right, numeric), interval), caption=caption)
@@ -117,6 +111,10 @@ def _changes(section: Changes, count: _Counter) -> str:
 
 def _right(text: str) -> Raw:
     return Raw(f'<div class="number">{escape(text)}</div>')
+
+
+def _unbroken(text: str) -> Raw:
+    return Raw(f'<span class="unbroken">{escape(text)}</span>' if text else "")
 
 
 def _card(metric: Metric) -> str:

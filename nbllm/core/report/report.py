@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.io import write_atomic
 from nbllm.core.registry import Registry
+from nbllm.core.report.figures import Change, Metric
 from nbllm.core.report.html import to_fragment, to_page
 from nbllm.core.report.markdown import to_markdown
-from nbllm.core.report.sections import Change, Changes, Metric, Metrics, Section, section_from_dict
+from nbllm.core.report.sections import Changes, Metrics, Section, section_from_dict
 
 SCHEMA = "nbllm-report/1"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nbllm.core.registry import Registry
-from nbllm.core.report.sections import Metric, PerDocument, Subject
+from nbllm.core.report.figures import Metric, PerDocument, Subject
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.statistics import Array, ratio_of_sums
 

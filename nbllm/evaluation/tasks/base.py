@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nbllm.core.registry import Registry
-from nbllm.core.report.sections import Metric, Section, Subject
+from nbllm.core.report.figures import Metric, Subject
+from nbllm.core.report.sections import Section
 from nbllm.evaluation.config import EvaluationConfig
 
 if TYPE_CHECKING:

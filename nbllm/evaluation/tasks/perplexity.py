@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nbllm.core.quantities import fixed, size
-from nbllm.core.report.sections import Metric, Metrics, Section, Subject, Table
+from nbllm.core.report.figures import Metric, Subject
+from nbllm.core.report.sections import Metrics, Section, Table
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.likelihood import Likelihoods, measure_likelihoods
 from nbllm.evaluation.metrics.catalogue import METRICS
