@@ -210,7 +210,11 @@ class LM:
         from nbllm.inference.chat import answer, chat_config
         from nbllm.inference.chat_prompt import render_chat
         from nbllm.inference.chat_stream import ChatStream
+        from nbllm.inference.prepared import load_kernel
 
+        load_kernel(
+            self.model
+        )  # here, for an answer is written in a thread of its own, where nobody would be told
         config = chat_config(sampling, self.sampling)
         prompt = render_chat(self.tokenizer, messages)
 
@@ -315,13 +319,13 @@ def load(
         header = gguf.read_header(path)
         tokenizer = gguf.read_tokenizer(header) if tokenizer is None else tokenizer
         model = gguf.load_weights(header, dtype=dtype)
-        sampling = usable(gguf.read_sampling(header), path)
+        sampling = gguf.read_sampling(header)
     else:
         path = _resolve(path)
         model = load_model(path, dtype=dtype)
         tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
         sampling = read_recommended(path)
-    return LM(model, tokenizer, sampling=sampling)
+    return LM(model, tokenizer, sampling=usable(sampling, path))
 
 
 def _resolve(path: Path) -> Path:

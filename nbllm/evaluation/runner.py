@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nbllm.runs.run import Run
 
 _ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU", "relu": "ReLU"}
-_FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA"}
+_FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2"}
 
 
 def evaluate(
@@ -63,10 +63,9 @@ def evaluate(
     """
     settings = EvaluationConfig.from_dict(config)
     names = [tasks] if isinstance(tasks, str) else list(tasks)
-    for name in names:
-        TASKS[name]  # a wrong name is an error before any work is done
+    chosen = {name: TASKS[name] for name in names}  # a wrong name is an error before any work is done
     texts = held_out_texts(lm, data, run, settings)
-    jobs = [(TASKS[name], text, text.subject(name, settings)) for text in texts for name in names]
+    jobs = [(task, text, text.subject(name, settings)) for text in texts for name, task in chosen.items()]
     if against is not None:
         check_comparable(against, [subject for _, _, subject in jobs])
     results = [

@@ -25,7 +25,7 @@ from nbllm.core.seeding import generator
 from nbllm.inference.choices import TokenChoice, token_choices
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.lookup import Lookup
-from nbllm.inference.prepared import Prepared, Steps, can_step, prepared
+from nbllm.inference.prepared import Prepared, Steps, can_step, load_kernel, prepared
 from nbllm.inference.sampling import choose, penalize_repetition
 
 if TYPE_CHECKING:
@@ -80,10 +80,8 @@ class _Batch:
         self._model, self.rows, self._config, self._made = model, rows, config, made
         self._device = model.head_weight.device
         self._cache: KVCache | None = None
-        self._steps: Steps | None = (
-            None  # where the kernel serves; `_chosen` says that this has been found out
-        )
-        self._chosen = False
+        self._steps: Steps | None = None  # where the kernel serves
+        self._chosen = False  # whether that has been found out
         self._lookup: Lookup | None = None
         self._logits = torch.empty(0)  # after the newest token, and after those that were guessed to follow
         self._padding = torch.zeros(len(rows), dtype=torch.int64)
@@ -312,6 +310,7 @@ def decode(
         KeyboardInterrupt: The person interrupted; `sequences` hold what there is, marked "interrupt".
     """
     _check_prompts(model, sequences, config)
+    load_kernel(model)
     begin = time.perf_counter()
     try:
         with (

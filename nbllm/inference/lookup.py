@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 _LENGTHS = (3, 2)  # of the ends that are looked up, the surer first
-_FEW, _MANY = 2, 7  # tokens of a guess, at first and after one that came true
+_FEW, MANY = 2, 7  # tokens of a guess, at first and after one that came true
 _LONGEST_PAUSE = 32  # tokens
 
 
@@ -41,7 +41,7 @@ class Lookup:
         if self._guess.pop(0) == token:
             self._begun, self._pause = True, 1
             if not self._guess:
-                self._length = _MANY
+                self._length = MANY
             return True
         if not self._begun:
             self._pause = self._wait = min(2 * self._pause, _LONGEST_PAUSE)

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.progress import waiting
+from nbllm.inference.lookup import MANY
 from nbllm.models.block import Block
 from nbllm.nn import kernels
 from nbllm.nn.attention import Attention
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 FEWEST = 1 << 20  # parameters: a smaller model has answered before Numba is loaded
 MOST_ROWS = 32  # tokens at a time: with more, real matrix products earn what they cost
-MOST_OF_ONE = 16  # tokens of one sequence at a time
+MOST_OF_ONE = 1 + MANY  # tokens of one sequence at a time: the newest, and what is guessed to follow
 _KERNELS = {torch.float32: "decoding_float32", torch.bfloat16: "decoding_bfloat16"}
 _OF_ROWS = ("tokens", "sequences", "columns", "padding")
 _KINDS = (
@@ -69,10 +70,10 @@ class Prepared:
         self._cache = None
 
     def room(self, name: str, *shape: int) -> Tensor:
-        """Return working memory that holds anything."""
+        """Return working memory that holds any float32 numbers."""
         size, room = math.prod(shape), self._rooms.get(name)
         if room is None or room.numel() < size:
-            self._rooms[name] = room = torch.empty(size)
+            self._rooms[name] = room = torch.empty(size, dtype=torch.float32, device="cpu")
         return room[:size].view(shape)
 
 
@@ -104,19 +105,61 @@ def release(model: Decoder) -> int:
     return 0 if made is None else made.num_bytes
 
 
+def load_kernel(model: Decoder) -> None:
+    """Load the kernel for such a model, which a new machine must compile; a line says so where a cell waits for it."""
+    name = _kernel_of(model)
+    if name is not None:
+        with waiting(
+            "Loading the kernel that decodes; where it must be compiled first, that takes 15 seconds"
+        ):
+            kernels.compiled(name)
+
+
+def _kernel_of(model: Decoder) -> str | None:
+    """Return the name of the kernel for weights of this type; None where the model is too small for one."""
+    weight = model.embedding.weight
+    return (
+        _KERNELS.get(weight.dtype) if weight.device.type == "cpu" and model.num_parameters >= FEWEST else None
+    )
+
+
 def can_step(model: Decoder, rows: int) -> bool:
     """Return whether `Steps` computes what the model would, for so many sequences: where not, the model is called."""
-    weight = model.embedding.weight
-    if rows > MOST_ROWS or weight.dtype not in _KERNELS or model.num_parameters < FEWEST:
-        return False
-    if model.attention_backend != "auto" or torch.is_autocast_enabled("cpu"):
+    name, dtype = _kernel_of(model), model.embedding.weight.dtype
+    if (
+        name is None
+        or rows > MOST_ROWS
+        or model.attention_backend != "auto"
+        or torch.is_autocast_enabled("cpu")
+    ):
         return False
     plain = all(is_plain(module, *_KINDS) for module in model.modules() if module is not model)
-    alike = all(kernels.is_memory(each, weight.dtype) and each.is_contiguous() for each in model.parameters())
-    if not (plain and alike):
+    alike = all(kernels.is_memory(each, dtype) and each.is_contiguous() for each in model.parameters())
+    return plain and alike and _is_as_configured(model) and kernels.compiled(name) is not None
+
+
+def _is_as_configured(model: Decoder) -> bool:
+    """Return whether all weights have the shapes that the configuration says: the kernel reads by these."""
+    config = model.config
+    hidden, inner, queries = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
+    words = (config.vocab_size, hidden)
+    matrices = {
+        "qkv": (queries + 2 * config.num_kv_heads * config.head_dim, hidden),
+        "output": (hidden, queries),
+        "up": ((1 + config.gated) * inner, hidden),
+        "down": (hidden, inner),
+        "embedding": words,
+        "head": words,
+        "positions": (config.max_positions, hidden),
+    }
+    if len(model.blocks) != config.num_layers:
         return False
-    with waiting("Compiling the kernel that decodes, once on this machine: about 15 seconds"):
-        return kernels.compiled(_KERNELS[weight.dtype]) is not None
+    for name, parameter in model.named_parameters():
+        *_, module, kind = name.split(".")
+        shape = matrices.get(module, (hidden,))  # of a normalization, else
+        if tuple(parameter.shape) != (shape if kind == "weight" else shape[:1]):
+            return False
+    return True
 
 
 class Steps:
@@ -150,7 +193,7 @@ class Steps:
             "up": (rows, (1 + config.gated) * config.intermediate_size),
             "expanded": (rows, config.intermediate_size),
             "scores": (threads, config.num_heads // config.num_kv_heads, attention.CHUNK),
-            "partial": (rows, config.num_heads, attention.num_chunks(cache.max_length), 2 + config.head_dim),
+            "partial": (rows, config.num_heads, -(-cache.max_length // attention.CHUNK), 2 + config.head_dim),
             "logits": (rows, config.vocab_size),
         }
         self._rooms = {name: made.room(name, *shape) for name, shape in rooms.items()}
@@ -202,11 +245,12 @@ class Steps:
         """
         count = len(tokens[0])
         rows = len(tokens) * count
-        assert len(tokens) == self._batch and rows <= self.rows
-        assert torch.get_num_threads() <= self.threads
+        if len(tokens) != self._batch or rows > self.rows or torch.get_num_threads() > self.threads:
+            raise ValueError("there is no room for so many tokens or threads")
         sequences = np.repeat(np.arange(self._batch), count)
         columns = np.tile(self._cache.length + np.arange(count), self._batch)
-        assert columns[-1] < self._cache.max_length
+        if columns[-1] >= self._cache.max_length:
+            raise ValueError("the cache is full")
         self._rows[:, :rows] = np.ravel(tokens), sequences, columns, self._padding[sequences]
         self._plan["rows"] = rows
         kernels.run(self._kernel, "step", 0, self._plan.ctypes.data)

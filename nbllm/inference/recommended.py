@@ -16,9 +16,9 @@ SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def read_recommended(directory: Path) -> dict[str, Any]:
-    """Return the settings of `SamplingConfig` that a model directory recommends; empty: none.
+    """Return what a model directory recommends, by the names of `SamplingConfig`: unchecked, None where nothing.
 
-    What cannot be read or used is warned of and left out: a model is opened without it.
+    A file that cannot be read is warned of: a model is opened without it.
     """
     file = directory / GENERATION_CONFIG
     try:
@@ -33,7 +33,7 @@ def read_recommended(directory: Path) -> dict[str, Any]:
         return {}
     if values.get("do_sample") is False:
         return {"temperature": 0}
-    return usable({name: values.get(name) for name in SETTINGS}, file)
+    return {name: values.get(name) for name in SETTINGS}
 
 
 def generation_config(sampling: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def usable(values: Mapping[str, Any], where: Path) -> dict[str, Any]:
         try:
             SamplingConfig.from_dict({name: value})
         except UserError as error:
-            warnings.warn(f"Of what {where} recommends, one setting is left out: {error.what}", stacklevel=4)
+            warnings.warn(f"Of what {where} recommends, one setting is left out: {error.what}", stacklevel=3)
         else:
             found[name] = value
     return found

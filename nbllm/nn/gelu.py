@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-C0 = math.sqrt(2 / math.pi)
-C1 = 0.044715
+from nbllm.nn.kernels.gelu import C0, C1
+
 # Numbers per thread that pass through all the steps together: a few such blocks fit a core's cache.
 _BLOCK = 65536
 _FEWEST = 4096

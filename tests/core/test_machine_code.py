@@ -48,4 +48,5 @@ def test_a_change_in_a_file_beside_is_compiled(tmp_path, module):
         )
         return done.stdout.split()
 
-    assert [run(1), run(1), run(2), run(1)] == [["1", "0"], ["1", "1"], ["2", "0"], ["1", "1"]]
+    assert [run(1), run(1), run(2), run(2)] == [["1", "0"], ["1", "1"], ["2", "0"], ["2", "1"]]
+    assert len(list((package / "__pycache__").glob("*.nbi"))) == 1  # that of the first is gone

@@ -12,6 +12,7 @@ from nbllm.inference.config import SamplingConfig
 from nbllm.inference.engine import generate_ids
 from nbllm.lm import LM
 from nbllm.models.decoder import Decoder
+from nbllm.nn import kernels
 
 from .conftest import small_config
 
@@ -93,15 +94,45 @@ def test_bfloat16_weights_are_read_exactly(name):
     assert ours < 0.02 * exact.std() and ours < torchs
 
 
+@pytest.mark.parametrize("name", ["llama", "long", "odd sizes", "gelu, gated"])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_any_number_of_threads_gives_the_same_bits(threads):
-    model, before = make("llama"), torch.get_num_threads()
-    expected = read(model, [9, 3], 4)[0]
+def test_any_number_of_threads_gives_the_same_bits(name, threads):
+    model, before = make(name), torch.get_num_threads()
+    lengths = [150, 66, 3] if name == "long" else [9, 3]
+    expected = read(model, lengths, 4)[0]
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(read(model, [9, 3], 4)[0], expected)
+        assert torch.equal(read(model, lengths, 4)[0], expected)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_another_default_type_changes_nothing(dtype):
+    model = make("llama")
+    expected = generate_ids(model, [[1, 2, 3]] * 12, GREEDY, eos_id=None)
+    prepared.release(model)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        assert generate_ids(model, [[1, 2, 3]] * 12, GREEDY, eos_id=None) == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_the_kernel_is_loaded_before_anything_is_said(monkeypatch):
+    """For a line says that it is, and is taken back; a streamed text would lose its first words to that."""
+    events, compiled = [], kernels.compiled
+    monkeypatch.setattr(kernels, "compiled", lambda name: events.append(name) or compiled(name))
+    generate_ids(make("llama"), [[1, 2]], GREEDY, eos_id=None, on_token=lambda *_: events.append("token"))
+    assert events[0] == "decoding_float32" and "token" in events
+
+
+def test_a_chat_loads_the_kernel_where_its_reader_waits(monkeypatch, tokenizer):
+    loaded = []
+    monkeypatch.setattr(kernels, "compiled", lambda name: loaded.append(threading.current_thread()))
+    LM(make("llama"), tokenizer).chat("the cat")
+    assert loaded == [threading.main_thread()]
 
 
 def test_threads_may_be_added_while_a_text_is_written():
@@ -154,8 +185,9 @@ def changed(change):
         lambda model: setattr(model, "attention_backend", "eager"),
         lambda model: torch.nn.utils.parametrizations.weight_norm(model.blocks[1].feed_forward.down),
         lambda model: setattr(model.norm, "weight", torch.nn.Parameter(torch.ones(64)[::2])),
+        lambda model: setattr(model, "embedding", torch.nn.Embedding(310, 32)),
     ],
-    ids=["hook", "float16", "float64", "backend", "parametrized", "strided"],
+    ids=["hook", "float16", "float64", "backend", "parametrized", "strided", "more words than configured"],
 )
 def test_what_changes_the_computation_is_called(change):
     model = changed(change)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from nbllm.nn.gelu import C0, C1
 from nbllm.nn.kernels.exponential import exp
+from nbllm.nn.kernels.gelu import C0, C1
 from nbllm.nn.kernels.jit import EXACT, kernel, matrix, part, vector, wide
 from nbllm.nn.kernels.team import bounds, own_shares
 

@@ -1,7 +1,7 @@
 """Attention of a few tokens to all that the cache holds: memory that is read once, whatever heads share it.
 
-Columns are taken in chunks: threads share them out evenly, and each chunk's weights have a scale of their own until
-all are put together. A row's chunks begin at its own first column, so its numbers are the same in any company.
+Columns are taken in chunks, which the threads share out, and each chunk's weights have a scale of their own until all
+are put together. A row's chunks begin at its own first column, so its numbers are the same in any company.
 
 Source: Dao et al. 2023, Flash-Decoding, https://pytorch.org/blog/flash-decoding/.
 """
@@ -20,9 +20,9 @@ from nbllm.nn.kernels.jit import (
     SUMS,
     integers_at,
     matrix_at,
+    no_weights,
     part,
     weights_at,
-    weights_vector,
     wide,
     widened,
 )
@@ -31,7 +31,7 @@ from nbllm.nn.kernels.symbols import num_threads, thread_number
 from nbllm.nn.kernels.team import bounds
 
 CHUNK = 64  # columns: keys and values of a head fit a core's first cache
-_0, _1 = np.float32(0), np.float32(1)
+_0, _1, _INFINITY = np.float32(0), np.float32(1), np.float32(math.inf)
 
 
 @part(EXACT)
@@ -47,9 +47,10 @@ def _exponentials(scores: Any, scale: np.float32) -> tuple[np.float32, np.float3
     most = scores[0]
     for place in range(len(scores)):
         most = max(most, scores[place])
+    shift = most if most > -_INFINITY else _0  # a chunk may have no weight at all
     total = _0
     for place in range(len(scores)):
-        scores[place] = exp((scores[place] - most) * scale)
+        scores[place] = exp((scores[place] - shift) * scale)
         total += scores[place]
     return most * scale, total
 
@@ -74,9 +75,9 @@ def _mix(values: Any, shares: Any, out: Any) -> None:
 @part(EXACT)
 def _columns(plan: Any, layer: Any, head: int, begin: int, count: int, like: Any) -> Any:
     """Return what the cache (keys and values, sequence, head, column, head_dim) holds of one head in some columns."""
-    cache = carray(weights_at(layer.cache, like), (1,))
-    place = (head * plan.capacity + begin) * plan.head_dim
-    return carray(weights_at(layer.cache + place * cache.itemsize, like), (count, plan.head_dim))
+    columns = 2 * plan.batch * plan.kv_heads * plan.capacity
+    first = head * plan.capacity + begin
+    return carray(weights_at(layer.cache, like), (columns, plan.head_dim))[first : first + count]
 
 
 @part(EXACT)
@@ -105,7 +106,7 @@ def attend(plan: Any, layer: Any, like: Any) -> None:
         keys = _columns(plan, layer, sequences[row] * kv + head, begin, count, like)
         values = _columns(plan, layer, (plan.batch + sequences[row]) * kv + head, begin, count, like)
         query = row * (heads + 2 * kv) + head * group
-        project(keys, weights_vector(0, 0, like), queries[query : query + group], 0, count, scores)
+        project(keys, no_weights(like), queries[query : query + group], 0, count, scores)
         for number in range(group):
             made = partial[(row * heads + head * group + number) * chunks + chunk]
             own = scores[number, :count]
@@ -131,6 +132,7 @@ def gather(plan: Any) -> None:
 
 @part(EXACT)
 def _join(parts: Any, out: Any) -> None:
+    """Set `out` to what the chunks, each as `attend` left it, give together."""
     wide()
     most = parts[0, 0]
     for chunk in range(len(parts)):

@@ -15,9 +15,9 @@ import numba
 import numpy as np
 from numba import carray
 
-from nbllm.nn.gelu import C0, C1
 from nbllm.nn.kernels.cached_attention import attend, gather
 from nbllm.nn.kernels.exponential import exp
+from nbllm.nn.kernels.gelu import C0, C1
 from nbllm.nn.kernels.jit import (
     EXACT,
     SUMS,
@@ -25,6 +25,7 @@ from nbllm.nn.kernels.jit import (
     integers_at,
     matrix_at,
     narrowed,
+    no_weights,
     part,
     pointer_to,
     weights_at,
@@ -111,7 +112,7 @@ def _activate(x: Any, activation: int, out: Any) -> None:
             out[place] = _HALF * x[place] * (_1 + np.float32(math.erf(x[place] * _ROOT_HALF)))
     else:
         for place in range(len(x)):
-            out[place] = x[place] if x[place] > _0 else _0
+            out[place] = _0 if x[place] < _0 else x[place]  # NaN stays
 
 
 @part(EXACT)
@@ -219,7 +220,7 @@ def _score(plan: Any, normal: Any, like: Any) -> None:
     logits = matrix_at(plan.logits, plan.rows, plan.vocabulary)
     head = carray(weights_at(plan.head, like), (plan.vocabulary, plan.hidden))
     first, last = bounds(thread_number(), num_threads(), plan.vocabulary)
-    project(head, weights_vector(0, 0, like), normal, first, last, logits)
+    project(head, no_weights(like), normal, first, last, logits)
 
 
 @part(EXACT)

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from nbllm.nn.kernels.jit import LINE, ask
+from nbllm.nn.kernels.jit import LINE
 
-LANES = 16  # numbers of a vector
+# Registers of 512 bits hold the sums of 4 rows of weights with 4 of numbers; half as wide and half as many, with 2.
+_IS_WIDE = "+avx512f" in (config.CPU_FEATURES or get_host_cpu_features())
+LANES, ROWS = (16, 4) if _IS_WIDE else (8, 2)  # numbers of a vector; rows of numbers at once, at most
 _FLOAT, _HALF, _WORD = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 _FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
 
@@ -62,7 +65,7 @@ class _Dots:
         whole = builder.and_(size, self._number(-LANES))
         steps = (self._number(0), whole, self._number(LANES))
         with cgutils.for_range_slice(builder, *steps, size.type) as (place, _):
-            self._ask(builder.lshr(place, self._number(4)))
+            self._ask_ahead(builder.udiv(place, self._number(LANES)))
             self._add_products(sums, place)
         with builder.if_then(builder.icmp_signed("<", whole, size)):
             self._add_products(sums, whole, which=self._first(builder.sub(size, whole)))
@@ -72,14 +75,22 @@ class _Dots:
             at = self._at(self.out, row, self.columns, self._number(0), totals.type)
             builder.store(builder.fadd(builder.load(at, align=4), totals), at, align=4)
 
-    def _ask(self, step: Any) -> None:
-        """Ask for the memory that is due at a step: as many lines as it reads, or some of them twice."""
+    def _ask_ahead(self, step: Any) -> None:
+        """Ask for the memory that is due at a step: as many lines as it reads, of which some may be the same."""
         builder = self.builder
         lines = max(1, self.count * LANES * (2 if self.half else 4) // LINE)
         begin = builder.add(self.ahead, builder.mul(step, self.pace))
         for line in range(lines):
             part = builder.sdiv(builder.mul(self.pace, self._number(line)), self._number(lines))
-            ask(builder, builder.add(begin, part))
+            self._ask(builder.add(begin, part))
+
+    def _ask(self, address: Any) -> None:
+        """Ask for the line of memory at an address; one where nothing is does no harm."""
+        pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, _WORD, _WORD, _WORD])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(_WORD, value) for value in (0, 2, 1)]  # to read; into the second cache; data
+        self.builder.call(function, [self.builder.inttoptr(address, pointer), *hints])
 
     def _add_products(self, sums: list[Any], place: Any, which: Any = None) -> None:
         """Add to each sum the products of one vector of weights with one of x; of both, only `which` numbers."""
@@ -87,8 +98,9 @@ class _Dots:
         weights = [self._weights_at(number, place, which) for number in range(self.count)]
         for row in range(self.rows):
             x = self._load(self.x, row, place, _FLOAT, which)
-            for weight, own in zip(weights, sums[row * self.count :], strict=False):
-                builder.store(self._call("llvm.fmuladd.v16f32", weight, x, builder.load(own)), own)
+            for weight, own in zip(weights, sums[row * self.count : (row + 1) * self.count], strict=True):
+                added = self._call(f"llvm.fmuladd.v{LANES}f32", weight, x, builder.load(own))
+                builder.store(added, own)
 
     def _totals(self, held: list[Any]) -> Any:
         """Return a vector of the sum of each vector: halves are added until one number is left.
@@ -128,7 +140,7 @@ class _Dots:
         width = _bytes(kind)
         if which is None:
             return self.builder.load(at, align=width)
-        name = "llvm.masked.load.v16f32.p0" if kind == _FLOAT else "llvm.masked.load.v16i16.p0"
+        name = f"llvm.masked.load.v{LANES}{'f32' if kind == _FLOAT else 'i16'}.p0"
         return self._call(name, at, ir.Constant(_WORD, width), which, ir.Constant(vector, None))
 
     def _at(self, base: Any, row: int, columns: Any, place: Any, vector: Any) -> Any:

@@ -12,7 +12,6 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
-from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 
 from nbllm.core.machine_code import name_by_sources
@@ -120,15 +119,6 @@ def bits_of_float(context: Any, value: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-def ask(builder: Any, address: Any) -> None:
-    """Write code that asks for the line of memory at an address; one where nothing is does no harm."""
-    pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-    kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-    function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    hints = [ir.Constant(number, value) for value in (0, 2, 1)]  # to read; soon and often; data
-    builder.call(function, [builder.inttoptr(address, pointer), *hints])
-
-
 @intrinsic
 def wide(context: Any) -> Any:
     """In a part with loops: let them be vectors as wide as the processor has, as BLAS's between them are.
@@ -149,6 +139,12 @@ def wide(context: Any) -> Any:
 def weights_vector(address: Any, size: Any, like: Any) -> Any:
     """Return so many weights at an address; none where the address is 0."""
     return carray(weights_at(address, like), (size if address != 0 else 0,))
+
+
+@part(EXACT)
+def no_weights(like: Any) -> Any:
+    """Return a bias that is not there."""
+    return weights_vector(0, 0, like)
 
 
 @part(EXACT)

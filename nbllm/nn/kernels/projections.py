@@ -6,30 +6,30 @@ from typing import Any
 
 import numpy as np
 
-from nbllm.nn.kernels.dots import LANES, dots
-from nbllm.nn.kernels.jit import EXACT, part, wide, widened
+from nbllm.nn.kernels.dots import LANES, ROWS, dots
+from nbllm.nn.kernels.jit import EXACT, part, widened
 
 _0 = np.float32(0)
-_AT_ONCE = 4  # rows of numbers, and of weights: their sums are held in registers
+_WEIGHTS = 4  # rows of weights at once
 
 
 def _adding(count: int) -> Any:
     """Return a function that adds to `out` (row, place) the products of `count` rows of weights, from `place` on."""
-    dots_of_4, dots_of_3, dots_of_2, dots_of_1 = (dots(count, rows) for rows in (4, 3, 2, 1))
+    dots_of_1, dots_of_2, *more = (dots(count, rows) for rows in range(1, ROWS + 1))
+    dots_of_3, dots_of_4 = more or (dots_of_1, dots_of_2)  # never called where `ROWS` is 2
 
     @part(EXACT)
     def add(weights: Any, place: int, x: Any, out: Any) -> None:
-        wide()
         here, size, columns, like = weights[place:].ctypes.data, x.shape[1], out.shape[1], weights[0, 0]
-        # The processor's own foresight stops at every row's end. Asked for all at once, memory would keep the sums
-        # waiting, so each time that the weights here are passed over, a part of as many is asked for.
+        # The processor's own foresight stops at every row's end, so the next rows of weights are asked for; bit by bit,
+        # for memory that is asked for much at once keeps sums waiting. Each pass over the weights asks for its part.
         ahead = here + count * size * weights.itemsize
-        passes = (len(x) + _AT_ONCE - 1) // _AT_ONCE
+        passes = (len(x) + ROWS - 1) // ROWS
         pace = count * LANES * weights.itemsize // passes
-        for first in range(0, len(x), _AT_ONCE):
-            at, rows = x[first:].ctypes.data, len(x) - first
+        for first in range(0, len(x), ROWS):
+            at, rows = x[first:].ctypes.data, min(ROWS, len(x) - first)
             to = out[first, place:].ctypes.data, columns
-            if rows >= 4:
+            if rows == 4:
                 dots_of_4(here, at, size, to, (ahead, pace), like)
             elif rows == 3:
                 dots_of_3(here, at, size, to, (ahead, pace), like)
@@ -42,18 +42,18 @@ def _adding(count: int) -> Any:
     return add
 
 
-_add_1, _add_4 = _adding(1), _adding(_AT_ONCE)
+_add_one, _add_some = _adding(1), _adding(_WEIGHTS)
 
 
 @part(EXACT)
 def add_products(weights: Any, x: Any, first: int, last: int, out: Any) -> None:
     """Add to `out` (row, place) the products of rows `first` to `last` of weights with each row of x."""
     place = first
-    while place + _AT_ONCE <= last:
-        _add_4(weights, place, x, out)
-        place += _AT_ONCE
+    while place + _WEIGHTS <= last:
+        _add_some(weights, place, x, out)
+        place += _WEIGHTS
     while place < last:
-        _add_1(weights, place, x, out)
+        _add_one(weights, place, x, out)
         place += 1
 
 

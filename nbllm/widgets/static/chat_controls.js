@@ -43,7 +43,10 @@ export class ChatControls {
     this.known = controls;
   }
 
-  /** As they are typed; what is still empty because the kernel has said nothing yet is left to it. @returns {Record<string, string>} */
+  /**
+   * As they are typed; what is still empty because the kernel has said nothing yet is left to it.
+   * @returns {Record<string, string>}
+   */
   get values() {
     const said = Array.from(this.fields, ([name, field]) => [name, field.value]).filter(([name, value]) => name in this.known || value);
     return Object.fromEntries(said);

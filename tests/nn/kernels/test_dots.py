@@ -5,7 +5,7 @@ numba = pytest.importorskip("numba")
 pytest.importorskip("nbllm.nn.kernels.team", exc_type=OSError)
 from nbllm.nn.kernels.dots import dots  # noqa: E402
 
-SHAPES = [(1, 1), (4, 1), (4, 2), (4, 3), (4, 4)]
+SHAPES = [(1, 1), (1, 4), (4, 1), (4, 2), (4, 3), (4, 4)]
 
 
 def adding(count, rows):

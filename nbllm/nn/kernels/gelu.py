@@ -1,0 +1,6 @@
+"""The numbers in GELU's tanh form, x/2 (1 + tanh(C0 (x + C1 x^3))); apart from the kernels, for all may read them."""
+
+import math
+
+C0 = math.sqrt(2 / math.pi)
+C1 = 0.044715
