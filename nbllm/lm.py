@@ -301,7 +301,8 @@ def load(
         path: The directory or the file; or the name of one of `nbllm.models()`, which is downloaded where it is not
             here.
         tokenizer: To use instead of its own.
-        dtype: What to hold the weights in; None: as stored, or float32 where they are quantized.
+        dtype: What to hold the weights in; None: as stored, or float32 where they are quantized. In bfloat16 a model
+            answers about twice as fast as in float32, for half as much is read for each token.
 
     Raises:
         WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used.
