@@ -212,9 +212,7 @@ class LM:
         from nbllm.inference.chat_stream import ChatStream
         from nbllm.inference.prepared import load_kernel
 
-        load_kernel(
-            self.model
-        )  # here, for an answer is written in a thread of its own, where nobody would be told
+        load_kernel(self.model)  # while the cell can say so: an answer is written in a thread of its own
         config = chat_config(sampling, self.sampling)
         prompt = render_chat(self.tokenizer, messages)
 

@@ -11,6 +11,7 @@ from nbllm.core.errors import RefusedError, UserError
 from nbllm.inference.chat import AnswerToken, answer, chat_config
 from nbllm.inference.chat_prompt import check_messages, render_chat
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.prepared import load_kernel
 from nbllm.lm import LM
 from nbllm.widgets.base import Message, Panel
 from nbllm.widgets.conversation import RUNNING, Conversation, Turn
@@ -299,7 +300,9 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     if not isinstance(lm, LM):
         raise UserError(f"There is no chat with {type(lm).__name__}.", mend="nb.load(path) opens a model.")
     check_messages([{"role": "system", "content": system}, {"role": "user", "content": ""}])
-    return ChatPanel(lm, system, chat_config({"seed": None, **sampling}, lm.sampling), on_change=refresh)
+    config = chat_config({"seed": None, **sampling}, lm.sampling)
+    load_kernel(lm.model)  # while the cell can say so: an answer is written in a thread of its own
+    return ChatPanel(lm, system, config, on_change=refresh)
 
 
 def _text(message: Message) -> str:

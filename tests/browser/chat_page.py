@@ -140,13 +140,18 @@ def answers(panel: Locator) -> Locator:
     return panel.locator(".chat-model .chat-text")
 
 
-def stop_after(page: Page, tokens: int) -> float:
-    """Stop an answer once it has so many tokens; return the milliseconds from the click to "stopped"."""
+def has_tokens(page: Page, count: int) -> None:
+    """Wait until the last answer has more than so many tokens."""
     page.wait_for_function(
         "(n) => [...document.querySelectorAll('.chat-model')].at(-1)?.querySelectorAll('.chat-token').length > n",
-        arg=tokens,
-        timeout=30_000,
+        arg=count,
+        timeout=60_000,
     )
+
+
+def stop_after(page: Page, tokens: int) -> float:
+    """Stop an answer once it has so many tokens; return the milliseconds from the click to "stopped"."""
+    has_tokens(page, tokens)
     page.evaluate(WATCH)
     page.evaluate(CLICK)
     return page.evaluate("stopped")

@@ -10,7 +10,17 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.chat_page import ChatPage, answered, answers, ask, question, stop_after, token, tokens_of
+from tests.browser.chat_page import (
+    ChatPage,
+    answered,
+    answers,
+    ask,
+    has_tokens,
+    question,
+    stop_after,
+    token,
+    tokens_of,
+)
 from tests.browser.lab import Notebook
 
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>\u202egnp.exe'
@@ -361,11 +371,11 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     panel.get_by_text("System prompt and sampling").click()
     panel.get_by_label("Most tokens").fill("3000")
     ask(panel, "And a second question?")
-    lengths = []
-    for _ in range(4):
-        page.wait_for_timeout(150)
-        lengths.append(len(answers(panel).last.inner_text()))
-    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+    grown = []
+    for least in (3, 40, 80):
+        has_tokens(page, least)
+        grown.append(answers(panel).last.inner_text())
+    assert grown[1].startswith(grown[0]) and grown[2].startswith(grown[1])
     print(f"stopped {stop_after(page, 20):.0f} ms after the click")
 
     panel.locator(".chat-token").first.hover()

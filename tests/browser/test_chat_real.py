@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.browser.chat_page import answers, ask, stop_after
+from tests.browser.chat_page import answers, ask, has_tokens, stop_after
 
 pytestmark = [pytest.mark.realmodel, pytest.mark.slow, pytest.mark.usefixtures("smollm2")]
 
@@ -91,9 +91,7 @@ def test_it_streams_stops_and_survives_a_reload_but_no_restart(book, page):
     ask(panel, "Write a long story about a dog and a cat.")
     grown = []
     for least in (3, 12, 24):
-        page.wait_for_function(
-            "(n) => document.querySelectorAll('.chat-token').length > n", arg=least, timeout=PATIENCE
-        )
+        has_tokens(page, least)
         expect(panel.get_by_role("button", name="Stop")).to_be_visible()  # so there is more to come
         grown.append(answers(panel).inner_text())
     assert grown[1].startswith(grown[0]) and grown[2].startswith(grown[1])

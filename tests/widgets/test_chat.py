@@ -12,7 +12,9 @@ import torch
 import nbllm as nb
 from nbllm.core.errors import UserError
 from nbllm.data.tokenizer import train_tokenizer
+from nbllm.inference import prepared
 from nbllm.inference.chat import AnswerToken
+from nbllm.nn import kernels
 from nbllm.widgets.conversation import Conversation
 from tests.widgets.conftest import Viewer
 
@@ -93,6 +95,14 @@ def test_a_question_is_answered_token_by_token_and_a_second_one_too(talk, lm):
         "the cat", expected.strip(), "and the dog", "".join(t[0] for t in turns[3]["tokens"]).strip(),
     ]  # fmt: skip
     assert chat.panel.messages[-1]["role"] == "assistant"
+
+
+def test_the_kernel_is_loaded_with_the_panel(lm, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(prepared, "FEWEST", 0)
+    monkeypatch.setattr(kernels, "compiled", lambda name: loaded.append(threading.current_thread()))
+    nb.chat(lm).close()
+    assert loaded == [threading.main_thread()]
 
 
 def test_it_stops_before_the_next_token(talk):
