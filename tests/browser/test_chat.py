@@ -371,6 +371,7 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     panel.get_by_text("System prompt and sampling").click()
     panel.get_by_label("Most tokens").fill("3000")
     ask(panel, "And a second question?")
+    expect(panel.locator(".chat-user")).to_have_count(2)
     grown = []
     for least in (3, 40, 80):
         has_tokens(page, least)

@@ -67,8 +67,10 @@ def test_a_conversation(book):
         f"assistant\n{first}<|im_end|>\n<|im_start|>user\nAnd of"
     )
 
+    facts = panel.locator(".chat-model").last.locator("[title^=seed]")
+    seed = facts.get_attribute("title")
     panel.get_by_role("button", name="Regenerate").click()
-    expect(panel.locator(".chat-running")).to_have_count(0, timeout=PATIENCE)
+    expect(facts).not_to_have_attribute("title", seed, timeout=PATIENCE)
     assert last_answer(panel) == second  # greedy
     expect(panel.locator(".chat-user")).to_have_count(2)
 
