@@ -185,6 +185,7 @@ class Steps:
         self.threads = threads = torch.get_num_threads()
         config = model.config
         heads = config.num_heads + 2 * config.num_kv_heads
+        chunks = attention.num_chunks.py_func(cache.max_length)  # not compiled for one call
         rooms = {
             "stream": (rows, config.hidden_size),
             "normal": (threads, rows, config.hidden_size),
@@ -193,7 +194,7 @@ class Steps:
             "up": (rows, (1 + config.gated) * config.intermediate_size),
             "expanded": (rows, config.intermediate_size),
             "scores": (threads, config.num_heads // config.num_kv_heads, attention.CHUNK),
-            "partial": (rows, config.num_heads, -(-cache.max_length // attention.CHUNK), 2 + config.head_dim),
+            "partial": (rows, config.num_heads, chunks, 2 + config.head_dim),
             "logits": (rows, config.vocab_size),
         }
         self._rooms = {name: made.room(name, *shape) for name, shape in rooms.items()}
