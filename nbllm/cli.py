@@ -173,7 +173,7 @@ def _lab(options: argparse.Namespace) -> None:
     if not path.exists():
         known = ", ".join(sorted(p.name for p in path.parent.glob("*.ipynb")))
         raise UserError(
-            f"There is no notebook {options.notebook!r}.", where=path.parent, mend=f"There are: {known}."
+            f"There is no notebook {options.notebook!r}.", where=path.parent, hint=f"There are: {known}."
         )
     command = [sys.executable, "-m", "jupyterlab", str(path)]
     if options.port:
@@ -187,7 +187,7 @@ def _lab(options: argparse.Namespace) -> None:
     command += options.rest
     code = subprocess.call(command)  # noqa: S603 (our own interpreter)
     if code:
-        raise UserError(f"JupyterLab ended with exit code {code}.", mend="Its own messages above say why.")
+        raise UserError(f"JupyterLab ended with exit code {code}.", hint="Its own messages above say why.")
 
 
 def _tour(options: argparse.Namespace) -> None:
@@ -195,7 +195,7 @@ def _tour(options: argparse.Namespace) -> None:
 
     folder = (options.folder or Path(f"nbllm-tour-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
     if folder.exists() and any(folder.iterdir()):
-        raise UserError("The folder is not empty.", where=folder, mend="Name another one with --folder.")
+        raise UserError("The folder is not empty.", where=folder, hint="Name another one with --folder.")
     print(f"The tour is run in {folder}", flush=True)
     execute(notebooks_folder() / TOUR, folder, say=lambda line: print(line, flush=True))
     print("It left there:")
@@ -261,10 +261,10 @@ def _steer(options: argparse.Namespace) -> None:
         from nbllm.core.errors import nearest
 
         known = (*simple, "sample", "set", "freeze", "unfreeze", "rewind", "fork")
-        raise UserError(f"There is no action {action!r}.", mend=nearest(action, known))
+        raise UserError(f"There is no action {action!r}.", hint=nearest(action, known))
     print(outcome)
     if getattr(outcome, "outcome", "applied") == "pending":
-        raise UserError("The run has not answered yet.", mend="nbllm runs show says what became of it.")
+        raise UserError("The run has not answered yet.", hint="nbllm runs show says what became of it.")
 
 
 def _open(options: argparse.Namespace, actor: str = "person") -> Any:
@@ -275,8 +275,8 @@ def _open(options: argparse.Namespace, actor: str = "person") -> Any:
     inside = options.folder / options.run
     if not any((path / "run.json").exists() for path in (inside, Path(options.run))):
         known = [path.name for path in run_folders(options.folder)]
-        mend = nearest(options.run, known) if known else "nbllm train CONFIG.toml makes one."
-        raise RunError(f"There is no run {options.run!r}.", where=options.folder, mend=mend)
+        hint = nearest(options.run, known) if known else "nbllm train CONFIG.toml makes one."
+        raise RunError(f"There is no run {options.run!r}.", where=options.folder, hint=hint)
     # What is resumed or forked from here must outlive this command.
     path = inside if (inside / "run.json").exists() else options.run
     return attach(path, actor=actor, where="process")
@@ -284,7 +284,7 @@ def _open(options: argparse.Namespace, actor: str = "person") -> Any:
 
 def _expect(met: bool, action: str, wanted: str) -> None:
     if not met:
-        raise UserError(f"{action} takes {wanted}.", mend="See: nbllm runs steer --help")
+        raise UserError(f"{action} takes {wanted}.", hint="See: nbllm runs steer --help")
 
 
 def _assignments(words: Sequence[str]) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def _assignments(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            raise UserError(f"{word!r} is no setting.", mend="Write name=value, such as lr=1e-3.")
+            raise UserError(f"{word!r} is no setting.", hint="Write name=value, such as lr=1e-3.")
         try:
             values[name] = json.loads(text)
         except json.JSONDecodeError:

@@ -68,7 +68,7 @@ class LM:
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
                 f"The tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.",
-                mend=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its tokenizer.",
+                hint=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its tokenizer.",
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -96,7 +96,7 @@ class LM:
         if not callable(tokenizer):
             raise UserError(
                 f"tokenizer must be a transformers tokenizer, not {type(tokenizer).__name__}.",
-                mend="nb.data.train_tokenizer(texts) makes one; AutoTokenizer.from_pretrained(path) opens one.",
+                hint="nb.data.train_tokenizer(texts) makes one; AutoTokenizer.from_pretrained(path) opens one.",
             )
         shape = make_config(family, **{"vocab_size": len(tokenizer), **config})
         return cls(Decoder(shape, seed=seed), tokenizer)
@@ -137,7 +137,7 @@ class LM:
                 save_gguf(self.model, self.tokenizer, directory, dtype=dtype, sampling=self.sampling)
             return directory
         if dtype is not None:
-            raise UserError("dtype is for GGUF files.", where=path, mend="Name the file *.gguf, or leave it.")
+            raise UserError("dtype is for GGUF files.", where=path, hint="Name the file *.gguf, or leave it.")
         _refuse_to_replace(directory)
         with atomic_directory(directory) as folder:
             self.write_files(folder)
@@ -335,12 +335,12 @@ def _resolve(path: Path) -> Path:
     from nbllm.runs.timeline import read_timeline
 
     # A checkpoint that a rewind went back beyond is no longer part of the run.
-    info, problems = newest_good(path, read_timeline(path).on_line)
+    info, problems = newest_good(path, read_timeline(path).on_branch)
     if info is None:
         raise WeightsError(
             f"No checkpoint of the run is whole: {problems[0]}" if problems else "The run has no checkpoint.",
             where=path,
-            mend="Let the run save one first: run.save().",
+            hint="Let the run save one first: run.save().",
         )
     if problems:
         text = f"Opened the older checkpoint {info.name}, for a newer one is damaged: {'; '.join(problems)}"
@@ -358,7 +358,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise WeightsError(
-            "The directory holds no tokenizer.", where=directory, mend="Give one: load(path, tokenizer=...)."
+            "The directory holds no tokenizer.", where=directory, hint="Give one: load(path, tokenizer=...)."
         )
     try:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
@@ -371,10 +371,10 @@ def _refuse_to_replace(directory: Path) -> None:
     if not directory.exists():
         return
     if not directory.is_dir():
-        raise UserError("There is a file of this name.", where=directory, mend="Save under another name.")
+        raise UserError("There is a file of this name.", where=directory, hint="Save under another name.")
     if any(directory.iterdir()) and not (directory / "config.json").is_file():
         raise UserError(
-            "The folder holds something that is not a model.", where=directory, mend="Save into a new folder."
+            "The folder holds something that is not a model.", where=directory, hint="Save into a new folder."
         )
 
 

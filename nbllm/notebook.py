@@ -27,7 +27,7 @@ def notebooks_folder() -> Path:
     for place in places:
         if (place / TOUR).exists():
             return place
-    raise UserError("The notebooks were not found.", where=places[0], mend="Install nbllm again.")
+    raise UserError("The notebooks were not found.", where=places[0], hint="Install nbllm again.")
 
 
 def execute(
@@ -89,7 +89,7 @@ def execute(
         raise UserError(
             f"Cell {_failed(content, code_cells)} of {notebook.name} failed: {error.ename}: {error.evalue}",
             where=target,
-            mend="Open the executed notebook to see the cell and its traceback.",
+            hint="Open the executed notebook to see the cell and its traceback.",
         ) from error
     except CellTimeoutError as error:
         raise UserError(
@@ -99,7 +99,7 @@ def execute(
         raise UserError(
             f"The kernel died while it executed {notebook.name}.",
             where=target,
-            mend="Mostly the memory was not enough: nbllm doctor says how much there is.",
+            hint="Mostly the memory was not enough: nbllm doctor says how much there is.",
         ) from error
     finally:
         nbformat.write(content, target)

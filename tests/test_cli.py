@@ -193,7 +193,7 @@ def test_steering_that_makes_no_sense(config, words, capsys):
     assert main(["train", str(config(steps=1)), "--name", "x"]) == 0
     capsys.readouterr()
     assert main(words) == 1
-    assert "mend:" in capsys.readouterr().err
+    assert "hint:" in capsys.readouterr().err
 
 
 def test_lab_starts_jupyterlab_on_the_tour_also_as_root(monkeypatch, capsys):

@@ -40,7 +40,7 @@ def unwritable(folder: Path, reason: object, *, variable: str = "NBLLM_CACHE") -
     return CacheError(
         f"The cache cannot be written: {reason}.",
         where=folder,
-        mend=f"Make room or set the environment variable {variable} to a folder that can be written.",
+        hint=f"Make room or set the environment variable {variable} to a folder that can be written.",
     )
 
 

@@ -24,7 +24,7 @@ class Config:
         known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                raise UserError(f"{cls.__name__} has no setting {key!r}.", mend=nearest(key, known))
+                raise UserError(f"{cls.__name__} has no setting {key!r}.", hint=nearest(key, known))
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def check_choice(config: Config, name: str, choices: tuple[str, ...]) -> None:
         raise UserError(
             f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}.",
             where=type(config).__name__,
-            mend=nearest(str(value), choices),
+            hint=nearest(str(value), choices),
         )
 
 

@@ -1,4 +1,4 @@
-"""The errors that a person sees: what is wrong, where, and how to mend it."""
+"""The errors that a person sees: what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the person can mend.
+    """Something the person can fix.
 
     Args:
         what: One sentence: what is wrong.
         where: The file, line, column, module or setting.
-        mend: What to do about it.
+        hint: What to do about it.
     """
 
-    def __init__(self, what: str, *, where: object = None, mend: str | None = None) -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
         parts = [what]
         if where is not None:
             parts.append(f"  where: {where}")
-        if mend is not None:
-            parts.append(f"  mend:  {mend}")
+        if hint is not None:
+            parts.append(f"  hint:  {hint}")
         super().__init__("\n".join(parts))
 
     @property
     def one_line(self) -> str:
-        """What is wrong and how to mend it, where there is no room for more."""
-        return self.what if self.mend is None else f"{self.what} {self.mend}"
+        """What is wrong and how to fix it, where there is no room for more."""
+        return self.what if self.hint is None else f"{self.what} {self.hint}"
 
     def _render_traceback_(self) -> list[str]:
         """What IPython shows instead of a traceback: our insides would bury the sentence that helps."""
         return [f"{type(self).__name__}: {self}"]
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.what, self.where, self.mend))
+        return (_rebuild, (type(self), self.what, self.where, self.hint))
 
 
 class DataError(UserError):
@@ -65,8 +65,8 @@ class SkippedWarning(UserWarning):
     """Data was left out because the caller asked for `on_error="skip"`."""
 
 
-def _rebuild(kind: type[UserError], what: str, where: object, mend: str | None) -> UserError:
-    return kind(what, where=where, mend=mend)
+def _rebuild(kind: type[UserError], what: str, where: object, hint: str | None) -> UserError:
+    return kind(what, where=where, hint=hint)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

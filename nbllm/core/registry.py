@@ -35,7 +35,7 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            raise UserError(f"There is no {self.kind} named {name!r}.", mend=nearest(name, self._entries))
+            raise UserError(f"There is no {self.kind} named {name!r}.", hint=nearest(name, self._entries))
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

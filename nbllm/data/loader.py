@@ -39,7 +39,7 @@ class BatchSource:
             raise DataError(
                 f"The text has {len(store.tokens):,} tokens; one sequence needs {sequence_length + 1:,}.",
                 where=store.path,
-                mend="Use more text, or a smaller sequence_length.",
+                hint="Use more text, or a smaller sequence_length.",
             )
         self.store = store
         self.batch_size = batch_size

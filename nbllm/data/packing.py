@@ -102,12 +102,12 @@ def _plain_backend(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, int]:
     if source is None:
         raise DataError(
             f"{type(tokenizer).__name__} is not a fast tokenizer.",
-            mend="Use one from nbllm.data.train_tokenizer or a PreTrainedTokenizerFast.",
+            hint="Use one from nbllm.data.train_tokenizer or a PreTrainedTokenizerFast.",
         )
     if tokenizer.eos_token_id is None:
         raise DataError(
             "The tokenizer has no end-of-text token to put between documents.",
-            mend='Set one: tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"}).',
+            hint='Set one: tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"}).',
         )
     backend = Tokenizer.from_str(source.to_str())
     backend.no_truncation()
@@ -127,7 +127,7 @@ def _fingerprint(dataset: Dataset, tokenizer_json: str, eos_id: int, vocab_size:
         num_bytes += len(data)
         num_documents += 1
     if num_documents == 0 or num_bytes == 0:
-        raise DataError("There is no text to pack.", mend="Load a source that has text.")
+        raise DataError("There is no text to pack.", hint="Load a source that has text.")
     return digest.hexdigest(), num_bytes
 
 
@@ -173,7 +173,7 @@ def _write_group(
     if wrong >= 0:
         raise DataError(
             f"The tokenizer gave the id {ids[wrong]}, but says that it has {vocab_size:,} tokens.",
-            mend="The tokenizer's files do not belong together; load it again.",
+            hint="The tokenizer's files do not belong together; load it again.",
         )
     tokens.astype(tokens.dtype.newbyteorder("<"), copy=False).tofile(file)
     return ends

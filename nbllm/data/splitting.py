@@ -48,7 +48,7 @@ def split(dataset: Dataset, validation: float = 0.1, *, seed: int = 0) -> tuple[
     if len(rows_of) < 2:
         raise DataError(
             f"A split by document needs two different documents; this data set has {len(rows_of)}.",
-            mend="A text file can be cut into documents: load(path, sample_by='paragraph').",
+            hint="A text file can be cut into documents: load(path, sample_by='paragraph').",
         )
     held = _choose(size_of, validation)
     chosen = {row for rank in held for row in rows_of[rank]}

@@ -23,23 +23,23 @@ def iterate_texts(texts: Dataset | Iterable[str]) -> Iterator[str]:
         if not isinstance(text, str):
             raise DataError(
                 f"Document {number} is not text but {type(text).__name__}.",
-                mend="nbllm.data.load checks a data set, and leaves such rows out with on_error='skip'.",
+                hint="nbllm.data.load checks a data set, and leaves such rows out with on_error='skip'.",
             )
         yield text
 
 
 def _raw(texts: Dataset | Iterable[str]) -> Iterator[object]:
     if isinstance(texts, str):
-        raise DataError("One string is no collection of documents.", mend="Put it into a list: [text].")
+        raise DataError("One string is no collection of documents.", hint="Put it into a list: [text].")
     columns = getattr(texts, "column_names", None)
     if columns is None:
         yield from texts
         return
     if not isinstance(columns, list):
         raise DataError(
-            f"This is a dictionary of the splits {', '.join(columns)}.", mend="Choose one of them first."
+            f"This is a dictionary of the splits {', '.join(columns)}.", hint="Choose one of them first."
         )
     if "text" not in columns:
-        raise DataError("The data set has no column 'text'.", mend=nearest("text", columns))
+        raise DataError("The data set has no column 'text'.", hint=nearest("text", columns))
     for batch in texts.select_columns("text").with_format(None).iter(ROWS):  # type: ignore[union-attr]
         yield from batch["text"]

@@ -123,14 +123,14 @@ class TokenStore:
 def _read_record(path: Path) -> StoreRecord:
     file = path / RECORD
     if not file.is_file():
-        raise DataError("There is no token store here.", where=path, mend="Make one with nbllm.data.pack.")
+        raise DataError("There is no token store here.", where=path, hint="Make one with nbllm.data.pack.")
     try:
         values = json.loads(file.read_text("utf-8"))
         if values.get("schema") != SCHEMA:
             raise DataError(
                 f"The token store is of version {values.get('schema')!r}, not {SCHEMA!r}.",
                 where=file,
-                mend="Pack the text again.",
+                hint="Pack the text again.",
             )
         record = StoreRecord(**values)
         if record.dtype not in ("uint16", "uint32") or record.num_tokens < 1 or record.num_documents < 1:
@@ -144,5 +144,5 @@ def _damaged(file: Path, reason: str) -> DataError:
     return DataError(
         f"The token store is damaged: {reason}.",
         where=file,
-        mend="Pack the text again: damage is then replaced.",
+        hint="Pack the text again: damage is then replaced.",
     )

@@ -62,7 +62,7 @@ def train_tokenizer(texts: Dataset | Iterable[str], vocab_size: int = 4096) -> P
     )
     backend.train_from_iterator(counted(), trainer)
     if seen == 0:
-        raise DataError("There is no text to train a tokenizer on.", mend="Load a source that has text.")
+        raise DataError("There is no text to train a tokenizer on.", hint="Load a source that has text.")
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=END_OF_TEXT,

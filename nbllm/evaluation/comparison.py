@@ -25,7 +25,7 @@ def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
     if not isinstance(before, Report):
         raise UserError(
             f"against must be a report, not {type(before).__name__}.",
-            mend="Give what nb.evaluate returned, or nb.Report.load(path) of its .json.",
+            hint="Give what nb.evaluate returned, or nb.Report.load(path) of its .json.",
         )
     earlier = {kept.subject for kept in _measured(before)}
     if not earlier:
@@ -37,18 +37,18 @@ def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
     if now.keys() != then.keys():
         raise UserError(
             f"The earlier report measured {_words(earlier)}; this one is to measure {_words(subjects)}.",
-            mend="Give both the same tasks and texts.",
+            hint="Give both the same tasks and texts.",
         )
     key = next(key for key in now if now[key] != then[key])
     text = f"the text {key[1]!r}" if key[1] else "the text"
     if now[key].fingerprint != then[key].fingerprint:
         raise UserError(
             f"The documents of {text} are not those that the earlier report measured.",
-            mend="Give both the same documents in the same order, and the same max_documents.",
+            hint="Give both the same documents in the same order, and the same max_documents.",
         )
     raise UserError(
         f"The earlier report measured {text} with stride={then[key].stride}, this one has {now[key].stride}.",
-        mend="Give both the same stride.",
+        hint="Give both the same stride.",
     )
 
 

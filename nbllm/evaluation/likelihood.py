@@ -72,11 +72,11 @@ def measure_likelihoods(
 
     documents = [text for text in texts if text]
     if not documents:
-        raise DataError("There is no text to measure.", mend="Give held-out documents: data=...")
+        raise DataError("There is no text to measure.", hint="Give held-out documents: data=...")
     if config.stride is not None and config.stride > lm.config.max_positions:
         raise UserError(
             f"A stride of {config.stride} skips tokens: the context has {lm.config.max_positions}.",
-            mend=f"Use stride={lm.config.max_positions} or less.",
+            hint=f"Use stride={lm.config.max_positions} or less.",
         )
     nats: list[float] = []
     counts: list[int] = []

@@ -173,9 +173,9 @@ def _checkpoints(run: Run) -> Table | None:
     infos = run.checkpoints
     if not infos:
         return None
-    on_line = run.timeline.on_line
+    on_branch = run.timeline.on_branch
     rows = [
-        (info.step, info.path.name, size(info.bytes), moment(info.time), "yes" if on_line(info) else "no")
+        (info.step, info.path.name, size(info.bytes), moment(info.time), "yes" if on_branch(info) else "no")
         for info in infos
     ]
     return Table(

@@ -77,10 +77,10 @@ def _named(data: Any) -> Iterator[tuple[str, Any]]:
         yield "", data
         return
     if not data:
-        raise DataError("There is no text to measure.", mend='Name one: data={"held out": dataset}.')
+        raise DataError("There is no text to measure.", hint='Name one: data={"held out": dataset}.')
     for name, value in data.items():
         if not isinstance(name, str) or not name.strip() or value is None:
-            raise DataError(f"{name!r} names no text.", mend='Name each: data={"held out": dataset}.')
+            raise DataError(f"{name!r} names no text.", hint='Name each: data={"held out": dataset}.')
         yield name, value
 
 
@@ -99,7 +99,7 @@ def _documents(lm: LM, data: Any, run: Run | None) -> tuple[list[str], str]:
         if split is None:
             raise DataError(
                 f"Of the splits {', '.join(columns)} none is held out.",
-                mend="Give one: evaluate(..., data=dataset['test']).",
+                hint="Give one: evaluate(..., data=dataset['test']).",
             )
         data, source = data[split], f"the split {split!r} of what was given as data"
     return list(iterate_texts(data)), source
@@ -121,6 +121,6 @@ def _decode(lm: LM, store: Any) -> list[str]:
         raise DataError(
             f"The tokens come from a vocabulary of {store.vocab_size}, the model's has {len(lm.tokenizer)}.",
             where=store.path,
-            mend="Give the text itself: data=...",
+            hint="Give the text itself: data=...",
         )
     return [str(lm.tokenizer.decode(store.document(i).tolist())) for i in range(len(store))]

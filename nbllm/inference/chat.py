@@ -92,7 +92,7 @@ def answer(
     if config.overflow == "stop" and len(prompt.tokens) > limit:
         raise UserError(
             f"The conversation has {len(prompt.tokens):,} tokens; the model has positions for {limit:,}.",
-            mend='Begin a new one, shorten it, or let the oldest tokens go: overflow="slide".',
+            hint='Begin a new one, shorten it, or let the oldest tokens go: overflow="slide".',
         )
     config = config.replace(stop=(*config.stop, *prompt.stop))
     row = start([list(prompt.tokens)], config, eos_id=tokenizer.eos_token_id)[0]

@@ -61,13 +61,13 @@ def check_messages(messages: str | Sequence[Message]) -> list[dict[str, str]]:
     if not isinstance(messages, (list, tuple)):
         raise UserError(
             f"The messages must be a text or a list of messages, not {type(messages).__name__}.",
-            mend='a message is {"role": "user", "content": "..."}',
+            hint='a message is {"role": "user", "content": "..."}',
         )
     checked = [_check_message(message, f"message {i}") for i, message in enumerate(messages)]
     if not checked or checked[-1]["role"] != "user":
         raise UserError(
             "The conversation does not end with a message of the user, so there is nothing to answer.",
-            mend='append {"role": "user", "content": "..."}',
+            hint='append {"role": "user", "content": "..."}',
         )
     return checked
 
@@ -109,7 +109,7 @@ def _check_message(message: object, where: str) -> dict[str, str]:
         )
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise UserError(f"There is no role {role!r}.", where=where, mend=f"one of {', '.join(ROLES)}")
+        raise UserError(f"There is no role {role!r}.", where=where, hint=f"one of {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise UserError(f"The content must be a text, not {type(content).__name__}.", where=where)
     check_unicode(content, "content", where)
@@ -133,7 +133,7 @@ def _apply(tokenizer: Any, conversation: list[dict[str, str]], template: str, **
     except Exception as error:  # a template may raise whatever it likes
         raise UserError(
             f"The tokenizer's chat template cannot render this conversation: {type(error).__name__}: {error}",
-            mend="many templates want user and assistant in turn, and some know no system message",
+            hint="many templates want user and assistant in turn, and some know no system message",
         ) from error
 
 

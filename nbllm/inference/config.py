@@ -98,6 +98,6 @@ def _stop_strings(value: Any) -> tuple[str, ...]:
         raise UserError(
             "stop holds an empty string, which would end every text at once.",
             where="SamplingConfig",
-            mend="leave it out",
+            hint="leave it out",
         )
     return strings

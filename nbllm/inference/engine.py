@@ -96,7 +96,7 @@ class _Batch:
         if not bool(torch.isfinite(logits.amax(dim=-1)).all()):  # minus infinity is fair: a token ruled out
             raise UserError(
                 "The model's output is not finite (NaN or infinity), so no token can be chosen.",
-                mend="its weights have diverged or are damaged: go back to an earlier checkpoint",
+                hint="its weights have diverged or are damaged: go back to an earlier checkpoint",
             )
         if self._config.repetition_penalty != 1:
             assert self._seen is not None
@@ -238,7 +238,7 @@ def generate_ids(
     if config.stop:
         raise UserError(
             "stop strings need a tokenizer, and generate_ids has none.",
-            mend="use nbllm.inference.generate, or end a sequence from on_token",
+            hint="use nbllm.inference.generate, or end a sequence from on_token",
         )
     sequences = start(prompts, config, eos_id=eos_id)
 
@@ -271,7 +271,7 @@ def start(prompts: list[list[int]], config: SamplingConfig, *, eos_id: int | Non
         if not given and eos_id is None:
             raise UserError(
                 "The prompt is empty and the model has no end token to begin from.",
-                mend="give a prompt of at least one token",
+                hint="give a prompt of at least one token",
             )
         prompt = list(given) or [int(eos_id or 0)]
         key = tuple(prompt)
@@ -370,13 +370,13 @@ def _check_prompts(model: Decoder, sequences: list[Sequence], config: SamplingCo
             raise UserError(
                 f"The prompt holds a token beyond the model's vocabulary of {vocabulary}.",
                 where=f"prompt {row.index}",
-                mend="use the tokenizer that belongs to this model",
+                hint="use the tokenizer that belongs to this model",
             )
         if config.overflow == "stop" and len(row.prompt) > limit:
             raise UserError(
                 f"The prompt has {len(row.prompt)} tokens; the model has positions for {limit}.",
                 where=f"prompt {row.index}",
-                mend='shorten it, or pass overflow="slide" to continue from its end',
+                hint='shorten it, or pass overflow="slide" to continue from its end',
             )
 
 

@@ -13,5 +13,5 @@ def check_unicode(text: str, name: str, where: str) -> None:
         raise UserError(
             f"The {name} holds half a character (a lone surrogate), which is no Unicode text.",
             where=f"{where}, character {error.start}",
-            mend=f'clean it: {name}.encode("utf-8", "replace").decode()',
+            hint=f'clean it: {name}.encode("utf-8", "replace").decode()',
         ) from None

@@ -80,13 +80,13 @@ def token_ids(source: LM | Decoder, text: str | Sequence[int] | Int[Tensor, " po
     """
     if isinstance(text, str):
         if not isinstance(source, LM):
-            raise UserError("A network alone reads no text.", mend="Give the LM, or token ids.")
+            raise UserError("A network alone reads no text.", hint="Give the LM, or token ids.")
         ids = source.tokenizer(text, verbose=False)["input_ids"]
     else:
         ids = text.tolist() if isinstance(text, Tensor) else text
     found = [int(token) for token in ids]
     if not found:
-        raise UserError("The text has no token, so nothing attends.", mend="Give a longer text.")
+        raise UserError("The text has no token, so nothing attends.", hint="Give a longer text.")
     size = source.config.vocab_size
     for token in found:
         if not 0 <= token < size:
@@ -110,7 +110,7 @@ def chosen(asked: Chosen, count: int, what: str) -> list[int]:
     indices = [asked] if isinstance(asked, int) else list(dict.fromkeys(asked))
     for index in indices:
         if not 0 <= index < count:
-            raise UserError(f"There is no {what} {index}.", mend=f"The model's {what}s are 0 to {count - 1}.")
+            raise UserError(f"There is no {what} {index}.", hint=f"The model's {what}s are 0 to {count - 1}.")
     if not indices:
-        raise UserError(f"No {what} is asked.", mend=f"Name some, or leave {what}s out for all.")
+        raise UserError(f"No {what} is asked.", hint=f"Name some, or leave {what}s out for all.")
     return indices

@@ -72,7 +72,7 @@ class ModelConfig(PlainConfig):
             raise UserError(
                 f"num_heads ({self.num_heads}) is not a multiple of num_kv_heads ({self.num_kv_heads}).",
                 where="ModelConfig",
-                mend="Each key/value head serves the same number of query heads.",
+                hint="Each key/value head serves the same number of query heads.",
             )
         if self.positions == "rotary" and self.head_dim % 2:
             raise UserError(
@@ -89,7 +89,7 @@ class ModelConfig(PlainConfig):
                 raise UserError(
                     f"hidden_size ({self.hidden_size}) is not a multiple of num_heads ({self.num_heads}).",
                     where="ModelConfig",
-                    mend="Change one of them, or give head_dim.",
+                    hint="Change one of them, or give head_dim.",
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
         if not self.intermediate_size:

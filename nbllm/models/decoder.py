@@ -175,6 +175,6 @@ class Decoder(nn.Module):
         if self.config.positions == "learned" and length > self.config.max_positions:
             raise UserError(
                 f"{length} tokens were given; this model has {self.config.max_positions} positions.",
-                mend="Shorten the text, or make the model with a greater max_positions.",
+                hint="Shorten the text, or make the model with a greater max_positions.",
             )
         return length

@@ -78,7 +78,7 @@ def read_config(directory: Path) -> tuple[Family, ModelConfig]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(
-            f"The directory has no {CONFIG}.", where=directory, mend="Give the folder that holds it."
+            f"The directory has no {CONFIG}.", where=directory, hint="Give the folder that holds it."
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{CONFIG} is not valid JSON: {error}.", where=path) from None
@@ -89,7 +89,7 @@ def read_config(directory: Path) -> tuple[Family, ModelConfig]:
         raise WeightsError(
             f"The model family {name!r} is not implemented.",
             where=path,
-            mend=f"Known: {', '.join(FAMILIES)}.",
+            hint=f"Known: {', '.join(FAMILIES)}.",
         )
     settings = Settings(values, path)
     try:
@@ -98,7 +98,7 @@ def read_config(directory: Path) -> tuple[Family, ModelConfig]:
     except WeightsError:
         raise
     except UserError as error:
-        raise WeightsError(error.what, where=path, mend=error.mend) from None
+        raise WeightsError(error.what, where=path, hint=error.hint) from None
     return FAMILIES[name], config
 
 
@@ -153,16 +153,16 @@ def _check_names(files: TensorFiles, rules: list[WeightRule], config: ModelConfi
     allowed = wanted | ({HEAD} if config.tie_embeddings else set())
     missing = sorted(wanted - files.names)
     if missing:
-        mend = "The file is incomplete, or config.json belongs to another model."
+        hint = "The file is incomplete, or config.json belongs to another model."
         if missing == [HEAD]:
-            mend = "If the head is the embedding, set tie_word_embeddings to true in config.json."
-        raise WeightsError(_list("missing", missing), where=files.main, mend=mend)
+            hint = "If the head is the embedding, set tie_word_embeddings to true in config.json."
+        raise WeightsError(_list("missing", missing), where=files.main, hint=hint)
     surplus = sorted(files.names - allowed)
     if surplus:
         raise WeightsError(
             _list("surplus", surplus),
             where=files.file_of(surplus[0]),
-            mend="config.json belongs to another model, or the model has parts that nbllm lacks.",
+            hint="config.json belongs to another model, or the model has parts that nbllm lacks.",
         )
 
 
@@ -191,7 +191,7 @@ def _check_tied(files: TensorFiles, embedding: Tensor) -> None:
         raise WeightsError(
             f"{HEAD} differs from the embedding, but config.json ties them.",
             where=files.file_of(HEAD),
-            mend="Set tie_word_embeddings to false in config.json if the head is a matrix of its own.",
+            hint="Set tie_word_embeddings to false in config.json if the head is a matrix of its own.",
         )
 
 

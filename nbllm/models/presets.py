@@ -88,11 +88,11 @@ def make_config(name: str, **changes: Any) -> ModelConfig:
         UserError: No such preset or setting, a value out of range, or one that the family cannot have.
     """
     if name not in PRESETS:
-        raise UserError(f"There is no model family or preset named {name!r}.", mend=nearest(name, PRESETS))
+        raise UserError(f"There is no model family or preset named {name!r}.", hint=nearest(name, PRESETS))
     values = dict(PRESETS[name])
     if "family" in changes:
         raise UserError(
-            "family is part of the preset.", where=f"preset {name!r}", mend="Choose another preset."
+            "family is part of the preset.", where=f"preset {name!r}", hint="Choose another preset."
         )
     if "hidden_size" in changes or "num_heads" in changes:
         for key in _DERIVED:

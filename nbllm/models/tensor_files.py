@@ -87,12 +87,12 @@ class TensorFiles:
                 raise WeightsError(
                     f"{name} has the shape {list(found)}; the configuration asks for {list(shape)}.",
                     where=path,
-                    mend="config.json belongs to another model, or the tensor was changed.",
+                    hint="config.json belongs to another model, or the tensor was changed.",
                 )
             tensor: Tensor = self._open(path).get_tensor(stored_name)
         except (SafetensorError, OSError) as error:
             raise WeightsError(
-                f"{name} cannot be read: {error}", where=path, mend="Fetch the file again."
+                f"{name} cannot be read: {error}", where=path, hint="Fetch the file again."
             ) from None
         # The sum needs no memory; it is not finite where a number is not, or where it overflows.
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
@@ -100,7 +100,7 @@ class TensorFiles:
             raise WeightsError(
                 f"{name} holds {count} numbers that are not finite.",
                 where=path,
-                mend="The file is damaged, or the model was saved after its training broke down.",
+                hint="The file is damaged, or the model was saved after its training broke down.",
             )
         return tensor
 
@@ -111,7 +111,7 @@ class TensorFiles:
             raise WeightsError(
                 f"{name} is stored as {stored}, which is no floating type that nbllm reads.",
                 where=path,
-                mend=f"Known: {', '.join(_DTYPES)}. A quantized model must be expanded first.",
+                hint=f"Known: {', '.join(_DTYPES)}. A quantized model must be expanded first.",
             )
         return _DTYPES[stored]
 
@@ -123,7 +123,7 @@ class TensorFiles:
                 raise WeightsError(
                     f"The file is no whole safetensors file: {error}",
                     where=path,
-                    mend="Fetch or save it again.",
+                    hint="Fetch or save it again.",
                 ) from None
         return self._opened[path]
 
@@ -145,7 +145,7 @@ class TensorFiles:
                 )
             if not (directory / file).is_file():
                 raise WeightsError(
-                    f"The shard {file} is missing; it holds {name}.", where=directory, mend="Fetch it again."
+                    f"The shard {file} is missing; it holds {name}.", where=directory, hint="Fetch it again."
                 )
         held = {file: set(self._open(directory / file).keys()) for file in sorted(set(entries.values()))}
         for name, file in entries.items():
@@ -167,7 +167,7 @@ def _find(directory: Path) -> Path:
     raise WeightsError(
         f"The directory has neither {SINGLE} nor {INDEX}.",
         where=directory,
-        mend=(
+        hint=(
             f"{pickled[0]} is in the older pickle format: convert it with transformers' save_pretrained."
             if pickled
             else None

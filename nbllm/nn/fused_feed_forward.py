@@ -66,17 +66,17 @@ class _GeluFeedForward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, up, slope, active, down = ctx.saved_tensors
         wants_x, wants_up, wants_up_bias, wants_down, wants_down_bias = ctx.needs_input_grad
-        by_out = _rows(grad)
-        by_down = torch.mm(by_out.t(), active) if wants_down else None
-        by_down_bias = by_out.sum(0) if wants_down_bias else None
+        grad_out = _rows(grad)
+        grad_down = torch.mm(grad_out.t(), active) if wants_down else None
+        grad_down_bias = grad_out.sum(0) if wants_down_bias else None
         if not (wants_x or wants_up or wants_up_bias):
-            return None, None, None, by_down, by_down_bias
-        by_inner = torch.mm(by_out, down)  # first by `active`, then by what the activation is given
+            return None, None, None, grad_down, grad_down_bias
+        grad_inner = torch.mm(grad_out, down)  # first by `active`, then by what the activation is given
         totals = slope.new_empty(num_blocks(len(slope)), slope.shape[1])
-        run("activations", "multiply_and_sum", len(totals), slope, by_inner, totals)
-        by_x = torch.mm(by_inner, up).view(x.shape) if wants_x else None
-        by_up = torch.mm(by_inner.t(), _rows(x)) if wants_up else None
-        return by_x, by_up, totals.sum(0) if wants_up_bias else None, by_down, by_down_bias
+        run("activations", "multiply_and_sum", len(totals), slope, grad_inner, totals)
+        grad_x = torch.mm(grad_inner, up).view(x.shape) if wants_x else None
+        grad_up = torch.mm(grad_inner.t(), _rows(x)) if wants_up else None
+        return grad_x, grad_up, totals.sum(0) if wants_up_bias else None, grad_down, grad_down_bias
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -92,11 +92,16 @@ class _SwiGLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        by_x = torch.empty_like(x)
+        grad_x = torch.empty_like(x)
         run(
-            "activations", "swiglu_backward", num_blocks(x.numel() // x.shape[-1]), x, grad.contiguous(), by_x
+            "activations",
+            "swiglu_backward",
+            num_blocks(x.numel() // x.shape[-1]),
+            x,
+            grad.contiguous(),
+            grad_x,
         )
-        return by_x
+        return grad_x
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class KVCache:
         if end > self.max_length:
             raise UserError(
                 f"The key/value cache holds {self.max_length} tokens; {end} were asked for.",
-                mend="Make it longer (max_length), or give fewer tokens.",
+                hint="Make it longer (max_length), or give fewer tokens.",
             )
         buffer = self.buffers[layer]
         with torch.no_grad():

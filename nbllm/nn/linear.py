@@ -58,11 +58,11 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         dtype = product_dtype(x)
         rows = grad.reshape(-1, grad.shape[-1]).to(dtype)
-        by_x = by_weight = by_bias = None
+        grad_x = grad_weight = grad_bias = None
         if wants_x:
-            by_x = torch.mm(rows, weight.to(dtype)).to(x.dtype).view(x.shape)
+            grad_x = torch.mm(rows, weight.to(dtype)).to(x.dtype).view(x.shape)
         if wants_weight:
-            by_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]).to(dtype)).to(weight.dtype)
+            grad_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]).to(dtype)).to(weight.dtype)
         if wants_bias:
-            by_bias = rows.sum(0).to(weight.dtype)
-        return by_x, by_weight, by_bias
+            grad_bias = rows.sum(0).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias

@@ -66,7 +66,7 @@ def _check_targets(targets: Tensor, counted: Tensor, vocabulary: int) -> None:
         raise UserError(
             f"The target {int(targets[place])} is no token of this vocabulary of {vocabulary}.",
             where=f"target number {place}",
-            mend="Tokenize the text with the model's own tokenizer.",
+            hint="Tokenize the text with the model's own tokenizer.",
         )
 
 

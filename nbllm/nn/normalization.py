@@ -111,11 +111,11 @@ class _AddAndNormalize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_added: Tensor | None, by_out: Tensor | None) -> tuple[Tensor | None, ...]:
-        by_x, by_weight, by_bias = by_added, None, None
-        if by_out is not None:
-            by_x, by_weight, by_bias = _backward(ctx, by_added, by_out)
-        return by_x, by_x if ctx.needs_input_grad[1] else None, by_weight, by_bias, None, None
+    def backward(ctx: Any, grad_added: Tensor | None, grad_out: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_x, grad_weight, grad_bias = grad_added, None, None
+        if grad_out is not None:
+            grad_x, grad_weight, grad_bias = _backward(ctx, grad_added, grad_out)
+        return grad_x, grad_x if ctx.needs_input_grad[1] else None, grad_weight, grad_bias, None, None
 
 
 def _forward(
@@ -164,5 +164,5 @@ def _backward(ctx: Any, residual: Tensor | None, grad: Tensor) -> tuple[Tensor, 
         *grads,
         int(ctx.centred),
     )
-    by_weight, by_bias = totals.sum(1)
-    return out, by_weight, by_bias if ctx.has_bias else None
+    grad_weight, grad_bias = totals.sum(1)
+    return out, grad_weight, grad_bias if ctx.has_bias else None

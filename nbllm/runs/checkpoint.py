@@ -135,13 +135,13 @@ def verify(path: Path | str) -> list[str]:
 
 
 def newest_good(
-    run_folder: Path | str, on_line: Callable[[CheckpointInfo], bool] | None = None
+    run_folder: Path | str, on_branch: Callable[[CheckpointInfo], bool] | None = None
 ) -> tuple[CheckpointInfo | None, list[str]]:
     """Return the newest checkpoint that is whole, and what was wrong with newer ones.
 
     Args:
         run_folder: The run's folder.
-        on_line: Says whether a checkpoint still belongs to the run's live line (`Timeline.on_line`).
+        on_branch: Says whether a checkpoint still belongs to the run's live line (`Timeline.on_branch`).
 
     Returns:
         The checkpoint, or `None` when no good one is left; and what was found damaged on the way.
@@ -149,7 +149,7 @@ def newest_good(
     problems: list[str] = []
     folder = Path(run_folder) / FOLDER
     readable = checkpoints(run_folder)
-    infos = [info for info in readable if on_line is None or on_line(info)]
+    infos = [info for info in readable if on_branch is None or on_branch(info)]
     paths = {info.path for info in readable}
     for _, path in _folders(folder):
         if path not in paths:  # where it stands in the order is unknown, so it is said in any case
@@ -212,7 +212,7 @@ def adopt(info: CheckpointInfo, run_folder: Path | str, **changes: Any) -> Check
         raise RunError(
             f"The checkpoint is damaged: {'; '.join(problems)}.",
             where=info.path,
-            mend="Fork from another checkpoint.",
+            hint="Fork from another checkpoint.",
         )
 
     def fill(aside: Path) -> None:

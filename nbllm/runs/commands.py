@@ -54,7 +54,7 @@ def check_actor(actor: str) -> str:
     if not isinstance(actor, str) or not _ACTOR.fullmatch(actor):
         raise RunError(
             f"{actor!r} is no actor.",
-            mend='Use "person", "rule:<name>" or "agent:<name>", at most 80 characters.',
+            hint='Use "person", "rule:<name>" or "agent:<name>", at most 80 characters.',
         )
     return actor
 
@@ -85,7 +85,7 @@ def send(
         raise RunError(
             f"The command {action} cannot be sent: {error.strerror or error}.",
             where=inbox,
-            mend="You need the right to write in the run's folder, and some disk space.",
+            hint="You need the right to write in the run's folder, and some disk space.",
         ) from error
     return command
 

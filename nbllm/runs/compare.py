@@ -17,9 +17,9 @@ from nbllm.core.quantities import duration, number
 from nbllm.core.text_table import text_table
 from nbllm.runs.listing import parent_text
 from nbllm.runs.run import Run
+from nbllm.runs.snapshot import CSS, badge
 from nbllm.runs.steering import words
 from nbllm.runs.timeline import Timeline
-from nbllm.runs.twin import CSS, badge
 
 COMPARED = ("config", "model", "choices", "data")  # the parts of a record that a person chose or that follow
 WINDOWS = 60  # a training curve is smoothed over this share of it: several together are a thicket
@@ -146,12 +146,12 @@ def compare(runs: Iterable[Run | str | Path] | Run | str | Path, *more: Run | st
     for item in (*first, *more):
         if not isinstance(item, (Run, str, Path)):
             raise RunError(
-                f"{type(item).__name__} is no run.", mend="nb.compare([run, other]) takes runs or paths."
+                f"{type(item).__name__} is no run.", hint="nb.compare([run, other]) takes runs or paths."
             )
     opened = [item if isinstance(item, Run) else Run(item) for item in (*first, *more)]
     if not opened:
         raise RunError(
-            "There are no runs to compare.", mend="nb.compare([run, other]); nb.runs() lists what there is."
+            "There are no runs to compare.", hint="nb.compare([run, other]); nb.runs() lists what there is."
         )
     taken = Counter(run.name for run in opened)
     names = [run.name if taken[run.name] == 1 else f"{run.path.parent.name}/{run.name}" for run in opened]

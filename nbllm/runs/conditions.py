@@ -75,7 +75,7 @@ class Condition:
         text: What was written, in the language above.
 
     Raises:
-        UserError: It is no condition; the message says what is wrong, in which column, and how to mend it.
+        UserError: It is no condition; the message says what is wrong, in which column, and how to fix it.
     """
 
     def __init__(self, text: str) -> None:
@@ -111,7 +111,7 @@ class _Parser:
     def __init__(self, text: object) -> None:
         if not isinstance(text, str) or not text.strip():
             raise UserError(
-                f"A condition must be a text, not {str(text)[:40]!r}.", mend='For example: when="loss > 10".'
+                f"A condition must be a text, not {str(text)[:40]!r}.", hint='For example: when="loss > 10".'
             )
         if len(text) > MAX_TEXT:
             raise UserError(f"The condition has {len(text)} characters; at most {MAX_TEXT} are taken.")
@@ -172,9 +172,9 @@ class _Parser:
                 f"{sign!r} is missing after {after}, before {self._token or 'the end'!r}", self._column
             )
 
-    def _error(self, what: str, column: int, mend: str | None = None) -> UserError:
+    def _error(self, what: str, column: int, hint: str | None = None) -> UserError:
         return UserError(
-            f"The condition is wrong at column {column}: {what}.", where=repr(self.text), mend=mend
+            f"The condition is wrong at column {column}: {what}.", where=repr(self.text), hint=hint
         )
 
     # -- the grammar --------------------------------------------------------------------------------------------

@@ -267,5 +267,5 @@ def _cannot_write(path: Path, error: OSError) -> RunError:
     return RunError(
         f"The events of the run cannot be written: {error.strerror or error}.",
         where=path,
-        mend="Free some disk space, or use a folder that you may write; the checkpoints are untouched.",
+        hint="Free some disk space, or use a folder that you may write; the checkpoints are untouched.",
     )

@@ -49,7 +49,7 @@ class RunList(Sequence[Run]):
         raise RunError(
             f"There is no run {key!r}.",
             where=self.folder,
-            mend=nearest(str(key), [run.name for run in self._runs])
+            hint=nearest(str(key), [run.name for run in self._runs])
             if self._runs
             else "The folder holds none.",
         )
@@ -71,7 +71,7 @@ class RunList(Sequence[Run]):
         return "\n".join([table, *(f"{name}: unreadable ({reason})" for name, reason in self.unreadable)])
 
     def _repr_html_(self) -> str:
-        from nbllm.runs.twin import list_html
+        from nbllm.runs.snapshot import list_html
 
         return list_html(self)
 

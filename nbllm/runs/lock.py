@@ -66,7 +66,7 @@ class TrainerLock:
                 raise RunError(
                     f"The run's folder cannot be locked: {error}.",
                     where=self.folder,
-                    mend="You need the right to write there.",
+                    hint="You need the right to write there.",
                 ) from error
             raise
         return self
@@ -82,7 +82,7 @@ class TrainerLock:
             raise RunError(
                 f"{self.folder.name} seems to be trained by {describe(holder)}, which wrote {silent:.0f} s ago.",
                 where=self.folder,
-                mend=f"If that trainer is gone, or this is a copy, try again in {SILENCE:.0f} s.",
+                hint=f"If that trainer is gone, or this is a copy, try again in {SILENCE:.0f} s.",
             )
 
     def release(self) -> None:
@@ -104,7 +104,7 @@ class TrainerLock:
         return RunError(
             f"{self.folder.name} is being trained by {who}.",
             where=self.folder,
-            mend="Steer it with nb.attach(path), or stop it first; fork() trains a copy beside it.",
+            hint="Steer it with nb.attach(path), or stop it first; fork() trains a copy beside it.",
         )
 
     def __enter__(self) -> TrainerLock:

@@ -70,7 +70,7 @@ class RuleBook:
         """
         if name not in self._states:
             hint = nearest(name, self._states) if self._states else "It has none."
-            raise RunError(f"This run has no rule {name!r}.", mend=hint)
+            raise RunError(f"This run has no rule {name!r}.", hint=hint)
         return self._states[name]
 
     def __iter__(self) -> Iterator[RuleState]:
@@ -132,11 +132,11 @@ def check_rules(rules: object) -> tuple[Rule, ...]:
         UserError: It is no list of rules, or two have one name.
     """
     if isinstance(rules, (str, Mapping)) or not isinstance(rules, Iterable):
-        raise UserError("rules must be a list of rules.", mend="rules=[nb.rules.spike()]")
+        raise UserError("rules must be a list of rules.", hint="rules=[nb.rules.spike()]")
     found = []
     for rule in rules:
         if not isinstance(rule, (Rule, Mapping)):
-            raise UserError(f"{rule!r} is no rule.", mend="nb.rules.spike(), or nb.rules.Rule(name=..., ...)")
+            raise UserError(f"{rule!r} is no rule.", hint="nb.rules.spike(), or nb.rules.Rule(name=..., ...)")
         found.append(rule if isinstance(rule, Rule) else Rule.from_dict(rule))
     names = [rule.name for rule in found]
     for name in names:
@@ -233,7 +233,7 @@ class RuleList(Sequence[RunRule]):
                 return rule
         names = [rule.name for rule in self._rules]
         hint = nearest(str(key), names) if names else "run.rule(...) sets one."
-        raise RunError(f"This run has no rule {key!r}.", mend=hint)
+        raise RunError(f"This run has no rule {key!r}.", hint=hint)
 
     def __len__(self) -> int:
         return len(self._rules)

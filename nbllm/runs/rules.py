@@ -257,7 +257,7 @@ _MAKERS: dict[str, Callable[..., Deed]] = {
 def _deeds(value: Any) -> tuple[Deed, ...]:
     given = [value] if isinstance(value, Mapping) else value
     if not isinstance(given, (list, tuple)) or not given:
-        raise UserError("A rule needs something to do.", mend="For example: do=nb.rules.rewind().")
+        raise UserError("A rule needs something to do.", hint="For example: do=nb.rules.rewind().")
     if len(given) > MAX_DEEDS:
         raise UserError(f"A rule does at most {MAX_DEEDS} things, not {len(given)}.")
     return tuple(_deed(deed) for deed in given)
@@ -265,10 +265,10 @@ def _deeds(value: Any) -> tuple[Deed, ...]:
 
 def _deed(value: Any) -> Deed:
     if not isinstance(value, Mapping) or not value.keys() <= {"action", "args"} or "action" not in value:
-        raise UserError(f"{str(value)[:60]!r} is nothing to do.", mend="For example: do=nb.rules.rewind().")
+        raise UserError(f"{str(value)[:60]!r} is nothing to do.", hint="For example: do=nb.rules.rewind().")
     action, args = value["action"], value.get("args", {})
     if not isinstance(action, str) or action not in _MAKERS:
-        raise UserError(f"A rule cannot {str(action)[:40]!r}.", mend=nearest(str(action), _MAKERS))
+        raise UserError(f"A rule cannot {str(action)[:40]!r}.", hint=nearest(str(action), _MAKERS))
     try:
         return _MAKERS[action](**args)
     except TypeError as error:

@@ -207,7 +207,7 @@ class Run:
             return ask(self, "resume", {}, timeout)
         if state == "finished":
             raise RunError(
-                f"{self.name} has finished: there is nothing to resume.", mend="fork() goes on from it."
+                f"{self.name} has finished: there is nothing to resume.", hint="fork() goes on from it."
             )
         return start_again(self, self._can_launch("resume"), timeout)
 
@@ -237,7 +237,7 @@ class Run:
         text = self._sampled(outcome, prompt)
         if text is None:
             raise RunError(
-                f"The sample did not come: {outcome!r}.", mend="It will be in run.events('sample')."
+                f"The sample did not come: {outcome!r}.", hint="It will be in run.events('sample')."
             )
         return text
 
@@ -281,7 +281,7 @@ class Run:
             raise RefusedError(self.cannot["rewind"])
         wanted = Setting(name="step", kind="int", low=0).check(step)
         timeline = self.timeline
-        there = sorted({info.step for info in self.checkpoints if timeline.on_line(info)})
+        there = sorted({info.step for info in self.checkpoints if timeline.on_branch(info)})
         if wanted not in there:
             known = ", ".join(map(str, there)) or "none yet"
             raise RefusedError(f"There is no checkpoint at step {wanted} to rewind to; there are: {known}.")
@@ -314,7 +314,7 @@ class Run:
         """
         if isinstance(rule, Rule):
             if when is not None or do is not None or bounds:
-                raise UserError("A whole rule is given, and parts of one.", mend="run.rule(rule)")
+                raise UserError("A whole rule is given, and parts of one.", hint="run.rule(rule)")
         else:
             given = {"name": rule, "when": when, "do": do, **bounds}
             rule = Rule.from_dict({name: value for name, value in given.items() if value is not None})
@@ -344,7 +344,7 @@ class Run:
         if self.launcher is None:
             raise RunError(
                 f"This handle cannot {verb} {self.name}: it only watches and steers.",
-                mend=f"nb.attach({str(self.path)!r}).{verb}(...) can.",
+                hint=f"nb.attach({str(self.path)!r}).{verb}(...) can.",
             )
         return self.launcher
 
@@ -368,12 +368,12 @@ class Run:
     # How it looks
 
     def __repr__(self) -> str:
-        from nbllm.runs.twin import one_line
+        from nbllm.runs.snapshot import one_line
 
         return one_line(self)
 
     def _repr_html_(self) -> str:
-        from nbllm.runs.twin import html
+        from nbllm.runs.snapshot import html
 
         with self._log.guard():
             return html(self)

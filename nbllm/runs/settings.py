@@ -149,7 +149,7 @@ def check_settings(declared: Iterable[Setting], values: Mapping[str, Any]) -> di
     for name, value in values.items():
         if name not in known:
             hint = nearest(name, known) if known else "This run offers nothing to set."
-            raise RefusedError(f"This run has no setting {name!r} that can change while it runs.", mend=hint)
+            raise RefusedError(f"This run has no setting {name!r} that can change while it runs.", hint=hint)
         checked[name] = known[name].check(value)
     return checked
 

@@ -134,7 +134,7 @@ def _not_live(run: Run, action: str, state: str) -> RunError:
     if not run.path.exists():
         return RunError(f"The folder of {run.name} is gone.", where=run.path)
     because = f" ({run.reason})" if run.reason else ""
-    return RunError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, mend=said[1])
+    return RunError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, hint=said[1])
 
 
 def start_again(run: Run, launcher: Launcher, timeout: float) -> Outcome:

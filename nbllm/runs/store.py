@@ -49,7 +49,7 @@ def create(folder: Path | str, name: str, record: Mapping[str, Any]) -> Path:
         raise RunError(
             f"The run cannot be created: {error.strerror or error}.",
             where=folder,
-            mend="Choose a folder that you may write, with some free space.",
+            hint="Choose a folder that you may write, with some free space.",
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -87,7 +87,7 @@ def check_name(name: str) -> str:
         shown = repr(name)
         raise RunError(
             f"{shown if len(shown) <= 90 else shown[:87] + '...'} cannot be the name of a run.",
-            mend=f"Use at most {MAX_NAME} letters, digits, '-', '_', '.', '+', spaces: {_suggest(name)!r}.",
+            hint=f"Use at most {MAX_NAME} letters, digits, '-', '_', '.', '+', spaces: {_suggest(name)!r}.",
         )
     return name
 
@@ -110,7 +110,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
             data = opened.read(MAX_RECORD + 1)
         record = json.loads(data) if len(data) <= MAX_RECORD else None
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError("There is no run here.", where=path, mend=_nearby(path)) from None
+        raise RunError("There is no run here.", where=path, hint=_nearby(path)) from None
     except OSError as error:
         raise RunError(f"The run's record cannot be read: {error.strerror}.", where=file) from error
     except (ValueError, RecursionError):
@@ -119,13 +119,13 @@ def read_record(path: Path | str) -> dict[str, Any]:
         raise RunError(
             "The run's record is damaged: it is no JSON object.",
             where=file,
-            mend="Its checkpoints are model directories: nb.load(path) may still open the newest.",
+            hint="Its checkpoints are model directories: nb.load(path) may still open the newest.",
         )
     if record.get("schema") != SCHEMA:
         raise RunError(
             f"The run's record is of schema {str(record.get('schema'))[:40]!r}; this nbllm reads {SCHEMA!r}.",
             where=file,
-            mend="Update nbllm.",
+            hint="Update nbllm.",
         )
     return record
 

@@ -1,4 +1,4 @@
-"""A run in plain text, for the terminal: what the static twin shows in a cell."""
+"""A run in plain text, for the terminal: what the static snapshot shows in a cell."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ class Timeline:
         missing = [a for a in self.effective if a.step > step or (a.step == step and a.index >= num_actions)]
         return sorted(missing, key=lambda action: (action.step, action.index))
 
-    def on_line(self, checkpoint: Any) -> bool:
+    def on_branch(self, checkpoint: Any) -> bool:
         """Say whether a checkpoint (anything with `step` and `num_actions`) lies on the live line."""
         for action in self.state_actions[checkpoint.num_actions :]:
             if action.action == "rewind" and count(action.args.get("to"), 0) < checkpoint.step:
@@ -268,7 +268,7 @@ class Timeline:
         if name not in points.columns:
             if name in ("loss", "bits_per_byte") or not points.steps:
                 return np.empty(0, np.int64), np.empty(0)
-            raise RunError(f"This run has no metric {metric!r}.", mend=nearest(metric, self.metrics))
+            raise RunError(f"This run has no metric {metric!r}.", hint=nearest(metric, self.metrics))
         steps = np.array(points.steps, dtype=np.int64)
         values = np.array(points.columns[name], dtype=np.float64)
         return steps, values

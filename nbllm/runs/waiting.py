@@ -54,13 +54,13 @@ def wait_for(run: Run, step: int | None, timeout: float | None, progress: bool) 
         raise RunError(
             f"{run.name} failed at step {run.step}: {run.reason or 'no reason was recorded'}.",
             where=run.path,
-            mend="run.events('warning') may say more; run.resume() goes on from its newest good checkpoint.",
+            hint="run.events('warning') may say more; run.resume() goes on from its newest good checkpoint.",
         )
     if state == "lost":
         raise RunError(
             f"{run.name} was lost at step {run.step}: its trainer is gone (killed, or out of memory).",
             where=run.path,
-            mend="run.resume() goes on from its newest good checkpoint.",
+            hint="run.resume() goes on from its newest good checkpoint.",
         )
 
 

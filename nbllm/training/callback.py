@@ -112,7 +112,7 @@ class RunCallback(TrainerCallback):
         """The Trainer begins, or goes on from where a rewind went back to."""
         if args.world_size > 1:
             raise UserError(
-                "RunCallback follows a Trainer of one process.", mend="Leave it out, or use one GPU."
+                "RunCallback follows a Trainer of one process.", hint="Leave it out, or use one GPU."
             )
         if self._session is not None and self._session.back_to is not None:
             self._session.went_back(args, state, control, parts)

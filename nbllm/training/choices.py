@@ -56,7 +56,7 @@ def check_fits(
     if config.sequence_length > longest:
         raise UserError(
             f"sequence_length is {config.sequence_length}, but the model has {longest} positions.",
-            mend=f"Use sequence_length={longest} or less, or a model with more max_positions.",
+            hint=f"Use sequence_length={longest} or less, or a model with more max_positions.",
         )
     _check_frozen(config.freeze, shape)
     for rule in config.rules:
@@ -69,13 +69,13 @@ def check_fits(
             raise DataError(
                 f"The text has {store.num_tokens} tokens, too few: at least {least} are needed.",
                 where=store.path,
-                mend="Give more text, or a shorter sequence_length.",
+                hint="Give more text, or a shorter sequence_length.",
             )
         if store.vocab_size > shape.vocab_size:
             raise DataError(
                 f"The tokens come from a vocabulary of {store.vocab_size}, the model has {shape.vocab_size}.",
                 where=store.path,
-                mend="Pack the text with the model's own tokenizer.",
+                hint="Pack the text with the model's own tokenizer.",
             )
 
 
@@ -85,7 +85,7 @@ def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig) -> None:
     names = [name for name, _ in Decoder.without_weights(shape).named_parameters()]
     check_patterns(names, patterns)
     if all(is_frozen(name, patterns) for name in names):
-        raise UserError("Everything is frozen: nothing would be left to train.", mend="Freeze less.")
+        raise UserError("Everything is frozen: nothing would be left to train.", hint="Freeze less.")
 
 
 def _fastest_attention(config: TrainConfig, shape: ModelConfig, device: str, dtype: torch.dtype) -> str:

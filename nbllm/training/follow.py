@@ -197,7 +197,7 @@ class Loop:
         if self._ended:
             raise RunError(
                 f"The loop of {self._run.name!r} has ended.",
-                mend=f"nb.follow({self._run.name!r}, resume=True, ...) goes on with the run.",
+                hint=f"nb.follow({self._run.name!r}, resume=True, ...) goes on with the run.",
             )
         if self._begun:
             return
@@ -236,12 +236,12 @@ def _declared(
     taken = {field.name for field in dataclasses.fields(config)}
     for name, value in settings.items():
         if not isinstance(name, str) or not name.isidentifier() or name in taken:
-            raise UserError(f"{name!r} cannot be the name of a setting.", mend="Use another name.")
+            raise UserError(f"{name!r} cannot be the name of a setting.", hint="Use another name.")
         setting = value if isinstance(value, Setting) else _inferred(name, value)
         if setting.name != name or setting.default is None or setting.kind == "patterns":
             raise UserError(
                 f"The setting {name!r} needs its own name, a number's kind, and a default.",
-                mend=f"nb.runs.Setting(name={name!r}, default=0.1, low=0)",
+                hint=f"nb.runs.Setting(name={name!r}, default=0.1, low=0)",
             )
         declared.append(setting)
         values[name] = setting.check(setting.default)
@@ -276,13 +276,13 @@ def _check_resumable(path: Path, declared: Sequence[Setting], hooks: Hooks) -> N
     """
     record = read_record(path)
     if record.get("where") != "loop":
-        raise RunError("This run was not made by nb.follow.", where=path, mend="Choose another name.")
+        raise RunError("This run was not made by nb.follow.", where=path, hint="Choose another name.")
     before = {setting.name for setting in declared_settings(record)}
     if before != {setting.name for setting in declared}:
         raise RunError(
             f"The run has the settings {', '.join(sorted(before)) or 'none'}, the script has others.",
             where=path,
-            mend="Declare the same, or choose another name.",
+            hint="Declare the same, or choose another name.",
         )
     if "rewind" in hooks.cannot():
         raise RunError(f"The run cannot be taken up again: {hooks.cannot()['rewind']}.", where=path)

@@ -56,7 +56,7 @@ class Hooks:
                 raise UserError(f"{name} must be a function, not {value!r}.")
         if not isinstance(self.modules, Mapping):
             raise UserError(
-                "modules must be a dict.", mend='modules={"model": model, "optimizer": optimizer}'
+                "modules must be a dict.", hint='modules={"model": model, "optimizer": optimizer}'
             )
         for name, module in self.modules.items():
             if not isinstance(name, str) or not hasattr(module, "state_dict"):
@@ -166,7 +166,7 @@ class FollowedSession(Session):
         given = dict(self.values)
         if resume:
             discard(self.path)  # what was asked of a session that died is not for this one
-            newest, problems = checkpoints.newest_good(self.path, timeline.on_line)
+            newest, problems = checkpoints.newest_good(self.path, timeline.on_branch)
         self.begin(timeline, newest, problems)
         if self.config["rules"] not in ([], self.record["config"].get("rules", [])):
             text = (
@@ -192,11 +192,11 @@ class FollowedSession(Session):
         if self.logged is None:
             raise UserError(
                 "log() reports numbers of a step, and no step is under way.",
-                mend="Call it inside `for step in loop:`.",
+                hint="Call it inside `for step in loop:`.",
             )
         for name in metrics:
             if name in OURS:
-                raise UserError(f"{name!r} is recorded by itself.", mend="Report it under another name.")
+                raise UserError(f"{name!r} is recorded by itself.", hint="Report it under another name.")
         numbers = numbers_of(metrics, "log() was given")
         if not 0 <= numbers.get("tokens", 0) < math.inf:  # not with NaN either
             raise UserError(f"log() was given tokens={numbers['tokens']}, which is no number of tokens.")
@@ -239,7 +239,7 @@ def numbers_of(metrics: Mapping[str, Any], by: str) -> dict[str, float]:
         UserError: A name or a value is none.
     """
     if not isinstance(metrics, Mapping):
-        raise UserError(f"{by} {str(metrics)[:40]!r}, not numbers by name.", mend='{"loss": 2.5}')
+        raise UserError(f"{by} {str(metrics)[:40]!r}, not numbers by name.", hint='{"loss": 2.5}')
     found = {}
     for name, value in metrics.items():
         if not isinstance(name, str) or name in NO_METRICS:

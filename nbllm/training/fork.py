@@ -61,7 +61,7 @@ def fork(
         raise UserError(
             f"The fork would end at step {config.steps}, but it begins at {info.step}.",
             where=path,
-            mend=f"Fork from an earlier step, or with more: steps={info.step + 100}.",
+            hint=f"Fork from an earlier step, or with more: steps={info.step + 100}.",
         )
     shape, data = ModelConfig.from_dict(record["model"]), record["data"]
     held_out = None if data["validation"] is None else open_store(data["validation"])
@@ -119,7 +119,7 @@ def first_checkpoint(path: Path) -> Iterator[None]:
             raise RunError(
                 f"The first checkpoint could not be written: {error.strerror or error}.",
                 where=path,
-                mend="Free some disk space, or choose another folder.",
+                hint="Free some disk space, or choose another folder.",
             ) from error
         raise
 
@@ -130,13 +130,13 @@ def _standing_rules(timeline: Timeline) -> list[Rule]:
 
 
 def _branching_point(path: Path, timeline: Timeline, step: int | None) -> CheckpointInfo:
-    on_line = timeline.on_line
-    info, problems = checkpoints.newest_good(path, lambda c: on_line(c) and step in (None, c.step))
+    on_branch = timeline.on_branch
+    info, problems = checkpoints.newest_good(path, lambda c: on_branch(c) and step in (None, c.step))
     if info is None:
-        there = sorted({c.step for c in checkpoints.checkpoints(path) if on_line(c)})
+        there = sorted({c.step for c in checkpoints.checkpoints(path) if on_branch(c)})
         raise RunError(
             "; ".join(problems) or f"There is no checkpoint at step {step} to fork from.",
             where=path,
-            mend=f"There are: {', '.join(map(str, there)) or 'none'}.",
+            hint=f"There are: {', '.join(map(str, there)) or 'none'}.",
         )
     return info

@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 def _known(section: Mapping[str, Any], names: tuple[str, ...], title: str, path: Path) -> None:
     for key in section:
         if key not in names:
-            raise UserError(f"{title} has no {key!r}.", where=path, mend=nearest(key, names))
+            raise UserError(f"{title} has no {key!r}.", where=path, hint=nearest(key, names))
 
 
 def _model(sections: dict[str, dict[str, Any]], text: Any, path: Path) -> LM:
@@ -72,7 +72,7 @@ def _model(sections: dict[str, dict[str, Any]], text: Any, path: Path) -> LM:
             raise UserError(
                 "A model with a path brings its shape and tokenizer along.",
                 where=path,
-                mend="Name only the path.",
+                hint="Name only the path.",
             )
         return load(model["path"])
     _known(tokenizer, ("vocab_size", "path"), "[tokenizer]", path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RunError
-from nbllm.core.interleaving import interleaved
+from nbllm.core.switch_interval import short_switch_interval
 from nbllm.runs.commands import discard
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import TrainerLock
@@ -84,7 +84,7 @@ def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
 
 def _train_quietly(trainer: Trainer) -> None:
     # The error is the run's last event, and `Run.wait` raises it: a traceback in a later cell would only confuse.
-    with contextlib.suppress(Exception), interleaved():
+    with contextlib.suppress(Exception), short_switch_interval():
         trainer.run()
 
 

@@ -33,5 +33,5 @@ def check_metrics(rule: Rule, reported: Collection[str]) -> None:
             raise UserError(f"The rule {rule.name!r} looks at {name}, but {NO_VALIDATION}.")
         raise UserError(
             f"The rule {rule.name!r} looks at {name!r}, which this run does not report.",
-            mend=nearest(name, reported),
+            hint=nearest(name, reported),
         )

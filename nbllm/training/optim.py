@@ -135,5 +135,5 @@ def check_patterns(names: Iterable[str], patterns: Iterable[str]) -> None:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:4])
             raise UserError(
-                f"The pattern {pattern!r} matches no parameter.", mend=f"Parameters are: {shown}, ..."
+                f"The pattern {pattern!r} matches no parameter.", hint=f"Parameters are: {shown}, ..."
             )

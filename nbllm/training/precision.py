@@ -20,10 +20,10 @@ def choose_device(name: str) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"There is no device {name!r}.", mend='Use "auto", "cpu" or "cuda".') from error
+        raise UserError(f"There is no device {name!r}.", hint='Use "auto", "cpu" or "cuda".') from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            f"Device {name!r} was asked for, but torch sees no GPU here.", mend='Use device="auto".'
+            f"Device {name!r} was asked for, but torch sees no GPU here.", hint='Use device="auto".'
         )
     return name
 

@@ -62,7 +62,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
         raise RunError(
             f"The run {original.name!r} is still going.",
             where=original.path,
-            mend="Stop it first: run.stop().",
+            hint="Stop it first: run.stop().",
         )
     if "replay" in original.cannot:
         raise RunError(
@@ -97,7 +97,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
         raise RunError(
             f"The replay has not reached step {last.step}, where the weights are compared; it is {repeated.state}.",
             where=created,
-            mend="Let it end and compare the `digest` of both runs' last `end` event, or replay again.",
+            hint="Let it end and compare the `digest` of both runs' last `end` event, or replay again.",
         )
     identical = weights_digest(again.path) == weights_digest(last.path)
     return Replay(original, repeated, last.step, len(script), identical)
@@ -105,12 +105,12 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
 
 def _ends(path: Path, timeline: Timeline) -> tuple[CheckpointInfo, CheckpointInfo]:
     """Return the first and the newest good checkpoint of the live line."""
-    on_line = [c for c in checkpoints.checkpoints(path) if timeline.on_line(c)]
-    last, problems = checkpoints.newest_good(path, timeline.on_line)
-    if last is None or last.step == min(c.step for c in on_line):
+    on_branch = [c for c in checkpoints.checkpoints(path) if timeline.on_branch(c)]
+    last, problems = checkpoints.newest_good(path, timeline.on_branch)
+    if last is None or last.step == min(c.step for c in on_branch):
         raise RunError(
             f"The run {path.name!r} has no second good checkpoint, so there is nothing to compare.",
             where=path,
-            mend="; ".join(problems) or None,
+            hint="; ".join(problems) or None,
         )
-    return min(on_line, key=lambda c: (c.step, c.sequence)), last
+    return min(on_branch, key=lambda c: (c.step, c.sequence)), last

@@ -166,8 +166,8 @@ class Session(ABC):
         Raises:
             RefusedError: There is none, or it is damaged.
         """
-        on_line = self.timeline().on_line
-        target, problems = checkpoints.newest_good(self.path, lambda c: c.step <= step and on_line(c))
+        on_branch = self.timeline().on_branch
+        target, problems = checkpoints.newest_good(self.path, lambda c: c.step <= step and on_branch(c))
         for problem in problems:
             self.emit("warning", text=problem)
         if target is None:

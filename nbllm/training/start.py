@@ -54,7 +54,7 @@ def train(
     """
     if not isinstance(lm, LM):
         raise UserError(
-            f"The first argument must be a model, not {type(lm).__name__}.", mend="nb.train(lm, data)"
+            f"The first argument must be a model, not {type(lm).__name__}.", hint="nb.train(lm, data)"
         )
     settings = TrainConfig.from_dict(config)
     settings = settings.replace(warmup_steps=settings.warmup)  # more steps later must not stretch the warm-up

@@ -159,10 +159,10 @@ class Trainer(Session):
         torch.set_num_threads(choices["num_threads"])
         self._device = choices["device"]
         timeline = self.timeline()
-        newest, problems = checkpoints.newest_good(self.path, timeline.on_line)
+        newest, problems = checkpoints.newest_good(self.path, timeline.on_branch)
         if newest is None:
             raise RunError(
-                "No checkpoint of this run is good.", where=self.path, mend="; ".join(problems) or None
+                "No checkpoint of this run is good.", where=self.path, hint="; ".join(problems) or None
             )
         # `begin` reads the weights: read here too, they would need room twice.
         model = Decoder.without_weights(read_config(newest.path)[1]).to_empty(device=self._device)

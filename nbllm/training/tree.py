@@ -76,7 +76,7 @@ class _Packer:
             return {"dict": [[key, self.pack(item, f"{path}/{key}")] for key, item in value.items()]}
         raise UserError(
             f"The state to save holds {type(value).__name__} at {path or 'its top'}, which cannot be stored.",
-            mend="Save tensors, arrays, numbers, texts, and dicts and lists of them; never pickled objects.",
+            hint="Save tensors, arrays, numbers, texts, and dicts and lists of them; never pickled objects.",
         )
 
     def _keep(self, tensor: Tensor, path: str) -> str:

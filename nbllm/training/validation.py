@@ -34,7 +34,7 @@ def open_store(record: Mapping[str, Any]) -> TokenStore:
         raise DataError(
             "The packed text is not what this run was started with.",
             where=store.path,
-            mend="Pack the same text with the same tokenizer again.",
+            hint="Pack the same text with the same tokenizer again.",
         )
     return store
 

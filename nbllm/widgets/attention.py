@@ -203,7 +203,7 @@ def attention(
             finite, or a picture that would freeze the browser.
     """
     if view not in get_args(View):
-        raise UserError(f"There is no view {view!r}.", mend=nearest(str(view), get_args(View)))
+        raise UserError(f"There is no view {view!r}.", hint=nearest(str(view), get_args(View)))
     ids = token_ids(lm, text)
     kept_layers = chosen(layers, lm.config.num_layers, "layer")
     kept_heads = chosen(heads, lm.config.num_heads, "head")
@@ -211,7 +211,7 @@ def attention(
     weights = attention_weights(lm, ids, layers=kept_layers, heads=kept_heads)
     if not weights.isfinite().all():
         raise UserError(
-            "The attention is not finite: the model's weights are broken.", mend="Load an earlier checkpoint."
+            "The attention is not finite: the model's weights are broken.", hint="Load an earlier checkpoint."
         )
     tokens = [_shown(lm.tokenizer, token) for token in ids]
     return AttentionPicture(weights, tokens, layers=kept_layers, heads=kept_heads, view=view)
@@ -241,7 +241,7 @@ def _refuse_what_would_freeze(num_layers: int, num_heads: int, num_tokens: int, 
         f"draw {lines:,} lines at once, and freeze the browser; {size(MOST_BYTES)} and {MOST_LINES:,} lines are "
         "the most.",
         where=f"view={view!r}",
-        mend=f"To see it, {shorter}choose fewer: layers=[0], heads=[0, 1].",
+        hint=f"To see it, {shorter}choose fewer: layers=[0], heads=[0, 1].",
     )
 
 
@@ -280,7 +280,7 @@ def _packaged(distribution: str, file: str) -> str:
     except (importlib.metadata.PackageNotFoundError, OSError) as error:
         raise UserError(
             f"The attention picture needs {file} of the package {distribution}, which is not there.",
-            mend=f"Install it: pip install {distribution}",
+            hint=f"Install it: pip install {distribution}",
         ) from error
     return text.replace("</script", "<\\/script")
 

@@ -128,7 +128,7 @@ class CardMaker:
                 "name": info.name,
                 "bytes": info.bytes,
                 "time": info.time,
-                "on_line": timeline.on_line(info),
+                "on_branch": timeline.on_branch(info),
             }
             for info in self._checkpoints
         ]

@@ -298,7 +298,7 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     from nbllm.widgets.show import refresh
 
     if not isinstance(lm, LM):
-        raise UserError(f"There is no chat with {type(lm).__name__}.", mend="nb.load(path) opens a model.")
+        raise UserError(f"There is no chat with {type(lm).__name__}.", hint="nb.load(path) opens a model.")
     check_messages([{"role": "system", "content": system}, {"role": "user", "content": ""}])
     config = chat_config({"seed": None, **sampling}, lm.sampling)
     load_kernel(lm.model)  # while the cell can say so: an answer is written in a thread of its own

@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from nbllm.widgets.base import Panel
     from nbllm.widgets.chat import ChatPanel
 
-# JupyterLab shows the twin only where the live panel is not: closed kernel, no widgets, no trust.
-_TWIN_CSS = """
-.jp-OutputArea-child:has(.nbllm-panel) + .jp-OutputArea-child:has(.nbllm-twin) { display: none; }
-.jp-OutputArea-child:has(.jupyter-widgets):not(:has(.nbllm-panel)):has(+ .jp-OutputArea-child .nbllm-twin) {
+# JupyterLab shows the snapshot only where the live panel is not: closed kernel, no widgets, no trust.
+_SNAPSHOT_CSS = """
+.jp-OutputArea-child:has(.nbllm-panel) + .jp-OutputArea-child:has(.nbllm-snapshot) { display: none; }
+.jp-OutputArea-child:has(.jupyter-widgets):not(:has(.nbllm-panel)):has(+ .jp-OutputArea-child .nbllm-snapshot) {
   display: none; }
 """
 
 _panels: dict[Path, Panel] = {}  # by what they show, the folder of a run or of runs: one each
-_twins: collections.deque[Twin] = collections.deque(maxlen=20)  # the newest outputs are kept up to date
+_snapshots: collections.deque[Snapshot] = collections.deque(
+    maxlen=20
+)  # the newest outputs are kept up to date
 
 
 class Pictured(Protocol):
@@ -38,7 +40,7 @@ class Pictured(Protocol):
     def _repr_html_(self) -> str: ...
 
 
-class Twin:
+class Snapshot:
     """The static picture of something in a cell's output, brought up to date while the kernel lives.
 
     Args:
@@ -57,7 +59,7 @@ class Twin:
         text = repr(self._thing)
         if text == self._shown:
             return
-        html = f'<div class="nbllm-twin"><style>{_TWIN_CSS}</style>{self._thing._repr_html_()}</div>'
+        html = f'<div class="nbllm-snapshot"><style>{_SNAPSHOT_CSS}</style>{self._thing._repr_html_()}</div>'
         data, update = {"text/html": html, "text/plain": text}, bool(self._shown)
         self._shown = text
         self._shell.display_pub.publish(data, transient={"display_id": self._id}, update=update)
@@ -123,9 +125,9 @@ def _show(panel: Panel, title: str, thing: Pictured) -> None:
         shell.display_pub.publish(bundle, metadata)
         return
     shell.display_pub.publish(bundle, metadata)  # first: reading a long run takes longer than a browser needs
-    twin = Twin(shell, thing)
-    twin.show()
-    _twins.append(twin)
+    snapshot = Snapshot(shell, thing)
+    snapshot.show()
+    _snapshots.append(snapshot)
 
 
 def _bundle(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -135,11 +137,11 @@ def _bundle(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _shows_one_output() -> bool:
-    """Say whether this front end has no means to hide the twin beneath a live panel."""
+    """Say whether this front end has no means to hide the snapshot beneath a live panel."""
     return "google.colab" in sys.modules or "VSCODE_PID" in os.environ
 
 
 def refresh() -> None:
     """Bring the pictures of the newest outputs up to date."""
-    for twin in list(_twins):
-        twin.show()
+    for snapshot in list(_snapshots):
+        snapshot.show()

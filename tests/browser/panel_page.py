@@ -126,13 +126,13 @@ def setting(
     return {"name": name, "kind": kind, "unit": unit, "help": help, "range": range, "value": value}
 
 
-def checkpoint(step: int, *, on_line: bool = True) -> dict[str, Any]:
+def checkpoint(step: int, *, on_branch: bool = True) -> dict[str, Any]:
     return {
         "step": step,
         "name": f"step-{step:08}",
         "bytes": 12_400_000,
         "time": time.time() - 600 + step,
-        "on_line": on_line,
+        "on_branch": on_branch,
     }
 
 

@@ -91,10 +91,10 @@ def test_without_kernel_and_network_every_panel_has_a_picture(lab, toured, brows
     try:
         page = context.new_page()
         page.goto((tmp_path / "tour.html").as_uri())
-        twins = page.locator(".nbllm-twin")
-        assert twins.count() == len(panels)
-        for number in range(twins.count()):
-            expect(twins.nth(number).locator("svg, table").first).to_be_visible()
-        expect(twins.first.get_by_text("finished").first).to_be_visible()
+        snapshots = page.locator(".nbllm-snapshot")
+        assert snapshots.count() == len(panels)
+        for number in range(snapshots.count()):
+            expect(snapshots.nth(number).locator("svg, table").first).to_be_visible()
+        expect(snapshots.first.get_by_text("finished").first).to_be_visible()
     finally:
         context.close()

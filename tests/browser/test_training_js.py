@@ -243,7 +243,7 @@ def test_no_finer_points_are_asked_for_where_all_are_here(panel):
 
 def test_marks_tell_what_was_done_where(panel):
     panel.update(
-        checkpoints=[checkpoint(40), checkpoint(80, on_line=False)],
+        checkpoints=[checkpoint(40), checkpoint(80, on_branch=False)],
         actions=[
             action("1", 50, "set", "lr=0.002"),
             action("2", 60, "set", "lr=0.5", outcome="refused"),
@@ -578,7 +578,9 @@ def test_other_settings_and_frozen_parts(panel):
 
 
 def test_the_slider_goes_over_the_checkpoints_of_the_live_line(panel):
-    panel.update(checkpoints=[checkpoint(40), checkpoint(60, on_line=False), checkpoint(80), checkpoint(120)])
+    panel.update(
+        checkpoints=[checkpoint(40), checkpoint(60, on_branch=False), checkpoint(80), checkpoint(120)]
+    )
     slider = panel.panel.get_by_label("Checkpoint", exact=True)
     expect(slider).to_have_attribute("aria-valuetext", "step 120")
     slider.focus()
@@ -598,7 +600,7 @@ def test_the_slider_goes_over_the_checkpoints_of_the_live_line(panel):
 
 
 def test_without_a_checkpoint_there_is_no_way_back(panel):
-    panel.update(checkpoints=[checkpoint(40, on_line=False)])
+    panel.update(checkpoints=[checkpoint(40, on_branch=False)])
     for name in ("Rewind", "Fork"):
         expect(button(panel, name)).to_have_attribute("title", "There is no checkpoint yet; Save makes one.")
     expect(panel.panel.get_by_label("Checkpoint", exact=True)).to_be_disabled()

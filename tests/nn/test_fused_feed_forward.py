@@ -96,8 +96,8 @@ def test_inputs_that_are_not_contiguous():
     assert_equal_in_float64(lambda x: swiglu(x.t()), lambda x: plain_swiglu(x.t()), [drawn(10, 70)])
     # A gradient of one number, spread out.
     x = drawn(70, 6).requires_grad_()
-    by_x = torch.autograd.grad(gelu_feed_forward(x, *parameters).sum(), x)[0]
-    torch.testing.assert_close(by_x, torch.autograd.grad(plain_gelu(x, *parameters).sum(), x)[0])
+    grad_x = torch.autograd.grad(gelu_feed_forward(x, *parameters).sum(), x)[0]
+    torch.testing.assert_close(grad_x, torch.autograd.grad(plain_gelu(x, *parameters).sum(), x)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

@@ -127,8 +127,8 @@ def test_what_is_kept_beside_its_norm_and_the_gradient_by_both(kind, fewest, use
     got = torch.autograd.grad(sum(y.square().sum() for y in pairs[used]), x)[0]
     plain = {"kept": x, "normal": reference(kind, x, *norm.parameters())}
     wanted = [plain[name] for name in plain if used in (name, "both")]
-    by_x = torch.autograd.grad(sum(y.square().sum() for y in wanted), x)[0]
-    torch.testing.assert_close(got, by_x, rtol=1e-4, atol=1e-5)
+    grad_x = torch.autograd.grad(sum(y.square().sum() for y in wanted), x)[0]
+    torch.testing.assert_close(got, grad_x, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", NORMS)

@@ -37,7 +37,7 @@ class Loop(threading.Thread):
         self.timeline.extend([self.writer.write(kind, self.step, **fields)])
 
     def run(self):
-        newest, _ = checkpoint.newest_good(self.path, self.timeline.on_line)
+        newest, _ = checkpoint.newest_good(self.path, self.timeline.on_branch)
         self.step = newest.step if newest else 0
         inbox = CommandInbox(self.path)
         with TrainerLock(self.path), EventWriter(self.path) as self.writer:

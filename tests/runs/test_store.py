@@ -85,7 +85,7 @@ def test_good_names(name):
 def test_names_that_are_refused(tmp_path, name):
     with pytest.raises(RunError, match="cannot be the name of a run") as caught:
         create(tmp_path / "runs", name, {})
-    suggested = caught.value.mend.rpartition(": ")[2].rstrip(".").strip("'\"")
+    suggested = caught.value.hint.rpartition(": ")[2].rstrip(".").strip("'\"")
     assert check_name(suggested) == suggested
     assert not (tmp_path / "runs").exists()
 

@@ -63,7 +63,7 @@ class Machine:
         self.saved.append(Saved(self.step, self.timeline.num_actions, self.weights, self.lr))
 
     def rewind(self, rng):
-        there = [s for s in self.saved if self.timeline.on_line(s)]
+        there = [s for s in self.saved if self.timeline.on_branch(s)]
         back = rng.choice(there)
         self.act("rewind", to=back.step, keep=back.num_actions)
         self.restore(back)
@@ -75,7 +75,7 @@ class Machine:
 
     def crash(self, rng):
         timeline = self.timeline
-        there = [s for s in self.saved if timeline.on_line(s)]
+        there = [s for s in self.saved if timeline.on_branch(s)]
         newest = there[-1 - (rng.randrange(len(there)) if rng.random() < 0.3 else 0)]  # some are damaged
         self.restore(newest)
         self.pending = timeline.pending_after(newest.num_actions, newest.step)
@@ -222,5 +222,5 @@ def test_a_checkpoint_overtaken_by_an_action_is_off_the_line(tmp_path):
     timeline = Timeline(
         [event("start", 0, from_step=0), *steps(1, 145), event("start", 100, from_step=100), acted]
     )
-    assert timeline.on_line(early)
-    assert not timeline.on_line(later)
+    assert timeline.on_branch(early)
+    assert not timeline.on_branch(later)

@@ -47,11 +47,11 @@ def outputs(book, index):
 
 
 def test_a_run_is_shown_as_a_panel_and_beneath_it_as_a_picture(executed):
-    panel, twin = outputs(executed, 1)
+    panel, snapshot = outputs(executed, 1)
     assert panel.data[WIDGET]["model_id"]
     assert panel.data["text/plain"].startswith("Run 'tour'")
-    assert "nbllm-twin" in twin.data["text/html"]
-    assert "<script" not in twin.data["text/html"]
+    assert "nbllm-snapshot" in snapshot.data["text/html"]
+    assert "<script" not in snapshot.data["text/html"]
 
 
 def test_the_same_run_shown_twice_is_one_panel(executed):
@@ -61,20 +61,20 @@ def test_the_same_run_shown_twice_is_one_panel(executed):
 
 def test_the_picture_is_of_the_end_though_it_was_shown_while_the_run_went_on(executed):
     for index in (1, 2):
-        twin = outputs(executed, index)[1]
-        assert "finished" in twin.data["text/plain"]
-        assert "<svg" in twin.data["text/html"]
-        assert "step 40 of 40" in twin.data["text/html"]
+        snapshot = outputs(executed, index)[1]
+        assert "finished" in snapshot.data["text/plain"]
+        assert "<svg" in snapshot.data["text/html"]
+        assert "step 40 of 40" in snapshot.data["text/html"]
 
 
 def test_a_list_of_runs_has_a_panel_and_a_picture(executed):
-    panel, twin = outputs(executed, 5)
+    panel, snapshot = outputs(executed, 5)
     assert WIDGET in panel.data
-    assert "tour" in twin.data["text/plain"]
+    assert "tour" in snapshot.data["text/plain"]
 
 
 def test_nbconvert_shows_a_picture_of_each_panel(executed):
     from nbconvert import HTMLExporter
 
     html, _ = HTMLExporter().from_notebook_node(executed)
-    assert html.count('class="nbllm-twin"') == 3
+    assert html.count('class="nbllm-snapshot"') == 3

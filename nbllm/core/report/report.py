@@ -109,7 +109,7 @@ class Report:
                 sections.append(section_from_dict(values))
             except DataError as error:
                 place = f"{'' if where is None else f'{where}, '}section {number}"
-                raise DataError(error.what, where=place, mend=error.mend) from error
+                raise DataError(error.what, where=place, hint=error.hint) from error
         texts = {name: str(record.get(name, "")) for name in ("title", "created", "generator")}
         return cls(sections=sections, **texts)
 
@@ -130,7 +130,7 @@ class Report:
             raise UserError(
                 f"A report cannot be saved as {path.suffix or 'a file without suffix'}.",
                 where=path,
-                mend=f"Use one of {', '.join(exporters)}.",
+                hint=f"Use one of {', '.join(exporters)}.",
             )
         try:
             write_atomic(path, exporters[suffix](self))
@@ -153,8 +153,8 @@ class Report:
         except OSError as error:
             raise DataError(f"The report cannot be read: {error.strerror or error}.", where=path) from error
         except (ValueError, RecursionError) as error:
-            mend = "Reports are read from their .json." if path.suffix.lower() != ".json" else None
-            raise DataError(f"The file is not JSON: {error}.", where=path, mend=mend) from error
+            hint = "Reports are read from their .json." if path.suffix.lower() != ".json" else None
+            raise DataError(f"The file is not JSON: {error}.", where=path, hint=hint) from error
         return cls.from_dict(record, where=path)
 
     def __repr__(self) -> str:
@@ -175,7 +175,7 @@ def _first(name: str, things: Iterable[_Named], kind: str) -> _Named:
     for thing in things:
         found.setdefault(thing.name, thing)
     if name not in found:
-        raise UserError(f"The report has no {kind} named {name!r}.", mend=nearest(name, found))
+        raise UserError(f"The report has no {kind} named {name!r}.", hint=nearest(name, found))
     return found[name]
 
 
@@ -191,7 +191,7 @@ def _check_schema(record: object, where: object) -> None:
         raise DataError(
             f"The report has schema {schema!r}; this nbllm reads {SCHEMA!r}.",
             where=where,
-            mend="A newer nbllm wrote it: update nbllm to read it.",
+            hint="A newer nbllm wrote it: update nbllm to read it.",
         )
     raise DataError(
         f"This is no report that nbllm can read: its schema is {schema!r}, not {SCHEMA!r}.", where=where

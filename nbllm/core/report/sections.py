@@ -45,7 +45,7 @@ class Section:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                raise DataError(f"A {cls.kind} section has no field {name!r}.", mend=nearest(name, known))
+                raise DataError(f"A {cls.kind} section has no field {name!r}.", hint=nearest(name, known))
         try:
             return cls(**values)
         except (TypeError, ValueError, AttributeError, KeyError) as error:
@@ -229,5 +229,5 @@ def section_from_dict(values: Any) -> Section:
     fields = dict(values)
     kind = fields.pop("kind")
     if kind not in KINDS:
-        raise DataError(f"There is no kind of section named {kind!r}.", mend=nearest(kind, KINDS))
+        raise DataError(f"There is no kind of section named {kind!r}.", hint=nearest(kind, KINDS))
     return KINDS[kind].from_dict(fields)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from nbllm.core.machine_code import name_by_sources
+from nbllm.core.kernel_cache import name_by_sources
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -61,14 +61,14 @@ class Collector:
                 "lone surrogate",
                 f"Character {error.start} is one half of a surrogate pair: no Unicode text.",
                 where=document.where,
-                mend="Mend the escape in the source.",
+                hint="Mend the escape in the source.",
             )
             return
         if size > MAX_DOCUMENT_BYTES:
             raise DataError(
                 f"One document has {size:,} bytes; the most is {MAX_DOCUMENT_BYTES:,}.",
                 where=document.where,
-                mend="Cut it into documents: load(..., sample_by='paragraph').",
+                hint="Cut it into documents: load(..., sample_by='paragraph').",
             )
         if self._row_bytes + size > GROUP_BYTES:
             self._flush()

@@ -32,7 +32,7 @@ def choose_column(
         "missing column",
         f"There is no column {name!r}. Columns: {listed}.",
         where=where,
-        mend=nearest(name, known)
+        hint=nearest(name, known)
         if wanted is not None and known
         else "Name one of them: load(..., column=...).",
     )
@@ -48,6 +48,6 @@ def accept_text(value: object, column: str, *, where: str, omissions: Omissions)
         "no text in column",
         f"Column {column!r} holds {found} where text should be.",
         where=where,
-        mend="Mend the row, or name another column: load(..., column=...).",
+        hint="Mend the row, or name another column: load(..., column=...).",
     )
     return None

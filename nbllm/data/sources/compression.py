@@ -123,7 +123,7 @@ def _damaged(path: Path, omissions: Omissions, error: Exception, where: str) -> 
             "unreadable file",
             f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
             where=where,
-            mend="Check that it is a file that you may read.",
+            hint="Check that it is a file that you may read.",
         )
         return
     cut = isinstance(error, EOFError)
@@ -131,5 +131,5 @@ def _damaged(path: Path, omissions: Omissions, error: Exception, where: str) -> 
         "truncated archive" if cut else "damaged archive",
         f"The archive {'ends too early' if cut else 'is damaged'}: {error}.",
         where=where,
-        mend="Download or compress it again.",
+        hint="Download or compress it again.",
     )

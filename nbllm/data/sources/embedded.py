@@ -65,7 +65,7 @@ def pystdlib(omissions: Omissions) -> Iterator[Document]:
                         "unreadable source",
                         f"A source file of the standard library cannot be read: {error}.",
                         where=str(path),
-                        mend="Repair the Python installation.",
+                        hint="Repair the Python installation.",
                     )
                     continue
                 if text.strip():  # an empty __init__.py says nothing
@@ -78,6 +78,6 @@ def _topics() -> Mapping[str, str]:
     except ImportError as error:
         raise DataError(
             "This Python was installed without its reference topics (pydoc_data).",
-            mend="Install the full standard library (Debian: libpython3-stdlib), or load a file of your own.",
+            hint="Install the full standard library (Debian: libpython3-stdlib), or load a file of your own.",
         ) from error
     return dict(sorted(topics.items()))

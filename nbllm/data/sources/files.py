@@ -77,14 +77,14 @@ def _read_file(
             "no regular file",
             "This is no regular file.",
             where=str(path),
-            mend="Copy its content into a file.",
+            hint="Copy its content into a file.",
         )
         return
     if suffix in ARCHIVES:
         raise DataError(
             f"A {suffix} file cannot be read as text.",
             where=path,
-            mend="Unpack or convert it to text, JSONL, CSV or Parquet, and give the file or its folder.",
+            hint="Unpack or convert it to text, JSONL, CSV or Parquet, and give the file or its folder.",
         )
     before = sum(omissions.counts.values())
     empty = True
@@ -98,5 +98,5 @@ def _read_file(
         yield document
     if empty and sum(omissions.counts.values()) == before:
         omissions.add(
-            "empty file", "The file has no text.", where=str(path), mend="Remove it or give another file."
+            "empty file", "The file has no text.", where=str(path), hint="Remove it or give another file."
         )

@@ -37,7 +37,7 @@ def fetch(name: str, subset: str | None, split: str) -> Dataset:
         raise DataError(
             f"The data set {name!r} cannot be loaded: {_first_line(error)}",
             where=f"{name}, subset {subset!r}, split {split!r}",
-            mend="Check the name, subset= and split= on the data set's page.",
+            hint="Check the name, subset= and split= on the data set's page.",
         ) from error
     assert isinstance(loaded, datasets.Dataset)
     return loaded
@@ -56,13 +56,13 @@ def _ask_hub(name: str) -> tuple[bool, str]:
         raise DataError(
             f"The data set {name!r} asks for its terms to be accepted.",
             where=name,
-            mend="Accept them on its page and log in: hf auth login.",
+            hint="Accept them on its page and log in: hf auth login.",
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise DataError(
             f"There is no data set {name!r} on the hub, or it is private.",
             where=name,
-            mend="Check the name; a file or folder is given by its path, './name'.",
+            hint="Check the name; a file or folder is given by its path, './name'.",
         ) from error
     except Exception as error:  # which HTTP client the hub's library uses, and what it raises, changes
         return False, _first_line(error)
@@ -73,7 +73,7 @@ def _out_of_reach(name: str, problem: str) -> DataError:
     return DataError(
         f"There is no file or folder {name!r}, and the hub cannot be asked for it ({problem}).",
         where=name,
-        mend="Check the path or the network, or use 'pydocs' or 'pystdlib', which need neither.",
+        hint="Check the path or the network, or use 'pydocs' or 'pystdlib', which need neither.",
     )
 
 

@@ -79,7 +79,7 @@ def _refuse(**settings: object) -> None:
     """Refuse settings that this kind of source would otherwise drop in silence."""
     for name, value in settings.items():
         if value is not None:
-            raise UserError(f"{name}={value!r} has no meaning for this source.", mend=f"Leave {name} out.")
+            raise UserError(f"{name}={value!r} has no meaning for this source.", hint=f"Leave {name} out.")
 
 
 def _collect(documents: Iterator[Document], title: str, where: str, omissions: Omissions) -> Dataset:
@@ -90,7 +90,7 @@ def _collect(documents: Iterator[Document], title: str, where: str, omissions: O
         raise DataError(
             f"There is no text left to use. {omissions.summary()}".strip(),
             where=where,
-            mend="Give another source.",
+            hint="Give another source.",
         )
     dataset.info.description = omissions.report(title)
     return dataset
@@ -104,18 +104,18 @@ def _from_object(source: Any, column: str | None, omissions: Omissions, where: s
     if isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise DataError(
             f"This is a dictionary of the splits {', '.join(map(repr, source))}.",
-            mend=f"Load one of them: load(data[{next(iter(source), 'train')!r}]).",
+            hint=f"Load one of them: load(data[{next(iter(source), 'train')!r}]).",
         )
     if isinstance(source, datasets.IterableDataset):
         raise DataError(
             "A streamed data set has no length and cannot be split or shuffled.",
-            mend="Take a part of it: load(datasets.Dataset.from_list(list(data.take(10_000)))).",
+            hint="Take a part of it: load(datasets.Dataset.from_list(list(data.take(10_000)))).",
         )
     if isinstance(source, list | tuple):
         return _collect(_from_list(source, column, omissions), f"{len(source)} texts.", "the list", omissions)
     raise DataError(
         f"Text cannot be loaded from {type(source).__name__}.",
-        mend="Give a name, a path, a datasets.Dataset or a list of strings.",
+        hint="Give a name, a path, a datasets.Dataset or a list of strings.",
     )
 
 
@@ -146,7 +146,7 @@ def _from_dataset(dataset: Dataset, column: str | None, omissions: Omissions, wh
                 row += 1
     if not good:
         summary = omissions.summary() or "It has no rows."
-        raise DataError(f"There is no text to use. {summary}", where=where, mend="Give another source.")
+        raise DataError(f"There is no text to use. {summary}", where=where, hint="Give another source.")
     if len(good) < len(dataset):
         dataset = dataset.select(good)
     if chosen != "text":
@@ -170,5 +170,5 @@ def _check_hub_name(name: str, is_text: bool) -> None:
     raise DataError(
         f"There is no file, folder or embedded source {name!r}.",
         where=Path(name).expanduser().absolute(),
-        mend=f"Did you mean {close[0]!r}?" if close else f"Check the path. Embedded sources: {embedded}.",
+        hint=f"Did you mean {close[0]!r}?" if close else f"Check the path. Embedded sources: {embedded}.",
     )

@@ -25,21 +25,21 @@ class Omissions:
         self.examples: dict[str, list[str]] = {}
         self.notes: list[str] = []
 
-    def add(self, kind: str, what: str, *, where: str, mend: str, count: int = 1) -> None:
+    def add(self, kind: str, what: str, *, where: str, hint: str, count: int = 1) -> None:
         """Raise the error, or count it under `kind` and go on.
 
         Args:
             kind: A few words, counted together: "invalid UTF-8".
             what: One sentence about this one.
             where: File, line, column.
-            mend: What to do about it.
+            hint: What to do about it.
             count: How many were left out at once.
 
         Raises:
             DataError: Unless asked to skip.
         """
         if not self.skip:
-            raise DataError(what, where=where, mend=f"{mend} Or leave such parts out: on_error='skip'.")
+            raise DataError(what, where=where, hint=f"{hint} Or leave such parts out: on_error='skip'.")
         self.counts[kind] += count
         places = self.examples.setdefault(kind, [])
         if len(places) < NUM_EXAMPLES:

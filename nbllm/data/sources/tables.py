@@ -61,7 +61,7 @@ def read_json(path: Path, name: str, column: str | None, omissions: Omissions) -
             "invalid UTF-8",
             f"Byte 0x{data[error.start]:02x} of line {line} is not UTF-8.",
             where=f"{path}, line {line}",
-            mend="Convert the file, for example: iconv -f LATIN1 -t UTF-8.",
+            hint="Convert the file, for example: iconv -f LATIN1 -t UTF-8.",
         )
         return
     except (ValueError, RecursionError) as error:
@@ -110,8 +110,8 @@ def read_csv(path: Path, name: str, column: str | None, omissions: Omissions) ->
         try:
             row = next(rows, None)
         except csv.Error as error:
-            mend = "Quote fields with separators or line ends, and double the quotes inside them."
-            omissions.add("broken CSV row", f"The row is not CSV: {error}.", where=where, mend=mend)
+            hint = "Quote fields with separators or line ends, and double the quotes inside them."
+            omissions.add("broken CSV row", f"The row is not CSV: {error}.", where=where, hint=hint)
             continue
         if row is None:
             return
@@ -128,7 +128,7 @@ def read_csv(path: Path, name: str, column: str | None, omissions: Omissions) ->
                 "broken CSV row",
                 f"The row has {len(row)} fields; the header has {len(header)}.",
                 where=where,
-                mend="Quote fields with separators or line ends in them.",
+                hint="Quote fields with separators or line ends in them.",
             )
         else:
             yield Document(row[place], f"{name}:{line}", where)
@@ -165,7 +165,7 @@ def read_parquet(path: Path, name: str, column: str | None, omissions: Omissions
             "damaged Parquet file",
             f"The file is no whole Parquet file: {str(error).strip().splitlines()[0]}",
             where=str(path),
-            mend="Write or download it again.",
+            hint="Write or download it again.",
         )
 
 
@@ -178,7 +178,7 @@ def _plain(value: Any, where: str, omissions: Omissions) -> object:
             "invalid UTF-8",
             f"A text is not UTF-8: {error.reason}.",
             where=where,
-            mend="Write the file again as UTF-8.",
+            hint="Write the file again as UTF-8.",
         )
         return None
 
@@ -214,11 +214,11 @@ def _parse(line: str, where: str, omissions: Omissions) -> tuple[bool, Any]:
 
 def _bad_json(error: Exception, where: str, omissions: Omissions) -> None:
     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-    omissions.add("invalid JSON", f"This is not JSON: {reason}.", where=where, mend="Mend the line.")
+    omissions.add("invalid JSON", f"This is not JSON: {reason}.", where=where, hint="Mend the line.")
 
 
 def _wrong_shape(what: str, where: str, omissions: Omissions) -> None:
-    omissions.add("no JSON object", f"{what}.", where=where, mend='Write each document as {"text": "..."}.')
+    omissions.add("no JSON object", f"{what}.", where=where, hint='Write each document as {"text": "..."}.')
 
 
 def _kind(value: object) -> str:

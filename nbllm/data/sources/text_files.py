@@ -26,7 +26,7 @@ def decoded_lines(path: Path, omissions: Omissions) -> Iterator[tuple[int, str]]
                     "UTF-16 file",
                     "The file is UTF-16, not UTF-8.",
                     where=str(path),
-                    mend="Convert it: iconv -f UTF-16 -t UTF-8.",
+                    hint="Convert it: iconv -f UTF-16 -t UTF-8.",
                 )
                 return
             line = raw.removeprefix(codecs.BOM_UTF8)
@@ -37,7 +37,7 @@ def decoded_lines(path: Path, omissions: Omissions) -> Iterator[tuple[int, str]]
                 "invalid UTF-8",
                 f"Byte {error.start + 1} of line {number} (0x{line[error.start]:02x}) is not UTF-8.",
                 where=f"{path}, line {number}",
-                mend="Convert the file, for example: iconv -f LATIN1 -t UTF-8.",
+                hint="Convert the file, for example: iconv -f LATIN1 -t UTF-8.",
             )
 
 
@@ -68,7 +68,7 @@ def _text_lines(path: Path, omissions: Omissions) -> Iterator[tuple[int, str]]:
                 "zero byte in text",
                 f"Line {number} has a zero byte: this is not a text file.",
                 where=f"{path}, line {number}",
-                mend="Give a text, JSONL, JSON, CSV, TSV or Parquet file.",
+                hint="Give a text, JSONL, JSON, CSV, TSV or Parquet file.",
             )
         else:
             yield number, line

@@ -60,7 +60,7 @@ class Family:
                 raise UserError(
                     f"A {self.name} model has {name}={value!r}, not {getattr(config, name)!r}.",
                     where=f"family {self.name!r}",
-                    mend="Choose another family, or leave this setting.",
+                    hint="Choose another family, or leave this setting.",
                 )
         for requirement in self.requirements:
             problem = requirement(config)

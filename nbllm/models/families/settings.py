@@ -103,7 +103,7 @@ class Settings:
             raise WeightsError(
                 f"{key} is {value!r} in this model's configuration; nbllm implements only {implemented!r}.",
                 where=self._where,
-                mend="This model cannot be opened without changing what it computes.",
+                hint="This model cannot be opened without changing what it computes.",
             )
 
     def ignore(self, key: str) -> None:
@@ -119,7 +119,7 @@ class Settings:
                 raise WeightsError(
                     f"The setting {key!r} ({self._values[key]!r}) is not implemented for this family.",
                     where=self._where,
-                    mend="It is refused because to drop it could change the output. "
+                    hint="It is refused because to drop it could change the output. "
                     + nearest(key, self._read),
                 )
 

@@ -29,14 +29,14 @@ class Architecture:
         id: Its number in the gguf package.
         eps: The setting of the normalizations' epsilon.
         fixed: Settings of `ModelConfig` that a GGUF of this architecture cannot vary.
-        interleaved: Whether the rows of queries and keys are stored pair by pair, as llama.cpp turns them;
+        short_switch_interval: Whether the rows of queries and keys are stored pair by pair, as llama.cpp turns them;
             ours (and transformers') come half by half.
     """
 
     id: MODEL_ARCH
     eps: str
     fixed: Mapping[str, Any]
-    interleaved: bool = False
+    short_switch_interval: bool = False
 
 
 _ROTARY = {"positions": "rotary", "norm": "rms_norm", "gated": True, "activation": "silu"}
@@ -48,7 +48,7 @@ ARCHITECTURES = {
         fixed={"positions": "learned", "norm": "layer_norm", "activation": "gelu_tanh"},
     ),
     "llama": Architecture(
-        MODEL_ARCH.LLAMA, eps="attention.layer_norm_rms_epsilon", fixed=_ROTARY, interleaved=True
+        MODEL_ARCH.LLAMA, eps="attention.layer_norm_rms_epsilon", fixed=_ROTARY, short_switch_interval=True
     ),
     "qwen2": Architecture(
         MODEL_ARCH.QWEN2,
@@ -65,7 +65,7 @@ class Source(NamedTuple):
     Attributes:
         name: The tensor's.
         rows: How many rows it fills.
-        heads: Into how many heads its rows are interleaved; 0: they are in our order.
+        heads: Into how many heads its rows are short_switch_interval; 0: they are in our order.
     """
 
     name: str
@@ -84,7 +84,11 @@ def tensor_map(config: ModelConfig) -> dict[str, tuple[Source, ...]]:
     """Return, for each of our parameters, the tensors of the file that fill it, one below the other."""
     architecture = ARCHITECTURES[config.family]
     names = get_tensor_name_map(architecture.id, config.num_layers)
-    heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture.interleaved else {}
+    heads = (
+        {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
+        if architecture.short_switch_interval
+        else {}
+    )
 
     def source(name: str, rows: int) -> Source:
         stem, kind = name.rsplit(".", 1)
@@ -105,7 +109,7 @@ def read_config(header: Header) -> ModelConfig:
     path, name = header.path, header.metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         raise WeightsError(
-            f"The architecture is {name!r}.", where=path, mend=f"Known: {', '.join(ARCHITECTURES)}."
+            f"The architecture is {name!r}.", where=path, hint=f"Known: {', '.join(ARCHITECTURES)}."
         )
     prefix = f"{name}."
     values = {
@@ -120,7 +124,7 @@ def read_config(header: Header) -> ModelConfig:
     except WeightsError:
         raise
     except UserError as error:
-        raise WeightsError(error.what, where=path, mend=error.mend) from None
+        raise WeightsError(error.what, where=path, hint=error.hint) from None
     return config
 
 
@@ -133,14 +137,14 @@ def write_config(config: ModelConfig) -> dict[str, int | float]:
     if config.family not in ARCHITECTURES:
         raise UserError(
             f"GGUF is not written for the family {config.family!r}.",
-            mend=f"Known: {', '.join(ARCHITECTURES)}.",
+            hint=f"Known: {', '.join(ARCHITECTURES)}.",
         )
     architecture = ARCHITECTURES[config.family]
     for name, value in architecture.fixed.items():
         if getattr(config, name) != value:
             raise UserError(
                 f"A GGUF of {config.family} means {name}={value!r}; this model has {getattr(config, name)!r}.",
-                mend="Save it as a directory.",
+                hint="Save it as a directory.",
             )
     values: dict[str, int | float] = {
         "vocab_size": config.vocab_size,

@@ -41,7 +41,7 @@ class Cursor:
             raise WeightsError(
                 f"The file ends within {what}: {nbytes:,} bytes are claimed, {self.size - self.position:,} are left.",
                 where=self.path,
-                mend="The file is cut off or damaged: fetch it again.",
+                hint="The file is cut off or damaged: fetch it again.",
             )
 
     def take(self, nbytes: int, what: str) -> bytes:

@@ -94,7 +94,7 @@ def _parse(cursor: Cursor, path: Path) -> Header:
         raise WeightsError(
             f"The file is one of {metadata['split.count']} parts of a model.",
             where=path,
-            mend="Join them first: llama-gguf-split --merge.",
+            hint="Join them first: llama-gguf-split --merge.",
         )
     cursor.check_room(num_tensors * _SMALLEST_TENSOR, f"{num_tensors} tensors")
     infos = [_tensor(cursor, index) for index in range(num_tensors)]
@@ -111,7 +111,7 @@ def _check_version(version: int, path: Path) -> None:
     raise WeightsError(
         f"The file is of GGUF version {version}.",
         where=path,
-        mend="nbllm reads versions 2 and 3; convert it again with a newer llama.cpp.",
+        hint="nbllm reads versions 2 and 3; convert it again with a newer llama.cpp.",
     )
 
 
@@ -137,7 +137,7 @@ def _tensor(cursor: Cursor, index: int) -> TensorInfo:
         raise WeightsError(
             f"{name} is of type {type_name(kind)}, which nbllm does not read.",
             where=cursor.path,
-            mend=f"Known: {', '.join(block.name for block in BLOCKS.values())}.",
+            hint=f"Known: {', '.join(block.name for block in BLOCKS.values())}.",
         )
     block = BLOCKS[kind]
     if 0 in shape or shape[-1] % block.numbers:
@@ -165,7 +165,7 @@ def _place(
             raise WeightsError(
                 f"{info.name} would end at byte {start + end:,}; the file has {size:,}.",
                 where=path,
-                mend="The file is cut off or damaged: fetch it again.",
+                hint="The file is cut off or damaged: fetch it again.",
             )
     placed = {info.name: dataclasses.replace(info, offset=start + info.offset) for info in infos}
     if len(placed) < len(infos):

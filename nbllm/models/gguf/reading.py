@@ -34,10 +34,10 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
         dtype: What to hold the weights in; None: as stored where all are of one floating type, else float32.
 
     Raises:
-        WeightsError: The file is truncated, hostile, or of an unknown kind; the place and the mend are named.
+        WeightsError: The file is truncated, hostile, or of an unknown kind; the place and a hint are named.
     """
     if dtype not in (None, *_DTYPES):
-        raise UserError(f"dtype is {dtype}.", mend=f"Known: {', '.join(map(str, _DTYPES))}.")
+        raise UserError(f"dtype is {dtype}.", hint=f"Known: {', '.join(map(str, _DTYPES))}.")
     config = read_config(header)
     sources = tensor_map(config)
     _check_names(sources, header)
@@ -70,13 +70,13 @@ def _check_names(sources: Sources, header: Header) -> None:
         raise WeightsError(
             f"The file lacks the tensor {name}.",
             where=header.path,
-            mend="It is incomplete, or its metadata are those of another model.",
+            hint="It is incomplete, or its metadata are those of another model.",
         )
     for name in sorted(header.tensors.keys() - wanted):
         raise WeightsError(
             f"The tensor {name} is surplus.",
             where=header.path,
-            mend="The model has parts that nbllm lacks: to drop them could change what it computes.",
+            hint="The model has parts that nbllm lacks: to drop them could change what it computes.",
         )
 
 
@@ -127,7 +127,7 @@ def _expand(out: Tensor, info: TensorInfo, file: BinaryIO) -> None:
             raise WeightsError(
                 f"{info.name} holds numbers that are not finite, or too large for {_name(out.dtype)}.",
                 where=file.name,
-                mend="The file is damaged, or the numbers need a wider dtype.",
+                hint="The file is damaged, or the numbers need a wider dtype.",
             )
         if out.dtype == torch.bfloat16:
             piece = quants.BF16.quantize_blocks(piece).view(np.int16)

@@ -128,9 +128,9 @@ class _Metadata:
         """The model's architecture."""
         return str(self._header.metadata.get("general.architecture"))
 
-    def error(self, what: str, mend: str | None) -> WeightsError:
+    def error(self, what: str, hint: str | None) -> WeightsError:
         """Return an error about these entries."""
-        return WeightsError(what, where=f"{self._header.path}, tokenizer.ggml.*", mend=mend)
+        return WeightsError(what, where=f"{self._header.path}, tokenizer.ggml.*", hint=hint)
 
     def _list(self, key: str) -> list[str]:
         value = self._header.metadata.get(f"tokenizer.ggml.{key}", [])

@@ -29,7 +29,7 @@ def write_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, voca
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError("GGUF cannot hold a tokenizer of the slow kind.", mend=_MEND)
+        raise UserError("GGUF cannot hold a tokenizer of the slow kind.", hint=_MEND)
     parts = json.loads(backend.to_str())
     name = _recipe(parts)
     tokens = [f"[PAD{index}]" for index in range(vocab_size)]
@@ -39,7 +39,7 @@ def write_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, voca
     for added in parts["added_tokens"]:
         if added["lstrip"] or added["rstrip"] or added["single_word"]:
             raise UserError(
-                f"GGUF cannot say that {added['content']!r} takes blanks or whole words alone.", mend=_MEND
+                f"GGUF cannot say that {added['content']!r} takes blanks or whole words alone.", hint=_MEND
             )
         types[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
     writer.add_tokenizer_model("gpt2")
@@ -62,13 +62,13 @@ def _recipe(parts: dict[str, Any]) -> str:
     options = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
     if model["type"] != "BPE" or any(model.get(option) for option in options if option != "unk_token"):
         raise UserError(
-            "GGUF is written with byte-level BPE tokenizers only; this one is another kind.", mend=_MEND
+            "GGUF is written with byte-level BPE tokenizers only; this one is another kind.", hint=_MEND
         )
     name = recipe_name(parts)
     if name is None:
         raise UserError(
             "This tokenizer cuts text in a way that has no name in GGUF.",
-            mend=f"Known ways: {', '.join(RECIPES)}. {_MEND}",
+            hint=f"Known ways: {', '.join(RECIPES)}. {_MEND}",
         )
     return name
 
@@ -88,6 +88,6 @@ def _write_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> No
     add_bos = len(framed) > len(bare) and framed[0] == bos and framed[1:][: len(bare)] == bare
     add_eos = len(framed) > len(bare) + add_bos and framed[-1] == eos
     if framed != [bos] * add_bos + bare + [eos] * add_eos:
-        raise UserError("GGUF cannot say what this tokenizer adds to a text.", mend=_MEND)
+        raise UserError("GGUF cannot say what this tokenizer adds to a text.", hint=_MEND)
     writer.add_add_bos_token(add_bos)
     writer.add_add_eos_token(add_eos)

@@ -64,7 +64,7 @@ def save_gguf(
     if dtype is None:
         dtype = "F16" if model.embedding.weight.dtype == torch.float16 else "F32"
     if dtype not in _FILE_TYPES:
-        raise UserError(f"A GGUF is not written as {dtype!r}.", mend=f"Known: {', '.join(_FILE_TYPES)}.")
+        raise UserError(f"A GGUF is not written as {dtype!r}.", hint=f"Known: {', '.join(_FILE_TYPES)}.")
     matrix_type, file_type = _FILE_TYPES[dtype]
     path = Path(path)
     with atomic_file(path) as aside:
@@ -98,7 +98,7 @@ def _write_tensors(writer: GGUFWriter, model: Decoder, matrix_type: GGMLQuantiza
             if part.shape[-1] % numbers:
                 raise UserError(
                     f"{kind.name} packs {numbers} numbers of a row; those of {source.name} have {part.shape[-1]}.",
-                    mend='Save with dtype="F16".',
+                    hint='Save with dtype="F16".',
                 )
             size = part.numel() // numbers * nbytes
             writer.add_tensor_info(source.name, part.shape, np.dtype(np.float32), size, raw_dtype=kind)

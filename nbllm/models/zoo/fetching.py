@@ -22,7 +22,7 @@ def fetch(name: str) -> Path:
         CacheError: The disk is full or the cache cannot be written; nothing half-written is left.
     """
     if name not in MODELS:
-        raise UserError(f"No published model named {name!r} is known.", mend=nearest(name.lower(), MODELS))
+        raise UserError(f"No published model named {name!r} is known.", hint=nearest(name.lower(), MODELS))
     model = MODELS[name]
     reasons = []
     for source in sorted(model.sources, key=lambda source: source.find() is None):
@@ -51,7 +51,7 @@ def locate(path: Path | str) -> Path:
         return place  # no name: whoever opens it says what is missing there
     raise WeightsError(
         f"There is no file or folder {path!r}, and no published model of this name.",
-        mend=f"{nearest(path.lower(), MODELS)} nb.models() lists them.",
+        hint=f"{nearest(path.lower(), MODELS)} nb.models() lists them.",
     )
 
 
@@ -60,7 +60,7 @@ def _unavailable(model: PublishedModel, reasons: list[str]) -> FetchError:
     return FetchError(
         f"{model.name} is not on this machine and could not be fetched.\n"
         + "\n".join(f"  tried: {reason}" for reason in reasons),
-        mend=f"There are two ways to get it.\n"
+        hint=f"There are two ways to get it.\n"
         f"    With a network: `nbllm fetch {model.name}` downloads {sources}.\n"
         f"    Without: on a machine that has one {model.sources[-1].by_hand}.",
     )

@@ -156,8 +156,8 @@ class _Blocked(torch.autograd.Function):
             for sequences in _parts(query, ctx.blocks):
                 part = _part(query, key, value, mask, sequences, ctx.scale)
                 own = [weights[sequences].flatten(0, 1) for weights in kept]
-                by_out = _heads(grad[sequences], product_dtype(query))
-                _backward_of_part(ctx, part, own, by_out, [by[sequences] for by in grads])
+                grad_out = _heads(grad[sequences], product_dtype(query))
+                _backward_of_part(ctx, part, own, grad_out, [by[sequences] for by in grads])
         return (*grads, None, None, None)
 
 
@@ -216,26 +216,28 @@ def room_for_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
 def _backward_of_part(ctx: Any, part: _Part, kept: list[Tensor], grad: Tensor, out: list[Tensor]) -> None:
     """Fill `out`, the gradients by query, key and value of a part, given that by its output."""
     query, key, value, _, scale = part
-    by_key, by_value = torch.empty_like(key), torch.empty_like(value)
+    grad_key, grad_value = torch.empty_like(key), torch.empty_like(value)
     # From the last block on, which sees all keys and so writes every row; those before it add.
     for place in reversed(range(len(ctx.blocks))):
         block: _Block = ctx.blocks[place]
         add = place < len(ctx.blocks) - 1
         keys = slice(0, block.keys)
         weights = kept[place].to(query.dtype) if kept else part.weights(block, ctx.futures[place])
-        by_out = part.queries(block, grad)
-        _product(by_value[:, keys], weights.transpose(1, 2), by_out, add=add)
-        by_weights = torch.bmm(by_out, value[:, keys].transpose(1, 2))
-        by_scores = torch.ops.aten._softmax_backward_data.out(
-            by_weights, weights, -1, weights.dtype, grad_input=by_weights
+        grad_out = part.queries(block, grad)
+        _product(grad_value[:, keys], weights.transpose(1, 2), grad_out, add=add)
+        grad_weights = torch.bmm(grad_out, value[:, keys].transpose(1, 2))
+        grad_scores = torch.ops.aten._softmax_backward_data.out(
+            grad_weights, weights, -1, weights.dtype, grad_input=grad_weights
         )
-        by_query = torch.empty_like(by_out)
-        _product(by_query, by_scores, key[:, keys], scale=scale)
+        grad_query = torch.empty_like(grad_out)
+        _product(grad_query, grad_scores, key[:, keys], scale=scale)
         place_of_query = out[0][:, :, block.first : block.last]
-        place_of_query.copy_(by_query.view(place_of_query.shape))
-        _product(by_key[:, keys], by_scores.transpose(1, 2), part.queries(block, query), scale=scale, add=add)
-    out[1].copy_(by_key.view(out[1].shape))
-    out[2].copy_(by_value.view(out[2].shape))
+        place_of_query.copy_(grad_query.view(place_of_query.shape))
+        _product(
+            grad_key[:, keys], grad_scores.transpose(1, 2), part.queries(block, query), scale=scale, add=add
+        )
+    out[1].copy_(grad_key.view(out[1].shape))
+    out[2].copy_(grad_value.view(out[2].shape))
 
 
 def _product(out: Tensor, left: Tensor, right: Tensor, *, scale: float = 1.0, add: bool = False) -> None:

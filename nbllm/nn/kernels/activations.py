@@ -54,14 +54,14 @@ def _swiglu_row(gate: Any, up: Any, out: Any) -> None:
 
 
 @part(EXACT)
-def _swiglu_backward_row(gate: Any, up: Any, grad: Any, by_gate: Any, by_up: Any) -> None:
+def _swiglu_backward_row(gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any) -> None:
     """Set the gradients by gate and up, given that by silu(gate) * up."""
     wide()
     for place in range(len(gate)):
         share = _1 / (_1 + exp(-gate[place]))
         value = gate[place] * share
-        by_up[place] = grad[place] * value
-        by_gate[place] = grad[place] * up[place] * (share + value * (_1 - share))
+        grad_up[place] = grad[place] * value
+        grad_gate[place] = grad[place] * up[place] * (share + value * (_1 - share))
 
 
 @kernel

@@ -174,25 +174,25 @@ def _backward_of_block(
     heads: Any, block: Any, sizes: Any, scale: Any, add: bool, places: Any, room: Any
 ) -> None:
     """Write the gradient by a block's queries; set or add those by the keys and values that it sees."""
-    query, key, value, grad, by_query, by_key, by_value = heads
+    query, key, value, grad, grad_query, grad_key, grad_value = heads
     first, last = block
     rows, head_dim = last - first, sizes[4]
-    weights, by_scores = places
+    weights, grad_scores = places
     keep = _ONE if add else _ZERO
     own_grad = (grad[0] + FLOAT * first * grad[1], grad[1], False)
     own_query = (query[0] + FLOAT * first * query[1], query[1], False)
     transposed, key_shape = (weights, last, True), (last, head_dim, rows)
-    product(key_shape, transposed, own_grad, by_value, (_ONE, keep), room)
+    product(key_shape, transposed, own_grad, grad_value, (_ONE, keep), room)
     product(
-        (rows, last, head_dim), own_grad, (value[0], value[1], True), (by_scores, last), (_ONE, _ZERO), room
+        (rows, last, head_dim), own_grad, (value[0], value[1], True), (grad_scores, last), (_ONE, _ZERO), room
     )
-    given, slopes = matrix_at(weights, rows, last), matrix_at(by_scores, rows, last)
+    given, slopes = matrix_at(weights, rows, last), matrix_at(grad_scores, rows, last)
     for row in range(rows):
         softmax_backward_row(given[row], slopes[row], first + row + 1)
-    place = (by_query[0] + FLOAT * first * by_query[1], by_query[1])
+    place = (grad_query[0] + FLOAT * first * grad_query[1], grad_query[1])
     right = (key[0], key[1], False)
-    product((rows, head_dim, last), (by_scores, last, False), right, place, (scale, _ZERO), room)
-    product(key_shape, (by_scores, last, True), own_query, by_key, (scale, keep), room)
+    product((rows, head_dim, last), (grad_scores, last, False), right, place, (scale, _ZERO), room)
+    product(key_shape, (grad_scores, last, True), own_query, grad_key, (scale, keep), room)
 
 
 @kernel
@@ -212,8 +212,8 @@ def backward(data: Any) -> None:
             shared = head // group
             query, key = _head(data, 11, sequence, head), _head(data, 15, sequence, shared)
             value, grad = _head(data, 19, sequence, shared), _head(data, 23, sequence, head)
-            by_query, by_key = _head(data, 27, sequence, head), _head(data, 31, sequence, shared)
-            heads = (query, key, value, grad, by_query, by_key, _head(data, 35, sequence, shared))
+            grad_query, grad_key = _head(data, 27, sequence, head), _head(data, 31, sequence, shared)
+            heads = (query, key, value, grad, grad_query, grad_key, _head(data, 35, sequence, shared))
             final = (length - 1) // ROWS * ROWS
             # From the last block on, which sees all keys and so sets every row; those before it add.
             for first in range(final, -1, -ROWS):

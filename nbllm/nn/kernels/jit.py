@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-from nbllm.core.machine_code import name_by_sources
+from nbllm.core.kernel_cache import name_by_sources
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

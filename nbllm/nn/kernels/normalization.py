@@ -79,13 +79,13 @@ def _backward_row(x: Any, statistics: Any, moments: Any, weight: Any, grad: Any,
 
 
 @part(SUMS)
-def _total_row(x: Any, statistics: Any, grad: Any, by_weight: Any, by_bias: Any) -> None:
+def _total_row(x: Any, statistics: Any, grad: Any, grad_weight: Any, grad_bias: Any) -> None:
     """Add a row's share of the gradients by weight and bias."""
     wide()
     mean, scale = statistics[0], statistics[1]
     for place in range(len(x)):
-        by_weight[place] += grad[place] * ((x[place] - mean) * scale)
-        by_bias[place] += grad[place]
+        grad_weight[place] += grad[place] * ((x[place] - mean) * scale)
+        grad_bias[place] += grad[place]
 
 
 @kernel
@@ -115,12 +115,12 @@ def backward(data: Any) -> None:
     The totals (share, column) are the shares' parts of the gradients by weight and by bias.
     """
     x, weight, statistics, grad = matrix(data, 1), vector(data, 2), matrix(data, 3), matrix(data, 4)
-    residual, out, by_weight, by_bias = matrix(data, 5), matrix(data, 6), matrix(data, 7), matrix(data, 8)
+    residual, out, grad_weight, grad_bias = matrix(data, 5), matrix(data, 6), matrix(data, 7), matrix(data, 8)
     centred = integer(data, 9)
     for share in own_shares(data):
         first, last = bounds(share, data[0], len(x))
-        by_weight[share, :] = _0
-        by_bias[share, :] = _0
+        grad_weight[share, :] = _0
+        grad_bias[share, :] = _0
         for row in range(first, last):
             moments = _moments(x[row], statistics[row], weight, grad[row])
             if not centred:
@@ -128,4 +128,4 @@ def backward(data: Any) -> None:
             _backward_row(x[row], statistics[row], moments, weight, grad[row], out[row])
             if len(residual) > 0:
                 _add_to_row(out[row], residual[row])
-            _total_row(x[row], statistics[row], grad[row], by_weight[share], by_bias[share])
+            _total_row(x[row], statistics[row], grad[row], grad_weight[share], grad_bias[share])

@@ -64,7 +64,7 @@ export class BranchingPart {
     this.line.update(card);
     this.#offer(cards);
     const { ui, requests } = this.panel;
-    this.points = card.checkpoints.filter((/** @type {any} */ point) => point.on_line);
+    this.points = card.checkpoints.filter((/** @type {any} */ point) => point.on_branch);
     if (!this.points.some(({ step }) => step === ui.chosen.get(card.key))) ui.chosen.delete(card.key);
     this.#showSlider();
     const none = this.points.length ? "" : "There is no checkpoint yet; Save makes one.";

@@ -138,8 +138,8 @@ export function marksOf(card, steps, axis, family, chosen) {
   const marks = [];
   // First, and of the kind that is never hidden behind others: it follows the slider.
   if (chosen !== null) marks.push({ x: at(chosen), label: `rewind to ${formatCount(chosen)}`, kind: "fork", color: "--nbllm-bad" });
-  for (const { step, on_line: onLine } of card.checkpoints) {
-    if (onLine) marks.push({ x: at(step), label: `checkpoint ${formatCount(step)}`, kind: "checkpoint" });
+  for (const { step, on_branch: onBranch } of card.checkpoints) {
+    if (onBranch) marks.push({ x: at(step), label: `checkpoint ${formatCount(step)}`, kind: "checkpoint" });
   }
   for (const action of card.actions) {
     if (action.outcome !== "applied" || action.effective === false || QUIET.has(action.action)) continue;

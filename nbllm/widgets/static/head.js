@@ -96,7 +96,7 @@ function heardText({ last_heard: seconds, host }) {
 function endSentence(card) {
   const { state, step, reason, cannot } = card;
   const because = reason ? `: ${reason.replace(/\.$/, "")}.` : ".";
-  const newest = card.checkpoints.filter((/** @type {any} */ one) => one.on_line).at(-1);
+  const newest = card.checkpoints.filter((/** @type {any} */ one) => one.on_branch).at(-1);
   const from = newest ? `the newest good checkpoint, step ${formatCount(newest.step)}` : "the beginning: there is no checkpoint";
   const goOn = Object.hasOwn(cannot, "start_again") ? `It cannot go on here: ${cannot.start_again}.` : `It can go on from ${from}.`;
   if (state === "stopped") return `Stopped at step ${formatCount(step)}${because} ${goOn}`;

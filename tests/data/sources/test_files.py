@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_an_error_with_file_place_and_mend(tmp_path, name
     assert message in caught.value.what
     assert str(path) in str(caught.value.where)
     assert where in str(caught.value.where)
-    assert "on_error='skip'" in str(caught.value.mend)
+    assert "on_error='skip'" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("name", BAD)

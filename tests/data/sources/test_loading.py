@@ -45,7 +45,7 @@ def test_other_objects_are_named():
     data = Dataset.from_dict({"text": ["x"]})
     with pytest.raises(DataError, match=r"splits 'train', 'test'.") as caught:
         load(DatasetDict(train=data, test=data))
-    assert "load(data['train'])" in str(caught.value.mend)
+    assert "load(data['train'])" in str(caught.value.hint)
     with pytest.raises(DataError, match="streamed"):
         load(data.to_iterable_dataset())
     with pytest.raises(DataError, match="cannot be loaded from int"):
@@ -65,7 +65,7 @@ def test_a_hub_name_without_network(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dead)
     with pytest.raises(DataError, match="the hub cannot be asked for it") as caught:
         load("nobody/no-such-data")
-    assert "pydocs" in str(caught.value.mend)
+    assert "pydocs" in str(caught.value.hint)
 
 
 def test_a_hub_name_that_does_not_exist(monkeypatch):

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from nbllm.core.interleaving import interleaved
+from nbllm.core.switch_interval import short_switch_interval
 
 
 def test_turns_are_short_within_and_as_before_after_the_last():
     before = sys.getswitchinterval()
-    with interleaved():
-        with interleaved():
+    with short_switch_interval():
+        with short_switch_interval():
             assert sys.getswitchinterval() == pytest.approx(1e-4)
         assert sys.getswitchinterval() == pytest.approx(1e-4)
     assert sys.getswitchinterval() == pytest.approx(before)
@@ -20,7 +20,7 @@ def test_turns_are_short_within_and_as_before_after_the_last():
 
 def test_an_error_restores_them_too():
     before = sys.getswitchinterval()
-    with pytest.raises(ValueError, match="x"), interleaved():
+    with pytest.raises(ValueError, match="x"), short_switch_interval():
         raise ValueError("x")
     assert sys.getswitchinterval() == pytest.approx(before)
 
@@ -47,5 +47,5 @@ def turns(seconds: float = 0.5) -> int:
 
 def test_a_thread_beside_busy_python_gets_its_turn_far_more_often():
     usual = turns()
-    with interleaved():
+    with short_switch_interval():
         assert turns() > 3 * usual

@@ -1,4 +1,4 @@
-"""The static twin of a run: what a cell, nbconvert and GitHub show. It has no script."""
+"""The static snapshot of a run: what a cell, nbconvert and GitHub show. It has no script."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def _checkpoints(run: Run, timeline: Timeline) -> str:
         return ""
     rows: list[tuple[Any, ...]] = []
     for info in reversed(infos[-MOST_ROWS:]):
-        superseded = "" if timeline.on_line(info) else "superseded by a rewind"
+        superseded = "" if timeline.on_branch(info) else "superseded by a rewind"
         rows.append((info.step, info.name, size(info.bytes), moment_text(info.time), superseded))
     total = sum(info.bytes for info in infos)
     title = f"{len(infos):,} checkpoint{'s' if len(infos) > 1 else ''}, {size(total)}"

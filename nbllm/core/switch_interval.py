@@ -15,7 +15,7 @@ _before = 0.0
 
 
 @contextlib.contextmanager
-def interleaved() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """Within the block, a thread that waits for its turn waits a fiftieth of the usual time; for all threads.
 
     A training step lets go of Python's lock at each of its hundreds of operations, and to get it back from a cell

@@ -174,7 +174,7 @@ def test_a_hundred_thousand_steps_are_quick(tmp_path):
     steps, values = run.history()
     history = time.process_time() - began
     html = run._repr_html_()
-    twin = time.process_time() - began - history
+    snapshot = time.process_time() - began - history
     assert len(steps) == len(values) == 100_000
     assert len(html) < 200_000
     began = time.process_time()
@@ -185,7 +185,7 @@ def test_a_hundred_thousand_steps_are_quick(tmp_path):
     again = time.process_time() - began
     # Measured on two slow shared cores: 0.5, 0.1 and 0.002 s.
     assert history < 2
-    assert twin < 1
+    assert snapshot < 1
     assert again < 0.1
 
 
