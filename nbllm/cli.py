@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import UserError
+from nbllm.core.terminal import say
 
 EXIT_ERROR = 1  # 2 is argparse's, for a command line that makes no sense
 EXIT_INTERRUPTED = 130
@@ -61,13 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except UserError as error:
-        print(f"nbllm: {error}", file=sys.stderr)
+        say(f"nbllm: {error}", error=True)
         return EXIT_ERROR
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         return EXIT_INTERRUPTED
     except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-        print(f"nbllm: {error.strerror}: {error.filename}", file=sys.stderr)
+        say(f"nbllm: {error.strerror}: {error.filename}", error=True)
         return EXIT_ERROR
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
         sys.stderr.close()
@@ -182,7 +183,7 @@ def _lab(options: argparse.Namespace) -> None:
         command.append("--no-browser")
     if getattr(os, "geteuid", lambda: 1)() == 0 and "--allow-root" not in options.rest:
         # Containers run as root, and JupyterLab refuses to start there without a word of consent.
-        print("You are root, so JupyterLab is started with --allow-root.")
+        say("You are root, so JupyterLab is started with --allow-root.")
         command.append("--allow-root")
     command += options.rest
     code = subprocess.call(command)  # noqa: S603 (our own interpreter)
@@ -196,40 +197,40 @@ def _tour(options: argparse.Namespace) -> None:
     folder = (options.folder or Path(f"nbllm-tour-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise UserError("The folder is not empty.", where=folder, hint="Name another one with --folder.")
-    print(f"The tour is run in {folder}", flush=True)
-    execute(notebooks_folder() / TOUR, folder, say=lambda line: print(line, flush=True))
-    print("It left there:")
+    say(f"The tour is run in {folder}")
+    execute(notebooks_folder() / TOUR, folder, say=say)
+    say("It left there:")
     for name in (TOUR, "my-model", "runs", "report.html", "report.md", "report.json"):
-        print(f"  {folder / name}")
+        say(f"  {folder / name}")
 
 
 def _train(options: argparse.Namespace) -> None:
     from nbllm.training.from_file import start_from_file
 
     run = start_from_file(options.config, name=options.name, folder=options.folder)
-    print(f"{run.path}: started", flush=True)
+    say(f"{run.path}: started")
     if options.detach:
         return
     run.wait()
     if run.is_live:  # the wait was interrupted
-        print("Stopping at the next step, with a checkpoint ...", flush=True)
+        say("Stopping at the next step, with a checkpoint ...")
         run.stop()
         run.wait(progress=False)
-        print(f"Take it up again with: nbllm runs steer {run.name} resume --folder {options.folder}")
+        say(f"Take it up again with: nbllm runs steer {run.name} resume --folder {options.folder}")
         raise KeyboardInterrupt
-    print(run)
+    say(run)
 
 
 def _list(options: argparse.Namespace) -> None:
     from nbllm.runs.listing import list_runs
 
-    print(list_runs(options.folder))
+    say(list_runs(options.folder))
 
 
 def _show(options: argparse.Namespace) -> None:
     from nbllm.runs.text import details
 
-    print(details(_open(options)))
+    say(details(_open(options)))
 
 
 def _steer(options: argparse.Namespace) -> None:
@@ -262,7 +263,7 @@ def _steer(options: argparse.Namespace) -> None:
 
         known = (*simple, "sample", "set", "freeze", "unfreeze", "rewind", "fork")
         raise UserError(f"There is no action {action!r}.", hint=nearest(action, known))
-    print(outcome)
+    say(outcome)
     if getattr(outcome, "outcome", "applied") == "pending":
         raise UserError("The run has not answered yet.", hint="nbllm runs show says what became of it.")
 
@@ -305,16 +306,16 @@ def _assignments(words: Sequence[str]) -> dict[str, Any]:
 def _models(options: argparse.Namespace) -> None:
     from nbllm.models.zoo.listing import list_models
 
-    print(list_models())
+    say(list_models())
 
 
 def _fetch(options: argparse.Namespace) -> None:
     from nbllm.models.zoo.fetching import fetch
 
-    print(f"{options.name}: {fetch(options.name)}")
+    say(f"{options.name}: {fetch(options.name)}")
 
 
 def _doctor(options: argparse.Namespace) -> None:
     from nbllm.core.device import doctor
 
-    print(doctor())
+    say(doctor())

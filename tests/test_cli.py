@@ -246,3 +246,10 @@ def test_doctor_prints_what_this_machine_has(capsys):
     out = capsys.readouterr().out
     assert "GFLOP/s" in out
     assert "GB/s" in out
+
+
+def test_hostile_names_and_settings_reach_no_terminal(config, capsys):
+    assert main(["train", str(config(**{"texts": "\\u001b]0;owned\\u0007\\u202e.txt"}))]) == 1
+    error = capsys.readouterr().err
+    assert "There is no file" in error
+    assert not set("\x1b\x07\u202e") & set(error)

@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from nbllm.core.terminal import shorten, visible, visible_line
+
+MOST_CHARACTERS = 2000  # of each part of a message: what names a million columns is read by nobody
+MOST_NAMES, MOST_LETTERS = 2000, 200  # compared with a misspelt name
+
 
 class UserError(ValueError):
     """Something the person can fix.
+
+    Names and excerpts in a message come from data, models and other people: `str(error)` shows control and
+    reordering characters as U+FFFD and shortens what is very long.
 
     Args:
         what: One sentence: what is wrong.
@@ -16,12 +24,14 @@ class UserError(ValueError):
     """
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
-        self.what, self.where, self.hint = what, where, hint
-        parts = [what]
+        self.what = _shown(what)
+        self.where = where
+        self.hint = None if hint is None else _shown(hint)
+        parts = [self.what]
         if where is not None:
-            parts.append(f"  where: {where}")
-        if hint is not None:
-            parts.append(f"  hint:  {hint}")
+            parts.append(f"  where: {shorten(visible_line(where), MOST_CHARACTERS)}")
+        if self.hint is not None:
+            parts.append(f"  hint:  {self.hint}")
         super().__init__("\n".join(parts))
 
     @property
@@ -65,6 +75,10 @@ class SkippedWarning(UserWarning):
     """Data was left out because the caller asked for `on_error="skip"`."""
 
 
+def _shown(text: str) -> str:
+    return shorten(visible(text), MOST_CHARACTERS)
+
+
 def _rebuild(kind: type[UserError], what: str, where: object, hint: str | None) -> UserError:
     return kind(what, where=where, hint=hint)
 
@@ -72,5 +86,14 @@ def _rebuild(kind: type[UserError], what: str, where: object, hint: str | None) 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint `Did you mean 'x'?`, or the list of what is known when nothing is close."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."
+    # The comparison is quadratic in the lengths: neither a name of 5,000 letters nor a million names are compared.
+    comparable = [other for other in names[:MOST_NAMES] if len(other) <= MOST_LETTERS]
+    close = difflib.get_close_matches(name[:MOST_LETTERS], comparable, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {listed(names, quote=False)}."
+
+
+def listed(names: Iterable[object], *, quote: bool = True, most: int = 30) -> str:
+    """Return names for a message, the first `most` of them: "'a', 'b' and 998 more"; "none" where there is none."""
+    names = list(names)
+    shown = ", ".join(repr(name) if quote else str(name) for name in names[:most]) or "none"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

@@ -7,20 +7,13 @@ only. A string that already is HTML is wrapped in `Raw`, so that escaping is wha
 from __future__ import annotations
 
 import html as _html
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nbllm.core.quantities import column, number
+from nbllm.core.terminal import visible
 from nbllm.core.theme import PAGE_CSS, THEME_CSS as THEME_CSS
 
-# What a browser, an editor or a terminal would obey, hide or refuse instead of showing: C0 and C1 controls
-# but tab and newline, the marks that reorder text (Boucher and Anderson 2021, arXiv:2111.00169), lone
-# surrogates (they cannot be written as UTF-8) and the two non-characters that XML forbids.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-REPLACEMENT = "\ufffd"
 _GAP = "&ndash;"
 
 
@@ -28,11 +21,6 @@ class Raw(str):
     """HTML that is already safe: `table` and `page` take it as it is."""
 
     __slots__ = ()
-
-
-def visible(text: object) -> str:
-    """Return `text` with every control and reordering character replaced by U+FFFD, CRLF by a newline."""
-    return _UNSEEN.sub(REPLACEMENT, str(text).replace("\r\n", "\n"))
 
 
 def escape(text: object) -> str:

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from nbllm.core.html import visible
+from nbllm.core.terminal import visible
 from nbllm.inference.chat_prompt import ChatPrompt
 from nbllm.inference.generation import ENDINGS, Generation
 from nbllm.inference.streaming import StreamedText

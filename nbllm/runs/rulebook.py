@@ -239,12 +239,11 @@ class RuleList(Sequence[RunRule]):
         return len(self._rules)
 
     def __repr__(self) -> str:
-        from nbllm.core.html import visible
-
         if not self._rules:
             return "No rules; run.rule(...) sets one."
-        rows = [HEADER, *(("" if v is None else str(v) for v in rule.row()) for rule in self._rules)]
-        return text_table([[visible(cell) for cell in row] for row in rows])
+        return text_table(
+            [HEADER, *(["" if v is None else str(v) for v in rule.row()] for rule in self._rules)]
+        )
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import fragment, table

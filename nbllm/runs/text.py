@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nbllm.core.html import visible
 from nbllm.core.quantities import moment, size
+from nbllm.core.terminal import visible
 from nbllm.runs.steering import words
 from nbllm.runs.waiting import progress_text
 

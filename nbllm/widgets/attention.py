@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nbllm.core.errors import UserError, nearest
-from nbllm.core.html import escape, fragment, table, visible
+from nbllm.core.html import escape, fragment, table
 from nbllm.core.quantities import size
+from nbllm.core.terminal import visible
 from nbllm.interpret.attention import Chosen, attention_weights, chosen, token_ids
 from nbllm.lm import LM
 

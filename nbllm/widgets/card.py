@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nbllm.core.html import visible
+from nbllm.core.terminal import visible
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
 from nbllm.runs.listing import parent_name

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nbllm.core.html import is_numeric, visible
+from nbllm.core.html import is_numeric
 from nbllm.core.quantities import column
+from nbllm.core.terminal import visible
 from nbllm.runs.compare import MISSING, Comparison, value_text
 from nbllm.runs.events import is_number
 from nbllm.runs.run import Run

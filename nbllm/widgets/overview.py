@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import UserError
-from nbllm.core.html import visible
+from nbllm.core.terminal import visible
 from nbllm.runs.events import FOLDER, event_files, is_count, is_number
 from nbllm.runs.listing import parent_name
 from nbllm.runs.run import Run

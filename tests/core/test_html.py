@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from nbllm.core.html import THEME_CSS, Raw, cell, escape, fragment, key_values, page, table, visible
+from nbllm.core.html import THEME_CSS, Raw, cell, escape, fragment, key_values, page, table
+from nbllm.core.terminal import visible
 
 HOSTILE = [
     "<script>alert(1)</script>",

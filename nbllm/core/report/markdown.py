@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.chart import sparkline
-from nbllm.core.html import is_numeric, visible
+from nbllm.core.html import is_numeric
 from nbllm.core.quantities import column, iso_minute, number
 from nbllm.core.report.figures import Metric
 from nbllm.core.report.sections import Changes, Chart, KeyValues, Metrics, Sample, Samples, Table, Text
 from nbllm.core.report.values import Cell
+from nbllm.core.terminal import visible
 
 if TYPE_CHECKING:
     from nbllm.core.report.report import Report
