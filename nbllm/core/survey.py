@@ -55,7 +55,7 @@ TECHNIQUES = (
     Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),
     Technique("3.2", "GPT-2", "nbllm.models.families.gpt2"),
     Technique("3.2", "LLaMA", "nbllm.models.families.llama"),
-    Technique("3.3", "Language modelling", "nbllm.objectives.causal_lm_loss"),
+    Technique("3.3", "Language modelling", "nbllm.objectives.CausalLM"),
     Technique("3.4", "AdamW, warm-up, cosine and WSD schedules", "nbllm.training.schedules"),
     Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),

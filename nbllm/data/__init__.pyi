@@ -1,4 +1,4 @@
-from .loader import BatchSource as BatchSource
+from .loader import WindowSource as WindowSource
 from .packing import pack as pack
 from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split

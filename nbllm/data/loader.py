@@ -1,4 +1,4 @@
-"""Batches of token windows, as a stateless function of how many were drawn before."""
+"""Windows of tokens, as a stateless function of how many were drawn before."""
 
 from __future__ import annotations
 
@@ -10,80 +10,74 @@ from nbllm.core.seeding import derive
 from nbllm.data.token_store import TokenStore
 
 
-class BatchSource:
-    """Cuts seeded random windows out of a token store.
+class WindowSource:
+    """Draws seeded random windows from a token store.
 
-    Every epoch is a fresh pseudo-random permutation of all windows at a fresh phase, so that each token is
-    used about once an epoch and rarely at the same place of a window. The window at a position depends on
-    the seed and the position alone: not on batch size, number of workers, or what was asked before. A run
+    Every epoch is a fresh pseudo-random permutation of all windows at a fresh offset, so that each token is
+    used about once an epoch and rarely at the same place in a window. The window at a position depends on
+    the seed and the position alone: not on batch size, number of workers, or what was drawn before. A run
     that resumes at position `p` therefore goes on with exactly the text it would have seen.
 
     Windows cross document boundaries; the end-of-text token between documents is part of the text.
 
     Args:
         store: The tokens.
-        batch_size: Sequences a batch.
-        sequence_length: Tokens a sequence.
+        length: Tokens in a window.
+        overlap: Tokens that a window shares with the window after it in the text.
         seed: Names the order.
 
     Raises:
-        UserError: A size is not positive.
-        DataError: The store has fewer tokens than one sequence and its last target.
+        UserError: `overlap` is negative or not less than `length`.
+        DataError: The store has fewer tokens than one window.
     """
 
-    def __init__(self, store: TokenStore, *, batch_size: int, sequence_length: int, seed: int = 0) -> None:
-        for name, value in (("batch_size", batch_size), ("sequence_length", sequence_length)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}.")
-        if len(store.tokens) <= sequence_length:
+    def __init__(self, store: TokenStore, *, length: int, overlap: int = 0, seed: int = 0) -> None:
+        if not 0 <= overlap < length:
+            raise UserError(f"A window of {length} tokens cannot overlap the next by {overlap}.")
+        if len(store.tokens) < length:
             raise DataError(
-                f"The text has {len(store.tokens):,} tokens; one sequence needs {sequence_length + 1:,}.",
+                f"The text has {len(store.tokens):,} tokens; one window needs {length:,}.",
                 where=store.path,
                 hint="Use more text, or a smaller sequence_length.",
             )
         self.store = store
-        self.batch_size = batch_size
-        self.sequence_length = sequence_length
+        self.length = length
+        self.stride = length - overlap
         self.seed = seed
         self._tokens = np.asarray(store.tokens)  # a plain view: Numba need not learn the memmap type
         self._key = np.uint64(derive(seed, "batch order"))
 
     @property
     def windows_per_epoch(self) -> int:
-        """Number of sequences after which every window was drawn once."""
-        return len(self._tokens) // self.sequence_length
+        """Number of windows after which every window was drawn once."""
+        return len(self._tokens) // self.stride
 
     def epoch(self, position: int) -> float:
-        """Return how many times the text was seen after `position` sequences."""
+        """Return how many times the text was seen after `position` windows."""
         return position / self.windows_per_epoch
 
-    def batch(self, position: int, count: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the sequences drawn at `position`, `position + 1`, ...
+    def draw(self, position: int, count: int) -> NDArray[np.int64]:
+        """Return the windows drawn at `position`, `position + 1`, ...: (count, length).
 
         Args:
-            position: Number of sequences drawn before.
-            count: Number of sequences; the batch size when not given.
-
-        Returns:
-            Inputs and targets, each (batch, position) int64; a target is the token after its input.
+            position: Number of windows drawn before.
+            count: Number of windows.
 
         Raises:
             UserError: `position` is negative or `count` not positive.
         """
         from nbllm.data.kernels.windows import cut_windows, window_starts
 
-        count = self.batch_size if count is None else count
         if position < 0 or count < 1:
-            raise UserError(f"There is no batch of {count} sequences at position {position}.")
+            raise UserError(f"Cannot draw {count} windows at position {position}.")
         starts = np.empty(count, np.int64)
-        inputs = np.empty((count, self.sequence_length), np.int64)
-        targets = np.empty_like(inputs)
-        window_starts(position, self.sequence_length, len(self._tokens), self._key, starts)
-        cut_windows(self._tokens, starts, inputs, targets)
-        return inputs, targets
+        windows = np.empty((count, self.length), np.int64)
+        window_starts(position, self.stride, len(self._tokens), self._key, starts)
+        cut_windows(self._tokens, starts, windows)
+        return windows
 
     def __repr__(self) -> str:
         return (
-            f"BatchSource({self.batch_size} x {self.sequence_length} tokens, seed {self.seed}, "
-            f"{self.windows_per_epoch:,} sequences an epoch)"
+            f"WindowSource(windows of {self.length} tokens, one every {self.stride}, seed {self.seed}, "
+            f"{self.windows_per_epoch:,} an epoch)"
         )

@@ -1,4 +1,4 @@
-"""Pre-training objectives (survey section 3.3): what a model is asked to predict, and the loss of it."""
+"""Objectives (survey section 3.3): what a network is asked to predict, and the loss of it; one file each."""
 
 import lazy_loader as lazy
 

@@ -1,1 +1,3 @@
-from .causal_lm import causal_lm_loss as causal_lm_loss
+from .base import Batch as Batch, Objective as Objective
+from .catalogue import OBJECTIVES as OBJECTIVES
+from .causal_lm import CausalLM as CausalLM

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
+from nbllm.objectives.base import OBJECTIVES, Batch, Objective
 
 
 class HiddenAndHead(Protocol):
-    """A decoder: hidden states, and the matrix that turns them into logits."""
+    """A decoder: hidden states, and the matrix that makes logits of them."""
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Return the final hidden states, (batch, position, hidden)."""
@@ -20,18 +24,25 @@ class HiddenAndHead(Protocol):
         """The output matrix, (vocabulary, hidden)."""
 
 
-def causal_lm_loss(model: HiddenAndHead, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross-entropy of `targets`, summed over tokens, in nats.
+@OBJECTIVES.register("causal_lm")
+class CausalLM(Objective[HiddenAndHead]):
+    """The cross-entropy of each token given those before it in its window.
 
-    A sum, not a mean: whoever accumulates over batches or ranks divides once, by the global token count.
     The logits exist only chunk by chunk (`nn.linear_cross_entropy`).
-
-    Args:
-        model: The decoder.
-        inputs: Token ids, (batch, position).
-        targets: The token that follows each input, (batch, position); -100 is not counted.
 
     Source: Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", eq. 1.
     """
-    hidden = model.hidden(inputs)
-    return linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, targets.flatten())
+
+    overlap = 1
+    counts_every_token = True
+
+    def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """Return "inputs" and "targets", each (batch, window - 1); a target is the token after its input."""
+        tokens = torch.from_numpy(windows)
+        return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
+
+    def loss(self, network: HiddenAndHead, batch: Batch) -> tuple[Tensor, int]:
+        """Return the cross-entropy summed over all targets, in nats, and their number."""
+        targets = batch["targets"].flatten()
+        hidden = network.hidden(batch["inputs"]).flatten(0, 1)
+        return linear_cross_entropy(hidden, network.head_weight, targets), len(targets)

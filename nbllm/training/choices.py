@@ -12,11 +12,14 @@ import torch
 from nbllm.core.errors import DataError, UserError
 from nbllm.models.decoder import Decoder
 from nbllm.nn.attention_backends import choose
+from nbllm.objectives import OBJECTIVES
 from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.optim import check_patterns, is_frozen
 from nbllm.training.precision import DTYPES, choose_device, choose_precision
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from nbllm.data.token_store import TokenStore
     from nbllm.models.config import ModelConfig
     from nbllm.training.config import TrainConfig
@@ -43,13 +46,17 @@ def make_choices(config: TrainConfig, shape: ModelConfig) -> dict[str, Any]:
 
 
 def check_fits(
-    config: TrainConfig, shape: ModelConfig, training: TokenStore, held_out: TokenStore | None
+    config: TrainConfig,
+    shape: ModelConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    training: TokenStore,
+    held_out: TokenStore | None,
 ) -> None:
     """Check that model and text can be trained as configured.
 
     Raises:
         UserError: A sequence is longer than the model has positions, what is to be frozen is no part of the model or
-            all of it, or a rule looks at what is never reported.
+            all of it, a rule looks at what is never reported, or the tokenizer lacks what the objective needs.
         DataError: The text is too short, or of a larger vocabulary than the model's.
     """
     longest = shape.max_positions
@@ -60,10 +67,11 @@ def check_fits(
         )
     _check_frozen(config.freeze, shape)
     for rule in config.rules:
-        check_metrics(rule, reported_metrics(evaluates=held_out is not None))
-    needed = {training: config.sequence_length + 1}
+        check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
+    objective = OBJECTIVES[config.objective].for_tokenizer(tokenizer)
+    needed = {training: objective.window_length(config.sequence_length)}
     if held_out is not None:
-        needed[held_out] = 2
+        needed[held_out] = objective.overlap + 1
     for store, least in needed.items():
         if store.num_tokens < least:
             raise DataError(

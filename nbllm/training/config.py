@@ -6,6 +6,7 @@ import dataclasses
 
 from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
+from nbllm.objectives import OBJECTIVES
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.training.schedules import schedules
@@ -18,6 +19,7 @@ class TrainConfig(PlainConfig):
     """Configuration of a run. What may change while it runs is declared in `training.settings`.
 
     Args:
+        objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
         steps: Optimizer steps in all.
         batch_size: Sequences in one forward pass.
         sequence_length: Tokens in one sequence.
@@ -50,6 +52,7 @@ class TrainConfig(PlainConfig):
         rules: What the run does by itself when a condition holds: `[nb.rules.nan(), nb.rules.plateau()]`.
     """
 
+    objective: str = "causal_lm"
     steps: int = 1000
     batch_size: int = 8
     sequence_length: int = 256
@@ -83,6 +86,7 @@ class TrainConfig(PlainConfig):
         """Check every range."""
         check_positive(self, "steps", "batch_size", "sequence_length", "accumulation", "eps", "clip")
         check_positive(self, "keep_checkpoints", "max_bad_steps", "validation_tokens", "sample_tokens")
+        check_choice(self, "objective", tuple(OBJECTIVES))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
         check_choice(self, "schedule", tuple(schedules))
         for name in ("lr", "weight_decay", "warmup_steps", "validation_interval", "sample_interval"):

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nbllm.objectives.causal_lm import HiddenAndHead, causal_lm_loss
+from nbllm.objectives import Batch, Objective
 
 NOTHING = "nothing that could be found again"
 
 
 def weights_are_finite(weights: Mapping[str, Tensor]) -> bool:
-    """Return whether every number in every tensor is finite."""
+    """Return whether every element of every tensor is finite."""
     return all(
         bool(torch.isfinite(weight.sum())) or bool(torch.isfinite(weight).all())
         for weight in weights.values()
     )
 
 
-def first_bad_module(model: nn.Module, inputs: Tensor, targets: Tensor) -> str:
-    """Name the first module whose output is not finite, or what else is: a weight, the loss, a gradient.
+def first_bad_module(network: nn.Module, objective: Objective[Any], batch: Batch) -> str:
+    """Name the first module whose output is not finite, or a weight, the loss or a gradient that is not.
 
     Args:
-        model: A decoder.
-        inputs: The batch that went wrong, (batch, position).
-        targets: Its targets, (batch, position).
+        network: What was trained.
+        objective: What it was trained for.
+        batch: The batch that went wrong, on the network's device.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in network.named_parameters():
         if not torch.isfinite(parameter).all():
             return f"the weight {name}"
     found: list[str] = []
@@ -41,10 +41,10 @@ def first_bad_module(model: nn.Module, inputs: Tensor, targets: Tensor) -> str:
 
         return hook
 
-    handles = [m.register_forward_hook(look(name)) for name, m in model.named_modules() if name]
+    handles = [m.register_forward_hook(look(name)) for name, m in network.named_modules() if name]
     try:
         with torch.enable_grad():
-            loss = causal_lm_loss(cast(HiddenAndHead, model), inputs, targets)
+            loss = objective.loss(network, batch)[0]
             if found:
                 return f"the module {found[0]}"
             if not torch.isfinite(loss):
@@ -53,7 +53,7 @@ def first_bad_module(model: nn.Module, inputs: Tensor, targets: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    for name, parameter in model.named_parameters():
+    for name, parameter in network.named_parameters():
         gradient, parameter.grad = parameter.grad, None
         if gradient is not None and not torch.isfinite(gradient).all():
             return f"the gradient of {name}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, UserError
+from nbllm.lm import load_tokenizer
 from nbllm.models.config import ModelConfig
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
@@ -65,7 +66,7 @@ def fork(
         )
     shape, data = ModelConfig.from_dict(record["model"]), record["data"]
     held_out = None if data["validation"] is None else open_store(data["validation"])
-    check_fits(config, shape, open_store(data["train"]), held_out)
+    check_fits(config, shape, load_tokenizer(info.path), open_store(data["train"]), held_out)
     new = inherited(
         record,
         config=config.to_dict(),

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from nbllm.core.errors import UserError, nearest
+from nbllm.objectives import Objective
 from nbllm.runs.conditions import EVALUATION
 from nbllm.runs.rules import Rule
 from nbllm.training.validation import NO_VALIDATION
 
 _STEP = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds")
-_EVALUATION = ("loss", "bits_per_byte", "tokens")
+_EVALUATION = ("loss", "tokens")
 
 
-def reported_metrics(*, evaluates: bool) -> frozenset[str]:
+def reported_metrics(objective: type[Objective[Any]], *, evaluates: bool) -> frozenset[str]:
     """Return the names of all that a run reports.
 
     Args:
+        objective: What it trains for.
         evaluates: Whether it has held-out text.
     """
-    return frozenset((*_STEP, *(f"{EVALUATION}{name}" for name in _EVALUATION if evaluates)))
+    measured = (*_EVALUATION, *(("bits_per_byte",) if objective.counts_every_token else ()))
+    return frozenset((*_STEP, *(f"{EVALUATION}{name}" for name in measured if evaluates)))
 
 
 def check_metrics(rule: Rule, reported: Collection[str]) -> None:

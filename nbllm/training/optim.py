@@ -72,6 +72,10 @@ class Optimizer:
                 master.grad += parameter.grad
             parameter.grad = None
 
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply all gradients by `factor`."""
+        torch._foreach_mul_([m.grad for m in self.masters.values() if m.grad is not None], factor)
+
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down to `max_norm` where their norm is larger; return the norm before."""
         with_gradient = [m for m in self.masters.values() if m.grad is not None]

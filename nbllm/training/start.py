@@ -61,7 +61,7 @@ def train(
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
     training, held_out = _stores(lm, data, validation)
-    check_fits(settings, lm.config, training, held_out)
+    check_fits(settings, lm.config, lm.tokenizer, training, held_out)
     path = create(
         Path(folder),
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",

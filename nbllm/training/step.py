@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from torch import nn
 
-from nbllm.data.loader import BatchSource
-from nbllm.models.decoder import Decoder
-from nbllm.objectives.causal_lm import causal_lm_loss
+from nbllm.core.seeding import derive
+from nbllm.data.loader import WindowSource
+from nbllm.objectives import Batch, Objective
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.schedules import schedule_factor
@@ -24,7 +25,7 @@ class StepResult:
 
     Args:
         state: The state after it.
-        loss: Mean over its tokens, in nats.
+        loss: Mean over all that counts in it, in nats; NaN where nothing does.
         lr: The learning rate, the schedule applied.
         grad_norm: Norm of the gradient before clipping.
         tokens_per_second: Speed of this step.
@@ -40,16 +41,23 @@ class StepResult:
 
 
 class Stepper:
-    """Takes steps with a model, its optimizer and its data.
+    """Takes steps with a network, its objective, its optimizer and its data.
 
-    The loss is a sum over tokens divided by their number in the whole step, so that accumulation changes nothing
-    but memory.
+    The gradient is that of the loss summed over all batches of the step, divided by how much counts in all of them;
+    so accumulation changes nothing but memory.
     """
 
     def __init__(
-        self, model: Decoder, optimizer: Optimizer, source: BatchSource, config: TrainConfig, device: str
+        self,
+        network: nn.Module,
+        objective: Objective[Any],
+        optimizer: Optimizer,
+        source: WindowSource,
+        config: TrainConfig,
+        device: str,
     ) -> None:
-        self.model = model
+        self.network = network
+        self.objective = objective
         self.optimizer = optimizer
         self.source = source
         self.config = config
@@ -59,22 +67,30 @@ class Stepper:
         """Take one step from `state`."""
         began = time.perf_counter()
         values, optimizer, position = state.values, self.optimizer, state.position
-        tokens = values["accumulation"] * self.config.batch_size * self.config.sequence_length
-        loss = 0.0
+        sequences = values["accumulation"] * self.config.batch_size
+        total, count = 0.0, 0
+        # The count of all batches is known only when the last one is made, so until then the losses are divided by
+        # the count of an objective that counts every token. Where that was right there is nothing left to do.
+        expected = sequences * self.config.sequence_length
         for _ in range(values["accumulation"]):
-            part = causal_lm_loss(self.model, *self.batch(position)) / tokens
-            part.backward()
+            loss, counted = self.objective.loss(self.network, self.batch(position))
+            (loss / expected).backward()
             optimizer.gather_gradients()
-            loss += float(part.detach())
+            total += float(loss.detach())
+            count += counted
             position += self.config.batch_size
+        if count not in (0, expected):
+            optimizer.scale_gradients(expected / count)
+        mean = total / count if count else math.nan
         norm = optimizer.clip(values["clip"])
         lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape(values["steps"]))
-        good = math.isfinite(loss) and math.isfinite(norm)
+        good = math.isfinite(mean) and math.isfinite(norm)
         if good:
             optimizer.apply(lr=lr, **{name: values[name] for name in ("beta1", "beta2", "weight_decay")})
             optimizer.step()
         optimizer.zero_grad()
         seconds = time.perf_counter() - began
+        tokens = sequences * self.source.stride
         after = state.replace(
             step=state.step + 1,
             position=position,
@@ -83,14 +99,24 @@ class Stepper:
             bad_steps=0 if good else state.bad_steps + 1,
         )
         return StepResult(
-            state=after, loss=loss, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good
+            state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good
         )
 
-    def batch(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return the inputs and targets drawn at `position`, each (batch, position), on the device."""
-        inputs, targets = self.source.batch(position)
-        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+    def batch(self, position: int) -> Batch:
+        """Return the batch drawn at `position`, on the device.
+
+        Its windows and its randomness depend on the seed and the position alone, so that a run that resumes or is
+        replayed makes the same batches again, and no two batches share their randomness.
+        """
+        windows = self.source.draw(position, self.config.batch_size)
+        rng = np.random.default_rng(derive(self.config.seed, "objective", position))
+        return on_device(self.objective.batch(windows, rng), self.device)
 
     def _shape(self, steps: int) -> TrainConfig:
         """The configuration as the schedule sees it: `steps` may have been changed since."""
         return self.config if steps == self.config.steps else self.config.replace(steps=steps)
+
+
+def on_device(batch: Batch, device: str) -> Batch:
+    """Return the batch with its tensors on `device`."""
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -10,11 +10,12 @@ import torch
 from nbllm.core.allocator import kept_memory
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
-from nbllm.data.loader import BatchSource
+from nbllm.data.loader import WindowSource
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM, load_tokenizer
 from nbllm.models.decoder import Decoder
 from nbllm.models.loading import read_config
+from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
@@ -52,7 +53,9 @@ class Trainer(Session):
         self.publish_to = publish_to
         self.config = TrainConfig.from_dict(self.record["config"])
         self.keep_checkpoints = self.config.keep_checkpoints
-        self.metrics = reported_metrics(evaluates=self.record["data"]["validation"] is not None)
+        self.metrics = reported_metrics(
+            OBJECTIVES[self.config.objective], evaluates=self.record["data"]["validation"] is not None
+        )
 
     def run(self) -> None:
         """Train to the end, or until stopped. Whatever happens is an event.
@@ -170,14 +173,15 @@ class Trainer(Session):
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
         self.optimizer = Optimizer(self.lm.model, dtype=DTYPES[choices["precision"]], eps=self.config.eps)
-        source = BatchSource(
+        objective = OBJECTIVES[self.config.objective].for_tokenizer(self.lm.tokenizer)
+        source = WindowSource(
             open_store(self.record["data"]["train"]),
-            batch_size=self.config.batch_size,
-            sequence_length=self.config.sequence_length,
+            length=objective.window_length(self.config.sequence_length),
+            overlap=objective.overlap,
             seed=self.config.seed,
         )
-        self.stepper = Stepper(self.lm.model, self.optimizer, source, self.config, self._device)
-        self.validation = Validation.of(self.record["data"]["validation"], self.config)
+        self.stepper = Stepper(self.lm.model, objective, self.optimizer, source, self.config, self._device)
+        self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
 
     def _forget_model(self) -> None:
@@ -231,7 +235,7 @@ class Trainer(Session):
         passes = self.values["accumulation"]
         for count in range(passes, 0, -1):
             batch = self.stepper.batch(self.state.position - count * self.config.batch_size)
-            culprit = first_bad_module(self.lm.model, *batch)
+            culprit = first_bad_module(self.lm.model, self.stepper.objective, batch)
             if culprit != NOTHING:
                 break
         return f"{self.state.bad_steps} steps in a row were not finite; the first to go bad is {culprit}"

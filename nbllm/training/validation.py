@@ -1,19 +1,23 @@
-"""Loss and bits per byte on held-out text while a run goes on: quick, window by window."""
+"""The loss, and where it is a code length the bits per byte, on held-out text while a run goes on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from nbllm.core.errors import DataError
+from nbllm.core.seeding import derive
 from nbllm.data.token_store import TokenStore
-from nbllm.objectives.causal_lm import HiddenAndHead, causal_lm_loss
+from nbllm.objectives import Objective
 from nbllm.training.config import TrainConfig
+from nbllm.training.step import on_device
 
 NO_VALIDATION = "this run was given no validation text"  # why it cannot evaluate
 
@@ -40,48 +44,58 @@ def open_store(record: Mapping[str, Any]) -> TokenStore:
 
 
 class Validation:
-    """Measures a model on the windows of a token store that do not overlap.
+    """Measures a network on windows of held-out text, each token of which is predicted at most once.
 
     Every window starts without context, so the figure is a little higher than that of `nb.evaluate`, which slides
-    its window; it is meant for comparing the steps of a run.
+    its window; it is meant for comparing the steps of a run. What an objective draws at random, such as which tokens
+    are masked, is the same at every measurement.
+
+    Args:
+        store: The text.
+        objective: What the network is trained for.
+        config: The run's configuration.
     """
 
-    def __init__(self, store: TokenStore, config: TrainConfig) -> None:
-        self.batch_size, self.length = config.batch_size, config.sequence_length
+    def __init__(self, store: TokenStore, objective: Objective[Any], config: TrainConfig) -> None:
+        self.objective = objective
+        self.config = config
         self.tokens = store.tokens
-        self.last = len(store.tokens) - 1  # what is predicted ends here
-        windows = -(-self.last // self.length)
+        self.length = objective.window_length(config.sequence_length)
+        stride = self.length - objective.overlap
+        starts = range(0, len(store.tokens) - objective.overlap, stride)
         # Where not all are measured, they are spread evenly: the beginning alone would be but a few documents.
-        every = max(1, round(windows * self.length / config.validation_tokens))
-        self.starts = [*range(0, self.last, self.length)][::every]
-        self.count = sum(min(self.length, self.last - start) for start in self.starts)
+        every = max(1, round(len(starts) * stride / config.validation_tokens))
+        self.starts = list(starts)[::every]
         self.bytes_per_token = store.num_bytes / len(store.tokens)
 
     @classmethod
-    def of(cls, record: Mapping[str, Any] | None, config: TrainConfig) -> Self | None:
+    def of(
+        cls, record: Mapping[str, Any] | None, objective: Objective[Any], config: TrainConfig
+    ) -> Self | None:
         """Open the store that a run's record names; `None` where it names none."""
-        return None if record is None else cls(open_store(record), config)
+        return None if record is None else cls(open_store(record), objective, config)
 
     @torch.no_grad()
-    def measure(self, model: HiddenAndHead, device: str) -> dict[str, float | int]:
-        """Return `loss` (nats a token), `bits_per_byte` and `tokens`."""
-        total = 0.0
-        for first in range(0, len(self.starts), self.batch_size):
-            inputs, targets = self._windows(self.starts[first : first + self.batch_size])
-            batch = torch.from_numpy(inputs).to(device), torch.from_numpy(targets).to(device)
-            total += float(causal_lm_loss(model, *batch))
-        loss = total / self.count
-        return {
-            "loss": loss,
-            "bits_per_byte": loss / self.bytes_per_token / math.log(2),
-            "tokens": self.count,
-        }
+    def measure(self, network: nn.Module, device: str) -> dict[str, float | int]:
+        """Return `loss` (mean, in nats), `tokens` (how many counted) and, for a code length, `bits_per_byte`."""
+        total, count = 0.0, 0
+        for number, windows in enumerate(self._batches()):
+            rng = np.random.default_rng(derive(self.config.seed, "validation", number))
+            batch = on_device(self.objective.batch(windows, rng), device)
+            loss, counted = self.objective.loss(network, batch)
+            total += float(loss)
+            count += counted
+        mean = total / count if count else math.nan
+        measured: dict[str, float | int] = {"loss": mean, "tokens": count}
+        if self.objective.counts_every_token:
+            measured["bits_per_byte"] = mean / self.bytes_per_token / math.log(2)
+        return measured
 
-    def _windows(self, starts: list[int]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        inputs = np.zeros((len(starts), self.length), np.int64)
-        targets = np.full((len(starts), self.length), -100, np.int64)  # what sticks out is not counted
-        for row, start in enumerate(starts):
-            piece = self.tokens[start : min(start + self.length, self.last) + 1].astype(np.int64)
-            inputs[row, : len(piece) - 1] = piece[:-1]
-            targets[row, : len(piece) - 1] = piece[1:]
-        return inputs, targets
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """Yield windows, (batch, window); one that the text's end cuts short is a batch of its own."""
+        whole = [start for start in self.starts if start + self.length <= len(self.tokens)]
+        for first in range(0, len(whole), self.config.batch_size):
+            places = np.array(whole[first : first + self.config.batch_size])[:, None]
+            yield self.tokens[places + np.arange(self.length)].astype(np.int64)
+        for start in self.starts[len(whole) :]:
+            yield self.tokens[start:].astype(np.int64)[None]

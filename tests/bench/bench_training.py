@@ -27,7 +27,7 @@ from nbllm.core.allocator import kept_memory
 from nbllm.core.machine import machine_facts
 from nbllm.models import Decoder, ModelConfig
 from nbllm.nn.attention_backends import choose
-from nbllm.objectives.causal_lm import causal_lm_loss
+from nbllm.objectives import CausalLM
 from nbllm.training.optim import Optimizer
 
 LAYERS, WIDTH, HEADS, WORDS, BATCH, LENGTH = 6, 384, 6, 4096, 8, 256
@@ -100,10 +100,12 @@ def own_step(precision: str, attention: str) -> Step:
     model.attention_backend = attention
     optimizer = Optimizer(model, dtype=getattr(torch, precision), eps=1e-8)
     optimizer.apply(lr=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.1)
+    objective = CausalLM()
     inputs, targets = batch()
 
     def step() -> float:
-        loss = causal_lm_loss(model, inputs, targets) / TOKENS
+        loss, count = objective.loss(model, {"inputs": inputs, "targets": targets})
+        loss = loss / count
         loss.backward()
         optimizer.gather_gradients()
         optimizer.step()

@@ -10,10 +10,11 @@ import pytest
 
 import nbllm as nb
 from nbllm.core.errors import RefusedError, RunError, UserError
+from nbllm.objectives import CausalLM
 from nbllm.runs.commands import send
 from nbllm.runs.conditions import Condition
 from nbllm.runs.rules import Rule, pause, rewind, sample, save, scale, set as set_to, stop
-from nbllm.training import step as steps_module
+from nbllm.training.step import Stepper
 
 CONSTANT = {"schedule": "constant", "warmup_steps": 0, "validation_interval": 0, "sample_interval": 0}
 HOT = Rule(name="hot", when="step >= 6 and lr > 1e-3", do=[rewind(), scale(lr=0.1)])
@@ -40,15 +41,19 @@ def spoil(monkeypatch):
     """Multiply the loss of one step, as long as the learning rate is above 1e-3."""
 
     def spoil(at, factor):
-        take, loss = steps_module.Stepper.step, steps_module.causal_lm_loss
+        take, loss = Stepper.step, CausalLM.loss
         factors = [1.0]
 
         def step(self, state):
             factors[0] = factor if state.step == at - 1 and state.values["lr"] > 1e-3 else 1.0
             return take(self, state)
 
-        monkeypatch.setattr(steps_module.Stepper, "step", step)
-        monkeypatch.setattr(steps_module, "causal_lm_loss", lambda *args: loss(*args) * factors[0])
+        def spoiled(self, network, batch):
+            total, count = loss(self, network, batch)
+            return total * factors[0], count
+
+        monkeypatch.setattr(Stepper, "step", step)
+        monkeypatch.setattr(CausalLM, "loss", spoiled)
 
     return spoil
 
@@ -287,7 +292,7 @@ def test_what_rules_can_look_at_is_what_the_loop_reports(start, held_out):
     run = start(validation=held_out, validation_interval=6).wait(progress=False)
     from nbllm.training.metrics import reported_metrics
 
-    assert set(run.timeline.metrics) == reported_metrics(evaluates=True)
+    assert set(run.timeline.metrics) == reported_metrics(CausalLM, evaluates=True)
     assert "evaluate" not in run.cannot
 
 

@@ -1,10 +1,9 @@
 """Which window of the token store is drawn at which position, and the cutting of it.
 
-An epoch visits every window of `length` tokens once, in the order of a keyed bijection (a balanced Feistel
-network, cycle-walked onto the number of windows), so that no permutation is ever held in memory and the
-window at a position is a function of (key, position) alone. The windows' phase is drawn anew each epoch:
-the same text is cut in other places. The store is read as a circle, which keeps the number of windows equal
-in every epoch whatever the phase.
+An epoch visits every window once, in the order of a keyed bijection (a balanced Feistel network, cycle-walked
+onto the number of windows), so that no permutation is ever held in memory and the window at a position is a
+function of (key, position) alone. Where the first window starts is drawn anew each epoch: the same text is cut
+in other places. The store is read as a circle, so that every epoch has the same number of windows.
 
 Source: Black and Rogaway 2002, "Ciphers with arbitrary finite domains" (cycle walking, Feistel);
 Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators" (the mixing function).
@@ -55,50 +54,43 @@ def permute(index: np.uint64, size: np.uint64, key: np.uint64) -> np.uint64:
 
 @kernel
 def window_starts(
-    first: int, length: int, num_tokens: int, key: np.uint64, starts: NDArray[np.int64]
+    first: int, stride: int, num_tokens: int, key: np.uint64, starts: NDArray[np.int64]
 ) -> None:
     """Write where the windows drawn at positions `first`, `first + 1`, ... start.
 
     Args:
         first: Number of windows drawn before.
-        length: Tokens a window, at most `num_tokens`.
+        stride: Tokens from the start of one window to that of the next in the text; at most `num_tokens`.
         num_tokens: Tokens in the store.
         key: Names the order; the same key gives the same order.
         starts: (window) buffer to fill, each in `[0, num_tokens)`.
     """
-    num_windows = np.uint64(num_tokens // length)
+    num_windows = np.uint64(num_tokens // stride)
     size = np.uint64(num_tokens)
     for row in range(starts.shape[0]):
         position = np.uint64(first + row)
         epoch_key = mix(key ^ mix(position // num_windows))
         phase = mix(epoch_key ^ GOLDEN) % size
         window = permute(position % num_windows, num_windows, epoch_key)
-        starts[row] = np.int64((phase + window * np.uint64(length)) % size)
+        starts[row] = np.int64((phase + window * np.uint64(stride)) % size)
 
 
 @kernel
 def cut_windows(
-    tokens: NDArray[np.unsignedinteger],
-    starts: NDArray[np.int64],
-    inputs: NDArray[np.int64],
-    targets: NDArray[np.int64],
+    tokens: NDArray[np.unsignedinteger], starts: NDArray[np.int64], windows: NDArray[np.int64]
 ) -> None:
-    """Copy windows and the same windows one token later; behind the last token comes the first.
+    """Copy windows of tokens; the token after the last one is the first.
 
     Args:
         tokens: (token) the store.
         starts: (window) first token of each window.
-        inputs: (window, length) buffer to fill.
-        targets: (window, length) buffer to fill: `targets[w, i]` follows `inputs[w, i]` in the store.
+        windows: (window, length) buffer to fill.
     """
     num_tokens = np.intp(tokens.shape[0])
     for row in range(starts.shape[0]):
         place = np.intp(starts[row])
-        token = tokens[place]
-        for column in range(inputs.shape[1]):
-            inputs[row, column] = token
+        for column in range(windows.shape[1]):
+            windows[row, column] = tokens[place]
             place += 1
             if place == num_tokens:
                 place = np.intp(0)
-            token = tokens[place]
-            targets[row, column] = token

@@ -1,0 +1,80 @@
+"""The contract of an objective: it makes batches of raw windows of tokens, and computes the loss of a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nbllm.core.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Network = TypeVar("Network")
+
+Batch: TypeAlias = Mapping[str, Tensor]
+"""Tensors by name ("inputs", "targets", ...). Which there are is between an objective's `batch` and its `loss`; the
+first dimension of each is the batch."""
+
+
+class Objective(ABC, Generic[Network]):
+    """What a network is trained for. A subclass is one file in `nbllm/objectives` that registers itself.
+
+    An objective holds no state that training changes. All its randomness comes from the generator that `batch` is
+    given, so that a run that resumes or is replayed makes the same batches again.
+
+    Attributes:
+        overlap: Tokens at the start of a window that are read but not predicted: the windows of a text overlap by so
+            many, and each token is predicted once.
+        counts_every_token: Whether the loss is the negative log-likelihood of every token of the text but the first,
+            and so a code length: bits per byte can then be computed from it.
+    """
+
+    overlap: ClassVar[int] = 0
+    counts_every_token: ClassVar[bool] = False
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> Self:
+        """Return the objective for text of this tokenizer: the place to look up special tokens such as a mask.
+
+        Raises:
+            UserError: The tokenizer lacks a token that the objective needs.
+        """
+        return cls()
+
+    def window_length(self, sequence_length: int) -> int:
+        """Return how many raw tokens make one sequence of `sequence_length` tokens for the network."""
+        return sequence_length + self.overlap
+
+    @abstractmethod
+    def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        """Return what the network is given and what it should say, on the CPU.
+
+        Args:
+            windows: (batch, window) raw tokens; `window_length` of them, or fewer at the end of a text, but more than
+                `overlap`.
+            rng: The only source of randomness.
+        """
+
+    @abstractmethod
+    def loss(self, network: Network, batch: Batch) -> tuple[Tensor, int]:
+        """Return the loss of a batch, summed over what counts (tokens, pairs, ...), and how many count.
+
+        A sum and a count, not a mean: accumulation and ranks change nothing when the sum over all batches of a step
+        is divided once by the count of all of them.
+
+        Args:
+            network: The network, in its own dtype.
+            batch: What `batch` returned, on the network's device.
+
+        Returns:
+            A float32 scalar in nats, and the count; it may be 0, for a batch in which nothing counts.
+        """
+
+
+OBJECTIVES: Registry[type[Objective[Any]]] = Registry("objective")

@@ -1,0 +1,71 @@
+"""One optimizer step against the same computed at once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from nbllm.data import WindowSource
+from nbllm.nn.linear_cross_entropy import linear_cross_entropy
+from nbllm.objectives import CausalLM
+from nbllm.training.config import TrainConfig
+from nbllm.training.optim import Optimizer
+from nbllm.training.state import TrainState
+from nbllm.training.step import Stepper
+
+
+class EveryThird(CausalLM):
+    """Counts a part of the targets that differs from batch to batch."""
+
+    def batch(self, windows, rng):
+        batch = super().batch(windows, rng)
+        dropped = torch.from_numpy(rng.random(batch["targets"].shape) < rng.random())
+        return {**batch, "targets": batch["targets"].masked_fill(dropped, -100)}
+
+    def loss(self, network, batch):
+        targets = batch["targets"].flatten()
+        hidden = network.hidden(batch["inputs"]).flatten(0, 1)
+        return linear_cross_entropy(hidden, network.head_weight, targets), int((targets != -100).sum())
+
+
+@pytest.mark.parametrize("objective", [CausalLM(), EveryThird()])
+def test_accumulated_batches_are_one_batch_divided_by_all_that_counts(objective, lm, store):
+    config = TrainConfig(batch_size=2, sequence_length=32, schedule="constant", warmup_steps=0)
+    values = {"accumulation": 3, "clip": 1e6, "lr": 1e-2, "steps": 10}
+    values |= {"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1}
+    source = WindowSource(store, length=33, overlap=1)
+    reference = copy.deepcopy(lm.model)
+    stepper = Stepper(
+        lm.model, objective, Optimizer(lm.model, dtype=torch.float32, eps=1e-8), source, config, "cpu"
+    )
+    result = stepper.step(TrainState(values=values))
+
+    parts = [objective.loss(reference, stepper.batch(position)) for position in (0, 2, 4)]
+    loss = sum(part for part, _ in parts) / sum(count for _, count in parts)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters()])
+    assert result.good
+    assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert result.grad_norm == pytest.approx(float(norm), rel=1e-4)
+    assert (result.state.position, result.state.tokens) == (6, 6 * 32)
+
+
+def test_batches_are_made_again_and_their_randomness_is_their_own(lm, store):
+    config = TrainConfig(batch_size=2, sequence_length=32)
+    source = WindowSource(store, length=33, overlap=1)
+
+    class Draws(CausalLM):
+        def batch(self, windows, rng):
+            return {"drawn": torch.from_numpy(rng.random(4))}
+
+    def stepper(seed=0):
+        optimizer = Optimizer(lm.model, dtype=torch.float32, eps=1e-8)
+        return Stepper(lm.model, Draws(), optimizer, source, config.replace(seed=seed), "cpu")
+
+    drawn = [stepper().batch(position)["drawn"] for position in (0, 2, 4)]
+    again = stepper()
+    assert torch.equal(again.batch(4)["drawn"], drawn[2])
+    assert torch.equal(again.batch(0)["drawn"], drawn[0])
+    assert len({tuple(d.tolist()) for d in [*drawn, stepper(seed=1).batch(0)["drawn"]]}) == 4
