@@ -18,16 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.progress import waiting
+from nbllm.inference.decoding_spec import is_computed
 from nbllm.inference.lookup import MANY
-from nbllm.models.block import Block
 from nbllm.nn import kernels
-from nbllm.nn.attention import Attention
-from nbllm.nn.feed_forward import FeedForward
-from nbllm.nn.hooks import is_plain
 from nbllm.nn.kv_cache import KVCache
-from nbllm.nn.linear import Linear
-from nbllm.nn.normalization import LayerNorm, RMSNorm
-from nbllm.nn.positions import LearnedPositions, RotaryPositions
+from nbllm.nn.positions import RotaryPositions
 
 if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
@@ -37,10 +32,6 @@ MOST_ROWS = 32  # tokens at a time: with more, real matrix products earn what th
 MOST_OF_ONE = 1 + MANY  # tokens of one sequence at a time: the newest, and what is guessed to follow
 _KERNELS = {torch.float32: "decoding_float32", torch.bfloat16: "decoding_bfloat16"}
 _OF_ROWS = ("tokens", "sequences", "columns", "padding")
-_KINDS = (
-    Block, Attention, FeedForward, Linear, LayerNorm, RMSNorm, LearnedPositions, RotaryPositions, nn.Embedding,
-    nn.Linear, nn.ModuleList,
-)  # fmt: skip
 
 
 class Prepared:
@@ -116,50 +107,19 @@ def load_kernel(model: Decoder) -> None:
 
 
 def _kernel_of(model: Decoder) -> str | None:
-    """Return the name of the kernel for weights of this type; None where the model is too small for one."""
-    weight = model.embedding.weight
-    return (
-        _KERNELS.get(weight.dtype) if weight.device.type == "cpu" and model.num_parameters >= FEWEST else None
-    )
+    """Return the name of the kernel that computes this model; None where it is too small for one or there is none."""
+    weight = next(model.parameters(), None)
+    if weight is None or weight.device.type != "cpu" or model.num_parameters < FEWEST:
+        return None
+    return _KERNELS.get(weight.dtype) if is_computed(model) else None
 
 
 def can_step(model: Decoder, rows: int) -> bool:
     """Return whether `Steps` computes what the model would, for so many sequences: where not, the model is called."""
-    name, dtype = _kernel_of(model), model.embedding.weight.dtype
-    if (
-        name is None
-        or rows > MOST_ROWS
-        or model.attention_backend != "auto"
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if rows > MOST_ROWS or torch.is_autocast_enabled("cpu"):
         return False
-    plain = all(is_plain(module, *_KINDS) for module in model.modules() if module is not model)
-    alike = all(kernels.is_memory(each, dtype) and each.is_contiguous() for each in model.parameters())
-    return plain and alike and _is_as_configured(model) and kernels.compiled(name) is not None
-
-
-def _is_as_configured(model: Decoder) -> bool:
-    """Return whether all weights have the shapes that the configuration says: the kernel reads by these."""
-    config = model.config
-    hidden, inner, queries = config.hidden_size, config.intermediate_size, config.num_heads * config.head_dim
-    words = (config.vocab_size, hidden)
-    matrices = {
-        "qkv": (queries + 2 * config.num_kv_heads * config.head_dim, hidden),
-        "output": (hidden, queries),
-        "up": ((1 + config.gated) * inner, hidden),
-        "down": (hidden, inner),
-        "embedding": words,
-        "head": words,
-        "positions": (config.max_positions, hidden),
-    }
-    if len(model.blocks) != config.num_layers:
-        return False
-    for name, parameter in model.named_parameters():
-        *_, module, kind = name.split(".")
-        shape = matrices.get(module, (hidden,))  # of a normalization, else
-        if tuple(parameter.shape) != (shape if kind == "weight" else shape[:1]):
-            return False
-    return True
+    name = _kernel_of(model)
+    return name is not None and kernels.compiled(name) is not None
 
 
 class Steps:

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from nbllm.models.config import ModelConfig
 from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.feed_forward import FeedForward
+from nbllm.nn.hooks import keep_methods
 from nbllm.nn.normalization import add_and_normalize, keep_and_normalize, make_norm
 
 
+@keep_methods
 class Block(nn.Module):
     """Attention, then feed-forward, each normalized before and added to the stream.
 

@@ -14,12 +14,14 @@ from nbllm.core.seeding import generator
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
 from nbllm.nn.attention import AttentionContext
+from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import padded_causal_mask
 from nbllm.nn.normalization import make_norm
 from nbllm.nn.positions import LearnedPositions, RotaryPositions, Rotation
 
 
+@keep_methods
 class Decoder(nn.Module):
     """A causal language model.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nbllm.nn.attention_backends.dispatch import attend
 from nbllm.nn.heads import split_heads
+from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
 from nbllm.nn.masks import Mask
@@ -34,6 +35,7 @@ class AttentionContext:
     backend: str = "auto"
 
 
+@keep_methods
 class Attention(nn.Module):
     """Multi-head, grouped-query (num_kv_heads < num_heads) or multi-query (num_kv_heads = 1) attention.
 

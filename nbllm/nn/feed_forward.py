@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nbllm.nn.fused_feed_forward import gelu_feed_forward, swiglu
 from nbllm.nn.gelu import gelu_tanh
-from nbllm.nn.hooks import is_plain
+from nbllm.nn.hooks import is_plain, keep_methods
 from nbllm.nn.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,6 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@keep_methods
 class FeedForward(nn.Module):
     """down(activation(up(x))), or gated: down(activation(gate(x)) * up(x)).
 

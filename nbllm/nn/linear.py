@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbllm.nn.hooks import keep_methods
 from nbllm.nn.products import product_dtype
 
 # Below so many rows a product waits for the weights, not for the arithmetic: converting them would not pay.
 _FEWEST_ROWS = 64
 
 
+@keep_methods
 class Linear(nn.Linear):
     """`nn.Linear`, with the same parameters and results; see `linear`."""
 

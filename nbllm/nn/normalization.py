@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nbllm.nn.hooks import is_plain
+from nbllm.nn.hooks import is_plain, keep_methods
 from nbllm.nn.kernels import num_blocks, run, serves
 
 NORMS = ("layer_norm", "rms_norm")
@@ -28,6 +28,7 @@ def make_norm(kind: str, size: int, eps: float) -> nn.Module:
     return LayerNorm(size, eps=eps) if kind == "layer_norm" else RMSNorm(size, eps=eps)
 
 
+@keep_methods
 class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm`, with the same parameters and results."""
 
@@ -36,6 +37,7 @@ class LayerNorm(nn.LayerNorm):
         return _normalize(self, x) if _has_kernel(self, x) else super().forward(x)
 
 
+@keep_methods
 class RMSNorm(nn.RMSNorm):
     """`nn.RMSNorm`, with the same parameters and results."""
 

@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nbllm.nn.hooks import keep_methods
+
 Rotation = tuple[Float[Tensor, "... position half"], Float[Tensor, "... position half"]]
 
 
+@keep_methods
 class LearnedPositions(nn.Module):
     """A learned vector a position, added to the token's.
 
@@ -30,6 +33,7 @@ class LearnedPositions(nn.Module):
         return self.weight[positions]
 
 
+@keep_methods
 class RotaryPositions(nn.Module):
     """Cosines and sines that turn each pair of a query's or key's components by position * frequency.
 

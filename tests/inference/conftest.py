@@ -1,9 +1,11 @@
 """Tiny models with strong opinions, and a byte-level tokenizer whose tokens cut characters in two."""
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from nbllm.inference import prepared
 from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
 
@@ -34,6 +36,37 @@ def small_config(family, **changes):
             attention_bias=False, feed_forward_bias=False, tie_embeddings=False,
         )  # fmt: skip
     return ModelConfig(**{**shape, **changes})
+
+
+def opinionated(config):
+    """Return a model whose biases and norms are not 0 and 1: those would show nothing."""
+    model = Decoder(config, seed=3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+    return model.eval()
+
+
+def read(model, lengths, count):
+    """Return the logits after each of `count` more tokens, from the steps and from the model as it is called."""
+    vocabulary, columns = model.config.vocab_size, max(lengths)
+    padding = columns - torch.tensor(lengths)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary, (len(lengths), columns + count), generator=generator)
+    mask = torch.arange(columns + count)[None] >= padding[:, None]
+    positions = (torch.arange(columns + count)[None] - padding[:, None]).clamp(min=0)
+    stepped, called = [], []
+    with torch.inference_mode(), prepared.prepared(model) as made:
+        cache = made.cache(model, len(lengths), columns + count)
+        first = ids[:, :columns]
+        model.hidden(first, cache=cache, positions=positions[:, :columns], attention_mask=mask[:, :columns])
+        steps = prepared.Steps(model, made, cache, padding)
+        for place in range(columns, columns + count):
+            stepped.append(steps(ids[:, place, None].tolist())[:, 0].clone())
+            upto = slice(0, place + 1)
+            hidden = model.hidden(ids[:, upto], positions=positions[:, upto], attention_mask=mask[:, upto])
+            called.append(model.logits(hidden[:, -1]))
+    return torch.stack(stepped), torch.stack(called)
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,16 @@ import threading
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nbllm.core.errors import UserError
 from nbllm.inference import prepared
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.engine import generate_ids
 from nbllm.lm import LM
-from nbllm.models.decoder import Decoder
 from nbllm.nn import kernels
 
-from .conftest import small_config
+from .conftest import opinionated, read, small_config
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 SHAPES = {
@@ -39,33 +39,7 @@ def every_size(monkeypatch):
 
 def make(name, dtype=torch.float32):
     family, changes = SHAPES[name]
-    model = Decoder(small_config(family, **changes), seed=3)
-    with torch.no_grad():
-        for weight in model.parameters():  # biases and norms that are 0 and 1 would show nothing
-            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
-    return model.to(dtype).eval()
-
-
-def read(model, lengths, count):
-    """Return the logits after each of `count` more tokens, from the steps and from the model as it is called."""
-    vocabulary, columns = model.config.vocab_size, max(lengths)
-    padding = columns - torch.tensor(lengths)
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary, (len(lengths), columns + count), generator=generator)
-    mask = torch.arange(columns + count)[None] >= padding[:, None]
-    positions = (torch.arange(columns + count)[None] - padding[:, None]).clamp(min=0)
-    stepped, called = [], []
-    with torch.inference_mode(), prepared.prepared(model) as made:
-        cache = made.cache(model, len(lengths), columns + count)
-        first = ids[:, :columns]
-        model.hidden(first, cache=cache, positions=positions[:, :columns], attention_mask=mask[:, :columns])
-        steps = prepared.Steps(model, made, cache, padding)
-        for place in range(columns, columns + count):
-            stepped.append(steps(ids[:, place, None].tolist())[:, 0].clone())
-            upto = slice(0, place + 1)
-            hidden = model.hidden(ids[:, upto], positions=positions[:, upto], attention_mask=mask[:, upto])
-            called.append(model.logits(hidden[:, -1]))
-    return torch.stack(stepped), torch.stack(called)
+    return opinionated(small_config(family, **changes)).to(dtype)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -176,24 +150,12 @@ def changed(change):
     return model
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: model.blocks[0].attention.qkv.register_forward_hook(lambda *_: None),
-        lambda model: model.half(),
-        lambda model: model.double(),
-        lambda model: setattr(model, "attention_backend", "eager"),
-        lambda model: torch.nn.utils.parametrizations.weight_norm(model.blocks[1].feed_forward.down),
-        lambda model: setattr(model.norm, "weight", torch.nn.Parameter(torch.ones(64)[::2])),
-        lambda model: setattr(model, "embedding", torch.nn.Embedding(310, 32)),
-    ],
-    ids=["hook", "float16", "float64", "backend", "parametrized", "strided", "more words than configured"],
-)
-def test_what_changes_the_computation_is_called(change):
-    model = changed(change)
-    assert not prepared.can_step(model, 1)
-    model = model.float()
-    assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)[0]) == 12
+def test_a_model_that_is_not_the_kernels_is_called():
+    model = changed(lambda model: setattr(model.blocks[0].feed_forward, "activation", F.relu))
+    (served,), (called,) = (
+        generate_ids(each, [[1, 2, 3]], GREEDY, eos_id=None) for each in (make("llama"), model)
+    )
+    assert len(called) == 12 and called != served
 
 
 def test_autocast_is_called():
