@@ -37,14 +37,7 @@ examples:
   nbllm train small.toml --name first --folder runs --detach
 """
 
-STEER_EXAMPLE = """\
-actions:
-  pause | resume | stop | save | evaluate
-  sample "def add(a, b):"
-  set lr=1e-3 clip=0.5
-  freeze "embedding.*"       unfreeze "embedding.*"
-  rewind 300
-  fork warmer step=300 lr=2e-3
+STEER_EXAMPLES = """
 
 examples:
   nbllm runs steer first set lr=1e-3
@@ -129,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     show = _add(kinds, "show", _show, "show one run", "example:\n  nbllm runs show first")
     show.add_argument("run", help="its name or directory")
-    steer = _add(kinds, "steer", _steer, "act on a run", STEER_EXAMPLE)
+    steer = _add(kinds, "steer", _steer, "act on a run", _actions_text() + STEER_EXAMPLES)
     steer.add_argument("run", help="its name or directory")
     steer.add_argument("action", help="what to do; see below")
     steer.add_argument("values", nargs="*", help="what the action takes")
@@ -234,38 +227,61 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _steer(options: argparse.Namespace) -> None:
-    run = _open(options, actor=options.actor)
-    action, values = options.action, options.values
-    simple = ("pause", "resume", "stop", "save", "evaluate")
-    if action in simple:
-        _expect(not values, action, "nothing")
-        outcome: object = getattr(run, action)()
-    elif action == "sample":
-        outcome = run.sample(" ".join(values))
-    elif action == "set":
-        _expect(bool(values), action, "settings, such as lr=1e-3")
-        outcome = run.set(**_assignments(values))
-    elif action in ("freeze", "unfreeze"):
-        _expect(bool(values), action, "name patterns, such as 'embedding.*'")
-        outcome = getattr(run, action)(*values)
-    elif action == "rewind":
-        _expect(len(values) == 1 and values[0].isdigit(), action, "one step, such as 300")
-        outcome = run.rewind(int(values[0]))
-    elif action == "fork":
-        _expect(
-            bool(values) and "=" not in values[0], action, "a name, then settings, such as warmer lr=2e-3"
-        )
-        changes = _assignments(values[1:])
-        _expect("name" not in changes, action, "its name first, without name=")
-        outcome = run.fork(values[0], **changes)
-    else:
-        from nbllm.core.errors import nearest
+    from nbllm.core.errors import RefusedError, nearest
+    from nbllm.runs.actions import find
 
-        known = (*simple, "sample", "set", "freeze", "unfreeze", "rewind", "fork")
-        raise UserError(f"There is no action {action!r}.", hint=nearest(action, known))
+    run = _open(options, actor=options.actor)
+    kind = find(options.action)
+    if kind is None or not kind.example:
+        hint = nearest(options.action[:80], _typed_actions())
+        raise UserError(f"There is no action {options.action[:80]!r}.", hint=hint)
+    try:
+        args = _arguments(kind, options.values)
+        if kind.name in ("resume", "fork", "sample"):  # what a trainer is started for, and what has an answer
+            outcome: object = getattr(run, kind.name)(**args)
+        else:
+            outcome = run.ask(kind.name, **args)
+    except RefusedError as error:
+        hint = error.hint or f"For example: nbllm runs steer {run.name} {kind.example}"
+        raise RefusedError(error.what, where=error.where, hint=hint) from error
     say(outcome)
     if getattr(outcome, "outcome", "applied") == "pending":
         raise UserError("The run has not answered yet.", hint="nbllm runs show says what became of it.")
+
+
+def _typed_actions() -> dict[str, str]:
+    """Return the actions that can be asked for here, each with an example of its arguments."""
+    from nbllm.runs.actions import ACTIONS
+
+    return {name: ACTIONS[name].example for name in ACTIONS if ACTIONS[name].example}
+
+
+def _actions_text() -> str:
+    """Return the actions as `--help` lists them: those without arguments on one line."""
+    typed = _typed_actions()
+    simple = " | ".join(name for name, example in typed.items() if example == name)
+    lines = [simple, *(example for name, example in typed.items() if example != name)]
+    return "\n  ".join(["actions:", *lines])
+
+
+def _arguments(kind: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of an action from the words after it: its required ones in order, then name=value."""
+    if kind.takes_settings:
+        return _assignments(words)
+    arguments = (*kind.required, *kind.optional)
+    if words and arguments and arguments[0].kind == "patterns":
+        return {arguments[0].name: list(words)}
+    if words and arguments and not kind.required and arguments[0].kind == "text":
+        return {arguments[0].name: " ".join(words)}
+    count = len(kind.required)
+    positional = [word for word in words[:count] if "=" not in word]
+    given: dict[str, Any] = dict(zip((a.name for a in kind.required), positional, strict=False))
+    for name, value in _assignments(words[len(positional) :]).items():
+        _expect(name not in given, kind.name, f"its {name} first, without {name}=")
+        given[name] = value
+    missing = [argument.name for argument in kind.required if argument.name not in given]
+    _expect(not missing, kind.name, f"a {' and a '.join(missing)}")
+    return given
 
 
 def _open(options: argparse.Namespace, actor: str = "person") -> Any:

@@ -12,11 +12,11 @@ from nbllm.core.quantities import duration, moment, size
 from nbllm.core.report.figures import Metric
 from nbllm.core.report.sections import Chart, Event, KeyValues, Line, Sample, Samples, Section, Table, Text
 from nbllm.core.report.values import Cell
-from nbllm.runs.steering import words
+from nbllm.runs.actions import words
 
 if TYPE_CHECKING:
+    from nbllm.runs.actions import Action
     from nbllm.runs.run import Run
-    from nbllm.runs.timeline import Action
 
 _POINTS = 600  # columns of a curve; each keeps its extremes
 _SAMPLES = 6

@@ -1,4 +1,5 @@
 from . import rules as rules
+from .actions import ACTIONS as ACTIONS, Action as Action, ActionType as ActionType, declare as declare
 from .checkpoint import CheckpointInfo as CheckpointInfo
 from .commands import Command as Command, CommandInbox as CommandInbox, send as send
 from .events import EventReader as EventReader, EventWriter as EventWriter
@@ -7,4 +8,4 @@ from .lock import TrainerLock as TrainerLock
 from .run import Launcher as Launcher, Outcome as Outcome, Run as Run
 from .settings import Setting as Setting
 from .store import create as create
-from .timeline import Action as Action, Timeline as Timeline
+from .timeline import Timeline as Timeline

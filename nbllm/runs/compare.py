@@ -15,10 +15,10 @@ from nbllm.core.errors import RunError
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, number
 from nbllm.core.text_table import text_table
+from nbllm.runs.actions import words
 from nbllm.runs.listing import parent_text
 from nbllm.runs.run import Run
 from nbllm.runs.snapshot import CSS, badge
-from nbllm.runs.steering import words
 from nbllm.runs.timeline import Timeline
 
 COMPARED = ("config", "model", "choices", "data")  # the parts of a record that a person chose or that follow

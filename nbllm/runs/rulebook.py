@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from nbllm.core.errors import RunError, UserError, nearest
 from nbllm.core.text_table import text_table
+from nbllm.runs.actions import Action
 from nbllm.runs.events import is_count
 from nbllm.runs.rules import MAX_RULES, Rule
 
 if TYPE_CHECKING:
     from nbllm.runs.run import Run
     from nbllm.runs.steering import Outcome
-    from nbllm.runs.timeline import Action
 
 HEADER = ("rule", "when", "do", "on", "acted", "last at step")
 ACTOR = "rule:"

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 from nbllm.core.config import Config, check_plain_types
 from nbllm.core.errors import UserError, nearest
+from nbllm.runs.actions import find, rule_actions, words
+from nbllm.runs.arguments import short
 from nbllm.runs.commands import check_actor
 from nbllm.runs.conditions import Condition
-from nbllm.runs.events import is_number
 
 __all__ = [
     "Rule",
@@ -39,9 +40,9 @@ __all__ = [
     "unfreeze",
 ]
 
-MAX_DEEDS = 10
+MAX_ACTIONS = 10  # of a rule
 MAX_RULES = 100  # of a run
-Deed = dict[str, Any]  # {"action": ..., "args": {...}}
+RuleAction = dict[str, Any]  # {"action": ..., "args": {...}}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Rule(Config):
 
     name: str
     when: str
-    do: tuple[Deed, ...]
+    do: tuple[RuleAction, ...]
     cooldown: int = 10
     limit: int = 3
 
@@ -90,7 +91,7 @@ class Rule(Config):
         if not isinstance(self.name, str):
             raise UserError(f"A rule's name must be a text, not {self.name!r}.")
         check_actor(self.actor)
-        object.__setattr__(self, "do", _deeds(self.do))
+        object.__setattr__(self, "do", _checked(self.do))
         _ = self.condition
         for name, low in (("cooldown", 0), ("limit", 1)):
             value = getattr(self, name)
@@ -111,76 +112,74 @@ class Rule(Config):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
-        return {**super().to_dict(), "do": [dict(deed) for deed in self.do]}
+        return {**super().to_dict(), "do": [dict(action) for action in self.do]}
 
     @property
     def do_text(self) -> str:
         """What it does, in words."""
-        return ", then ".join(_words(deed["action"], deed["args"]) for deed in self.do)
+        return ", then ".join(words(action["action"], action["args"]) for action in self.do)
 
 
 # What a rule can do
 
 
-def rewind(steps: int | None = None) -> Deed:
+def rewind(steps: int | None = None) -> RuleAction:
     """Go back to the newest checkpoint from before the trouble. What was set since is undone: set anew after it.
 
     Args:
         steps: At least so many steps, or to the beginning; `None` is before everything that the condition looks at,
             since what was saved after a spike began has the spike in its weights.
     """
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise UserError(f"rewind goes back at least 1 step, not {steps!r}.")
-    return {"action": "rewind", "args": {"steps": steps}}
+    return _action("rewind", {"steps": steps})
 
 
-def set(**values: float) -> Deed:
+def set(**values: float) -> RuleAction:
     """Change settings: `set(lr=1e-4)`."""
-    return {"action": "set", "args": _numbers("set", values)}
+    return _action("set", values)
 
 
-def scale(**factors: float) -> Deed:
+def scale(**factors: float) -> RuleAction:
     """Multiply settings: `scale(lr=0.5)`.
 
     They are multiplied as they are when the rule acts, before it rewinds: each time halves the learning rate once
     more, also where every rewind goes back to the same checkpoint.
     """
-    return {"action": "scale", "args": _numbers("scale", factors)}
+    return _action("scale", factors)
 
 
-def freeze(*patterns: str) -> Deed:
+def freeze(*patterns: str) -> RuleAction:
     """Stop training the parts whose names match."""
-    return {"action": "freeze", "args": {"patterns": _texts("freeze", patterns)}}
+    return _action("freeze", {"patterns": list(patterns)})
 
 
-def unfreeze(*patterns: str) -> Deed:
+def unfreeze(*patterns: str) -> RuleAction:
     """Train the parts again whose names match."""
-    return {"action": "unfreeze", "args": {"patterns": _texts("unfreeze", patterns)}}
+    return _action("unfreeze", {"patterns": list(patterns)})
 
 
-def pause() -> Deed:
+def pause() -> RuleAction:
     """Hold the run, for a person to look at it."""
-    return {"action": "pause", "args": {}}
+    return _action("pause")
 
 
-def stop() -> Deed:
+def stop() -> RuleAction:
     """End the run, with a checkpoint."""
-    return {"action": "stop", "args": {}}
+    return _action("stop")
 
 
-def save() -> Deed:
+def save() -> RuleAction:
     """Write a checkpoint."""
-    return {"action": "save", "args": {}}
+    return _action("save")
 
 
-def evaluate() -> Deed:
+def evaluate() -> RuleAction:
     """Measure on held-out text."""
-    return {"action": "evaluate", "args": {}}
+    return _action("evaluate")
 
 
-def sample(prompt: str = "") -> Deed:
+def sample(prompt: str = "") -> RuleAction:
     """Let the model continue a prompt."""
-    return {"action": "sample", "args": {"prompt": _texts("sample", (prompt,))[0]}}
+    return _action("sample", {"prompt": prompt})
 
 
 # Rules to have
@@ -240,65 +239,27 @@ def no_progress(metric: str = "evaluation.loss", patience: int = 6, tolerance: f
 # Checks
 
 
-_MAKERS: dict[str, Callable[..., Deed]] = {
-    "rewind": rewind,
-    "set": set,
-    "scale": scale,
-    "freeze": lambda patterns: freeze(*patterns),
-    "unfreeze": lambda patterns: unfreeze(*patterns),
-    "pause": pause,
-    "stop": stop,
-    "save": save,
-    "evaluate": evaluate,
-    "sample": sample,
-}
-
-
-def _deeds(value: Any) -> tuple[Deed, ...]:
+def _checked(value: Any) -> tuple[RuleAction, ...]:
     given = [value] if isinstance(value, Mapping) else value
     if not isinstance(given, (list, tuple)) or not given:
         raise UserError("A rule needs something to do.", hint="For example: do=nb.rules.rewind().")
-    if len(given) > MAX_DEEDS:
-        raise UserError(f"A rule does at most {MAX_DEEDS} things, not {len(given)}.")
-    return tuple(_deed(deed) for deed in given)
+    if len(given) > MAX_ACTIONS:
+        raise UserError(f"A rule does at most {MAX_ACTIONS} things, not {len(given)}.")
+    return tuple(_checked_one(action) for action in given)
 
 
-def _deed(value: Any) -> Deed:
+def _checked_one(value: Any) -> RuleAction:
     if not isinstance(value, Mapping) or not value.keys() <= {"action", "args"} or "action" not in value:
-        raise UserError(f"{str(value)[:60]!r} is nothing to do.", hint="For example: do=nb.rules.rewind().")
-    action, args = value["action"], value.get("args", {})
-    if not isinstance(action, str) or action not in _MAKERS:
-        raise UserError(f"A rule cannot {str(action)[:40]!r}.", hint=nearest(str(action), _MAKERS))
-    try:
-        return _MAKERS[action](**args)
-    except TypeError as error:
-        raise UserError(f"{action} cannot take {str(args)[:60]}: {error}.") from error
+        raise UserError(f"{short(value)} is nothing to do.", hint="For example: do=nb.rules.rewind().")
+    return _action(value["action"], value.get("args", {}))
 
 
-def _numbers(action: str, values: Mapping[str, Any]) -> dict[str, float]:
-    if not values or not all(is_number(value) and math.isfinite(value) for value in values.values()):
-        raise UserError(f"{action} needs settings with numbers, such as {action}(lr=0.5), not {values!r}.")
-    return dict(values)
-
-
-def _texts(action: str, values: tuple[Any, ...]) -> list[str]:
-    if not values or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{action} takes texts, not {values!r}.")
-    return list(values)
+def _action(name: Any, args: Any = MappingProxyType({})) -> RuleAction:
+    kind = find(name)
+    if kind is None or not kind.for_rules:
+        raise UserError(f"A rule cannot {short(name)}.", hint=nearest(str(name)[:80], rule_actions()))
+    return {"action": name, "args": kind.check_for_rule(args)}
 
 
 def _quoted(metric: str) -> str:
     return metric if metric.replace(".", "_").isidentifier() else f'"{metric}"'
-
-
-def _words(action: str, args: Mapping[str, Any]) -> str:
-    if action in ("set", "scale"):
-        sign = "=" if action == "set" else " times "
-        return ", ".join(f"{name}{sign}{value:g}" for name, value in args.items())
-    if action == "rewind":
-        return "rewind" if args["steps"] is None else f"rewind by {args['steps']} steps"
-    if action in ("freeze", "unfreeze"):
-        return f"{action} {', '.join(args['patterns'])}"
-    if action == "sample":
-        return f"sample {args['prompt']!r}"
-    return action

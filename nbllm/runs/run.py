@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from nbllm.core.errors import RefusedError, RunError, UserError
+from nbllm.core.errors import RunError, UserError
 from nbllm.runs import checkpoint as checkpoint_files
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import check_actor
 from nbllm.runs.events import Event, EventReader, is_count
 from nbllm.runs.log import RunLog
 from nbllm.runs.rulebook import RuleList, RunRule
-from nbllm.runs.rules import Deed, Rule
-from nbllm.runs.settings import Setting, Settings, check_settings, declared_limits
+from nbllm.runs.rules import Rule, RuleAction
+from nbllm.runs.settings import Settings, declared_limits
 from nbllm.runs.state import LIVE, judge
 from nbllm.runs.steering import WAIT, Outcome, ask, start_again
 from nbllm.runs.timeline import Timeline
@@ -192,6 +192,15 @@ class Run:
         other.actor = check_actor(actor)
         return other
 
+    def ask(self, action: str, *, timeout: float = WAIT, **args: Any) -> Outcome:
+        """Ask the loop for any action of `nbllm.runs.actions`, by name; the methods below ask for those that are there.
+
+        Raises:
+            RefusedError: There is no such action, an argument is wrong, or the loop refused.
+            RunError: The run is not live.
+        """
+        return ask(self, action, args, timeout)
+
     def pause(self, *, timeout: float = WAIT) -> Outcome:
         """Hold the run at the next step boundary."""
         return ask(self, "pause", {}, timeout)
@@ -230,10 +239,7 @@ class Run:
             RunError: There was no answer in time.
             RefusedError: The run refused.
         """
-        if not isinstance(prompt, str):
-            raise RefusedError(f"The prompt must be text, not {type(prompt).__name__}.")
-        tokens = Setting(name="max_new_tokens", kind="int", low=1, high=100_000).check(max_new_tokens)
-        outcome = ask(self, "sample", {"prompt": prompt, "max_new_tokens": tokens}, timeout)
+        outcome = ask(self, "sample", {"prompt": prompt, "max_new_tokens": max_new_tokens}, timeout)
         text = self._sampled(outcome, prompt)
         if text is None:
             raise RunError(
@@ -259,17 +265,15 @@ class Run:
         Raises:
             RefusedError: A setting is not offered, or out of range; the message is the reason.
         """
-        return ask(self, "set", check_settings(self.settings, values), timeout)
+        return ask(self, "set", values, timeout)
 
     def freeze(self, *patterns: str, timeout: float = WAIT) -> Outcome:
         """Stop training the parts whose names match: `run.freeze("blocks.0.*", "embedding*")`."""
-        checked = Setting(name="freeze", kind="patterns").check(list(patterns))
-        return ask(self, "freeze", {"patterns": checked}, timeout)
+        return ask(self, "freeze", {"patterns": list(patterns)}, timeout)
 
     def unfreeze(self, *patterns: str, timeout: float = WAIT) -> Outcome:
         """Train the parts again whose names match."""
-        checked = Setting(name="unfreeze", kind="patterns").check(list(patterns))
-        return ask(self, "unfreeze", {"patterns": checked}, timeout)
+        return ask(self, "unfreeze", {"patterns": list(patterns)}, timeout)
 
     def rewind(self, step: int, *, timeout: float = WAIT) -> Outcome:
         """Go back to the checkpoint at `step`, and on from there; what came after stays on record.
@@ -277,22 +281,14 @@ class Run:
         Raises:
             RefusedError: There is no checkpoint at that step on the live line; the message names them.
         """
-        if "rewind" in self.cannot:
-            raise RefusedError(self.cannot["rewind"])
-        wanted = Setting(name="step", kind="int", low=0).check(step)
-        timeline = self.timeline
-        there = sorted({info.step for info in self.checkpoints if timeline.on_branch(info)})
-        if wanted not in there:
-            known = ", ".join(map(str, there)) or "none yet"
-            raise RefusedError(f"There is no checkpoint at step {wanted} to rewind to; there are: {known}.")
-        return ask(self, "rewind", {"step": wanted}, timeout)
+        return ask(self, "rewind", {"step": step}, timeout)
 
     def rule(
         self,
         rule: Rule | str,
         *,
         when: str | None = None,
-        do: Deed | Sequence[Deed] | None = None,
+        do: RuleAction | Sequence[RuleAction] | None = None,
         timeout: float = WAIT,
         **bounds: int,
     ) -> Outcome:

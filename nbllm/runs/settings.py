@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
-from nbllm.core.config import Config, check_choice
 from nbllm.core.errors import RefusedError, nearest
 from nbllm.core.text_table import text_table
+from nbllm.runs.arguments import Argument, short
 from nbllm.runs.events import is_number
 
 _HEADER = ("setting", "now", "range", "meaning")
-KINDS = ("float", "int", "patterns")
-MAX_PATTERNS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting(Config):
-    """One thing that a loop lets people change while it runs.
+class Setting(Argument):
+    """One thing that a loop lets people change while it runs: an argument of `run.set`.
 
     Args:
         name: The name in `run.set(name=value)`.
@@ -33,70 +30,11 @@ class Setting(Config):
         help: One sentence for the person.
     """
 
-    name: str
-    kind: str = "float"
-    low: float | None = None
-    high: float | None = None
-    low_open: bool = False
-    high_open: bool = False
+    KINDS: ClassVar[tuple[str, ...]] = ("float", "int", "patterns")
+
     default: float | None = None
     unit: str = ""
     help: str = ""
-
-    def __post_init__(self) -> None:
-        """Check the kind."""
-        check_choice(self, "kind", KINDS)
-
-    def check(self, value: Any) -> Any:
-        """Return `value` as this setting's kind: float, int, or a list of patterns. Numbers may come as text.
-
-        Raises:
-            RefusedError: It is of another kind or out of range; `what` is the reason.
-        """
-        return self._check_patterns(value) if self.kind == "patterns" else self._check_number(value)
-
-    @property
-    def range_text(self) -> str:
-        """The range in words: "above 0 and at most 1"."""
-        parts = []
-        if self.low is not None:
-            parts.append(f"{'above' if self.low_open else 'at least'} {self.low:g}")
-        if self.high is not None:
-            parts.append(f"{'below' if self.high_open else 'at most'} {self.high:g}")
-        return " and ".join(parts) or "any finite number"
-
-    def _check_number(self, value: Any) -> float | int:
-        wanted = "a whole number" if self.kind == "int" else "a number"
-        refusal = RefusedError(f"{self.name} must be {wanted}, not {_short(value)}.")
-        if isinstance(value, (bool, bytes)):
-            raise refusal
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            raise refusal from None
-        if not math.isfinite(number) or (self.kind == "int" and not number.is_integer()):
-            raise refusal
-        if not self._within(number):
-            raise RefusedError(f"{self.name} must be {self.range_text}, not {number:g}.")
-        return int(number) if self.kind == "int" else number
-
-    def _within(self, number: float) -> bool:
-        if self.low is not None and (number < self.low or (self.low_open and number == self.low)):
-            return False
-        return not (
-            self.high is not None and (number > self.high or (self.high_open and number == self.high))
-        )
-
-    def _check_patterns(self, value: Any) -> list[str]:
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, (list, tuple)) or not values:
-            raise RefusedError(f"{self.name} needs one or more names of model parts, not {_short(value)}.")
-        if len(values) > MAX_PATTERNS:
-            raise RefusedError(f"{self.name} takes at most {MAX_PATTERNS} patterns, not {len(values)}.")
-        for pattern in values:
-            if not isinstance(pattern, str) or not pattern.strip() or len(pattern) > 1000:
-                raise RefusedError(f"{self.name} needs names of model parts, not {_short(pattern)}.")
-        return list(values)
 
 
 class Settings(Sequence[Setting]):
@@ -148,8 +86,10 @@ def check_settings(declared: Iterable[Setting], values: Mapping[str, Any]) -> di
     checked = {}
     for name, value in values.items():
         if name not in known:
-            hint = nearest(name, known) if known else "This run offers nothing to set."
-            raise RefusedError(f"This run has no setting {name!r} that can change while it runs.", hint=hint)
+            hint = nearest(str(name)[:80], known) if known else "This run offers nothing to set."
+            raise RefusedError(
+                f"This run has no setting {short(name)} that can change while it runs.", hint=hint
+            )
         checked[name] = known[name].check(value)
     return checked
 
@@ -180,8 +120,3 @@ def declared_limits(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _offer(known: Mapping[str, Setting]) -> str:
     return f"It offers: {', '.join(sorted(known))}." if known else "It offers nothing to set."
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

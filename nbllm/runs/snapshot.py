@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, moment, number, size
+from nbllm.runs.actions import Action, words
 from nbllm.runs.state import LIVE
-from nbllm.runs.steering import words
-from nbllm.runs.timeline import Action, Timeline
+from nbllm.runs.timeline import Timeline
 from nbllm.runs.waiting import seconds_left
 
 if TYPE_CHECKING:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import commands
+from nbllm.runs.actions import Action, loop_action, words
 from nbllm.runs.state import LIVE
-from nbllm.runs.timeline import Action, count
+from nbllm.runs.timeline import count
 
 if TYPE_CHECKING:
     from nbllm.runs.run import Launcher, Run
@@ -44,29 +46,34 @@ class Outcome:
         return f"{text}: {self.reason}" if self.reason else text
 
 
-def words(action: str, args: dict[str, Any]) -> str:
-    """Return an action and its arguments as a person would write them: "lr=0.001", "rewind to 300"."""
-    if action == "set":
-        return ", ".join(f"{name}={_number(value)}" for name, value in args.items()) or "set"
-    if action in ("freeze", "unfreeze"):
-        patterns = args.get("patterns")
-        return f"{action} {', '.join(map(str, patterns))}" if isinstance(patterns, list) else action
+def check_asked(run: Run, action: Any, args: object) -> dict[str, Any]:
+    """Return the arguments of a command, checked as the loop will check them, before it is sent.
+
+    Raises:
+        RunError: The run is not live.
+        RefusedError: The loop would refuse; `what` is the reason.
+    """
+    kind = loop_action(action)
+    checked = kind.check(args, run.settings)
+    state = run.state
+    if state not in LIVE:
+        raise _not_live(run, action, state)
+    if action in run.cannot:
+        raise RefusedError(run.cannot[action])
     if action == "rewind":
-        return f"rewind to {args.get('to', args.get('step', '?'))}"
-    if action == "rule":
-        changed = "set" if "when" in args else "on" if args.get("on") is True else "off"
-        return f"rule {args.get('name', '?')} {changed}"
-    if action == "sample":
-        prompt = str(args.get("prompt", ""))
-        return f"sample {prompt if len(prompt) <= 40 else prompt[:37] + '...'!r}"
-    return action
+        _check_checkpoint(run, checked["step"])
+    return checked
 
 
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _check_checkpoint(run: Run, step: int) -> None:
+    timeline = run.timeline
+    there = sorted({info.step for info in run.checkpoints if timeline.on_branch(info)})
+    if step not in there:
+        known = ", ".join(map(str, there)) or "none yet"
+        raise RefusedError(f"There is no checkpoint at step {step} to rewind to; there are: {known}.")
 
 
-def ask(run: Run, action: str, args: dict[str, Any], timeout: float) -> Outcome:
+def ask(run: Run, action: str, args: Mapping[str, Any], timeout: float) -> Outcome:
     """Send a command and wait for its answer.
 
     Raises:
@@ -74,11 +81,7 @@ def ask(run: Run, action: str, args: dict[str, Any], timeout: float) -> Outcome:
         RefusedError: The run refused; `what` is its reason.
         KeyboardInterrupt: The wait was interrupted; the command stays asked, as the message says.
     """
-    state = run.state
-    if state not in LIVE:
-        raise _not_live(run, action, state)
-    if action in run.cannot:  # the loop itself would say the same, at its next step boundary
-        raise RefusedError(run.cannot[action])
+    args = check_asked(run, action, args)
     command = commands.send(run.path, action, args, run.actor)
     try:
         return _answer(run, command, timeout)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nbllm.core.quantities import moment, size
 from nbllm.core.terminal import visible
-from nbllm.runs.steering import words
+from nbllm.runs.actions import words
 from nbllm.runs.waiting import progress_text
 
 if TYPE_CHECKING:

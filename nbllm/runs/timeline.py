@@ -1,11 +1,12 @@
 """The live line of a run: what its events mean once rewinds and resumptions are taken into account.
 
-A **state action** is an applied `set`, `freeze`, `unfreeze` or `rewind`: what changes the further course.
+A **state action** is an applied action that changes the further course (`ActionType.changes_state`): `set`, `freeze`,
+`unfreeze`, `rewind`.
 They are numbered in the order of their events. A checkpoint records how many there were (`num_actions`). From
 that follows everything that rewinding, resuming and replaying need:
 
 - a rewind to a checkpoint undoes the state actions that the checkpoint does not contain;
-- what is left is *effective*: `set`, `freeze` and `unfreeze`, each at the step where it was applied;
+- what is left is *effective*: all but the rewinds, each at the step where it was applied;
 - a run that resumes from a checkpoint applies again, at their steps, the effective actions that the
   checkpoint does not contain (`pending_after`). It writes no new events for them;
 - points after the step that a rewind or a resumption went back to are superseded.
@@ -29,47 +30,16 @@ from typing import Any
 import numpy as np
 
 from nbllm.core.errors import RunError, nearest
+from nbllm.runs.actions import Action, action_of, changes_state
 from nbllm.runs.events import MAX_COUNT, Event, EventReader, is_count, is_number
 from nbllm.runs.rulebook import RuleBook
 from nbllm.runs.rules import Rule
 
-STATE_ACTIONS = ("set", "freeze", "unfreeze", "rewind")
 USUAL = frozenset(
     {"loss", "bits_per_byte", "lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds"}
 )
 MAX_COLUMNS = 64  # per kind; a writer that invents names must not exhaust memory
 KEPT = 10_000  # of each list of other events, the newest
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Action:
-    """What a loop did with a command.
-
-    Args:
-        id: The command's id.
-        action: "pause", "set", ...
-        args: Its arguments as applied.
-        actor: Who asked.
-        step: The step boundary at which it was taken: so many optimizer steps were done.
-        outcome: "applied", "refused" or "pending".
-        reason: Why it was refused, or what was found while applying it.
-        time: When, in seconds since 1970.
-        asked: When it was asked.
-        index: Its number among the state actions; -1 for others.
-        firing: When a rule of the loop did it: how often that rule had then acted; else 0.
-    """
-
-    id: str
-    action: str
-    args: dict[str, Any]
-    actor: str
-    step: int
-    outcome: str
-    reason: str = ""
-    time: float = 0.0
-    asked: float | None = None
-    index: int = -1
-    firing: int = 0
 
 
 @dataclasses.dataclass
@@ -283,7 +253,7 @@ class Timeline:
 
     def _act(self, event: Event) -> None:
         index = -1
-        if event.get("outcome") == "applied" and event.get("action") in STATE_ACTIONS:
+        if event.get("outcome") == "applied" and changes_state(event.get("action")):
             index = len(self.state_actions)
         action = action_of(event, index)
         _keep(self.actions, action)
@@ -313,24 +283,6 @@ def read_timeline(folder: Path | str, rules: Iterable[Rule] = ()) -> Timeline:
         rules: Those that the run was started with.
     """
     return Timeline(EventReader(folder).poll(), rules=rules)
-
-
-def action_of(event: Event, index: int = -1) -> Action:
-    """Return an `action` event as an `Action`, whatever its fields hold."""
-    args, asked, reason = event.get("args"), event.get("asked"), event.get("reason")
-    return Action(
-        id=str(event.get("id", "")),
-        action=str(event.get("action", "")),
-        args=args if isinstance(args, dict) else {},
-        actor=str(event.get("actor", "")),
-        step=event["step"],
-        outcome=str(event.get("outcome", "")),
-        reason="" if reason is None else str(reason),
-        time=event["time"],
-        asked=asked if is_number(asked) else None,
-        index=index,
-        firing=count(event.get("firing"), 0),
-    )
 
 
 def rewound_to(event: Event) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nbllm.core.errors import RunError
 from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs.actions import scripted_actions
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.run import Run
 from nbllm.runs.store import create, read_record
@@ -15,7 +16,7 @@ from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
 from nbllm.training.state import weights_digest
-from nbllm.training.steering import REPLAYED, SCRIPTED
+from nbllm.training.steering import REPLAYED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
     new = inherited(
         record,
         replay={"of": record["name"], "script": [*script, end]},
-        cannot={**original.cannot, **dict.fromkeys(SCRIPTED, REPLAYED)},
+        cannot={**original.cannot, **dict.fromkeys(scripted_actions(), REPLAYED)},
     )
     created = create(path.parent, f"{original.name}-replay", new)
     with first_checkpoint(created):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import RefusedError, UserError, nearest
+from nbllm.core.errors import RefusedError, UserError
+from nbllm.runs.actions import ACTIONS, action_of, changes_state, loop_action, recordable
 from nbllm.runs.events import is_number
-from nbllm.runs.rules import MAX_RULES, Deed, Rule
-from nbllm.runs.settings import Setting, check_settings
-from nbllm.runs.timeline import STATE_ACTIONS, action_of
+from nbllm.runs.rules import MAX_RULES, Rule, RuleAction
 from nbllm.training.metrics import check_metrics
 
 if TYPE_CHECKING:
@@ -20,9 +18,7 @@ if TYPE_CHECKING:
     from nbllm.training.session import Session
     from nbllm.training.watch import Due, Watch
 
-SCRIPTED = (*STATE_ACTIONS, "rule")  # what a replay takes from its script alone
 REPLAYED = "this run is a replay; fork it to steer it"
-SIDE_ACTIONS = ("sample", "evaluate", "save", "rule")  # that one goes wrong, out of memory say, ends no run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Recorded:
 
 @dataclasses.dataclass(frozen=True)
 class _Done:
-    """How an action came to be applied, where that is not just as it was asked."""
+    """How an action came to be applied."""
 
     args: dict[str, Any]
     reason: str = ""
@@ -112,7 +108,8 @@ class Steering:
     def _follow(self, due: Due) -> None:
         """Do what a rule asks, one thing after the other, each recorded as an action of its own."""
         rule = due.rule
-        asked = [self._as_action(deed, due) for deed in rule.do]  # before the first of them changes anything
+        # All are worked out before the first of them changes anything.
+        asked = [self._as_command(one, due) for one in rule.do]
         for action, args in asked:
             self._obey(action, args, rule.actor, reason=due.reason, firing=due.firing)
         if due.last:
@@ -120,12 +117,12 @@ class Steering:
             text = f"the rule {rule.name!r} has acted {times} and is off now; its limit is {rule.limit}"
             self.trainer.emit("warning", text=text)
 
-    def _as_action(self, deed: Deed, due: Due) -> tuple[str, dict[str, Any]]:
+    def _as_command(self, asked: RuleAction, due: Due) -> tuple[str, dict[str, Any]]:
         """Return what a rule asks for in the terms of a command."""
-        action, args = deed["action"], deed["args"]
+        action, args = asked["action"], asked["args"]
         if action == "rewind":
             # The weights at `begins` gave the first of the numbers, so what is to be trusted is older.
-            back = due.begins - 1 if args["steps"] is None else self.trainer.step - args["steps"]
+            back = self.trainer.step - args["steps"] if "steps" in args else due.begins - 1
             return "rewind", {"step": max(0, back)}
         if action == "scale":
             return "set", {name: self._scaled(name, factor) for name, factor in args.items()}
@@ -150,10 +147,10 @@ class Steering:
         reason: str = "",
         firing: int = 0,
     ) -> None:
-        def act() -> _Done | None:
+        def act() -> _Done:
             if action in self.trainer.cannot:
                 raise RefusedError(self.trainer.cannot[action])
-            if self.script is not None and action in SCRIPTED:
+            if self.script is not None and loop_action(action).scripted:
                 raise RefusedError(REPLAYED)
             return self._act(action, args)
 
@@ -164,7 +161,7 @@ class Steering:
         action: str,
         args: dict[str, Any],
         actor: str,
-        act: Callable[[], _Done | None],
+        act: Callable[[], _Done],
         *,
         command: Command | None = None,
         reason: str = "",
@@ -176,17 +173,16 @@ class Steering:
         try:
             done = act()
         except UserError as error:
-            reason = error.one_line
+            args, reason = recordable(args), error.one_line
         except Exception as error:
-            if action not in SIDE_ACTIONS:
+            if not ACTIONS[action].may_fail:
                 raise
             reason = f"{type(error).__name__}: {error}"
         else:
             outcome = "applied"
-            if done is not None:
-                args, reason = done.args, done.reason or reason
+            args, reason = done.args, done.reason or reason
         self._say(action, args, actor, outcome, reason, step=step, command=command, firing=firing)
-        if outcome == "applied" and action in STATE_ACTIONS:
+        if outcome == "applied" and changes_state(action):
             self.trainer.num_actions += 1
 
     def _say(
@@ -217,28 +213,16 @@ class Steering:
         self.trainer.emit("action", step=at, **event)
         self.watch.book.take(action_of({"step": at, "time": 0.0, **event}))
 
-    def _act(self, action: str, args: Mapping[str, Any]) -> _Done | None:
-        """Carry out one action; return how it came to be applied, where that is not as asked."""
-        actions: dict[str, Callable[..., _Done | None]] = {
-            "pause": self._pause,
-            "resume": self._resume,
-            "stop": self._stop,
-            "save": self.trainer.save,
-            "evaluate": self.trainer.validate,
-            "sample": self._sample,
-            "set": self._set,
-            "freeze": self._freeze,
-            "unfreeze": self._unfreeze,
-            "rewind": self._rewind,
-            "rule": self._rule,
-        }
-        if action not in actions:
-            raise RefusedError(f"this loop has no action {action!r}. {nearest(action, actions)}")
-        try:
-            inspect.signature(actions[action]).bind(**args)
-        except TypeError as error:  # a front end sent arguments that the action does not take
-            raise RefusedError(f"{action} cannot take {args!r}: {error}") from error
-        return actions[action](**args)
+    def _act(self, action: str, args: Mapping[str, Any]) -> _Done:
+        """Check and carry out one action; return how it came to be applied."""
+        kind = loop_action(action)
+        checked = kind.check(args, self.trainer.settings)
+        if kind.act is None:
+            done: _Done | None = getattr(self, f"_{action}")(**checked)
+        else:
+            applied = kind.act(self.trainer, **checked)
+            done = None if applied is None else _Done(dict(applied))
+        return _Done(checked) if done is None else done
 
     def _pause(self) -> None:
         if self.paused:
@@ -256,27 +240,28 @@ class Steering:
         self.stop_reason = reason or ("asked to stop" if actor == "person" else f"asked to stop by {actor}")
         self.paused = False
 
+    def _save(self) -> None:
+        self.trainer.save()
+
+    def _evaluate(self) -> None:
+        self.trainer.validate()
+
     def _sample(self, prompt: str = "", max_new_tokens: int | None = None) -> None:
         self.trainer.sample(prompt, max_new_tokens, **self._asked)
 
-    def _set(self, /, **values: Any) -> _Done:
-        checked = check_settings(self.trainer.settings, values)
+    def _set(self, /, **values: Any) -> None:
         step = self.trainer.step
-        if checked.get("steps", step) < step:
-            raise RefusedError(f"{checked['steps']} steps are fewer than the {step} already taken")
-        self.trainer.set_values(checked)
-        return _Done(checked)
+        if values.get("steps", step) < step:
+            raise RefusedError(f"{values['steps']} steps are fewer than the {step} already taken")
+        self.trainer.set_values(values)
 
     def _rewind(self, step: int) -> _Done:
-        step = Setting(name="step", kind="int", low=0).check(step)
         applied = self.trainer.rewind(step)
         self.to_repeat.clear()  # what was still to come is undone too
         self.watch.cut(applied["to"])
         return _Done(applied)
 
     def _freeze(self, patterns: Sequence[str]) -> None:
-        if not patterns or isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
-            raise RefusedError("freeze takes a list of name patterns, such as ['embedding.*', 'blocks.0.*']")
         self.trainer.check_patterns(patterns)
         frozen = self.trainer.frozen
         self.trainer.set_frozen((*frozen, *(p for p in patterns if p not in frozen)))
@@ -300,7 +285,7 @@ class Steering:
                 return _Done(rule.to_dict(), self.watch.doubt(rule.condition))
             check_metrics(rule, self.trainer.metrics)
             return _Done(rule.to_dict())
-        if parts or not isinstance(on, bool) or not isinstance(name, str):
+        if parts:
             raise RefusedError(
                 "a rule is set with name, when and do, or switched with name and on: true or false"
             )

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nbllm.core.terminal import visible
+from nbllm.runs.actions import ACTIONS, Action, words
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
 from nbllm.runs.listing import parent_name
 from nbllm.runs.run import Run
-from nbllm.runs.steering import words
-from nbllm.runs.timeline import Action, Timeline
+from nbllm.runs.timeline import Timeline
 from nbllm.runs.waiting import seconds_left
 
 NUM_COLORS = 6
@@ -184,6 +184,7 @@ def _action(action: Action, effective: set[int]) -> dict[str, Any]:
         "action": action.action,
         "args": {name: _plain(value) for name, value in action.args.items()},
         "text": words(action.action, action.args),
+        "past": ACTIONS[action.action].past if action.action in ACTIONS else "",
         "actor": action.actor,
         "outcome": action.outcome,
         "reason": action.reason,

@@ -10,8 +10,10 @@ from typing import Any, ClassVar
 
 from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs import commands
+from nbllm.runs.actions import ACTIONS, find
 from nbllm.runs.run import Run
 from nbllm.runs.state import LIVE
+from nbllm.runs.steering import check_asked
 from nbllm.widgets.base import Message, Panel
 from nbllm.widgets.family import Family
 from nbllm.widgets.points import packed
@@ -21,9 +23,6 @@ PERIOD = 0.1  # seconds between updates while a person is at it: 10 a second, wh
 CALM_PERIOD = 1.0  # while nobody is: browser and training may have to share two cores
 ATTENDED = 5.0  # seconds after a message in which a person counts as being at it; the pointer over the panel sends some
 SHARE = 0.02  # of a core at most goes into looking
-ASKED = frozenset(
-    {"pause", "resume", "stop", "save", "evaluate", "sample", "set", "freeze", "unfreeze", "rewind", "rule"}
-)
 
 
 class TrainingPanel(Panel):
@@ -89,20 +88,14 @@ class TrainingPanel(Panel):
         )
         if not isinstance(args, dict):
             raise RefusedError("The arguments must be names with values.")
-        if action in ("start_again", "fork"):
+        kind = find(action)
+        if kind is not None and kind.done_by == "launcher":
             work = threading.Thread(
-                target=self._begin, args=(run, action, args, viewer, request), name=f"{action} {run.name}"
+                target=self._begin, args=(run, kind.name, args, viewer, request), name=f"{action} {run.name}"
             )
             work.start()
             return
-        if action not in ASKED:
-            raise RefusedError(f"No run can {action!r}.")
-        if action in run.cannot:
-            raise RefusedError(run.cannot[action])
-        state = run.state
-        if state not in LIVE:
-            raise RefusedError(f"{run.name} is {state}: there is nobody to {action} it.")
-        command = commands.send(run.path, action, args)
+        command = commands.send(run.path, str(action), check_asked(run, action, args))
         self.tell("sent", to=viewer, request=request, id=command.id)
 
     def _begin(self, run: Run, action: str, args: dict[str, Any], viewer: str, request: Any) -> None:
@@ -127,12 +120,10 @@ class TrainingPanel(Panel):
         if action == "start_again":
             outcome = run.resume()
             return f"Resumed at step {outcome.step:,}." if outcome.step is not None else "Resuming.", run.name
-        name, step, changed = args.get("name"), args.get("step"), args.get("changes", {})
-        if not isinstance(name, str) or not name.strip():
+        asked = ACTIONS["fork"].check(args)
+        if not asked["name"].strip():
             raise RefusedError("A fork needs a name.")
-        if not isinstance(changed, dict) or not (step is None or isinstance(step, int)):
-            raise RefusedError("A fork needs a step and changes by name.")
-        fork = run.fork(name.strip(), step, **changed)
+        fork = run.fork(asked["name"].strip(), asked.get("step"), **asked.get("changes", {}))
         with self.guard:
             self._family.runs[fork.name] = fork
         return f"{fork.name} has begun.", fork.name

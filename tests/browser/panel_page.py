@@ -11,6 +11,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page
 
 from nbllm.core.theme import THEME_CSS
+from nbllm.runs.actions import ACTIONS
 from nbllm.widgets.modules import STATIC
 
 MOCK = """
@@ -139,7 +140,7 @@ def checkpoint(step: int, *, on_branch: bool = True) -> dict[str, Any]:
 def action(id: str, step: int, action: str, text: str = "", **fields: Any) -> dict[str, Any]:
     made = {
         "id": id, "step": step, "action": action, "args": {}, "text": text or action, "actor": "person",
-        "outcome": "applied", "reason": "", "time": time.time() - 60, "asked": None, "effective": True,
+        "past": ACTIONS[action].past if action in ACTIONS else "", "outcome": "applied", "reason": "", "time": time.time() - 60, "asked": None, "effective": True,
     }  # fmt: skip
     return {**made, **fields}
 

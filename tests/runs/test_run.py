@@ -63,7 +63,7 @@ def test_each_actor_is_named(run):
             "There is no checkpoint at step 12345 to rewind to; there are: none yet.",
         ),
         (lambda run: run.rewind("x"), "step must be a whole number, not 'x'."),
-        (lambda run: run.sample(7), "The prompt must be text, not int."),
+        (lambda run: run.sample(7), "prompt must be a text, not 7."),
         (lambda run: run.sample("a", max_new_tokens=0), "max_new_tokens must be at least 1"),
     ],
 )

@@ -16,14 +16,6 @@ const START_PATIENCE = 4000; // of what the kernel does itself: it loads a model
 const MOST_REQUESTS = 60;
 const LIVE_STATES = new Set(["starting", "running", "paused"]);
 const OPEN = new Set(["asked", "waiting", "sent"]);
-const PAST = new Map([
-  ["pause", "paused"],
-  ["resume", "resumed"],
-  ["stop", "stopped"],
-  ["save", "saved"],
-  ["evaluate", "evaluated"],
-  ["sample", "sampled"],
-]);
 
 /** @param {any} card @returns {boolean} whether somebody trains it */
 export function isLive(card) {
@@ -153,9 +145,8 @@ function waitingText(request, card, what) {
 
 /** @param {Request} request @param {string} what */
 function appliedText(request, what) {
-  const { action, step, args, text } = request.answer;
+  const { action, step, args, text, past } = request.answer;
   const at = `at step ${formatCount(step)}`;
-  const past = PAST.get(action);
   if (action === "rewind" && args?.to != null) return `rewound from ${formatCount(step)} to ${formatCount(args.to)}`;
   return past ? `${past} ${at}` : `${text || what} applied ${at}`;
 }
@@ -167,7 +158,8 @@ export function wordsOf({ action, args }) {
   if (action === "freeze" || action === "unfreeze") return `${action} ${args.patterns.join(", ")}`;
   if (action === "rule") return `rule ${args.name} ${args.on ? "on" : "off"}`;
   if (action === "fork") return `fork ${args.name}`;
-  return action === "start_again" ? "resume" : action;
+  if (action === "start_again") return "resume";
+  return action === "sample" ? action : [action, ...Object.entries(args).map(([name, value]) => `${name}=${value}`)].join(" ");
 }
 
 /** @param {Request} request @param {any} card @returns {string} what does the same in a terminal; "" where nothing does */
@@ -178,7 +170,8 @@ export function terminalCommand({ action, args }, card) {
   if (action === "rewind") return `${begin} ${args.step}`;
   if (action === "sample") return `${begin} ${shellWord(args.prompt)}`;
   if (action === "freeze" || action === "unfreeze") return [begin, ...args.patterns.map(shellWord)].join(" ");
-  return action === "rule" ? "" : begin;
+  if (action === "rule") return "";
+  return [begin, ...Object.entries(args).map(([name, value]) => shellWord(`${name}=${value}`))].join(" ");
 }
 
 /** @param {string} text @returns {string} one word for a shell */
