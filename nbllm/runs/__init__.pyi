@@ -1,5 +1,5 @@
 from . import rules as rules
-from .actions import ACTIONS as ACTIONS, Action as Action, ActionType as ActionType, declare as declare
+from .actions import Action as Action
 from .checkpoint import CheckpointInfo as CheckpointInfo
 from .commands import Command as Command, CommandInbox as CommandInbox, send as send
 from .events import EventReader as EventReader, EventWriter as EventWriter

@@ -103,12 +103,12 @@ class Argument(Config):
     def _check_patterns(self, value: Any) -> list[str]:
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, (list, tuple)) or not values:
-            raise RefusedError(f"{self.name} needs one or more names of model parts, not {short(value)}.")
+            raise RefusedError(f"{self.name} must be one or more names of model parts, not {short(value)}.")
         if len(values) > MAX_PATTERNS:
-            raise RefusedError(f"{self.name} takes at most {MAX_PATTERNS} patterns, not {len(values)}.")
+            raise RefusedError(f"{self.name} must be at most {MAX_PATTERNS} names, not {len(values)}.")
         for pattern in values:
             if not isinstance(pattern, str) or not pattern.strip() or len(pattern) > 1000:
-                raise RefusedError(f"{self.name} needs names of model parts, not {short(pattern)}.")
+                raise RefusedError(f"{self.name} must be names of model parts, not {short(pattern)}.")
             self._check_text(pattern)
         return list(values)
 

@@ -56,7 +56,7 @@ def test_each_actor_is_named(run):
         (lambda run: run.set(lr=7), "lr must be above 0 and at most 1, not 7."),
         (lambda run: run.set(speed=7), "This run has no setting 'speed'"),
         (lambda run: run.set(), "Nothing to set was named. It offers: accumulation, lr."),
-        (lambda run: run.freeze(), "freeze needs one or more names of model parts"),
+        (lambda run: run.freeze(), "patterns must be one or more names of model parts, not []."),
         (lambda run: run.freeze("nothing*"), "No part is named like nothing*."),
         (
             lambda run: run.rewind(12345),

@@ -45,11 +45,11 @@ def test_values_are_brought_to_their_kind(setting, given, wanted):
         (LR, b"1", "lr must be a number"),
         (ACCUMULATION, 2.5, "accumulation must be a whole number, not 2.5"),
         (ACCUMULATION, 0, "at least 1 and at most 64, not 0"),
-        (FREEZE, [], "needs one or more names"),
-        (FREEZE, ["a", 3], "needs names of model parts, not 3"),
-        (FREEZE, [" "], "needs names of model parts"),
-        (FREEZE, 5, "needs one or more names"),
-        (FREEZE, ["x"] * 1001, "at most 1000 patterns"),
+        (FREEZE, [], "must be one or more names"),
+        (FREEZE, ["a", 3], "must be names of model parts, not 3"),
+        (FREEZE, [" "], "must be names of model parts"),
+        (FREEZE, 5, "must be one or more names"),
+        (FREEZE, ["x"] * 1001, "at most 1000 names"),
     ],
 )
 def test_refusals_say_why(setting, given, message):
