@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
 
-from nbllm.core.config import PlainConfig, check_choice, check_positive
-from nbllm.core.errors import UserError
+from nbllm.core.config import PlainConfig, check_choice, check_plain_types, check_positive
+from nbllm.core.errors import RefusedError, UserError, nearest
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
+from nbllm.runs.settings import Setting
+from nbllm.training.hyperparameters import LOOP_SETTINGS, declared_for
+from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.schedules import schedules
 
 _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
@@ -16,7 +21,10 @@ _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(PlainConfig):
-    """Configuration of a run. What may change while it runs is declared in `training.settings`.
+    """Configuration of a run. What may change while it runs is declared in `training.hyperparameters`.
+
+    The optimizer's own settings are given by name beside the fields, as in `nb.train(lm, data, weight_decay=0.05)` and
+    `TrainConfig.from_dict`, and stand there in `to_dict`.
 
     Args:
         objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
@@ -29,13 +37,12 @@ class TrainConfig(PlainConfig):
         warmup_steps: Steps of linear warm-up; `None` is a twentieth of `steps`.
         min_lr_ratio: The share of `lr` that the schedule ends at.
         decay_fraction: The share of `steps` in which "wsd" decays.
-        beta1: AdamW's decay of the first moment.
-        beta2: AdamW's decay of the second moment.
-        eps: AdamW's term that keeps the denominator from zero.
-        weight_decay: Decoupled decay, on matrices only.
+        optimizer: A name in `nbllm.training.optimizers.OPTIMIZERS`.
+        optimizer_settings: The optimizer's own settings by name; what is not given has the optimizer's default. For
+            "adamw": beta1, beta2, eps, weight_decay.
         clip: Largest norm of the gradient over all parameters; larger ones are scaled down to it.
         freeze: Name patterns (as in file names: `blocks.0.*`) of what is not trained; `run.unfreeze` thaws it. What is
-            frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes a number less.
+            frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes less for each element.
         seed: Data order and samples.
         precision: "float32", "bfloat16" (bfloat16 weights beside a float32 master copy), or "auto": what the
             machine multiplies faster.
@@ -62,10 +69,8 @@ class TrainConfig(PlainConfig):
     warmup_steps: int | None = None
     min_lr_ratio: float = 0.1
     decay_fraction: float = 0.2
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
+    optimizer: str = "adamw"
+    optimizer_settings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     clip: float = 1.0
     freeze: tuple[str, ...] = ()
     seed: int = 0
@@ -82,29 +87,81 @@ class TrainConfig(PlainConfig):
     max_bad_steps: int = 5
     rules: tuple[Rule, ...] = ()
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping in which the optimizer's settings stand beside the fields.
+
+        Raises:
+            UserError: A name is unknown (the nearest is named), a value of another type or out of range.
+        """
+        names = cls.names(values)
+        for key in values:
+            if key not in names and key != "optimizer_settings":
+                raise UserError(f"{cls.__name__} has no setting {key!r}.", hint=nearest(key, names))
+        fields = {field.name for field in dataclasses.fields(cls)}
+        chosen = {**values.get("optimizer_settings", {})}
+        chosen |= {name: value for name, value in values.items() if name not in fields}
+        others = {name: value for name, value in values.items() if name in fields}
+        return super().from_dict({**others, "optimizer_settings": chosen})
+
+    @classmethod
+    def names(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return all names that `from_dict` takes beside the optimizer that `values` names.
+
+        Raises:
+            UserError: There is no such optimizer.
+        """
+        optimizer = check_plain_types(cls, {"optimizer": values.get("optimizer", cls.optimizer)})["optimizer"]
+        fields = (field.name for field in dataclasses.fields(cls) if field.name != "optimizer_settings")
+        return (*fields, *(setting.name for setting in OPTIMIZERS[optimizer].settings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the optimizer's settings as plain values that JSON can hold."""
+        fields = super().to_dict()
+        own: dict[str, Any] = fields.pop("optimizer_settings")
+        return fields | own
+
     def __post_init__(self) -> None:
         """Check every range."""
-        check_positive(self, "steps", "batch_size", "sequence_length", "accumulation", "eps", "clip")
+        check_positive(self, "batch_size", "sequence_length")
         check_positive(self, "keep_checkpoints", "max_bad_steps", "validation_tokens", "sample_tokens")
         check_choice(self, "objective", tuple(OBJECTIVES))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
         check_choice(self, "schedule", tuple(schedules))
-        for name in ("lr", "weight_decay", "warmup_steps", "validation_interval", "sample_interval"):
+        for setting in LOOP_SETTINGS:
+            object.__setattr__(self, setting.name, _checked(setting, getattr(self, setting.name)))
+        object.__setattr__(self, "optimizer_settings", self._checked_optimizer_settings())
+        for name in ("warmup_steps", "validation_interval", "sample_interval", "checkpoint_interval"):
             self._check_range(name, 0, _HUGE)
-        self._check_range("checkpoint_interval", 0, _HUGE)
-        self._check_range("lr", 0, 1)
-        self._check_range("clip", 0, 1e6)
         self._check_range("num_threads", 1, 4096)
         for name in ("min_lr_ratio", "decay_fraction"):
             self._check_range(name, 0, 1)
-        for name in ("beta1", "beta2"):
-            self._check_range(name, 0, 0.999999)
         for name in ("sample_prompts", "freeze"):
             texts = getattr(self, name)
             if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
                 raise UserError(f"{name} must be a list of texts.", where="TrainConfig")
             object.__setattr__(self, name, tuple(texts))
         object.__setattr__(self, "rules", check_rules(self.rules))
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What may change while the run goes on."""
+        return declared_for(self.optimizer)
+
+    @property
+    def values(self) -> dict[str, float | int]:
+        """The value at the start of each of `settings`."""
+        return {s.name: getattr(self, s.name) for s in LOOP_SETTINGS} | dict(self.optimizer_settings)
+
+    def _checked_optimizer_settings(self) -> dict[str, float]:
+        declared = {setting.name: setting for setting in OPTIMIZERS[self.optimizer].settings}
+        for name in self.optimizer_settings:
+            if name not in declared:
+                raise UserError(f"{self.optimizer} has no setting {name!r}.", hint=nearest(name, declared))
+        return {
+            name: _checked(setting, self.optimizer_settings.get(name, setting.default))
+            for name, setting in declared.items()
+        }
 
     def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -117,3 +174,10 @@ class TrainConfig(PlainConfig):
     def warmup(self) -> int:
         """Steps of warm-up, with the default filled in."""
         return max(1, self.steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+
+def _checked(setting: Setting, value: Any) -> Any:
+    try:
+        return setting.check(value)
+    except RefusedError as error:
+        raise UserError(error.what, where="TrainConfig") from None

@@ -20,7 +20,6 @@ from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.choices import DECISIVE, check_fits, make_choices
 from nbllm.training.config import TrainConfig
-from nbllm.training.settings import initial_values
 from nbllm.training.state import TrainState
 from nbllm.training.validation import limits, open_store
 
@@ -47,6 +46,12 @@ def fork(
     """
     record = read_record(path)
     timeline = read_timeline(path, recorded_rules(record))
+    if changes.get("optimizer", record["config"]["optimizer"]) != record["config"]["optimizer"]:
+        raise UserError(
+            f"A fork takes over its parent's optimizer state, so it keeps {record['config']['optimizer']!r}.",
+            where=path,
+            hint="nb.train(nb.load(path), data, optimizer=...) begins with a fresh one.",
+        )
     info = _branching_point(path, timeline, step)
     state = TrainState.read(info.path)
     config = TrainConfig.from_dict(
@@ -79,7 +84,7 @@ def fork(
     created = create(path.parent, name, new)
     say_if_renamed(name, created)
     with first_checkpoint(created):
-        checkpoints.adopt(info, created, values=initial_values(config), frozen=config.freeze, bad_steps=0)
+        checkpoints.adopt(info, created, values=config.values, frozen=config.freeze, bad_steps=0)
     return created
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ def start_from_file(path: Path, *, name: str | None = None, folder: Path = Path(
 
     sections = _read(path)
     data = sections["data"]
-    _known(sections["train"], tuple(f.name for f in dataclasses.fields(TrainConfig)), "[train]", path)
+    _known(sections["train"], TrainConfig.names(sections["train"]), "[train]", path)
     _known(data, ("source", "column", "on_error", "validation", "seed"), "[data]", path)
     reading = {key: data[key] for key in ("column", "on_error") if key in data}
     text = load(data.get("source", "pydocs"), **reading)

@@ -1,29 +1,33 @@
-"""AdamW with decoupled decay on matrices only, over float32 masters; and which parts are frozen."""
+"""An optimizer over float32 master weights, and which parameters are frozen."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
+from nbllm.training.optimizers.base import SteerableOptimizer
 
 
 class Optimizer:
-    """Fused AdamW over a model's parameters, held in float32 whatever the model computes in.
+    """An optimizer over a model's parameters, which are held in float32 whatever the model computes in.
 
     In float32 the model's own parameters are trained. In bfloat16 each has a float32 master: gradients are added
     to the master's, and after the step the parameter is a rounded copy of it, since a step smaller than
     bfloat16's spacing would otherwise be lost.
 
-    Sources: Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2; Micikevicius et al. 2017, arXiv:1710.03740,
-    section 3.1 (master weights).
+    Args:
+        model: What is trained; its parameters become `dtype`.
+        kind: One of `nbllm.training.optimizers.OPTIMIZERS`.
+        dtype: What the model computes in.
+
+    Source: Micikevicius et al. 2017, arXiv:1710.03740, section 3.1 (master weights).
     """
 
-    def __init__(self, model: nn.Module, *, dtype: torch.dtype, eps: float) -> None:
+    def __init__(self, model: nn.Module, kind: type[SteerableOptimizer], *, dtype: torch.dtype) -> None:
         self.names = [name for name, _ in model.named_parameters()]
         self.has_masters = dtype != torch.float32
         self.masters: dict[str, Tensor] = {}
@@ -36,17 +40,12 @@ class Optimizer:
         self.parameters = dict(model.named_parameters())
         if not self.has_masters:
             self.masters = dict(self.parameters)
-        matrices = [m for m in self.masters.values() if m.ndim >= 2]
-        others = [m for m in self.masters.values() if m.ndim < 2]
-        groups: list[dict[str, Any]] = [{"params": group} for group in (matrices, others) if group]
-        self.adamw = torch.optim.AdamW(groups, eps=eps, weight_decay=0.0, fused=True)
+        masters = list(self.masters.values())
+        self.inner = kind([m for m in masters if m.ndim >= 2], [m for m in masters if m.ndim < 2])
 
-    def apply(self, *, lr: float, beta1: float, beta2: float, weight_decay: float) -> None:
-        """Set what the next step uses."""
-        for group in self.adamw.param_groups:
-            group.update(lr=lr, betas=(beta1, beta2))
-            if group["params"][0].ndim >= 2:
-                group["weight_decay"] = weight_decay
+    def configure(self, *, lr: float, **values: float) -> None:
+        """Set what the next step uses: the learning rate, and the optimizer's own settings by name."""
+        self.inner.configure(lr=lr, **values)
 
     def freeze(self, patterns: Iterable[str]) -> None:
         """Freeze the parameters that match one of `patterns` (as in file names: `blocks.0.*`), thaw all others."""
@@ -87,7 +86,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Update the masters, and round them into the parameters."""
-        self.adamw.step()
+        self.inner.step()
         self.publish()
 
     @torch.no_grad()
@@ -99,16 +98,17 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        self.adamw.zero_grad(set_to_none=True)
+        self.inner.zero_grad(set_to_none=True)
         for parameter in self.parameters.values():
             parameter.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return AdamW's state by name: `exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`."""
+        """Return the optimizer's state by name, `<key>.<parameter>`: for AdamW the keys exp_avg, exp_avg_sq, step."""
         tensors = {}
         for name, master in self.masters.items():
-            for key, value in self.adamw.state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
+            for key, value in self.inner.state.get(master, {}).items():
+                if value is not None:  # SGD's momentum, before the first step
+                    tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
         return tensors
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -117,14 +117,14 @@ class Optimizer:
         Raises:
             UserError: A tensor belongs to no parameter, or has another shape.
         """
-        self.adamw.state.clear()
+        self.inner.state.clear()
         for full_name, value in tensors.items():
             key, _, name = full_name.partition(".")
             master = self.masters.get(name)
-            if master is None or (key != "step" and value.shape != master.shape):
+            if master is None or (value.ndim > 0 and value.shape != master.shape):
                 raise UserError(f"The optimizer state {full_name!r} fits no parameter of this model.")
-            # AdamW's fused form wants its step count beside the parameter.
-            self.adamw.state[master][key] = value.clone().to(master.device)
+            # AdamW's fused form takes its step count from the parameter's device.
+            self.inner.state[master][key] = value.clone().to(master.device)
 
 
 def is_frozen(name: str, patterns: Iterable[str]) -> bool:

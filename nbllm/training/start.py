@@ -17,7 +17,6 @@ from nbllm.training.choices import check_fits, make_choices
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
-from nbllm.training.settings import SETTINGS, initial_values
 from nbllm.training.state import TrainState
 from nbllm.training.validation import limits
 
@@ -68,7 +67,7 @@ def train(
         _record(lm, settings, training, held_out, where),
     )
     say_if_renamed(name, path)
-    state = TrainState(values=initial_values(settings), frozen=settings.freeze)
+    state = TrainState(values=settings.values, frozen=settings.freeze)
     with first_checkpoint(path):
         checkpoints.save(path, 0, lm.write_files, state.to_dict())
     return Launcher(lm).start(path)
@@ -122,7 +121,7 @@ def _record(
         config=settings.to_dict(),
         model=lm.config.to_dict(),
         data={"train": _describe(training), "validation": validation},
-        settings=[setting.to_dict() for setting in SETTINGS],
+        settings=[setting.to_dict() for setting in settings.settings],
         cannot=limits(validation),
         choices=make_choices(settings, lm.config),
         where=where,

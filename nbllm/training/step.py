@@ -86,7 +86,7 @@ class Stepper:
         lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape(values["steps"]))
         good = math.isfinite(mean) and math.isfinite(norm)
         if good:
-            optimizer.apply(lr=lr, **{name: values[name] for name in ("beta1", "beta2", "weight_decay")})
+            optimizer.configure(lr=lr, **{name: values[name] for name in self.config.optimizer_settings})
             optimizer.step()
         optimizer.zero_grad()
         seconds = time.perf_counter() - began

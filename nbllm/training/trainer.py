@@ -21,9 +21,9 @@ from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.metrics import reported_metrics
 from nbllm.training.optim import Optimizer, check_patterns
+from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES
 from nbllm.training.session import End, Session
-from nbllm.training.settings import SETTINGS
 from nbllm.training.state import read_model, write_model
 from nbllm.training.step import Stepper
 from nbllm.training.validation import NO_VALIDATION, Validation, open_store
@@ -46,12 +46,11 @@ class Trainer(Session):
         RunError: Another trainer has this run, or no checkpoint of it is good.
     """
 
-    settings = SETTINGS
-
     def __init__(self, path: Path, *, where: str, publish_to: LM | None = None) -> None:
         super().__init__(path, where=where)
         self.publish_to = publish_to
         self.config = TrainConfig.from_dict(self.record["config"])
+        self.settings = self.config.settings
         self.keep_checkpoints = self.config.keep_checkpoints
         self.metrics = reported_metrics(
             OBJECTIVES[self.config.objective], evaluates=self.record["data"]["validation"] is not None
@@ -172,7 +171,9 @@ class Trainer(Session):
         self.lm = LM(model, load_tokenizer(newest.path))
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
-        self.optimizer = Optimizer(self.lm.model, dtype=DTYPES[choices["precision"]], eps=self.config.eps)
+        self.optimizer = Optimizer(
+            self.lm.model, OPTIMIZERS[self.config.optimizer], dtype=DTYPES[choices["precision"]]
+        )
         objective = OBJECTIVES[self.config.objective].for_tokenizer(self.lm.tokenizer)
         source = WindowSource(
             open_store(self.record["data"]["train"]),

@@ -33,7 +33,7 @@ from nbllm.runs.events import EventWriter
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
-from nbllm.training.settings import SETTINGS
+from nbllm.training import TrainConfig
 from nbllm.widgets.modules import STATIC
 from tests.browser.conftest import ARGUMENTS, Quiet, chromium
 from tests.browser.lab import Lab, Notebook
@@ -149,7 +149,10 @@ def latency(lab: Lab, page: Page, clicks: int) -> None:
 
 
 def long_run(folder: Path, name: str, steps: int) -> Path:
-    record = {"config": {"steps": steps, "lr": 1e-3}, "settings": [s.to_dict() for s in SETTINGS]}
+    record = {
+        "config": {"steps": steps, "lr": 1e-3},
+        "settings": [s.to_dict() for s in TrainConfig().settings],
+    }
     path, noise = create(folder, name, record), random.Random(0)
     with EventWriter(path) as writer:
         writer.write("start", 0, where="thread", from_step=0, **this_process())

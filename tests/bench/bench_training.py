@@ -29,6 +29,7 @@ from nbllm.models import Decoder, ModelConfig
 from nbllm.nn.attention_backends import choose
 from nbllm.objectives import CausalLM
 from nbllm.training.optim import Optimizer
+from nbllm.training.optimizers.adamw import AdamW
 
 LAYERS, WIDTH, HEADS, WORDS, BATCH, LENGTH = 6, 384, 6, 4096, 8, 256
 TOKENS = BATCH * LENGTH
@@ -98,8 +99,8 @@ def own_step(precision: str, attention: str) -> Step:
         )
     ).train()
     model.attention_backend = attention
-    optimizer = Optimizer(model, dtype=getattr(torch, precision), eps=1e-8)
-    optimizer.apply(lr=1e-3, beta1=0.9, beta2=0.95, weight_decay=0.1)
+    optimizer = Optimizer(model, AdamW, dtype=getattr(torch, precision))
+    optimizer.configure(lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     objective = CausalLM()
     inputs, targets = batch()
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from nbllm.core.errors import UserError
 from nbllm.training.optim import Optimizer, check_patterns
+from nbllm.training.optimizers.adamw import AdamW
 
 
 def make_model():
@@ -21,17 +22,17 @@ def take_steps(model, optimizer_step, count=5):
         optimizer_step()
 
 
-SETTINGS = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1}
+SETTINGS = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 
 
 def test_float32_equals_torch_adamw_with_decay_on_matrices_only():
     ours, theirs = make_model(), make_model()
-    optimizer = Optimizer(ours, dtype=torch.float32, eps=1e-8)
+    optimizer = Optimizer(ours, AdamW, dtype=torch.float32)
 
     def step():
         optimizer.gather_gradients()
         optimizer.clip(0.5)
-        optimizer.apply(**SETTINGS)
+        optimizer.configure(**SETTINGS)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -57,11 +58,11 @@ def test_masters_keep_steps_that_bfloat16_would_lose():
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
-    optimizer = Optimizer(model, dtype=torch.bfloat16, eps=1e-8)
+    optimizer = Optimizer(model, AdamW, dtype=torch.bfloat16)
     for _ in range(100):
         model.weight.grad = torch.ones_like(model.weight)
         optimizer.gather_gradients()
-        optimizer.apply(lr=1e-4, beta1=0.0, beta2=0.0, weight_decay=0.0)
+        optimizer.configure(lr=1e-4, beta1=0.0, beta2=0.0, eps=1e-8, weight_decay=0.0)
         optimizer.step()
         optimizer.zero_grad()
     # Each step is a fortieth of bfloat16's spacing at 1; a hundred of them are more than one spacing.
@@ -73,12 +74,12 @@ def test_masters_keep_steps_that_bfloat16_would_lose():
 def test_frozen_parameters_stay_and_others_move():
     model = make_model()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = Optimizer(model, dtype=torch.float32, eps=1e-8)
+    optimizer = Optimizer(model, AdamW, dtype=torch.float32)
     optimizer.freeze(["0.*"])
 
     def step():
         optimizer.gather_gradients()
-        optimizer.apply(**SETTINGS)
+        optimizer.configure(**SETTINGS)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -94,18 +95,18 @@ def test_frozen_parameters_stay_and_others_move():
 def test_state_goes_and_comes_back_bit_for_bit(dtype):
     def run(split):
         model = make_model()
-        optimizer = Optimizer(model, dtype=dtype, eps=1e-8)
+        optimizer = Optimizer(model, AdamW, dtype=dtype)
 
         def step():
             nonlocal optimizer
             optimizer.gather_gradients()
-            optimizer.apply(**SETTINGS)
+            optimizer.configure(**SETTINGS)
             optimizer.step()
             optimizer.zero_grad()
             if split:
                 state = optimizer.state_tensors()
                 masters = {name: m.detach().clone() for name, m in optimizer.masters.items()}
-                optimizer = Optimizer(model, dtype=dtype, eps=1e-8)
+                optimizer = Optimizer(model, AdamW, dtype=dtype)
                 with torch.no_grad():
                     for name, master in optimizer.masters.items():
                         master.copy_(masters[name])
@@ -118,7 +119,7 @@ def test_state_goes_and_comes_back_bit_for_bit(dtype):
 
 
 def test_state_of_another_model_is_refused():
-    optimizer = Optimizer(make_model(), dtype=torch.float32, eps=1e-8)
+    optimizer = Optimizer(make_model(), AdamW, dtype=torch.float32)
     with pytest.raises(UserError, match="exp_avg.0.weight"):
         optimizer.load_state_tensors({"exp_avg.0.weight": torch.zeros(3)})
 

@@ -130,7 +130,7 @@ def test_a_setting_acts_from_the_next_step_with_its_actor(start):
 def test_every_declared_setting_can_be_set(start):
     run = start(steps=100_000)
     values = {s.name: run.config[s.name] for s in run.settings}
-    assert set(values) == {"lr", "beta1", "beta2", "weight_decay", "clip", "accumulation", "steps"}
+    assert set(values) == {"lr", "beta1", "beta2", "eps", "weight_decay", "clip", "accumulation", "steps"}
     outcome = run.set(**{**values, "accumulation": 2, "steps": 50_000})
     run.wait(step=outcome.step + 2, progress=False)
     run.stop()
@@ -410,19 +410,22 @@ def test_a_second_trainer_is_refused_with_the_name_of_the_first(start):
     ("changes", "message"),
     [
         ({"stepz": 3}, "Did you mean 'steps'"),
-        ({"steps": 0}, "greater than 0"),
+        ({"steps": 0}, "at least 1"),
         ({"schedule": "linear"}, "must be one of"),
         ({"precision": "float16"}, "must be one of"),
         ({"sequence_length": 65}, "64 positions"),
         ({"lr": "fast"}, "must be a number"),
         ({"steps": "100"}, "whole number"),
         ({"batch_size": 2.5}, "whole number"),
-        ({"clip": float("inf")}, "between 0 and"),
+        ({"clip": float("inf")}, "must be a number"),
         ({"num_threads": 0}, "between 1 and"),
         ({"sample_prompts": [3]}, "list of texts"),
         ({"device": "tpu?"}, "no device"),
         ({"where": "cloud"}, "'thread' or 'process'"),
-        ({"beta2": 1.0}, "between 0 and"),
+        ({"beta2": 1.0}, "at least 0 and at most"),
+        ({"optimizer": "adamv"}, "Did you mean 'adamw'"),
+        ({"optimizer_settings": {"beta3": 1.0}}, "adamw has no setting 'beta3'"),
+        ({"lr": 2}, "at most 1"),
         ({"sample_prompts": "one"}, "list of texts"),
     ],
 )

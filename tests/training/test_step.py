@@ -12,6 +12,7 @@ from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives import CausalLM
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
+from nbllm.training.optimizers.adamw import AdamW
 from nbllm.training.state import TrainState
 from nbllm.training.step import Stepper
 
@@ -33,12 +34,11 @@ class EveryThird(CausalLM):
 @pytest.mark.parametrize("objective", [CausalLM(), EveryThird()])
 def test_accumulated_batches_are_one_batch_divided_by_all_that_counts(objective, lm, store):
     config = TrainConfig(batch_size=2, sequence_length=32, schedule="constant", warmup_steps=0)
-    values = {"accumulation": 3, "clip": 1e6, "lr": 1e-2, "steps": 10}
-    values |= {"beta1": 0.9, "beta2": 0.95, "weight_decay": 0.1}
+    values = {**config.values, "accumulation": 3, "clip": 1e6}
     source = WindowSource(store, length=33, overlap=1)
     reference = copy.deepcopy(lm.model)
     stepper = Stepper(
-        lm.model, objective, Optimizer(lm.model, dtype=torch.float32, eps=1e-8), source, config, "cpu"
+        lm.model, objective, Optimizer(lm.model, AdamW, dtype=torch.float32), source, config, "cpu"
     )
     result = stepper.step(TrainState(values=values))
 
@@ -61,7 +61,7 @@ def test_batches_are_made_again_and_their_randomness_is_their_own(lm, store):
             return {"drawn": torch.from_numpy(rng.random(4))}
 
     def stepper(seed=0):
-        optimizer = Optimizer(lm.model, dtype=torch.float32, eps=1e-8)
+        optimizer = Optimizer(lm.model, AdamW, dtype=torch.float32)
         return Stepper(lm.model, Draws(), optimizer, source, config.replace(seed=seed), "cpu")
 
     drawn = [stepper().batch(position)["drawn"] for position in (0, 2, 4)]
