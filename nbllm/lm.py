@@ -231,22 +231,39 @@ class LM:
         training; otherwise it is not counted. Texts longer than the context are read in windows that overlap
         by half.
         """
-        from nbllm.models.scoring import token_log_probabilities
-
         texts = [texts] if isinstance(texts, str) else list(texts)
-        start = self.tokenizer.eos_token_id
-        if start is None:
-            start = self.tokenizer.bos_token_id
-        prefix = [] if start is None else [start]
-        ids = [
-            prefix + self.tokenizer.encode(text, add_special_tokens=False, verbose=False) for text in texts
-        ]
-        with self.lock:
-            found = token_log_probabilities(self.model, ids)
+        start = self.start_tokens
+        ids = [start + self.tokenizer.encode(text, add_special_tokens=False, verbose=False) for text in texts]
         return [
             Score(float(values.double().sum()), len(values), len(text.encode()))
-            for text, values in zip(texts, found, strict=True)
+            for text, values in zip(texts, self.score_tokens(ids), strict=True)
         ]
+
+    def score_tokens(
+        self, sequences: Sequence[Sequence[int]], *, stride: int | None = None, batch_tokens: int = 4096
+    ) -> list[torch.Tensor]:
+        """Return how probable the model finds each token of each sequence, but its first, given those before it.
+
+        Args:
+            sequences: Token ids. One longer than the context is read in overlapping windows.
+            stride: By how many tokens the window moves on; `None` is half the context.
+            batch_tokens: About how many tokens one forward pass takes; bounds memory, changes no result.
+
+        Returns:
+            Per sequence (token - 1) natural logarithms in float32, on the CPU.
+        """
+        from nbllm.models.scoring import token_log_probabilities
+
+        with self.lock:
+            return token_log_probabilities(
+                self.model, sequences, stride=stride, max_batch_tokens=batch_tokens
+            )
+
+    @property
+    def start_tokens(self) -> list[int]:
+        """What the first token of a document is predicted from: end of text, else beginning of text, or nothing."""
+        ids = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id)
+        return next(([int(token)] for token in ids if token is not None), [])
 
     def release(self) -> int:
         """Give back the memory that the next generation would have found ready; the next one takes it anew.

@@ -1,69 +1,56 @@
-"""One line that says how far long work is, rewritten in place; silent where a line cannot be rewritten."""
+"""What a person who waits sees: one line, rewritten in place; nothing where a line cannot be rewritten."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
-from nbllm.core.quantities import duration
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
 
 _SECONDS_BETWEEN = 0.2
 _QUIET_SECONDS = 1.0  # what is done sooner needs no line
 
 
-class Progress:
-    """A context in which `advance` tells how much was done.
+def progress(label: str, total: float | None, unit: str, *, show: bool = True) -> tqdm[None]:
+    """Return a tqdm progress bar, whose `update(amount)` says how much more was done; a context that clears it.
+
+    It is a line of text in notebooks too, not tqdm's widget: a notebook that is saved keeps the widget's output but not
+    the widget, and shows an error in its place.
 
     Args:
         label: What is done: "perplexity".
-        total: How much there is.
-        unit: Of what: "bytes".
-        show: False is silent; so is a terminal-less process that is no notebook kernel.
+        total: How much there is; `None` where that is not known.
+        unit: Of what: "B" for bytes, " examples".
+        show: False is silent; so is a process whose output is neither a terminal nor a notebook.
     """
-
-    def __init__(self, label: str, total: float, unit: str, *, show: bool = True) -> None:
-        self.label, self.total, self.unit = label, total, unit
-        self.done = 0.0
-        self._show = show and _rewritable()
-        self._width = 0
-
-    def __enter__(self) -> Self:
-        self._began = self._last = time.monotonic()
-        return self
-
-    def advance(self, amount: float) -> None:
-        """Say that `amount` more was done."""
-        self.done += amount
-        now = time.monotonic()
-        if not self._show or now - self._last < _SECONDS_BETWEEN or now - self._began < _QUIET_SECONDS:
-            return
-        self._last = now
-        left = (self.total - self.done) * (now - self._began) / max(self.done, 1e-9)
-        share = self.done / self.total if self.total else 1.0
-        text = f"{self.label}: {share:4.0%} of {self.total:,.0f} {self.unit}, {duration(max(left, 0.0))} left"
-        _write(f"\r{text.ljust(self._width)}")
-        self._width = len(text)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._width:
-            _clear(self._width)
+    return _bar()(
+        desc=label,
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        leave=False,
+        delay=_QUIET_SECONDS,
+        mininterval=_SECONDS_BETWEEN,
+        dynamic_ncols=True,
+        file=sys.stdout,
+        disable=not (show and _rewritable()),
+    )
 
 
 @contextlib.contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A context in which a line says what a cell or a terminal waits for, once that takes longer than a moment."""
-    shown = threading.Event()
+    """A context in which a line says what a cell or a terminal waits for, once that takes longer than a moment.
+
+    For work that cannot be counted. The line comes from a timer, since nothing else runs meanwhile.
+    """
+    lines: list[tqdm[None]] = []
 
     def show() -> None:
-        shown.set()
-        _write(text)
+        lines.append(_bar()(desc=text, bar_format="{desc}", leave=False, file=sys.stdout))
 
     timer = threading.Timer(_QUIET_SECONDS, show)
     if _rewritable() and threading.current_thread() is threading.main_thread():
@@ -74,18 +61,18 @@ def waiting(text: str) -> Iterator[None]:
         timer.cancel()
         if timer.ident is not None:
             timer.join()
-        if shown.is_set():
-            _clear(len(text))
+        for line in lines:
+            line.close()
+
+
+def _bar() -> type[tqdm[None]]:
+    from tqdm.std import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread that watches: every bar here is updated often enough
+
+    return Bar
 
 
 def _rewritable() -> bool:
     return sys.stdout.isatty() or "ipykernel" in sys.modules
-
-
-def _clear(width: int) -> None:
-    _write(f"\r{' ' * width}\r")
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -1,14 +1,17 @@
+from .answering import answer as answer
 from .comparison import check_comparable as check_comparable, comparison_section as comparison_section
 from .config import EvaluationConfig as EvaluationConfig
-from .likelihood import Likelihoods as Likelihoods, measure_likelihoods as measure_likelihoods
-from .metrics import METRICS as METRICS
+from .examples import Examples as Examples, Source as Source
+from .measuring import Measured as Measured, answer_examples as answer_examples, measure as measure
+from .metrics import METRICS as METRICS, Metric as Metric, RatioOfSums as RatioOfSums
 from .reproduction import reproduction_section as reproduction_section
+from .requests import DocumentLikelihood as DocumentLikelihood, Generate as Generate, Likelihood as Likelihood
 from .run_sections import run_details as run_details, run_sections as run_sections
 from .runner import evaluate as evaluate
 from .statistics import (
     Difference as Difference,
     Estimate as Estimate,
-    difference_of_ratios as difference_of_ratios,
-    ratio_of_sums as ratio_of_sums,
+    difference as difference,
+    estimate as estimate,
 )
-from .tasks import TASKS as TASKS
+from .tasks import TASKS as TASKS, Task as Task

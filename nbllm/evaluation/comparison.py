@@ -1,122 +1,139 @@
-"""Two reports of the same texts compared: what changed from one to the other, and how sure that is."""
+"""Two reports of the same examples compared: what changed from one to the other, and how sure that is."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-
-import numpy as np
+from collections.abc import Collection, Iterable
 
 from nbllm.core.errors import UserError
 from nbllm.core.quantities import fixed, iso_minute
-from nbllm.core.report.figures import Change, PerDocument, Subject
+from nbllm.core.report.figures import Change, Measurement, Subject
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import Changes
+from nbllm.core.report.sections import Changes, Rows
+from nbllm.evaluation.columns import Columns, to_arrays
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.metrics.base import Metric
 from nbllm.evaluation.metrics.catalogue import METRICS
-from nbllm.evaluation.statistics import Difference, difference_of_ratios
+from nbllm.evaluation.statistics import Difference, difference
 
 
 def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
     """Check that an earlier report measured just these subjects.
 
     Raises:
-        UserError: It is no report that was measured, or differs in a task, a text, its documents or the stride.
+        UserError: It is no report that was measured, or differs in a task, its settings or its examples.
     """
     if not isinstance(before, Report):
         raise UserError(
             f"against must be a report, not {type(before).__name__}.",
             hint="Give what nb.evaluate returned, or nb.Report.load(path) of its .json.",
         )
-    earlier = {kept.subject for kept in _measured(before)}
+    earlier = set(_rows(before))
     if not earlier:
-        raise UserError("The report given as against holds nothing that was measured by document.")
+        raise UserError("The report given as against holds nothing that was measured example by example.")
     if earlier == set(subjects):
         return
-    now = {(subject.task, subject.text): subject for subject in subjects}
-    then = {(subject.task, subject.text): subject for subject in earlier}
+    now = {(subject.task, subject.data): subject for subject in subjects}
+    then = {(subject.task, subject.data): subject for subject in earlier}
     if now.keys() != then.keys():
         raise UserError(
             f"The earlier report measured {_words(earlier)}; this one is to measure {_words(subjects)}.",
-            hint="Give both the same tasks and texts.",
+            hint="Give both the same tasks and data.",
         )
     key = next(key for key in now if now[key] != then[key])
-    text = f"the text {key[1]!r}" if key[1] else "the text"
-    if now[key].fingerprint != then[key].fingerprint:
+    _raise_difference(then[key], now[key])
+
+
+def _raise_difference(then: Subject, now: Subject) -> None:
+    """Raise the error that says in what two subjects of one task and name differ."""
+    data = f"the data {now.data!r}" if now.data else "the data"
+    if now.fingerprint != then.fingerprint:
         raise UserError(
-            f"The documents of {text} are not those that the earlier report measured.",
-            hint="Give both the same documents in the same order, and the same max_documents.",
+            f"The examples of {data} are not those that the earlier report measured.",
+            hint="Give both the same examples in the same order, and the same limit.",
         )
+    old, new = dict(then.settings), dict(now.settings)
+    name = next(name for name in old | new if old.get(name) != new.get(name))
     raise UserError(
-        f"The earlier report measured {text} with stride={then[key].stride}, this one has {now[key].stride}.",
-        hint="Give both the same stride.",
+        f"The earlier report measured {now.name(now.task)} with {name}={old.get(name)}, this one has {new.get(name)}.",
+        hint=f"Give both the same {name}.",
     )
 
 
 def comparison_section(before: Report, after: Report, config: EvaluationConfig) -> Changes:
     """Return what changed: each figure before and after, the change, and the interval of the change.
 
-    A figure per token is left out where the two models cut the text into different tokens. Where a measurement
-    was interrupted, both are compared on the documents that both measured.
+    A figure is left out where the two models cannot be compared by it, as by a figure per token where they cut the
+    text into different tokens. Where a measurement was interrupted, both are compared on the examples that both
+    measured.
 
     Args:
         before: The earlier report.
         after: The later one, of the same subjects.
         config: Confidence, resamples and seed of the intervals.
     """
-    earlier = {(kept.subject, kept.figure): kept for kept in _measured(before)}
+    earlier, later = _rows(before), _rows(after)
+    had = {_key(each) for each in before.measurements() if each.metric}
     changes: list[Change] = []
     notes = [f"Before: {before.title}, measured {iso_minute(before.created)}."]
     told: set[Subject] = set()
-    for now in _measured(after):
-        name = now.subject.name(now.figure)
-        then = earlier.get((now.subject, now.figure))
-        num_documents = 0 if then is None else min(len(then.numerators), len(now.numerators))
-        if then is None:
-            notes.append(f"The earlier report lacks {name}.")
-        elif then.denominators[:num_documents] != now.denominators[:num_documents]:
-            notes.append(f"{_sentence_case(name)} is left out: the models count by different tokens.")
-        else:
-            found = _difference(then, now, num_documents, config)
-            changes.append(
-                Change(
-                    name=name,
-                    before=found.before,
-                    after=found.after,
-                    interval=found.interval,
-                    confidence=config.confidence,
-                )
+    for now in after.measurements():
+        metric = _metric(now)
+        if metric is None or now.subject is None or not metric.of_model:
+            continue
+        if now.subject not in earlier or _key(now) not in had:
+            notes.append(f"The earlier report lacks {now.name}.")
+            continue
+        old, new = earlier[now.subject], later[now.subject]
+        num_rows = min(len(old), len(new))
+        columns = [_first(rows, num_rows) for rows in (old, new)]
+        if any((columns[0][name] != columns[1][name]).any() for name in metric.comparable_by):
+            agree = " and ".join(name.removeprefix("num_") for name in metric.comparable_by)
+            notes.append(f"{_sentence_case(now.name)} is left out: the models count by different {agree}.")
+            continue
+        clusters = columns[1][new.cluster] if new.cluster else None
+        found = difference(metric, columns[0], columns[1], config, clusters)
+        changes.append(
+            Change(
+                name=now.name,
+                before=found.before,
+                after=found.after,
+                interval=found.interval,
+                confidence=config.confidence,
+                metric=metric.name,
+                better=metric.better,
             )
-            if now.subject not in told:  # the first figure of a task is the one to tell
-                told.add(now.subject)
-                notes.append(_told(name, found))
-                if len(then.numerators) != len(now.numerators):
-                    notes.append(
-                        f"A measurement was interrupted: compared on the first {num_documents} documents."
-                    )
+        )
+        if now.subject not in told:  # the first figure of a task is the one to tell
+            told.add(now.subject)
+            notes.append(_told(now.name, found))
+            if len(old) != len(new):
+                notes.append(f"A measurement was interrupted: compared on the first {num_rows} {new.unit}.")
     return Changes(
         title="Before and after",
         note=" ".join(notes),
         changes=tuple(changes),
         caption=(
             "Change is after minus before. Its interval is that of the paired difference: each of "
-            f"{config.resamples:,} bootstrap resamples draws the same documents for both."
+            f"{config.resamples:,} bootstrap resamples draws the same {_units(later.values())} for both."
         ),
     )
 
 
-def _measured(report: Report) -> Iterator[PerDocument]:
-    return (metric.per_document for metric in report.metrics() if metric.per_document is not None)
+def _rows(report: Report) -> dict[Subject, Rows]:
+    return {section.subject: section for section in report.sections if isinstance(section, Rows)}
 
 
-def _difference(
-    then: PerDocument, now: PerDocument, num_documents: int, config: EvaluationConfig
-) -> Difference:
-    finish = next(METRICS[name].finish for name in METRICS if METRICS[name].label == now.figure)
-    old, new = (
-        (np.array(kept.numerators[:num_documents]), np.array(kept.denominators[:num_documents]))
-        for kept in (then, now)
-    )
-    return difference_of_ratios(old, new, config, finish=finish)
+def _first(rows: Rows, count: int) -> Columns:
+    return to_arrays({name: values[:count] for name, values in rows.columns.items()})
+
+
+def _key(measured: Measurement) -> tuple[object, ...]:
+    return measured.subject, measured.metric, measured.settings
+
+
+def _metric(measured: Measurement) -> Metric | None:
+    """Return the metric that computed a figure; `None` for a figure that none did."""
+    return METRICS[measured.metric].from_dict(dict(measured.settings)) if measured.metric else None
 
 
 def _told(name: str, found: Difference) -> str:
@@ -131,6 +148,12 @@ def _told(name: str, found: Difference) -> str:
     if found.interval is not None and found.interval[0] <= 0 <= found.interval[1]:
         sentence += "; the interval of the change includes zero"
     return f"{sentence}."
+
+
+def _units(rows: Iterable[Rows]) -> str:
+    """Return what is drawn: "documents", or "examples and clusters of questions"."""
+    units = {f"clusters of {each.unit}" if each.cluster else each.unit for each in rows}
+    return " and ".join(sorted(units))
 
 
 def _words(subjects: Iterable[Subject]) -> str:

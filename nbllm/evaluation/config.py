@@ -1,29 +1,26 @@
-"""What an evaluation is told before it starts."""
+"""What every evaluation is told before it starts; what concerns one task alone is a setting of that task."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from nbllm.core.config import Config, check_positive
+from nbllm.core.config import PlainConfig, check_positive
 from nbllm.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Config):
+class EvaluationConfig(PlainConfig):
     """Configuration of `evaluate`.
 
     Args:
-        stride: Tokens by which the window moves over a document longer than the context; `None` is half the
-            context. Smaller gives every token more context and takes longer.
-        max_documents: Measure only the first so many documents; `None` is all.
+        limit: Measure only the first so many examples of each data set; `None` is all.
         confidence: Of the intervals, between 0 and 1.
-        resamples: Bootstrap resamples of the documents, for the intervals.
+        resamples: Bootstrap resamples of the examples, for the intervals.
         seed: Of the bootstrap.
         batch_tokens: About how many tokens one forward pass takes; bounds memory, changes no figure.
     """
 
-    stride: int | None = None
-    max_documents: int | None = None
+    limit: int | None = None
     confidence: float = 0.95
     resamples: int = 2000
     seed: int = 0
@@ -32,9 +29,8 @@ class EvaluationConfig(Config):
     def __post_init__(self) -> None:
         """Check every range."""
         check_positive(self, "resamples", "batch_tokens")
-        for name in ("stride", "max_documents"):
-            if getattr(self, name) is not None:
-                check_positive(self, name)
+        if self.limit is not None:
+            check_positive(self, "limit")
         if not 0 < self.confidence < 1:
             raise UserError(
                 f"confidence must be between 0 and 1, not {self.confidence!r}.", where="EvaluationConfig"

@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.report.sections import KeyValues
 from nbllm.core.report.values import Cell, plain
 from nbllm.evaluation.config import EvaluationConfig
-from nbllm.evaluation.texts import HeldOut
+from nbllm.evaluation.examples import Examples
+from nbllm.evaluation.tasks.base import Task
 
 if TYPE_CHECKING:
     from nbllm.runs.run import Run
 
 
 def reproduction_section(
-    texts: Sequence[HeldOut], config: EvaluationConfig, run: Run | None = None
+    jobs: Sequence[tuple[Task, Examples]], config: EvaluationConfig, run: Run | None = None
 ) -> KeyValues:
     """Return the facts that fix an evaluation.
 
     Args:
-        texts: What was measured.
+        jobs: Each task with what it measured.
         config: Of the evaluation.
         run: The run that made the model; its machine and versions are then those of the training.
     """
-    entries: list[tuple[str, Cell]] = [
-        *(entry for text in texts for entry in _text(text)),
-        *_flat(config.to_dict(), "evaluation"),
-    ]
+    entries: list[tuple[str, Cell]] = []
+    for task, examples in jobs:
+        entries += (entry for entry in _data(task, examples) if entry not in entries)
+    entries += _flat(config.to_dict(), "evaluation")
+    for task in dict.fromkeys(task for task, _ in jobs):
+        entries += _flat(task.to_dict(), task.name)
     facts: Any
     packages: Any
     if run is None:
@@ -51,10 +54,10 @@ def reproduction_section(
     )
 
 
-def _text(text: HeldOut) -> Iterator[tuple[str, Cell]]:
-    name = text.name or "held-out text"
-    yield name, text.source
-    yield f"{name}, SHA-256", text.fingerprint
+def _data(task: Task, examples: Examples) -> Iterator[tuple[str, Cell]]:
+    name = examples.name or task.noun
+    yield name, examples.source
+    yield f"{name}, SHA-256", examples.fingerprint
 
 
 def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:

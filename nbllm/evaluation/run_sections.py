@@ -9,7 +9,7 @@ import numpy as np
 
 from nbllm.core.chart import extremes
 from nbllm.core.quantities import duration, moment, size
-from nbllm.core.report.figures import Metric
+from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import Chart, Event, KeyValues, Line, Sample, Samples, Section, Table, Text
 from nbllm.core.report.values import Cell
 from nbllm.runs.actions import words
@@ -35,14 +35,14 @@ def run_details(run: Run) -> list[Section]:
     return [part for part in parts if part is not None]
 
 
-def training_metrics(run: Run) -> list[Metric]:
-    """Return the figures of a run that belong into a summary."""
-    metrics = [Metric(name="training steps", value=run.step, note=_of(run))]
+def training_metrics(run: Run) -> list[Measurement]:
+    """Return the figures of a run that belong in a summary."""
+    metrics = [Measurement(name="training steps", value=run.step, note=_of(run))]
     tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
     if tokens is not None and seconds is not None:
         value, unit = (round(seconds / 60, 1), "min") if seconds >= 60 else (round(seconds, 1), "s")
         note = f"{int(tokens):,} tokens"
-        metrics.append(Metric(name="training time", value=value, unit=unit, note=note))
+        metrics.append(Measurement(name="training time", value=value, unit=unit, note=note))
     return metrics
 
 

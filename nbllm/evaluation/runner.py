@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nbllm.core.config import Config
+from nbllm.core.errors import UserError, nearest
 from nbllm.core.quantities import size
-from nbllm.core.report.figures import Metric
+from nbllm.core.report.figures import Measurement
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import KeyValues, Metrics, Section
+from nbllm.core.report.sections import KeyValues, Measurements, Section
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.examples import check_names, load_examples, sources
+from nbllm.evaluation.measuring import Measured, measure
 from nbllm.evaluation.reproduction import reproduction_section
 from nbllm.evaluation.run_sections import run_details, run_sections, training_metrics
-from nbllm.evaluation.tasks.base import TaskResult
+from nbllm.evaluation.tasks.base import Task
 from nbllm.evaluation.tasks.catalogue import TASKS
-from nbllm.evaluation.texts import held_out_texts
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -23,34 +27,37 @@ if TYPE_CHECKING:
 
 _ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU", "relu": "ReLU"}
 _FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2"}
+_IN_SUMMARY = 3  # figures of a task
 
 
 def evaluate(
     lm: LM,
-    tasks: str | Sequence[str] = ("perplexity",),
+    tasks: str | Task | Sequence[str | Task] = ("perplexity",),
     *,
     data: Any = None,
     run: Run | None = None,
     against: Report | None = None,
     title: str | None = None,
     progress: bool = True,
-    **config: Any,
+    **settings: Any,
 ) -> Report:
     """Measure a model, and return a report that also says how the model was made.
 
     Args:
         lm: The model.
-        tasks: Names of tasks: "perplexity".
-        data: Held-out documents: a data set with a `text` column, a `DatasetDict` (its held-out split), a token
-            store, a list of texts; or several of them by name, each measured on its own: `{"mine": held_out,
-            "other": other}`. `None`: what `run` held out, or else the held-out tenth of pydocs; the report says
-            which.
+        tasks: Names of tasks, "perplexity", or tasks of one's own.
+        data: What the tasks measure. For "perplexity" held-out documents: a data set with a `text` column, a
+            `DatasetDict` (its held-out split), a token store, or a list of texts. Several by name, each measured on
+            its own: `{"mine": held_out, "other": other}`; by the names of tasks, each for that task alone. `None`:
+            the task's own; for "perplexity" what `run` held out, or else the held-out tenth of pydocs. The report
+            says which.
         run: The run that made the model: its curve, actions, samples and settings become part of the report.
-        against: An earlier report of the same tasks on the same texts, as of the model before it was trained further:
-            what changed becomes part of the report, with the interval of the paired difference over documents.
+        against: An earlier report of the same tasks on the same data, as of the model before it was trained further:
+            what changed becomes part of the report, with the interval of the paired difference over examples.
         title: The report's title.
         progress: Whether a line says how far it is.
-        **config: Fields of `EvaluationConfig`: stride, max_documents, confidence, resamples, seed.
+        **settings: Fields of `EvaluationConfig` (limit, confidence, resamples, seed, batch_tokens) and of the tasks
+            (of "perplexity": stride).
 
     Returns:
         The report: shown in a cell, `report.save("report.html")` (or .md, .json) and `report.metric(name)`.
@@ -59,32 +66,57 @@ def evaluate(
     Raises:
         UserError: A task or setting is unknown (the nearest is named) or out of range; or `against` measured
             something else.
-        DataError: There is no text to measure.
+        DataError: There is nothing to measure.
     """
-    settings = EvaluationConfig.from_dict(config)
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
-    chosen = {name: TASKS[name] for name in names}  # a wrong name is an error before any work is done
-    texts = held_out_texts(lm, data, run, settings)
-    jobs = [(task, text, text.subject(name, settings)) for text in texts for name, task in chosen.items()]
-    if against is not None:
-        check_comparable(against, [subject for _, _, subject in jobs])
-    results = [
-        task(lm, text.documents, settings, subject=subject, show_progress=progress)
-        for task, text, subject in jobs
+    config, chosen = _configure(tasks, settings)
+    jobs = [
+        (task, load_examples(task, source, config.limit)) for task, source in sources(lm, chosen, data, run)
     ]
-    report = Report(title=title or _title(lm, run), generator=_generator())
-    report.add(_summary(lm, run, results))
     if against is not None:
-        found = [section for result in results for section in result.sections]
-        report.add(comparison_section(against, Report("", found), settings))
+        check_comparable(against, [examples.subject(task) for task, examples in jobs])
+    results = [measure(lm, task, examples, config, show_progress=progress) for task, examples in jobs]
+    found = [[*measured.task.sections(measured), rows] for measured, rows in results]
+    report = Report(title=title or _title(lm, run), generator=_generator())
+    report.add(_summary(lm, run, [measured for measured, _ in results]))
+    if against is not None:
+        report.add(comparison_section(against, Report("", [s for part in found for s in part]), config))
     report.add(_model(lm))
     if run is not None:
         report.add(*run_sections(run))
-    for result in results:
-        report.add(*result.sections)
+    for part in found:
+        report.add(*part)
     if run is not None:
         report.add(*run_details(run))
-    return report.add(reproduction_section(texts, settings, run))
+    return report.add(reproduction_section(jobs, config, run))
+
+
+def _configure(
+    tasks: str | Task | Sequence[str | Task], settings: Mapping[str, Any]
+) -> tuple[EvaluationConfig, list[Task]]:
+    """Return the configuration of the evaluation, and the tasks with theirs: each setting goes where it is declared.
+
+    Raises:
+        UserError: A task is unknown or named twice, or a setting is declared nowhere or out of range.
+    """
+    given = [tasks] if isinstance(tasks, (str, Task)) else list(tasks)
+    kinds = [TASKS[task] if isinstance(task, str) else type(task) for task in given]
+    configured: list[type[Config]] = [EvaluationConfig, *kinds]
+    declared = {kind: {field.name for field in dataclasses.fields(kind)} for kind in configured}
+    known = set().union(*declared.values())
+    for name in settings:
+        if name not in known:
+            names = ", ".join(kind.name for kind in kinds)
+            raise UserError(f"Evaluating {names} has no setting {name!r}.", hint=nearest(name, known))
+
+    def of(kind: type[Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name in declared[kind]}
+
+    chosen = [
+        kind.from_dict(of(kind)) if isinstance(task, str) else task.replace(**of(kind))
+        for task, kind in zip(given, kinds, strict=True)
+    ]
+    check_names(chosen)
+    return EvaluationConfig.from_dict(of(EvaluationConfig)), chosen
 
 
 def _title(lm: LM, run: Run | None) -> str:
@@ -92,16 +124,28 @@ def _title(lm: LM, run: Run | None) -> str:
     return what if run is None else f"{what}: the run {run.name}"
 
 
-def _summary(lm: LM, run: Run | None, results: Sequence[TaskResult]) -> Section:
-    figures = [metric for result in results for metric in result.headline]
+def _summary(lm: LM, run: Run | None, results: Sequence[Measured]) -> Section:
+    figures = [
+        dataclasses.replace(figure, note="")
+        for measured in results
+        for figure in measured.measurements[:_IN_SUMMARY]
+    ]
     figures += [] if run is None else training_metrics(run)
-    figures.append(Metric(name="parameters", value=lm.num_parameters))
-    return Metrics(
+    figures.append(Measurement(name="parameters", value=lm.num_parameters))
+    return Measurements(
         title="Summary",
-        note=" ".join(result.sentence for result in results),
-        metrics=tuple(figures),
+        note=" ".join(map(_sentence, results)),
+        measurements=tuple(figures),
         prominent=True,
     )
+
+
+def _sentence(measured: Measured) -> str:
+    text = measured.task.sentence(measured)
+    if measured.interrupted:
+        done, of = len(measured), measured.num_examples
+        text += f". The measurement was interrupted after {done} of {of} {measured.task.unit}"
+    return f"{text}."
 
 
 def _model(lm: LM) -> KeyValues:

@@ -1,18 +1,22 @@
-"""How sure a measured figure is."""
+"""How sure a measured figure is: rows, or clusters of rows, are drawn anew, and the figure is computed again."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.core.seeding import derive
+from nbllm.evaluation.columns import Array, Columns
 from nbllm.evaluation.config import EvaluationConfig
 
-Array = NDArray[np.float64]
-_COUNTS_AT_ONCE = 1 << 22  # numbers, 32 MB
+if TYPE_CHECKING:
+    from nbllm.evaluation.metrics.base import Metric
+
+_COUNTS_AT_ONCE = 1 << 22  # elements of float64: 32 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +24,9 @@ class Estimate:
     """A figure and its interval.
 
     Attributes:
-        value: Over all documents.
-        interval: Lower and upper bound; `None` for fewer than two documents, which say nothing of their
-            spread.
+        value: Over all rows.
+        interval: Lower and upper bound; `None` where it cannot be said: for fewer than two rows or clusters, or a
+            metric that is not resampled.
     """
 
     value: float
@@ -42,105 +46,96 @@ class Difference(Estimate):
     after: float
 
 
-def ratio_of_sums(
-    numerators: Array,
-    denominators: Array,
-    config: EvaluationConfig,
-    *,
-    finish: Callable[[Array], Array] = lambda ratio: ratio,
+def estimate(
+    metric: Metric, columns: Columns, config: EvaluationConfig, clusters: NDArray[Any] | None = None
 ) -> Estimate:
-    """Return `finish(sum of numerators / sum of denominators)` with a percentile bootstrap interval.
+    """Return a figure with its percentile bootstrap interval.
 
-    Documents are what is drawn anew, with replacement, since tokens of one document are not independent. The
-    ratio of sums, not the mean of ratios, is what a corpus is measured by: a long document counts for more.
+    Rows are drawn with replacement, as many as there are. Where rows are not independent (questions on one text,
+    sentences of one document), whole clusters of them are drawn.
 
     Args:
-        numerators: (document).
-        denominators: (document), not negative.
+        metric: Computes the figure.
+        columns: By name, each (row).
         config: Confidence, resamples and seed.
-        finish: A monotonic function of the ratio, as exp for a perplexity.
+        clusters: (row), equal for rows of one cluster; `None` where every row stands alone.
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; for clusters Davison and
+    Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
     """
-    assert numerators.shape == denominators.shape
-    value = float(finish(_ratio(numerators.sum(), denominators.sum())))
-    columns = np.stack([numerators, denominators], axis=1)
-    bounds = _interval(columns, lambda sums: _ratio(sums[:, 0], sums[:, 1]), config)
-    if bounds is None:
+    value = metric.compute(columns)
+    if not metric.resampled:
         return Estimate(value, None)
-    return Estimate(value, (float(finish(bounds[0])), float(finish(bounds[1]))))
+    return Estimate(
+        value, _interval(columns, lambda counts: metric.resample(columns, counts), config, clusters)
+    )
 
 
-def difference_of_ratios(
-    before: tuple[Array, Array],
-    after: tuple[Array, Array],
+def difference(
+    metric: Metric,
+    before: Columns,
+    after: Columns,
     config: EvaluationConfig,
-    *,
-    finish: Callable[[Array], Array] = lambda ratio: ratio,
+    clusters: NDArray[Any] | None = None,
 ) -> Difference:
-    """Return by how much a figure differs between two measurements of the same documents.
+    """Return by how much a figure differs between two measurements of the same examples.
 
-    The difference is paired: each resample draws the same documents for both, so what makes a document hard for
-    both cancels, and a small difference shows that the two separate intervals would hide.
+    The difference is paired: each resample draws the same rows for both, so what makes an example hard for both
+    cancels, and a small difference shows that the two separate intervals would hide.
 
     Args:
-        before: Numerators and denominators, each (document).
-        after: The same of the second measurement, of the same documents in the same order.
+        metric: Computes the figure.
+        before: Columns, each (row).
+        after: The same of the second measurement, of the same examples in the same order.
         config: Confidence, resamples and seed.
-        finish: A monotonic function of the ratio, as exp for a perplexity.
-
-    Returns:
-        Both figures, each as `ratio_of_sums` has it, and their difference.
+        clusters: As for `estimate`.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; Koehn 2004, "Statistical
     Significance Tests for Machine Translation Evaluation" (paired resampling).
     """
-    columns = np.stack([*before, *after], axis=1)
 
-    def figures(sums: Array) -> tuple[Array, Array]:
-        return finish(_ratio(sums[:, 0], sums[:, 1])), finish(_ratio(sums[:, 2], sums[:, 3]))
+    def change(counts: Array) -> Array:
+        return metric.resample(after, counts) - metric.resample(before, counts)
 
-    def change(sums: Array) -> Array:
-        first, second = figures(sums)
-        return second - first
-
-    one, two = (float(figure[0]) for figure in figures(columns.sum(axis=0, keepdims=True)))
-    bounds = _interval(columns, change, config)
-    interval = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+    one, two = metric.compute(before), metric.compute(after)
+    interval = _interval(before, change, config, clusters) if metric.resampled else None
     return Difference(two - one, interval, before=one, after=two)
 
 
 def _interval(
-    columns: Array, figure: Callable[[Array], Array], config: EvaluationConfig
-) -> tuple[Array, Array] | None:
-    """Return the percentile bootstrap interval of a function of sums over documents.
-
-    Args:
-        columns: (document, column), what is summed.
-        figure: From (resample, column) sums to (resample) figures.
-        config: Confidence, resamples and seed.
-    """
-    num_documents = len(columns)
-    if num_documents < 2:
+    columns: Columns,
+    figures: Callable[[Array], Array],
+    config: EvaluationConfig,
+    clusters: NDArray[Any] | None,
+) -> tuple[float, float] | None:
+    """Return the percentile interval of figures, computed from how often each row is drawn: (resample, row)."""
+    num_rows = len(next(iter(columns.values())))
+    unit = None if clusters is None else _numbered(clusters)
+    num_units = num_rows if unit is None else int(unit.max(initial=-1)) + 1
+    if num_units < 2:
         return None
+    draws = _draws(num_units, num_rows, config)
+    found = np.concatenate([figures(counts if unit is None else counts[:, unit]) for counts in draws])
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return None
+    tail = (1 - config.confidence) / 2
+    low, high = np.quantile(found, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _numbered(clusters: NDArray[Any]) -> NDArray[np.intp]:
+    """Return for each row the number of its cluster."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters.tolist()], np.intp)
+
+
+def _draws(num_units: int, num_rows: int, config: EvaluationConfig) -> Iterator[Array]:
+    """Yield how often each unit is drawn, (resample, unit), in parts that memory holds."""
     generator = np.random.default_rng(derive(config.seed, "bootstrap"))
-    uniform = np.full(num_documents, 1 / num_documents)
-    figures = []
+    uniform = np.full(num_units, 1 / num_units)
     left = config.resamples
     while left:
-        now = min(left, max(1, _COUNTS_AT_ONCE // num_documents))
-        # How often each document is drawn; one product then sums every resample.
-        counts = generator.multinomial(num_documents, uniform, size=now).astype(np.float64)
-        figures.append(figure(counts @ columns))
+        now = min(left, max(1, _COUNTS_AT_ONCE // num_rows))
+        yield generator.multinomial(num_units, uniform, size=now).astype(np.float64)
         left -= now
-    found = np.concatenate(figures)
-    tail = (1 - config.confidence) / 2
-    low, high = np.quantile(found[~np.isnan(found)], [tail, 1 - tail])
-    return low, high
-
-
-def _ratio(numerators: Array, denominators: Array) -> Array:
-    """Return the ratios; where there is nothing to divide by, not a number."""
-    ratios = np.full(np.shape(numerators), np.nan)
-    np.divide(numerators, denominators, out=ratios, where=np.asarray(denominators) > 0)
-    return ratios

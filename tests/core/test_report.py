@@ -13,10 +13,10 @@ from nbllm.core.report import (
     Changes,
     Chart,
     KeyValues,
-    Metric,
-    Metrics,
-    PerDocument,
+    Measurement,
+    Measurements,
     Report,
+    Rows,
     Sample,
     Samples,
     Subject,
@@ -30,25 +30,30 @@ HOSTILE = "</pre></style><script>alert('x')</script> | a_b *c* [l](javascript:1)
 
 def full(text="words"):
     """A report with every kind of section, `text` in every place that takes text."""
-    kept = PerDocument(
-        subject=Subject(task=text, text=text, fingerprint=text), figure=text, numerators=(1.0, 3), denominators=(2, 5.5)
-    )  # fmt: skip
+    subject = Subject(task=text, data=text, fingerprint=text, settings=((text, text),))
     return Report(text, generator=text).add(
-        Metrics(
+        Measurements(
             title=text, note=text, prominent=True,
-            metrics=(
-                Metric(
-                    name=text, value=2.0987, unit=text, interval=(2.05, 2.151), note=text, per_document=kept
+            measurements=(
+                Measurement(
+                    name=text, value=2.0987, unit=text, interval=(2.05, 2.151), note=text, metric="m", subject=subject,
+                    settings=((text, text),), better="lower",
                 ),
             ),
         ),
-        Metrics(metrics=(Metric(name="steps", value=600), Metric(name="not measured yet", value=None))),
+        Measurements(
+            measurements=(Measurement(name="steps", value=600), Measurement(name="not measured yet", value=None))
+        ),
         Changes(
             title="Changes", note=text, caption=text,
             changes=(
                 Change(name=text, before=2.0987, after=1.9, interval=(-0.25, -0.1487)),
                 Change(name="b", before=12, after=14.5)
             ),
+        ),
+        Rows(
+            title="Rows", subject=subject, num_examples=4, unit=text, cluster=text, shown=2,
+            columns={text: (text, 500 * text, "c"), "value": (1.5, None, 3), "answers": ((text, "b"), (), ("c",))},
         ),
         Text(title="Text", text=f"{text}\n\n1. {text}\n# {text}"),
         Table(
@@ -87,7 +92,9 @@ def test_numbers_of_numpy_and_what_is_not_finite_become_json():
         lines=({"name": "a", "x": np.arange(3), "y": np.array([1.0, np.inf, 2.0], np.float32)},),
     )
     table = Table(header=("a", "b"), rows=[(np.int64(3), np.float64(math.nan))])
-    report = Report("r").add(chart, table, Metrics(metrics=[Metric(name="m", value=np.float32(0.5))]))
+    report = Report("r").add(
+        chart, table, Measurements(measurements=[Measurement(name="m", value=np.float32(0.5))])
+    )
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert Report.from_dict(json.loads(text)) == report
     assert chart.lines[0].y == (1.0, None, 2.0) and table.rows == ((3, None),)
@@ -153,7 +160,7 @@ def tables(markdown):
 @pytest.mark.parametrize("text", ["words", HOSTILE, "日本 é"])
 def test_markdown_tables_align_in_the_source(text):
     found = tables(str(full(text)))
-    assert len(found) == 6
+    assert len(found) == 7
     for lines in found:
         columns = [
             [i for i, sign in enumerate(spread(line)) if sign == "|" and spread(line)[i - 1] != "\\"]
@@ -179,7 +186,7 @@ def test_hostile_text_is_no_markup_in_markdown():
     assert "<" not in outside and "\u202e" not in markdown and "\x1b" not in markdown
     assert not re.search(r"(?<!\\)\]\(", outside)
     headings = [line for line in outside.splitlines() if line.startswith("#")]
-    assert len(headings) == 1 + 7  # the title and the sections' titles: no text became one
+    assert len(headings) == 1 + 8  # the title and the sections' titles: no text became one
     assert "1\\. " in outside and "\n\\# " in outside
 
 
@@ -192,6 +199,7 @@ def test_the_fence_around_a_sample_is_longer_than_any_inside():
 def test_figures_are_found_by_name():
     report = full()
     assert report.metric("words").value == 2.0987
+    assert report.metric("m").name == "words"  # the name that its metric is registered by
     assert report.change("b").after == 14.5
     with pytest.raises(UserError, match="Did you mean 'steps'"):
         report.metric("step")
@@ -211,8 +219,8 @@ def test_what_changed_ends_at_the_same_decimal_in_every_format():
 def test_reports_are_added():
     first, second = full(), Report("other").add(Text(text="more"))
     both = first + second
-    assert both.title == "words" and len(both.sections) == 9
-    assert len(first.sections) == 8 and len(second.sections) == 1
+    assert both.title == "words" and len(both.sections) == 10
+    assert len(first.sections) == 9 and len(second.sections) == 1
 
 
 @pytest.mark.parametrize("name", ["report.pdf", "report", "report.json.gz"])
@@ -225,6 +233,11 @@ def test_an_unknown_format_is_refused(tmp_path, name):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot be written: No such file"):
         full().save(tmp_path / "missing" / "report.md")
+
+
+def rows(**changes):
+    subject = {"task": "mmlu", "data": "", "fingerprint": "0"}
+    return {"kind": "rows", "subject": subject, "columns": {"a": [1]}, "num_examples": 1} | changes
 
 
 BAD = {
@@ -243,21 +256,36 @@ BAD = {
     "uneven rows": (
         lambda r: r | {"sections": [{"kind": "table", "header": ["a"], "rows": [[1, 2]]}]}, "needs 1 cells"),
     "no number": (
-        lambda r: r | {"sections": [{"kind": "metrics", "metrics": [{"name": "a", "value": "b"}]}]},
+        lambda r: r | {"sections": [{"kind": "measurements", "measurements": [{"name": "a", "value": "b"}]}]},
         "'b' is no number"),
     "uneven line": (
         lambda r: r | {"sections": [{"kind": "chart", "x_label": "", "y_label": "",
-                                     "lines": [{"name": "a", "x": [1], "y": []}]}]}, "finite x for every y"),
-    "uneven documents": (
-        lambda r: r | {"sections": [{"kind": "metrics", "metrics": [{"name": "a", "value": 1, "per_document": {
-            "subject": {"task": "", "text": "", "fingerprint": ""}, "figure": "", "numerators": [1],
-            "denominators": []}}]}]}, "every document needs"),
+                                     "lines": [{"name": "a", "x": [1], "y": []}]}]}, "an x for every y"),
+    "uneven columns": (lambda r: r | {"sections": [rows(columns={"a": [1], "b": []})]}, "a value for every row"),
+    "no columns": (lambda r: r | {"sections": [rows(columns={})]}, "a value for every row"),
+    "more rows than examples": (lambda r: r | {"sections": [rows(num_examples=0)]}, "more rows .* than examples"),
+    "no such cluster": (lambda r: r | {"sections": [rows(cluster="b")]}, "no column 'b' to cluster by"),
+    "no subject": (lambda r: r | {"sections": [rows(subject="mmlu")]}, "subject: 'mmlu' is no Subject"),
+    "a number for a text": (lambda r: r | {"sections": [{"kind": "text", "text": 5}]}, "text: 5 is no text"),
+    "a text for a list": (
+        lambda r: r | {"sections": [{"kind": "samples", "samples": "abc"}]}, "samples: 'abc' is no list"),
+    "a number for a truth value": (
+        lambda r: r | {"sections": [{"kind": "measurements", "measurements": [], "prominent": 2}]},
+        "prominent: 2 is no truth value"),
+    "a long text for a number": (
+        lambda r: r | {"sections": [{"kind": "chart", "x_label": "", "y_label": "", "lines": [],
+                                     "events": [{"x": "9" * 10_000, "label": ""}]}]}, r"'9+\.\.\.9+' is no number"),
+    "no direction": (
+        lambda r: r | {"sections": [{"kind": "measurements", "measurements": [
+            {"name": "a", "value": 1, "better": "up"}]}]}, "better is 'up'"),
+    "a title that is none": (lambda r: r | {"title": ["a"]}, "its title is no text"),
     "no change": (
         lambda r: r | {"sections": [{"kind": "changes",
-                                     "changes": [{"name": "a", "before": 1, "after": math.nan}]}]}, "finite numbers"),
+                                     "changes": [{"name": "a", "before": 1, "after": math.nan}]}]},
+        "after: nan is no finite number"),
     "no interval": (
-        lambda r: r | {"sections": [{"kind": "metrics",
-                                     "metrics": [{"name": "a", "value": 1, "interval": [1]}]}]}, "malformed"),
+        lambda r: r | {"sections": [{"kind": "measurements",
+                                     "measurements": [{"name": "a", "value": 1, "interval": [1]}]}]}, "malformed"),
 }  # fmt: skip
 
 
@@ -289,4 +317,4 @@ def test_loading_the_html_says_where_to_read_from(tmp_path):
 
 
 def test_repr_is_one_line():
-    assert repr(full()) == "Report('words', 8 sections, 3 figures)"
+    assert repr(full()) == "Report('words', 9 sections, 3 figures)"

@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from nbllm.data import train_tokenizer
+from nbllm.evaluation import measuring
 from nbllm.lm import LM
 from nbllm.models.loading import load_model
 
@@ -86,3 +87,22 @@ def one_by_one(reference, ids_of):
         return nll_sum
 
     return one_by_one
+
+
+@pytest.fixture
+def interrupt_after(monkeypatch):
+    """Interrupts a measurement, as the notebook's stop button does, when so many examples were answered."""
+
+    def interrupt_after(count):
+        real, left = measuring.answer, [count]
+
+        def answer(lm, requests, **options):
+            if left[0] <= 0:
+                raise KeyboardInterrupt
+            left[0] -= len(requests)
+            return real(lm, requests, **options)
+
+        monkeypatch.setattr(measuring, "_groups", lambda sizes, most: [(i, i + 1) for i in range(len(sizes))])
+        monkeypatch.setattr(measuring, "answer", answer)
+
+    return interrupt_after

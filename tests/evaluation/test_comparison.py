@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from nbllm.core.errors import UserError
-from nbllm.core.report import Changes, Metric, Metrics, PerDocument, Report, Subject
+from nbllm.core.report import Changes, Measurement, Measurements, Report, Rows, Subject
 from nbllm.data import train_tokenizer
-from nbllm.evaluation import EvaluationConfig, comparison_section, evaluate
-from nbllm.evaluation.tasks import perplexity as task
+from nbllm.evaluation import EvaluationConfig, comparison_section, evaluate, measuring
 from nbllm.lm import LM
 
 HOSTILE = "</td><script>alert(1)</script>"
@@ -89,17 +88,15 @@ def bits_per_byte(model, texts):
 
 def test_the_interval_is_that_of_drawing_the_same_documents_for_both(before, after):
     change = the_table(after).changes[0]
-    kept = [
-        next(m.per_document for m in report.metrics() if m.name == change.name and m.per_document)
-        for report in (before, after)
-    ]
-    assert kept[0].denominators == kept[1].denominators and len(kept[0].numerators) == 7
+    kept = [report.rows("perplexity").columns for report in (before, after)]
+    num_bytes = kept[0]["num_bytes"]
+    assert num_bytes == kept[1]["num_bytes"] and len(num_bytes) == 7
     chooser = random.Random(1)
     changes = []
     for _ in range(20_000):
         drawn = chooser.choices(range(7), k=7)
-        old, new = (sum(part.numerators[i] for i in drawn) for part in kept)
-        changes.append((new - old) / sum(kept[0].denominators[i] for i in drawn))
+        old, new = (sum(part["nats"][i] for i in drawn) / math.log(2) for part in kept)
+        changes.append((new - old) / sum(num_bytes[i] for i in drawn))
     low, high = np.quantile(changes, [0.025, 0.975])
     assert change.confidence == 0.95
     assert change.interval == pytest.approx((low, high), abs=0.1 * (high - low))
@@ -111,13 +108,14 @@ def test_it_is_told_in_words_and_a_change_that_may_be_chance_is_said_to_be(after
     verb = "rose" if new > old else "fell"
     share = abs(new / old - 1)
     assert f"Bits per byte on mine {verb} from {old:.3f}" in table.note and f"by {share:.1%}" in table.note
-    subject = Subject(task="perplexity", text="", fingerprint="0")
+    subject = Subject(task="perplexity", data="", fingerprint="0")
 
-    def report(numerators):
-        kept = PerDocument(
-            subject=subject, figure="bits per byte", numerators=numerators, denominators=(1,) * 4
+    def report(bits):
+        columns = {"nats": [math.log(2) * each for each in bits], "num_bytes": (1,) * 4}
+        figure = Measurement(name="bits per byte", value=1, metric="bits_per_byte", subject=subject)
+        return Report("r").add(
+            Measurements(measurements=(figure,)), Rows(subject=subject, columns=columns, num_examples=4)
         )
-        return Report("r").add(Metrics(metrics=(Metric(name="a", value=1, per_document=kept),)))
 
     def note(one, two):
         return comparison_section(report(one), report(two), EvaluationConfig()).note
@@ -141,7 +139,7 @@ def test_it_is_in_every_format_and_hostile_names_are_text(after, tmp_path, suffi
     if suffix == "json":
         assert Report.load(path) == after
     else:
-        assert "<script" not in text and "numerators" not in text  # what is kept per document is not shown
+        assert "<script" not in text and "num_bytes" not in text  # every document's row is in the JSON
 
 
 def test_a_report_read_back_serves_as_well(changed, data, before, after, tmp_path):
@@ -150,18 +148,16 @@ def test_a_report_read_back_serves_as_well(changed, data, before, after, tmp_pat
     assert the_table(found) == the_table(after)
 
 
-def test_an_interrupted_measurement_is_compared_on_what_both_measured(changed, data, before, monkeypatch):
-    real = task.measure_likelihoods
-
-    def part(lm, texts, config, **options):
-        found = real(lm, texts[:3], config, **options)
-        return type(found)(found.nats, found.num_tokens, found.num_bytes, len(texts))
-
-    monkeypatch.setattr(task, "measure_likelihoods", part)
-    table = the_table(evaluate(changed, data=data, against=before, progress=False))
+def test_an_interrupted_measurement_is_compared_on_what_both_measured(
+    changed, texts, before, interrupt_after
+):
+    data, whole = {"mine": texts[:7]}, before.rows("perplexity")
+    first = Report("first", [section for section in before.sections if HOSTILE not in repr(section)])
+    interrupt_after(3)
+    table = the_table(evaluate(changed, data=data, against=first, progress=False))
     assert "compared on the first 3 documents" in table.note
-    kept = next(m.per_document for m in before.metrics() if m.per_document)
-    assert table.changes[0].before == pytest.approx(sum(kept.numerators[:3]) / sum(kept.denominators[:3]))
+    bits = sum(whole.columns["nats"][:3]) / math.log(2)
+    assert table.changes[0].before == pytest.approx(bits / sum(whole.columns["num_bytes"][:3]))
 
 
 def test_models_of_other_tokens_are_compared_by_byte_alone(texts, before, data):
@@ -178,8 +174,8 @@ REFUSED = {
     "other texts": (
         lambda report: report, {"data": ["a text"]}, "(?s)measured perplexity on .*is to measure perplexity"),
     "other documents": (
-        lambda report: report, {"data": {"mine": ["a text"], HOSTILE: ["b"]}}, "documents of the text 'mine' are not"),
-    "fewer documents": (lambda report: report, {"max_documents": 3}, "(?s)are not those.*same max_documents"),
+        lambda report: report, {"data": {"mine": ["a text"], HOSTILE: ["b"]}}, "examples of the data 'mine' are not"),
+    "fewer documents": (lambda report: report, {"limit": 3}, "(?s)are not those.*same limit"),
     "another stride": (lambda report: report, {"stride": 3}, "(?s)with stride=None, this one has 3"),
 }  # fmt: skip
 
@@ -189,7 +185,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(lm, data
     def must_not(*_, **__):
         raise AssertionError("measured")
 
-    monkeypatch.setattr(task, "measure_likelihoods", must_not)
+    monkeypatch.setattr(measuring, "answer", must_not)
     spoil, options, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         evaluate(lm, **{"data": data, "against": spoil(before), "progress": False, **options})

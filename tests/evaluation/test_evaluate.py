@@ -8,12 +8,11 @@ import datasets
 import pytest
 
 from nbllm.core.errors import DataError, UserError
-from nbllm.core.report import Chart, KeyValues, Metrics, Report, Samples, Table, Text
+from nbllm.core.report import Chart, KeyValues, Measurements, Report, Samples, Table, Text
 from nbllm.data import pack
 from nbllm.evaluation import EvaluationConfig, evaluate, run_sections
+from nbllm.evaluation.examples import fingerprint
 from nbllm.evaluation.metrics import xz_bits_per_byte
-from nbllm.evaluation.tasks import perplexity as task
-from nbllm.evaluation.texts import fingerprint
 from nbllm.runs.events import EventWriter
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
@@ -61,6 +60,10 @@ def act(writer, step, action, args, actor, outcome, reason):
     )  # fmt: skip
 
 
+def rows(texts):
+    return [{"text": text} for text in texts]
+
+
 def titles(report):
     return [section.title for section in report.sections if section.title]
 
@@ -73,8 +76,8 @@ def test_a_report_of_a_run_has_its_parts_in_the_order_of_reading(lm, texts, make
     ]  # fmt: skip
     assert report.title == "A GPT-2 language model of 22.1 thousand parameters: the run tour"
     summary = report.sections[0]
-    assert isinstance(summary, Metrics) and summary.prominent
-    assert [metric.name for metric in summary.metrics] == [
+    assert isinstance(summary, Measurements) and summary.prominent
+    assert [each.name for each in summary.measurements] == [
         "bits per byte", "xz -9 on the same text", "perplexity per token", "training steps", "training time",
         "parameters",
     ]  # fmt: skip
@@ -137,7 +140,7 @@ def test_what_is_needed_to_get_the_same_again(lm, texts, make_run):
     section = evaluate(lm, data=texts, run=run, progress=False, seed=5).sections[-1]
     assert isinstance(section, KeyValues)
     facts = dict(section.entries)
-    assert facts["held-out text, SHA-256"] == fingerprint(texts) != fingerprint(texts[::-1])
+    assert facts["held-out text, SHA-256"] == fingerprint(rows(texts)) != fingerprint(rows(texts[::-1]))
     assert facts["evaluation seed"] == 5 and facts["version of torch"] == "2.13.0"
     assert facts["data train fingerprint"] == "f00" and facts["machine memory total"] == 2e9
     assert "/home/somebody" not in str(section)
@@ -173,25 +176,19 @@ def test_texts_are_measured_by_name_each_on_its_own(lm, texts, one_by_one):
         assert value == pytest.approx(bits / sum(len(text.encode()) for text in part), rel=1e-5)
         assert report.metric(f"xz -9 on {name}").value == xz_bits_per_byte(part)
         assert f"Prediction of {name}" in titles(report)
-        assert dict(report.sections[-1].entries)[f"{name}, SHA-256"] == fingerprint(part)
+        assert dict(report.sections[-1].entries)[f"{name}, SHA-256"] == fingerprint(rows(part))
     assert report.sections[0].note.count("The model needs") == 2
     assert "<script" not in report._repr_html_() and "alert(1)" in report._repr_html_()
 
 
 def test_by_default_it_measures_the_held_out_tenth_of_pydocs(untrained):
-    report = evaluate(untrained, max_documents=1, progress=False)
+    report = evaluate(untrained, limit=1, progress=False)
     assert "pydocs, its held-out tenth" in dict(report.sections[-1].entries)["held-out text"]
     assert report.metric("bits per byte").interval is None  # one document says nothing of their spread
 
 
-def test_an_interruption_is_said_first_of_all(lm, texts, monkeypatch):
-    real = task.measure_likelihoods
-
-    def part(lm, texts, config, **options):
-        found = real(lm, texts[:4], config, **options)
-        return type(found)(found.nats, found.num_tokens, found.num_bytes, len(texts))
-
-    monkeypatch.setattr(task, "measure_likelihoods", part)
+def test_an_interruption_is_said_first_of_all(lm, texts, interrupt_after):
+    interrupt_after(4)
     report = evaluate(lm, data=texts, progress=False)
     assert "interrupted after 4 of 12 documents" in report.sections[0].note
     assert report.metric("xz -9 on the same text").value == xz_bits_per_byte(texts[:4])  # the same text
@@ -205,7 +202,7 @@ BAD = {
     "long stride": (dict(stride=99), UserError, "stride of 99 skips tokens"),
     "confidence": (dict(confidence=95), UserError, "confidence must be between 0 and 1, not 95"),
     "one string": (dict(data="text"), DataError, "One string is no collection"),
-    "empty": (dict(data=[]), DataError, "no text to measure"),
+    "empty": (dict(data=[]), DataError, "no held-out text to measure"),
     "no name": (dict(data={}), DataError, "no text to measure"),
     "an empty name": (dict(data={" ": ["a"]}), DataError, "' ' names no text"),
     "a name of nothing": (dict(data={"mine": None}), DataError, "'mine' names no text"),

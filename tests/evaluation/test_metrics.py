@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from nbllm.core.errors import UserError
-from nbllm.core.report import Subject
-from nbllm.evaluation import METRICS, TASKS, EvaluationConfig, Likelihoods
+from nbllm.evaluation import METRICS, TASKS, EvaluationConfig, estimate
+from nbllm.evaluation.columns import to_arrays, to_columns
 from nbllm.evaluation.metrics import xz_bits_per_byte
 
-RESULTS = Likelihoods(np.array([10.0, 30.0]), np.array([4.0, 6.0]), np.array([20.0, 30.0]), 2)
+COLUMNS = {
+    "nats": np.array([10.0, 30.0]),
+    "num_tokens": np.array([4.0, 6.0]),
+    "num_bytes": np.array([20.0, 30.0]),
+}
 
 
 @pytest.mark.parametrize(
@@ -19,23 +23,10 @@ RESULTS = Likelihoods(np.array([10.0, 30.0]), np.array([4.0, 6.0]), np.array([20
     [("bits_per_byte", 40 / math.log(2) / 50), ("perplexity", math.exp(4)), ("bytes_per_token", 5.0)],
 )
 def test_figures_by_hand(name, value):
-    subject = Subject(task="perplexity", text="mine", fingerprint="0")
-    found = METRICS[name].measure(RESULTS, EvaluationConfig(), subject)
-    assert found.name == f"{METRICS[name].label} on mine"
+    metric = METRICS[name]()
+    found = estimate(metric, COLUMNS, EvaluationConfig())
+    assert metric.title("mine") == f"{metric.label} on mine"
     assert found.value == pytest.approx(value) and found.interval[0] <= value <= found.interval[1]
-
-
-def test_what_two_models_are_compared_by_is_kept_document_by_document():
-    subject = Subject(task="perplexity", text="", fingerprint="0")
-    kept = METRICS["perplexity"].measure(RESULTS, EvaluationConfig(), subject).per_document
-    assert (kept.subject, kept.figure) == (subject, "perplexity per token")
-    assert (kept.numerators, kept.denominators) == ((10.0, 30.0), (4.0, 6.0))
-    assert METRICS["bytes_per_token"].measure(RESULTS, EvaluationConfig(), subject).per_document is None
-
-
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_every_metric_says_how_it_is_read(name):
-    assert METRICS[name].label and METRICS[name].note
 
 
 def test_unknown_names_are_refused_with_the_nearest():
@@ -43,6 +34,19 @@ def test_unknown_names_are_refused_with_the_nearest():
         METRICS["perplexty"]
     with pytest.raises(UserError, match=r"(?s)no task named 'perplexities'.*Did you mean 'perplexity'"):
         TASKS["perplexities"]
+
+
+def test_rows_become_columns_of_numbers_or_of_objects():
+    rows = [
+        {"n": 1, "hit": True, "text": "a", "golds": ["a", "b"], "gap": None},
+        {"n": 2.5, "hit": False, "text": None, "golds": [], "gap": None},
+    ]
+    columns = to_columns(rows)
+    assert columns["golds"] == (("a", "b"), ()) and columns["hit"] == (True, False)
+    arrays = to_arrays(columns)
+    assert arrays["n"].tolist() == [1, 2.5] and arrays["hit"].tolist() == [1, 0]
+    assert np.isnan(arrays["gap"]).all() and arrays["gap"].dtype == np.float64
+    assert arrays["text"].tolist() == ["a", None] and arrays["golds"].tolist() == [("a", "b"), ()]
 
 
 TEXTS = ["The quick brown fox jumps over the lazy dog. " * 40, "日本語 naïve\n" * 100, "x"]

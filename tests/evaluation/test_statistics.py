@@ -1,9 +1,40 @@
+import math
 import random
 
 import numpy as np
 import pytest
 
-from nbllm.evaluation import EvaluationConfig, difference_of_ratios, ratio_of_sums
+from nbllm.evaluation import EvaluationConfig, Metric, RatioOfSums, difference, estimate
+
+
+class Ratio(RatioOfSums):
+    """The plain ratio of two columns."""
+
+    name, label, better, columns = "ratio", "ratio", "", ("above", "below")
+    terms = staticmethod(lambda columns: (columns["above"], columns["below"]))
+
+
+class Exponential(Ratio):
+    finish = staticmethod(np.exp)
+
+
+class Median(Metric):
+    """No ratio of sums: the general way."""
+
+    name, label, better, columns = "median", "median", "", ("value",)
+    compute = staticmethod(lambda columns: float(np.median(columns["value"])))
+
+
+def columns_of(pair):
+    return dict(zip(("above", "below"), pair, strict=True))
+
+
+def ratio_of_sums(above, below, config, metric=Ratio, clusters=None):
+    return estimate(metric(), columns_of((above, below)), config, clusters)
+
+
+def difference_of_ratios(before, after, config, metric=Ratio):
+    return difference(metric(), columns_of(before), columns_of(after), config)
 
 
 def sample(count, seed):
@@ -59,7 +90,7 @@ def test_finish_is_applied_to_value_and_bounds():
     data = sample(30, seed=3)
     plain, exp = (
         ratio_of_sums(*data, EvaluationConfig()),
-        ratio_of_sums(*data, EvaluationConfig(), finish=np.exp),
+        ratio_of_sums(*data, EvaluationConfig(), Exponential),
     )
     assert exp.value == pytest.approx(np.exp(plain.value))
     assert exp.interval == pytest.approx(tuple(np.exp(plain.interval)))
@@ -86,13 +117,14 @@ def test_a_difference_is_that_of_the_two_figures():
         (np.array([1.0, 30.0]), np.array([1.0, 10.0])),
         (np.array([2.0, 20.0]), np.array([2.0, 9.0])),
     )
-    found = difference_of_ratios(before, after, EvaluationConfig(), finish=np.exp)
+    found = difference_of_ratios(before, after, EvaluationConfig(), Exponential)
     assert (found.before, found.after) == (pytest.approx(np.exp(31 / 11)), pytest.approx(np.exp(2)))
     assert found.value == pytest.approx(np.exp(2) - np.exp(31 / 11))
 
 
-@pytest.mark.parametrize("finish", [lambda ratio: ratio, np.exp], ids=["as it is", "exp"])
-def test_the_interval_of_a_difference_draws_the_same_documents_for_both(finish):
+@pytest.mark.parametrize("metric", [Ratio, Exponential])
+def test_the_interval_of_a_difference_draws_the_same_documents_for_both(metric):
+    finish = metric().finish
     (one, sizes), (two, _) = paired(40, seed=0)
     chooser = random.Random(1)
     changes = []
@@ -104,7 +136,7 @@ def test_the_interval_of_a_difference_draws_the_same_documents_for_both(finish):
         )
     low, high = np.quantile(changes, [0.025, 0.975])
     ours = difference_of_ratios(
-        (one, sizes), (two, sizes), EvaluationConfig(resamples=20_000), finish=finish
+        (one, sizes), (two, sizes), EvaluationConfig(resamples=20_000), metric
     ).interval
     assert ours == pytest.approx((low, high), abs=0.06 * (high - low))
 
@@ -133,3 +165,67 @@ def test_the_difference_of_one_document_has_no_interval():
     one, two = (np.array([3.0]), np.array([2.0])), (np.array([5.0]), np.array([2.0]))
     found = difference_of_ratios(one, two, EvaluationConfig())
     assert found.value == 1 and found.interval is None
+
+
+def test_any_metric_is_resampled_row_by_row():
+    """Source: Efron 1979: the bootstrap of a median of 2m - 1 values has a binomial distribution."""
+    values = np.random.default_rng(0).permutation(np.arange(15.0))
+    found = estimate(Median(), {"value": values}, EvaluationConfig(resamples=20_000, confidence=0.9))
+    assert found.value == 7
+    # P(median > k) is P(fewer than 8 of 15 draws are at most k), each with probability (k + 1) / 15.
+    below = [1 - sum(binomial(15, i, (k + 1) / 15) for i in range(8)) for k in range(15)]
+    expected = tuple(next(k for k in range(15) if below[k] >= tail) for tail in (0.05, 0.95))
+    assert found.interval == expected
+
+
+def binomial(count, hits, probability):
+    return math.comb(count, hits) * probability**hits * (1 - probability) ** (count - hits)
+
+
+def test_the_fast_way_and_the_general_way_agree():
+    above, below = sample(30, seed=3)
+    counts = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=50).astype(float)
+    columns = columns_of((above, below))
+    np.testing.assert_allclose(
+        Ratio().resample(columns, counts), Metric.resample(Ratio(), columns, counts), rtol=1e-12
+    )
+
+
+# Source: Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.2.
+CLUSTERS, ANSWERS = np.repeat([*"abcd"], 4), np.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1.0])
+
+
+@pytest.mark.parametrize("metric", [Ratio, Median])
+def test_whole_clusters_are_drawn(metric):
+    columns = {"above": ANSWERS, "below": np.ones(16), "value": ANSWERS}
+    chooser, means = random.Random(1), []
+    for _ in range(4000):
+        drawn = np.concatenate([ANSWERS[CLUSTERS == chooser.choice("abcd")] for _ in range(4)])
+        means.append(drawn.mean() if metric is Ratio else np.median(drawn))
+    expected = np.quantile(means, [0.1, 0.9])
+    config = EvaluationConfig(resamples=4000, confidence=0.8)
+    found = estimate(metric(), columns, config, CLUSTERS)
+    assert found.value == 0.5 and found.interval == pytest.approx(tuple(expected), abs=0.05)
+
+
+def test_rows_of_one_cluster_say_less_than_independent_ones():
+    ones, config = np.ones(16), EvaluationConfig(resamples=20_000, confidence=0.6827)
+    alone = ratio_of_sums(ANSWERS, ones, config).interval
+    clustered = ratio_of_sums(ANSWERS, ones, config, clusters=CLUSTERS).interval
+    # The standard errors without correction for small samples: .125 and .1976.
+    assert (alone[1] - alone[0]) / 2 == pytest.approx(0.125, abs=0.01)
+    assert (clustered[1] - clustered[0]) / 2 == pytest.approx(0.1976, rel=0.2)
+
+
+def test_one_cluster_has_no_interval():
+    assert ratio_of_sums(ANSWERS, np.ones(16), EvaluationConfig(), clusters=np.zeros(16)).interval is None
+
+
+def test_a_figure_that_is_none_in_some_resamples_is_left_out_of_the_interval():
+    above, below = (
+        np.array([0.0, 2, 3, 4]),
+        np.array([0.0, 1, 1, 1]),
+    )  # all draws of the first: nothing to divide by
+    low, high = ratio_of_sums(above, below, EvaluationConfig()).interval
+    assert 2 <= low < high <= 4
+    assert ratio_of_sums(np.zeros(4), np.zeros(4), EvaluationConfig()).interval is None

@@ -1,10 +1,11 @@
-from .figures import Change as Change, Metric as Metric, PerDocument as PerDocument, Subject as Subject
+from .figures import Change as Change, Measurement as Measurement, Subject as Subject
 from .report import Report as Report
 from .sections import (
     Changes as Changes,
     Chart as Chart,
     KeyValues as KeyValues,
-    Metrics as Metrics,
+    Measurements as Measurements,
+    Rows as Rows,
     Sample as Sample,
     Samples as Samples,
     Section as Section,

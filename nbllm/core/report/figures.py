@@ -3,68 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from nbllm.core.quantities import fixed, number
-from nbllm.core.report.values import finite, finite_all, rebuild, set_fields
+from nbllm.core.report.values import Cell, Record, set_fields
+
+BETTER = ("lower", "higher", "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a figure was measured on; figures of two reports are comparable where their subjects are equal.
+class Subject(Record):
+    """What was measured; figures of two reports are comparable where their subjects are equal.
 
     Args:
-        task: The task, as "perplexity".
-        text: The name of the text; "" where there is only one.
-        fingerprint: SHA-256 of the documents, in hexadecimal.
-        stride: Tokens by which the window moved; `None` is half the context.
+        task: The task's registered name, as "perplexity".
+        data: The name of the data; "" where there is only one set of it.
+        fingerprint: SHA-256 of the examples, in hexadecimal.
+        settings: The task's settings: (name, value).
     """
 
     task: str
-    text: str
+    data: str
     fingerprint: str
-    stride: int | None = None
+    settings: tuple[tuple[str, Cell], ...] = ()
 
     def name(self, figure: str) -> str:
-        """Return a figure's name with the name of the text: "bits per byte on pydocs"."""
-        return f"{figure} on {self.text}" if self.text else figure
+        """Return a figure's name with the name of the data: "bits per byte on pydocs"."""
+        return f"{figure} on {self.data}" if self.data else figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PerDocument:
-    """What a figure was computed from, document by document; kept in JSON alone, for comparing reports.
-
-    Args:
-        subject: What was measured.
-        figure: The figure's name without that of the text.
-        numerators: (document).
-        denominators: (document); the figure is a function of the ratio of the sums.
-    """
-
-    subject: Subject
-    figure: str
-    numerators: tuple[float, ...]
-    denominators: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        """Rebuild the subject and numbers of a record."""
-        set_fields(self, subject=rebuild(Subject, self.subject))
-        set_fields(self, numerators=finite_all(self.numerators), denominators=finite_all(self.denominators))
-        if len(self.numerators) != len(self.denominators) or None in self.numerators + self.denominators:
-            raise ValueError("every document needs a finite numerator and denominator")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Metric:
+class Measurement(Record):
     """One measured figure.
 
     Args:
-        name: What was measured: "bits per byte".
+        name: What was measured, as it is shown: "bits per byte on pydocs".
         value: `None` where it could not be measured.
         unit: "bits", "tokens/s", ...; "" for none.
         interval: Its lower and upper bound, at `confidence`.
         confidence: The share of repetitions that the interval would cover, as 0.95.
         note: How it was measured, in a few words.
-        per_document: What it was computed from.
+        metric: The registered name of the metric, as "bits_per_byte"; "" for a figure that none computed.
+        settings: The metric's settings: (name, value).
+        subject: What the metric was computed on.
+        better: "lower" or "higher"; "" where neither is better.
     """
 
     name: str
@@ -73,16 +55,20 @@ class Metric:
     interval: tuple[float, float] | None = None
     confidence: float = 0.95
     note: str = ""
-    per_document: PerDocument | None = None
+    metric: str = ""
+    settings: tuple[tuple[str, Cell], ...] = ()
+    subject: Subject | None = None
+    better: str = ""
 
     def __post_init__(self) -> None:
-        """Make the numbers ones that JSON holds."""
-        set_fields(self, value=finite(self.value))
-        if self.interval is not None:
-            low, high = (finite(bound) for bound in self.interval)
-            set_fields(self, interval=None if low is None or high is None else (low, high))
-        if self.per_document is not None:
-            set_fields(self, per_document=rebuild(PerDocument, self.per_document))
+        """Drop an interval with a bound that is not finite."""
+        interval = self.interval
+        if isinstance(interval, tuple) and any(
+            isinstance(b, float) and not math.isfinite(b) for b in interval
+        ):
+            set_fields(self, interval=None)
+        super().__post_init__()
+        _check_better(self.better)
 
     @property
     def value_text(self) -> str:
@@ -98,15 +84,17 @@ class Metric:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(Record):
     """One figure, measured twice.
 
     Args:
-        name: What was measured: "bits per byte on pydocs".
+        name: What was measured, as it is shown: "bits per byte on pydocs".
         before: The earlier value.
         after: The later one.
         interval: Lower and upper bound of after minus before, at `confidence`.
         confidence: The share of repetitions that the interval would cover, as 0.95.
+        metric: The registered name of the metric.
+        better: "lower" or "higher"; "" where neither is better.
     """
 
     name: str
@@ -114,15 +102,13 @@ class Change:
     after: float
     interval: tuple[float, float] | None = None
     confidence: float = 0.95
+    metric: str = ""
+    better: str = ""
 
     def __post_init__(self) -> None:
-        """Make the numbers ones that JSON holds."""
-        set_fields(self, before=finite(self.before), after=finite(self.after))
-        if self.interval is not None:
-            low, high = (finite(bound) for bound in self.interval)
-            set_fields(self, interval=(low, high))
-        if None in (self.before, self.after, *(self.interval or ())):
-            raise ValueError("a change is between finite numbers")
+        """Check the direction too."""
+        super().__post_init__()
+        _check_better(self.better)
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
@@ -132,6 +118,18 @@ class Change:
         if self.after > self.before:
             change = f"+{change}"
         return before, after, change, _interval_text(self.interval, self.confidence, like=self.before)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the change is "good" or "bad"; "" where the interval includes zero or neither direction is better."""
+        if self.interval is None or not self.better or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "good" if (self.after < self.before) == (self.better == "lower") else "bad"
+
+
+def _check_better(better: str) -> None:
+    if better not in BETTER:
+        raise ValueError(f"better is {better!r}; it must be one of {', '.join(map(repr, BETTER))}")
 
 
 def _interval_text(interval: tuple[float, float] | None, confidence: float, like: float | None) -> str:

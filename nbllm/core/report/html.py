@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, key_values, page, table
 from nbllm.core.quantities import iso_minute
-from nbllm.core.report.figures import Metric
-from nbllm.core.report.sections import Changes, Chart, KeyValues, Metrics, Sample, Samples, Table, Text
+from nbllm.core.report.figures import Change, Measurement
+from nbllm.core.report.sections import (
+    Changes,
+    Chart,
+    KeyValues,
+    Measurements,
+    Rows,
+    Sample,
+    Samples,
+    Table,
+    Text,
+)
 
 if TYPE_CHECKING:
     from nbllm.core.report.report import Report
@@ -87,12 +97,12 @@ def _table(section: Table, count: _Counter) -> str:
     return table(section.rows, section.header, caption=caption)
 
 
-def _metrics(section: Metrics, count: _Counter) -> str:
+def _measurements(section: Measurements, count: _Counter) -> str:
     if section.prominent:
-        return f'<dl class="figures">{"".join(map(_card, section.metrics))}</dl>'
+        return f'<dl class="figures">{"".join(map(_card, section.measurements))}</dl>'
     rows = [
-        (metric.name, _right(metric.value_text), metric.unit, _unbroken(metric.interval_text), metric.note)
-        for metric in section.metrics
+        (each.name, _right(each.value_text), each.unit, _unbroken(each.interval_text), each.note)
+        for each in section.measurements
     ]
     header = ("measure", _right("value"), "unit", "interval", "how")
     keep = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
@@ -100,29 +110,43 @@ def _metrics(section: Metrics, count: _Counter) -> str:
 
 
 def _changes(section: Changes, count: _Counter) -> str:
-    rows = [
-        (change.name, *map(_right, change.texts[:3]), _unbroken(change.texts[3]))
-        for change in section.changes
-    ]
+    rows = [_change(change) for change in section.changes]
     name, *numeric, interval = section.header
     caption = count.caption("Table", section.caption) if section.caption else None
     return table(rows, (name, *map(_right, numeric), interval), caption=caption)
 
 
-def _right(text: str) -> Raw:
-    return Raw(f'<div class="number">{escape(text)}</div>')
+def _change(change: Change) -> tuple[object, ...]:
+    before, after, difference, interval = change.texts
+    return change.name, _right(before), _right(after), _right(difference, change.verdict), _unbroken(interval)
+
+
+def _rows(section: Rows, count: _Counter) -> str:
+    rows = section.first_rows()
+    if not rows:
+        return ""
+    num_rows = len(section)
+    what = f"{num_rows:,} {section.unit}"
+    if len(rows) < num_rows:
+        what = f"The first {len(rows):,} of {what}; the report's JSON has all"
+    shown = table(rows, tuple(section.columns))
+    return f'<details class="rows"><summary>{escape(what)}</summary>{shown}</details>'
+
+
+def _right(text: str, kind: str = "") -> Raw:
+    return Raw(f'<div class="number {kind}">{escape(text)}</div>')
 
 
 def _unbroken(text: str) -> Raw:
     return Raw(f'<span class="unbroken">{escape(text)}</span>' if text else "")
 
 
-def _card(metric: Metric) -> str:
-    unit = f"<small>{escape(metric.unit)}</small>" if metric.unit else ""
-    interval = f"interval {metric.interval_text}" if metric.interval else ""
-    rest = "".join(f'<div class="rest">{escape(text)}</div>' for text in (interval, metric.note) if text)
-    value = f'<div class="value">{escape(metric.value_text)}{unit}</div>'
-    return f"<div><dt>{escape(metric.name)}</dt><dd>{value}{rest}</dd></div>"
+def _card(measured: Measurement) -> str:
+    unit = f"<small>{escape(measured.unit)}</small>" if measured.unit else ""
+    interval = f"interval {measured.interval_text}" if measured.interval else ""
+    rest = "".join(f'<div class="rest">{escape(text)}</div>' for text in (interval, measured.note) if text)
+    value = f'<div class="value">{escape(measured.value_text)}{unit}</div>'
+    return f"<div><dt>{escape(measured.name)}</dt><dd>{value}{rest}</dd></div>"
 
 
 def _chart(section: Chart, count: _Counter) -> str:
@@ -161,8 +185,9 @@ def _key_values(section: KeyValues, count: _Counter) -> str:
 _RENDER: dict[str, Callable[[Any, _Counter], str]] = {
     Text.kind: _text,
     Table.kind: _table,
-    Metrics.kind: _metrics,
+    Measurements.kind: _measurements,
     Changes.kind: _changes,
+    Rows.kind: _rows,
     Chart.kind: _chart,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,

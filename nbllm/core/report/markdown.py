@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.chart import sparkline
 from nbllm.core.html import is_numeric
 from nbllm.core.quantities import column, iso_minute, number
-from nbllm.core.report.figures import Metric
-from nbllm.core.report.sections import Changes, Chart, KeyValues, Metrics, Sample, Samples, Table, Text
+from nbllm.core.report.figures import Measurement
+from nbllm.core.report.sections import (
+    Changes,
+    Chart,
+    KeyValues,
+    Measurements,
+    Rows,
+    Sample,
+    Samples,
+    Table,
+    Text,
+)
 from nbllm.core.report.values import Cell
 from nbllm.core.terminal import visible
 
@@ -115,8 +125,8 @@ def _table(section: Table) -> str:
     return caption + markdown_table(section.rows, section.header)
 
 
-def _metrics(section: Metrics) -> str:
-    rows = [(m.name, _with_unit(m), m.interval_text, m.note) for m in section.metrics]
+def _measurements(section: Measurements) -> str:
+    rows = [(m.name, _with_unit(m), m.interval_text, m.note) for m in section.measurements]
     header = ("measure", "value", "interval", "how")
     keep = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
     return markdown_table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
@@ -128,8 +138,16 @@ def _changes(section: Changes) -> str:
     return caption + markdown_table(rows, section.header)
 
 
-def _with_unit(metric: Metric) -> str:
-    return f"{metric.value_text} {metric.unit}".strip()
+def _rows(section: Rows) -> str:
+    rows = section.first_rows()
+    if not rows:
+        return ""
+    head = f"The first {len(rows):,} of {len(section):,} {section.unit}:"
+    return f"{_inline(head)}\n\n{markdown_table(rows, tuple(section.columns))}"
+
+
+def _with_unit(measured: Measurement) -> str:
+    return f"{measured.value_text} {measured.unit}".strip()
 
 
 def _chart(section: Chart) -> str:
@@ -164,8 +182,9 @@ def _key_values(section: KeyValues) -> str:
 _RENDER: dict[str, Callable[[Any], str]] = {
     Text.kind: _text,
     Table.kind: _table,
-    Metrics.kind: _metrics,
+    Measurements.kind: _measurements,
     Changes.kind: _changes,
+    Rows.kind: _rows,
     Chart.kind: _chart,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,

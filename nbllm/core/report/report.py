@@ -13,14 +13,14 @@ from typing import Any, Self, TypeVar
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.io import write_atomic
 from nbllm.core.registry import Registry
-from nbllm.core.report.figures import Change, Metric
+from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.html import to_fragment, to_page
 from nbllm.core.report.markdown import to_markdown
-from nbllm.core.report.sections import Changes, Metrics, Section, section_from_dict
+from nbllm.core.report.sections import Changes, Measurements, Rows, Section, section_from_dict
 
 SCHEMA = "nbllm-report/1"
 
-_Named = TypeVar("_Named", Metric, Change)
+_Named = TypeVar("_Named", Measurement, Change)
 exporters: Registry[Callable[[Report], str]] = Registry("report format")
 
 
@@ -58,28 +58,54 @@ class Report:
             return NotImplemented
         return dataclasses.replace(self, sections=[*self.sections, *other.sections])
 
-    def metrics(self) -> Iterator[Metric]:
+    def measurements(self) -> Iterator[Measurement]:
         """Yield every figure, in the order of the sections."""
         for section in self.sections:
-            if isinstance(section, Metrics):
-                yield from section.metrics
+            if isinstance(section, Measurements):
+                yield from section.measurements
 
-    def metric(self, name: str) -> Metric:
-        """Return the first figure of that name.
+    def metric(self, name: str) -> Measurement:
+        """Return the first figure of that name, as it is shown or as its metric is registered.
+
+        Args:
+            name: "bits per byte on pydocs", or "bits_per_byte".
 
         Raises:
             UserError: There is none; the nearest name is given.
         """
-        return _first(name, self.metrics(), "figure")
+        return _first(name, self.measurements(), "figure")
 
     def change(self, name: str) -> Change:
         """Return the first change of the figure of that name, where the report compares with an earlier one.
+
+        Args:
+            name: As for `metric`.
 
         Raises:
             UserError: There is none; the nearest name is given.
         """
         sections = (section for section in self.sections if isinstance(section, Changes))
         return _first(name, (change for section in sections for change in section.changes), "change")
+
+    def rows(self, task: str | None = None) -> Rows:
+        """Return the rows that figures were computed from, one for each example.
+
+        Args:
+            task: The task's name; `None` is the first task.
+
+        Raises:
+            UserError: Nothing was measured, or not by that task.
+        """
+        found: dict[str, Rows] = {}
+        for section in self.sections:
+            if isinstance(section, Rows):
+                found.setdefault(section.subject.task, section)
+        if not found:
+            raise UserError("The report holds no rows: nothing was measured example by example.")
+        task = next(iter(found)) if task is None else task
+        if task not in found:
+            raise UserError(f"The report has no rows of a task named {task!r}.", hint=nearest(task, found))
+        return found[task]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record: what JSON holds."""
@@ -110,7 +136,10 @@ class Report:
             except DataError as error:
                 place = f"{'' if where is None else f'{where}, '}section {number}"
                 raise DataError(error.what, where=place, hint=error.hint) from error
-        texts = {name: str(record.get(name, "")) for name in ("title", "created", "generator")}
+        texts = {name: record.get(name, "") for name in ("title", "created", "generator")}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise DataError(f"This is no report: its {name} is no text.", where=where)
         return cls(sections=sections, **texts)
 
     def save(self, path: str | Path) -> Path:
@@ -158,7 +187,9 @@ class Report:
         return cls.from_dict(record, where=path)
 
     def __repr__(self) -> str:
-        return f"Report({self.title!r}, {len(self.sections)} sections, {len(list(self.metrics()))} figures)"
+        return (
+            f"Report({self.title!r}, {len(self.sections)} sections, {len(list(self.measurements()))} figures)"
+        )
 
     def __str__(self) -> str:
         return to_markdown(self)
@@ -171,11 +202,14 @@ class Report:
 
 
 def _first(name: str, things: Iterable[_Named], kind: str) -> _Named:
-    found: dict[str, _Named] = {}
+    shown: dict[str, _Named] = {}
+    registered: dict[str, _Named] = {}
     for thing in things:
-        found.setdefault(thing.name, thing)
-    if name not in found:
-        raise UserError(f"The report has no {kind} named {name!r}.", hint=nearest(name, found))
+        shown.setdefault(thing.name, thing)
+        registered.setdefault(thing.metric, thing)
+    found = registered | shown
+    if not name or name not in found:
+        raise UserError(f"The report has no {kind} named {name!r}.", hint=nearest(name, shown))
     return found[name]
 
 

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from nbllm.core.errors import DataError, nearest
-from nbllm.core.report.figures import Change, Metric
-from nbllm.core.report.values import Cell, finite_all, listed, plain, rebuild, set_fields
+from nbllm.core.report.figures import Change, Measurement, Subject
+from nbllm.core.report.values import Cell, Record, Value, listed, plain, set_fields
+
+_SHOWN_CHARACTERS = 200  # of a cell of a row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Section:
+class Section(Record):
     """One part of a report.
 
     Args:
@@ -76,9 +78,8 @@ class Table(Section):
     caption: str = ""
 
     def __post_init__(self) -> None:
-        """Make every cell one that JSON holds."""
-        set_fields(self, header=tuple(str(name) for name in self.header))
-        set_fields(self, rows=tuple(tuple(plain(value) for value in row) for row in self.rows))
+        """Check that every row has a cell for each column."""
+        super().__post_init__()
         if any(len(row) != len(self.header) for row in self.rows):
             raise ValueError(f"every row of the table {self.title!r} needs {len(self.header)} cells")
 
@@ -97,31 +98,66 @@ class Changes(Section):
     changes: tuple[Change, ...]
     caption: str = ""
 
-    def __post_init__(self) -> None:
-        """Rebuild the changes of a record."""
-        set_fields(self, changes=tuple(rebuild(Change, change) for change in self.changes))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Metrics(Section):
+class Measurements(Section):
     """Measured figures.
 
     Args:
-        metrics: The figures.
+        measurements: The figures.
         prominent: Whether they are the key figures, shown large.
     """
 
-    kind = "metrics"
-    metrics: tuple[Metric, ...]
+    kind = "measurements"
+    measurements: tuple[Measurement, ...]
     prominent: bool = False
-
-    def __post_init__(self) -> None:
-        """Rebuild the figures of a record."""
-        set_fields(self, metrics=tuple(rebuild(Metric, metric) for metric in self.metrics))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Line:
+class Rows(Section):
+    """What figures were computed from: one row for each example that was measured, in the order of the examples.
+
+    The record holds every row; a page shows the first few.
+
+    Args:
+        subject: What was measured.
+        columns: The values by column name, each column with a value for every row.
+        num_examples: Examples that there were to measure: more than rows after an interruption.
+        unit: What a row is: "documents".
+        cluster: The column whose equal values mark rows that are not independent; "" for none.
+        shown: How many rows a page shows.
+    """
+
+    kind = "rows"
+    subject: Subject
+    columns: Mapping[str, tuple[Value, ...]]
+    num_examples: int
+    unit: str = "examples"
+    cluster: str = ""
+    shown: int = 10
+
+    def __post_init__(self) -> None:
+        """Check that the columns fit together."""
+        super().__post_init__()
+        lengths = {len(values) for values in self.columns.values()}
+        if len(lengths) != 1:
+            raise ValueError(f"the columns of {self.subject.task!r} must have a value for every row")
+        if lengths.pop() > self.num_examples:
+            raise ValueError(f"there are more rows of {self.subject.task!r} than examples")
+        if self.cluster and self.cluster not in self.columns:
+            raise ValueError(f"there is no column {self.cluster!r} to cluster by")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def first_rows(self) -> list[tuple[Cell, ...]]:
+        """Return the rows that a page shows, one cell a column, long texts cut."""
+        columns = [values[: self.shown] for values in self.columns.values()]
+        return [tuple(_shortened(value) for value in row) for row in zip(*columns, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line(Record):
     """One line of a chart; `None` in `y` is a gap."""
 
     name: str
@@ -129,15 +165,14 @@ class Line:
     y: tuple[float | None, ...]
 
     def __post_init__(self) -> None:
-        """Make the numbers ones that JSON holds."""
-        x, y = finite_all(self.x), finite_all(self.y)
-        if len(x) != len(y) or None in x:
-            raise ValueError(f"the line {self.name!r} needs a finite x for every y")
-        set_fields(self, x=x, y=y)
+        """Check that x and y go together."""
+        super().__post_init__()
+        if len(self.x) != len(self.y):
+            raise ValueError(f"the line {self.name!r} needs an x for every y")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(Record):
     """A moment marked in a chart."""
 
     x: float
@@ -155,7 +190,7 @@ class Chart(Section):
         events: Moments to mark.
         log: Whether the y axis is logarithmic.
         caption: What the chart shows.
-        minor: Whether the chart stands behind others: it is drawn lower.
+        minor: Whether the chart is less important than others: it is drawn lower.
     """
 
     kind = "chart"
@@ -167,20 +202,15 @@ class Chart(Section):
     caption: str = ""
     minor: bool = False
 
-    def __post_init__(self) -> None:
-        """Rebuild the lines and events of a record."""
-        set_fields(self, lines=tuple(rebuild(Line, line) for line in self.lines))
-        set_fields(self, events=tuple(rebuild(Event, event) for event in self.events))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(Record):
     """Text that a model wrote.
 
     Args:
         prompt: What it continued.
         text: The continuation.
-        label: Whence it is: "step 600".
+        label: Where it comes from: "step 600".
     """
 
     prompt: str
@@ -195,10 +225,6 @@ class Samples(Section):
     kind = "samples"
     samples: tuple[Sample, ...]
 
-    def __post_init__(self) -> None:
-        """Rebuild the samples of a record."""
-        set_fields(self, samples=tuple(rebuild(Sample, sample) for sample in self.samples))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KeyValues(Section):
@@ -208,13 +234,23 @@ class KeyValues(Section):
     entries: tuple[tuple[str, Cell], ...]
 
     def __post_init__(self) -> None:
-        """Make every value one that JSON holds."""
-        pairs = self.entries.items() if isinstance(self.entries, Mapping) else self.entries
-        set_fields(self, entries=tuple((str(name), plain(value)) for name, value in pairs))
+        """Take a mapping too."""
+        if isinstance(self.entries, Mapping):
+            set_fields(self, entries=tuple(self.entries.items()))
+        super().__post_init__()
+
+
+def _shortened(value: Value) -> Cell:
+    cell = plain(value)
+    return (
+        f"{cell[: _SHOWN_CHARACTERS - 1]}…"
+        if isinstance(cell, str) and len(cell) > _SHOWN_CHARACTERS
+        else cell
+    )
 
 
 KINDS: dict[str, type[Section]] = {
-    kind.kind: kind for kind in (Text, Table, Metrics, Changes, Chart, Samples, KeyValues)
+    kind.kind: kind for kind in (Text, Table, Measurements, Changes, Rows, Chart, Samples, KeyValues)
 }
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 
-from nbllm.evaluation.likelihood import Likelihoods
-from nbllm.evaluation.metrics.base import METRICS, RatioMetric
-from nbllm.evaluation.statistics import Array
+from nbllm.evaluation.columns import Array, Columns
+from nbllm.evaluation.metrics.base import METRICS, RatioOfSums
 
 
-def _terms(results: Likelihoods) -> tuple[Array, Array]:
-    return results.nats / math.log(2), results.num_bytes
+@METRICS.register("bits_per_byte")
+class BitsPerByte(RatioOfSums):
+    """Bits that a model needs for a byte of text.
 
+    Source: Gao et al. 2021, The Pile, arXiv:2101.00027, section 3.1.
+    """
 
-# Source: Gao et al. 2021, The Pile, arXiv:2101.00027, section 3.1.
-METRICS.register("bits_per_byte")(
-    RatioMetric(
-        label="bits per byte",
-        unit="bits",
-        note="bits that the model needs for a byte of text; lower is better, 8 is no compression",
-        terms=_terms,
-    )
-)
+    name = "bits_per_byte"
+    label = "bits per byte"
+    unit = "bits"
+    note = "bits that the model needs for a byte of text; lower is better, 8 is no compression"
+    better = "lower"
+    scale = (0.0, math.inf)
+    columns = ("nats", "num_bytes")
+
+    def terms(self, columns: Columns) -> tuple[Array, Array]:
+        """Return the bits and the bytes of each document."""
+        return columns["nats"] / math.log(2), columns["num_bytes"]

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from nbllm.evaluation.likelihood import Likelihoods
-from nbllm.evaluation.metrics.base import METRICS, RatioMetric
-from nbllm.evaluation.statistics import Array
+from nbllm.evaluation.columns import Array, Columns
+from nbllm.evaluation.metrics.base import METRICS, RatioOfSums
 
 
-def _terms(results: Likelihoods) -> tuple[Array, Array]:
-    return results.nats, results.num_tokens
+@METRICS.register("perplexity")
+class Perplexity(RatioOfSums):
+    """The exponential of the mean negative log-likelihood of a token.
 
+    Source: Jelinek et al. 1977, Perplexity, a measure of the difficulty of speech recognition tasks.
+    """
 
-# Source: Jelinek et al. 1977, Perplexity, a measure of the difficulty of speech recognition tasks.
-METRICS.register("perplexity")(
-    RatioMetric(
-        label="perplexity per token",
-        note="comparable only between models of one tokenizer; lower is better",
-        terms=_terms,
-        finish=np.exp,
-    )
-)
+    name = "perplexity"
+    label = "perplexity per token"
+    note = "comparable only between models of one tokenizer; lower is better"
+    better = "lower"
+    scale = (1.0, math.inf)
+    columns = ("nats", "num_tokens")
+    comparable_by = ("num_tokens",)
+
+    def terms(self, columns: Columns) -> tuple[Array, Array]:
+        """Return the nats and the tokens of each document."""
+        return columns["nats"], columns["num_tokens"]
+
+    def finish(self, ratio: Array) -> Array:
+        """Return the perplexity of nats per token."""
+        return np.exp(ratio)

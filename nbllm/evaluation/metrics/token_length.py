@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from nbllm.evaluation.likelihood import Likelihoods
-from nbllm.evaluation.metrics.base import METRICS, RatioMetric
-from nbllm.evaluation.statistics import Array
+import math
+
+from nbllm.evaluation.columns import Array, Columns
+from nbllm.evaluation.metrics.base import METRICS, RatioOfSums
 
 
-def _terms(results: Likelihoods) -> tuple[Array, Array]:
-    return results.num_bytes, results.num_tokens
+@METRICS.register("bytes_per_token")
+class BytesPerToken(RatioOfSums):
+    """UTF-8 bytes of text that a token stands for; a property of the tokenizer."""
 
+    name = "bytes_per_token"
+    label = "bytes per token"
+    unit = "bytes"
+    note = "of the tokenizer, not the model"
+    better = ""
+    scale = (0.0, math.inf)
+    columns = ("num_bytes", "num_tokens")
+    of_model = False
 
-METRICS.register("bytes_per_token")(
-    RatioMetric(
-        label="bytes per token",
-        unit="bytes",
-        note="of the tokenizer, not the model",
-        terms=_terms,
-        of_model=False,
-    )
-)
+    def terms(self, columns: Columns) -> tuple[Array, Array]:
+        """Return the bytes and the tokens of each document."""
+        return columns["num_bytes"], columns["num_tokens"]

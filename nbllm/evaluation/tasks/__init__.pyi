@@ -1,2 +1,2 @@
-from .base import Task as Task, TaskResult as TaskResult
+from .base import Task as Task
 from .catalogue import TASKS as TASKS

@@ -1,49 +1,94 @@
-"""What a task is: a function from a model and documents to a part of a report."""
+"""What a task is: it makes examples of data, requests of an example, and a row of a model's answers."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from nbllm.core.config import PlainConfig
 from nbllm.core.registry import Registry
-from nbllm.core.report.figures import Metric, Subject
-from nbllm.core.report.sections import Section
-from nbllm.evaluation.config import EvaluationConfig
+from nbllm.core.report.sections import Measurements, Section
+from nbllm.evaluation.columns import Row
+from nbllm.evaluation.examples import Source
+from nbllm.evaluation.metrics.base import Metric
+from nbllm.evaluation.requests import Request
 
 if TYPE_CHECKING:
-    from nbllm.lm import LM
+    from nbllm.evaluation.measuring import Measured
+    from nbllm.evaluation.requests import Answer
+
+TASKS: Registry[type[Task]] = Registry("task")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaskResult:
-    """What a task found.
+class Task(PlainConfig, abc.ABC):
+    """A task. Subclasses are registered in `TASKS`; their fields are the task's settings.
 
     Attributes:
-        headline: The figures that belong into a report's summary, the most important first.
-        sentence: What was found, for a reader who reads nothing else.
-        sections: The task's part of the report.
+        name: The name it is registered by.
+        label: Its name in a report.
+        noun: What its data are, without an article: "held-out text".
+        unit: What an example is, in the plural.
+        cluster: The column whose equal values mark rows that are not independent (questions on one text); "" for
+            none.
+        shown: How many rows a page shows.
     """
 
-    headline: tuple[Metric, ...]
-    sentence: str
-    sections: tuple[Section, ...]
+    name: ClassVar[str]
+    label: ClassVar[str]
+    noun: ClassVar[str] = "data"
+    unit: ClassVar[str] = "examples"
+    cluster: ClassVar[str] = ""
+    shown: ClassVar[int] = 10
 
+    @property
+    @abc.abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """What is computed from the rows, the most important first; the first three stand in a report's summary."""
 
-class Task(Protocol):
-    """Measures a model."""
+    @abc.abstractmethod
+    def examples(self, source: Source) -> tuple[Sequence[Mapping[str, Any]], str]:
+        """Return the examples, and in words where they are from.
 
-    def __call__(
-        self,
-        lm: LM,
-        texts: Sequence[str],
-        config: EvaluationConfig,
-        *,
-        subject: Subject,
-        show_progress: bool,
-    ) -> TaskResult:
-        """Measure `lm` on the documents `texts`, which are those of `subject`."""
-        ...
+        Args:
+            source: What a person gave as data.
 
+        Returns:
+            Mappings of what JSON can hold: the examples' fingerprint is made of them.
 
-TASKS: Registry[Task] = Registry("task")
+        Raises:
+            DataError: The data are not what the task reads.
+        """
+
+    @abc.abstractmethod
+    def requests(self, example: Mapping[str, Any]) -> Sequence[Request]:
+        """Return what the model is asked for an example."""
+
+    @abc.abstractmethod
+    def score(self, example: Mapping[str, Any], answers: Sequence[Answer]) -> Row:
+        """Return the row of an example: the same columns for every example.
+
+        Args:
+            example: The example.
+            answers: To its requests, in their order.
+        """
+
+    def sentence(self, measured: Measured) -> str:
+        """Return what was found, for a reader who reads nothing else; without the final stop."""
+        first = measured.measurements[0]
+        interval = f" ({first.interval_text})" if first.interval else ""
+        value = f"{first.value_text} {first.unit}".rstrip()
+        return f"{self.label}: {first.name} is {value}{interval}"
+
+    def sections(self, measured: Measured) -> list[Section]:
+        """Return the task's part of a report."""
+        intervals = f"{measured.config.resamples:,} bootstrap resamples of the {self.cluster or self.unit}"
+        return [
+            Measurements(
+                title=measured.subject.name(self.label),
+                note=f"Measured on {measured.extent}. Intervals are percentiles of {intervals}.",
+                measurements=measured.measurements,
+            )
+        ]

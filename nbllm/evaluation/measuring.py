@@ -1,0 +1,182 @@
+"""A task measured on a model: requests answered, answers scored, a row for each example."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.progress import progress
+from nbllm.core.report.figures import Measurement, Subject
+from nbllm.core.report.sections import Rows
+from nbllm.core.report.values import Value
+from nbllm.evaluation.answering import answer
+from nbllm.evaluation.columns import Columns, Row, to_arrays, to_columns
+from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.examples import Examples
+from nbllm.evaluation.requests import Request
+from nbllm.evaluation.statistics import estimate
+
+if TYPE_CHECKING:
+    from nbllm.evaluation.metrics.base import Metric
+    from nbllm.evaluation.tasks.base import Task
+    from nbllm.lm import LM
+
+# Examples are answered in groups of about so many batches: enough to sort requests by length within a group, few
+# enough that progress shows and an interruption loses little.
+_BATCHES_PER_GROUP = 4
+_CHARACTERS_PER_TOKEN = 4  # about
+_KEPT_CHARACTERS = 200  # of a text that no comparison needs
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a task found out about a model.
+
+    Attributes:
+        task: The task.
+        subject: The task with its settings and data.
+        columns: The rows, by column.
+        num_examples: Examples that there were; more than rows after an interruption.
+        measurements: One for each of the task's metrics.
+        config: Of the evaluation.
+        context: Tokens that the model reads at most.
+    """
+
+    task: Task
+    subject: Subject
+    columns: Columns
+    num_examples: int
+    measurements: tuple[Measurement, ...]
+    config: EvaluationConfig
+    context: int
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether some examples were not measured."""
+        return len(self) < self.num_examples
+
+    @property
+    def extent(self) -> str:
+        """How much was measured: "200 examples", or "the first 40 of 200 examples"."""
+        part = f"the first {len(self):,} of " if self.interrupted else ""
+        return f"{part}{self.num_examples:,} {self.task.unit}"
+
+
+def measure(
+    lm: LM, task: Task, examples: Examples, config: EvaluationConfig, *, show_progress: bool = True
+) -> tuple[Measured, Rows]:
+    """Measure a model.
+
+    Interrupting (KeyboardInterrupt) returns what the first examples gave; before the first group of them is done it
+    is raised.
+
+    Args:
+        lm: The model and its tokenizer.
+        task: Makes requests of the examples, and rows of the answers.
+        examples: What to measure.
+        config: Confidence, resamples, seed and batch size.
+        show_progress: Whether a line says how far it is.
+
+    Returns:
+        What was found, and the rows as the report keeps them.
+    """
+    rows = answer_examples(lm, task, examples.rows, config.batch_tokens, show_progress=show_progress)
+    subject = examples.subject(task)
+    columns = to_columns(rows)
+    arrays = to_arrays(columns)
+    clusters = arrays[task.cluster] if task.cluster else None
+    measured = Measured(
+        task=task,
+        subject=subject,
+        columns=arrays,
+        num_examples=len(examples.rows),
+        measurements=tuple(
+            _measurement(metric, arrays, subject, config, clusters) for metric in task.metrics
+        ),
+        config=config,
+        context=lm.config.max_positions,
+    )
+    kept = Rows(
+        subject=subject,
+        columns=_kept(columns, task),
+        num_examples=len(examples.rows),
+        unit=task.unit,
+        cluster=task.cluster,
+        shown=task.shown,
+    )
+    return measured, kept
+
+
+def answer_examples(
+    lm: LM,
+    task: Task,
+    examples: Sequence[Mapping[str, Any]],
+    batch_tokens: int,
+    *,
+    show_progress: bool = True,
+) -> list[Row]:
+    """Return the row of each example; after an interruption, of the first examples."""
+    asked = [task.requests(example) for example in examples]
+    sizes = [sum(request.size for request in requests) for requests in asked]
+    rows: list[Row] = []
+    # The lock is held throughout: a run in another thread must not change the weights between two examples.
+    with lm.lock, progress(task.name, sum(sizes), "B", show=show_progress) as bar:
+        try:
+            for start, stop in _groups(sizes, _BATCHES_PER_GROUP * _CHARACTERS_PER_TOKEN * batch_tokens):
+                group: list[Request] = [request for requests in asked[start:stop] for request in requests]
+                answers = iter(answer(lm, group, batch_tokens=batch_tokens))
+                for example, requests in zip(examples[start:stop], asked[start:stop], strict=True):
+                    rows.append(task.score(example, [next(answers) for _ in requests]))
+                bar.update(sum(sizes[start:stop]))
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+    return rows
+
+
+def _groups(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of consecutive groups, each of about `most`."""
+    start = total = 0
+    for index, size in enumerate(sizes):
+        total += size
+        if total >= most or index == len(sizes) - 1:
+            yield start, index + 1
+            start, total = index + 1, 0
+
+
+def _measurement(
+    metric: Metric, columns: Columns, subject: Subject, config: EvaluationConfig, clusters: Any
+) -> Measurement:
+    found = estimate(metric, columns, config, clusters)
+    return Measurement(
+        name=metric.title(subject.data),
+        value=found.value,
+        unit=metric.unit,
+        interval=found.interval,
+        confidence=config.confidence,
+        note=metric.note,
+        metric=metric.name,
+        settings=tuple(metric.to_dict().items()),
+        subject=subject,
+        better=metric.better,
+    )
+
+
+def _kept(columns: Mapping[str, tuple[Value, ...]], task: Task) -> dict[str, tuple[Value, ...]]:
+    """Return the columns for the record: long texts are cut, but for those that a comparison computes anew from."""
+    whole = {name for metric in task.metrics if metric.of_model for name in metric.columns}
+    whole.add(task.cluster)
+    return {
+        name: values if name in whole else tuple(_cut(value) for value in values)
+        for name, values in columns.items()
+    }
+
+
+def _cut(value: Value) -> Value:
+    if isinstance(value, str) and len(value) > _KEPT_CHARACTERS:
+        return f"{value[: _KEPT_CHARACTERS - 1]}…"
+    return value

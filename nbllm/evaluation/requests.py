@@ -1,0 +1,90 @@
+"""What a task asks of a model: how likely a text is, or to write one.
+
+Two texts are compared by two `Likelihood` requests, and judged by a `Generate` request: pairs need no kind of
+their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from nbllm.core.errors import UserError
+from nbllm.inference.config import SamplingConfig
+
+if TYPE_CHECKING:
+    from nbllm.inference.generation import Generation
+    from nbllm.lm import Score
+
+GREEDY = SamplingConfig(temperature=0.0)
+_CHARACTERS_PER_TOKEN = 4  # about; only for sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is after a context; the answer is a `Score` of the continuation alone.
+
+    Args:
+        context: What stands before; "" asks for the continuation as the beginning of a document.
+        continuation: The text whose probability is asked for, with the space that joins it.
+    """
+
+    context: str
+    continuation: str
+
+    def __post_init__(self) -> None:
+        """Check that there is something to predict."""
+        if not self.continuation:
+            raise UserError("An empty continuation has no likelihood.", where="Likelihood")
+
+    @property
+    def size(self) -> int:
+        """Characters to read."""
+        return len(self.context) + len(self.continuation)
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentLikelihood:
+    """How likely a whole document is, read in windows that slide over it; the answer is a `Score`.
+
+    Args:
+        text: The document.
+        stride: Tokens by which the window moves over a document longer than the context; `None` is half the
+            context.
+    """
+
+    text: str
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the stride."""
+        if self.stride is not None and self.stride <= 0:
+            raise UserError(f"stride must be greater than 0, not {self.stride}.", where="DocumentLikelihood")
+
+    @property
+    def size(self) -> int:
+        """Characters to read."""
+        return len(self.text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """To continue a prompt; the answer is a `Generation`, a text that also says how it ended.
+
+    Args:
+        prompt: The text to continue.
+        sampling: How; greedy unless given.
+    """
+
+    prompt: str
+    sampling: SamplingConfig = GREEDY
+
+    @property
+    def size(self) -> int:
+        """Characters to read and, at most, to write."""
+        return len(self.prompt) + _CHARACTERS_PER_TOKEN * self.sampling.max_new_tokens
+
+
+Request = Likelihood | DocumentLikelihood | Generate
+if TYPE_CHECKING:
+    Answer = Score | Generation
