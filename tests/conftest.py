@@ -1,18 +1,25 @@
-"""Set up before any test: shapes and types of the model code are checked at every call.
+"""Set up before any test: threads that wait sleep, and shapes and types of the model code are checked at every call.
+
+torch's threads wait for one another by spinning, which takes the core from whom they wait for where more threads than
+cores are busy: with two tests at a time, or beside other work, small models then run five times slower.
 
 jaxtyping rewrites `nbllm.nn` and `nbllm.models` while they are imported, so their annotations become checks.
 Nothing is imported here but the hook; `kernels` folders stay out, since Numba compiles what it finds.
 `NBLLM_SHAPE_CHECKS=0` leaves the checks out, to time the code as it is.
 """
 
+import functools
 import importlib.util
 import os
 import pkgutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; kernels and runs inherit it
 
 PACKAGE = Path(importlib.util.find_spec("nbllm").origin).parent
 PARTS = [module.name for module in pkgutil.iter_modules([str(PACKAGE / "nn")])]
@@ -35,3 +42,21 @@ def smollm2() -> Path:
             "HF_HUB_OFFLINE=1 nbllm fetch smollm2-135m-instruct"
         )  # offline: else the hub's copy comes
     return path
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """Return an executed notebook by its name, such as "00-tour": `executed(name)`; each is executed once."""
+    from tests.notebooks import executed as notebooks
+
+    @functools.cache
+    def executed(name: str) -> notebooks.Executed:
+        notebook = notebooks.notebooks_folder() / f"{name}.ipynb"
+        given = os.environ.get("NBLLM_EXECUTED")
+        if given:
+            return notebooks.read(notebook, Path(given).resolve() / name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HF_HUB_OFFLINE", "1")
+            return notebooks.execute_once(notebook, tmp_path_factory.mktemp("executed") / name)
+
+    return executed

@@ -1,83 +1,43 @@
-"""Every notebook, executed whole in a kernel of its own, without a network."""
+"""Every notebook, executed whole in a kernel of its own, without a network (see executed.py)."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import json
 
 import nbformat
-import psutil
 import pytest
 
 from nbllm.core.errors import FetchError, UserError
 from nbllm.core.quantities import size
 from nbllm.models.zoo.fetching import fetch
 from nbllm.notebook import execute, notebooks_folder
-from tests.browser.lab import Lab
+from tests.notebooks import executed as notebooks
 
 NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
 PRETRAINED = {"11-using-models": "smollm2-135m-instruct"}  # notebooks that open a published model
 BINDER_MEMORY = 2 << 30  # what mybinder.org gives a person for JupyterLab, the kernel and all that they start
 
 
-class MemoryWatch(threading.Thread):
-    """Watches, twice a second, how much memory the processes hold that are started within its block.
-
-    Attributes:
-        most: The greatest size of all together, bytes; pages that two share count once, as a container counts them.
-    """
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.most, self._ended = 0, threading.Event()
-        self._others = set(psutil.Process().children())  # other tests' browser, perhaps
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self.join()
-
-    def run(self):
-        while not self._ended.wait(0.5):
-            started = set(psutil.Process().children()) - self._others
-            self.most = max(self.most, sum(map(self._resident, started)))
-
-    @staticmethod
-    def _resident(process):
-        total = 0
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
-            for part in (process, *process.children(recursive=True)):
-                total += part.memory_full_info().pss
-        return total
-
-
 @pytest.mark.notebook
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    "path",
+    "name",
     [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.realmodel] * (path.stem in PRETRAINED))
+        pytest.param(path.stem, marks=[pytest.mark.realmodel] * (path.stem in PRETRAINED))
         for path in NOTEBOOKS
     ],
 )
-def test_the_notebook_executes_in_the_memory_that_binder_gives(path, tmp_path, monkeypatch):
-    if path.stem in PRETRAINED:
+def test_the_notebook_executes_in_the_memory_that_binder_gives(name, executed):
+    if name in PRETRAINED:
         try:
-            fetch(PRETRAINED[path.stem])
+            fetch(PRETRAINED[name])
         except FetchError as error:
             pytest.skip(error.what)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with MemoryWatch() as memory, contextlib.closing(Lab(tmp_path / "lab")):
-        executed = execute(path, tmp_path / "executed", say=print)
-    content = nbformat.read(executed, as_version=4)
+    made = executed(name)
+    content = nbformat.read(made.path, as_version=4)
     assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
-    print(f"most memory: {size(memory.most)}")
-    assert 5e8 < memory.most < BINDER_MEMORY, size(
-        memory.most
-    )  # torch and JupyterLab alone are more than the least
+    # torch and JupyterLab alone are more than the least
+    assert 5e8 < made.memory < BINDER_MEMORY, size(made.memory)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -114,3 +74,16 @@ def test_a_cell_that_hangs_is_ended(tmp_path):
     path = write(tmp_path / "slow.ipynb", "import time; time.sleep(60)")
     with pytest.raises(UserError, match="longer than 3 s"):
         execute(path, tmp_path / "out", cell_timeout=3)
+
+
+def test_what_was_executed_by_other_code_is_not_taken_for_ours(tmp_path):
+    path = write(tmp_path / "small.ipynb", "import pathlib; pathlib.Path('beside.txt').write_text('saved')")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / notebooks.RECORD).write_text(
+        json.dumps({"code": notebooks.code_fingerprint(path), "memory": 5})
+    )
+    assert notebooks.read(path, folder) == notebooks.Executed(folder / "small.ipynb", 5)
+    write(path, "1 + 1")
+    with pytest.raises(AssertionError, match="was made by other code"):
+        notebooks.read(path, folder)
