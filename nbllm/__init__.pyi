@@ -11,12 +11,12 @@ from . import (
     training as training,
     widgets as widgets,
 )
-from .core.device import doctor as doctor
 from .core.report import Report as Report
 from .core.survey import survey as survey
 from .evaluation import evaluate as evaluate
 from .lm import LM as LM, load as load
 from .models import ModelConfig as ModelConfig
+from .nn.compute.doctor import doctor as doctor
 from .runs import rules as rules
 from .runs.compare import compare as compare
 from .runs.run import Run as Run

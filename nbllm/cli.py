@@ -142,7 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     fetch.add_argument("name", help="its name; nbllm models lists them")
 
-    _add(commands, "doctor", _doctor, "what this machine has and how fast it is", "example:\n  nbllm doctor")
+    doctor = _add(
+        commands, "doctor", _doctor, "what this machine has and how fast it is", "example:\n  nbllm doctor"
+    )
+    doctor.add_argument("--measure-again", action="store_true", help="measure anew, and keep that")
     return parser
 
 
@@ -332,6 +335,6 @@ def _fetch(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from nbllm.core.device import doctor
+    from nbllm.nn.compute.doctor import doctor
 
-    say(doctor())
+    say(doctor(measure_again=options.measure_again))

@@ -4,7 +4,8 @@ torch's threads wait for one another by spinning, which takes the core from whom
 cores are busy: with two tests at a time, or beside other work, small models then run five times slower.
 
 jaxtyping rewrites `nbllm.nn` and `nbllm.models` while they are imported, so their annotations become checks.
-Nothing is imported here but the hook; `kernels` folders stay out, since Numba compiles what it finds.
+Nothing is imported here but the hook; `kernels` folders stay out, since Numba compiles what it finds, and `compute`,
+where no tensors go in or out.
 `NBLLM_SHAPE_CHECKS=0` leaves the checks out, to time the code as it is.
 """
 
@@ -23,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 
 PACKAGE = Path(importlib.util.find_spec("nbllm").origin).parent
 PARTS = [module.name for module in pkgutil.iter_modules([str(PACKAGE / "nn")])]
-CHECKED = ("nbllm.models", *(f"nbllm.nn.{name}" for name in PARTS if name != "kernels"))
+CHECKED = ("nbllm.models", *(f"nbllm.nn.{name}" for name in PARTS if name not in ("kernels", "compute")))
 
 if os.environ.get("NBLLM_SHAPE_CHECKS", "1") != "0":
     early = [name for name in sys.modules if name.startswith(CHECKED)]

@@ -62,11 +62,6 @@ def cpu_field(name: str) -> str:
     return ""
 
 
-def cpu_features() -> frozenset[str]:
-    """Return the instruction sets that Linux names for this processor; empty on other systems."""
-    return frozenset((cpu_field("flags") or cpu_field("Features")).split())
-
-
 def usable_cores() -> int:
     """Return how many cores this process may use: its affinity, and its container's share of time."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -34,7 +34,7 @@ def reproduction_section(
     facts: Any
     packages: Any
     if run is None:
-        from nbllm.core.device import machine_facts, versions
+        from nbllm.core.machine import machine_facts, versions
 
         facts, packages = machine_facts(), versions()
     else:
@@ -46,7 +46,8 @@ def reproduction_section(
     return KeyValues(
         title="To get the same again",
         note=(
-            "A run replays bit for bit on the same machine with the same versions: nb.replay(run)."
+            "A run replays bit for bit by its recorded choices, on the same machine with the same versions: "
+            "nb.replay(run)."
             if run is not None
             else "The same model and text give the same figures."
         ),

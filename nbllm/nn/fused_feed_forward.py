@@ -28,8 +28,8 @@ def gelu_feed_forward(
         down: (output, inner).
         down_bias: (output,).
     """
-    numbers = x.numel() // max(x.shape[-1], 1) * len(up)
-    if not serves("activations", x, up, up_bias, down, down_bias, numbers=numbers):
+    elements = x.numel() // max(x.shape[-1], 1) * len(up)
+    if not serves("activations", x, up, up_bias, down, down_bias, elements=elements):
         return None
     out: Tensor = _GeluFeedForward.apply(x, up, up_bias, down, down_bias)
     return out
@@ -40,7 +40,7 @@ def swiglu(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"] | None:
 
     Source: Shazeer 2020, arXiv:2002.05202, section 2.
     """
-    if not serves("activations", x, numbers=x.numel()):
+    if not serves("activations", x, elements=x.numel()):
         return None
     out: Tensor = _SwiGLU.apply(x)
     return out

@@ -1,4 +1,4 @@
-"""The linear layer, multiplied in the number format that this machine multiplies fastest."""
+"""The linear layer, multiplied in the dtype that this machine multiplies fastest."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nbllm.nn.hooks import keep_methods
-from nbllm.nn.products import product_dtype
+from nbllm.nn.matmul import matmul, matmul_dtype
 
-# Below so many rows a product waits for the weights, not for the arithmetic: converting them would not pay.
+# Below so many rows a matmul waits for the weights, and what is saved on the bias is nothing beside that.
 _FEWEST_ROWS = 64
 
 
@@ -32,13 +32,16 @@ def linear(
 ) -> Float[Tensor, "... output"]:
     """Return x weight^T + bias, as `torch.nn.functional.linear` does.
 
-    On the CPU this is quicker for many rows: the bias is added after the product (torch copies it under the
-    product first), and bfloat16 is multiplied as `product_dtype` says.
+    On the CPU this is quicker for many rows: the bias is added after the matmul (torch fills the result with it
+    first), and bfloat16 is multiplied in the dtype that `matmul_dtype` returns.
     """
-    rows = x.numel() // max(x.shape[-1], 1)
-    if x.device.type != "cpu" or rows < _FEWEST_ROWS or torch.is_autocast_enabled("cpu"):
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
-    out: Tensor = _Linear.apply(x, weight, bias)
+    rows = x.numel() // max(x.shape[-1], 1)
+    dtype = matmul_dtype(x, rows)
+    if rows < _FEWEST_ROWS and dtype == x.dtype:
+        return F.linear(x, weight, bias)
+    out: Tensor = _Linear.apply(x, weight, bias, dtype)
     return out
 
 
@@ -46,25 +49,24 @@ class _Linear(torch.autograd.Function):
     """Made of differentiable operations in both directions, so it can be differentiated twice."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(x, weight)
-        dtype = product_dtype(x)
-        out = torch.mm(x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype).t())
+        ctx.dtype = dtype
+        out = matmul(x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype).t())
         if bias is not None:
             out += bias
         return out.to(x.dtype).view(*x.shape[:-1], len(weight))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        dtype = product_dtype(x)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), dtype = ctx.saved_tensors, ctx.dtype
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
         rows = grad.reshape(-1, grad.shape[-1]).to(dtype)
         grad_x = grad_weight = grad_bias = None
         if wants_x:
-            grad_x = torch.mm(rows, weight.to(dtype)).to(x.dtype).view(x.shape)
+            grad_x = matmul(rows, weight.to(dtype)).to(x.dtype).view(x.shape)
         if wants_weight:
-            grad_weight = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]).to(dtype)).to(weight.dtype)
+            grad_weight = matmul(rows.t(), x.reshape(-1, x.shape[-1]).to(dtype)).to(weight.dtype)
         if wants_bias:
             grad_bias = rows.sum(0).to(weight.dtype)
-        return grad_x, grad_weight, grad_bias
+        return grad_x, grad_weight, grad_bias, None

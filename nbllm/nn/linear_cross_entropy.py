@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nbllm.core.errors import UserError
-from nbllm.nn.products import product_dtype
+from nbllm.nn.matmul import add_matmul, matmul_dtype, matmul_into
 
-# Numbers in one chunk of logits (float32: 64 MB), and most rows of it. Fewer rows mean more passes over the
-# gradient of the weight; more rows bring nothing: the products are as fast, and the chunk leaves the cache.
-_CHUNK_NUMBERS = 1 << 24
+# Elements of one chunk of logits (float32: 64 MB), and most rows of it. Fewer rows mean more passes over the
+# gradient of the weight; more rows bring nothing: the matmuls are as fast, and the chunk leaves the cache.
+_CHUNK_ELEMENTS = 1 << 24
 _CHUNK_ROWS = 1024
 _FEWEST_ROWS = 128
 # Below this a probability is nearly denormal and its logarithm inexact: those rows are computed anew.
@@ -32,7 +32,7 @@ def linear_cross_entropy(
 
     The forward pass takes a chunk of tokens at a time and computes their gradients while their probabilities
     are at hand; so neither logits nor probabilities of all tokens are ever held, and none is computed twice.
-    Softmax, loss and the sum over chunks are in float32 for every input format.
+    Softmax, loss and the sum over chunks are in float32 for every input dtype.
 
     Args:
         hidden: (token, hidden).
@@ -50,7 +50,7 @@ def linear_cross_entropy(
     Source: Wijmans et al. 2024, arXiv:2411.09009 (the logits need not be materialised).
     """
     if chunk is None:
-        chunk = max(_FEWEST_ROWS, min(_CHUNK_ROWS, _CHUNK_NUMBERS // weight.shape[0]))
+        chunk = max(_FEWEST_ROWS, min(_CHUNK_ROWS, _CHUNK_ELEMENTS // weight.shape[0]))
     assert chunk > 0, chunk
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
@@ -79,8 +79,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         with torch.autocast(hidden.device.type, enabled=False):
-            dtype = product_dtype(hidden)
             rows = min(chunk, max(len(targets), 1))
+            dtype = matmul_dtype(hidden, rows)
             hidden_grad = torch.empty_like(hidden) if wants_hidden else None
             weight_grad = _empty_or_zero(weight, empty=len(targets) > 0) if wants_weight else None
             matrix = weight.to(dtype)
@@ -93,9 +93,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss += _loss_of_chunk(inputs, matrix, targets[part], counted[part], probabilities)
                 scores_grad = probabilities.to(dtype)
                 if hidden_grad is not None:
-                    _product_into(hidden_grad[part], scores_grad, matrix)
+                    matmul_into(hidden_grad[part], scores_grad, matrix)
                 if weight_grad is not None:
-                    into = _add_product if start else _product_into
+                    into = add_matmul if start else matmul_into
                     into(weight_grad, scores_grad.t(), inputs)
         ctx.save_for_backward(hidden_grad, weight_grad)
         ctx.dtypes = hidden.dtype, weight.dtype
@@ -114,7 +114,7 @@ def _loss_of_chunk(
     inputs: Tensor, matrix: Tensor, targets: Tensor, counted: Tensor, buffer: Tensor
 ) -> Tensor:
     """Return the summed loss of a chunk; leave in `buffer` its gradient by the logits."""
-    _product_into(buffer, inputs, matrix.t())
+    matmul_into(buffer, inputs, matrix.t())
     places = targets.clamp(min=0)[:, None]
     torch.softmax(buffer, -1, out=buffer)
     right = buffer.gather(1, places)
@@ -134,17 +134,3 @@ def _loss_of_chunk(
 def _empty_or_zero(weight: Tensor, *, empty: bool) -> Tensor:
     make = torch.empty_like if empty else torch.zeros_like
     return make(weight, dtype=torch.float32)
-
-
-def _product_into(out: Tensor, left: Tensor, right: Tensor) -> None:
-    if out.dtype == left.dtype:
-        torch.mm(left, right, out=out)
-    else:
-        out.copy_(left @ right)
-
-
-def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
-    if out.dtype == left.dtype:
-        out.addmm_(left, right)
-    else:
-        out += left @ right

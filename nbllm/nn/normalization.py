@@ -70,7 +70,7 @@ def keep_and_normalize(
 def _has_kernel(norm: nn.Module, *operands: Tensor) -> bool:
     weight, bias, _, _ = _parameters(norm)
     fits = weight is not None and weight.dim() == 1 and operands[0].shape[-1:] == weight.shape
-    return fits and serves("normalization", *operands, weight, bias, numbers=operands[0].numel())
+    return fits and serves("normalization", *operands, weight, bias, elements=operands[0].numel())
 
 
 def _parameters(norm: Any) -> tuple[Tensor, Tensor | None, float, bool]:

@@ -1,6 +1,7 @@
-"""What a run is fixed to before it starts: device, number format, attention backend, threads.
+"""What a run is fixed to before it starts: device, dtype, attention backend, threads, how matrices are multiplied.
 
-They are recorded, and a run that resumes or is replayed computes with the same, since sums depend on all of them.
+All follows from the configuration, the model's shape and the machine's profile, and is recorded: a run that resumes or
+is replayed computes by its record, whatever the machine is measured to be by then, since sums depend on all of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from nbllm.core.errors import DataError, UserError
 from nbllm.models.decoder import Decoder
 from nbllm.nn.attention_backends import choose
+from nbllm.nn.compute.decisions import PLAIN, compute_choices, num_threads, use_choices
+from nbllm.nn.compute.profile import machine_profile
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.optim import check_patterns, is_frozen
@@ -29,20 +32,30 @@ DECISIVE = frozenset({"device", "precision", "num_threads", "batch_size", "seque
 
 
 def make_choices(config: TrainConfig, shape: ModelConfig) -> dict[str, Any]:
-    """Choose for a run of `config` on a model of `shape`, by measurement where the person leaves it open.
+    """Choose for a run of `config` on a model of `shape`, by the machine's profile where the person leaves it open.
+
+    Returns:
+        Two entries of the run's record, plain values: `choices`, and the `profile` that they follow from.
 
     Raises:
         UserError: The device is not here.
     """
     device = choose_device(config.device)
-    precision, because = choose_precision(config.precision, device)
-    return {
+    on_cpu = torch.device(device).type == "cpu"
+    profile = machine_profile("cpu" if on_cpu else "cuda")
+    precision, because = choose_precision(config.precision, profile)
+    compute = compute_choices(profile) if on_cpu else PLAIN
+    with use_choices(compute):  # the backends are measured as the run will compute
+        attention = _fastest_attention(config, shape, device, DTYPES[precision])
+    choices = {
         "device": device,
         "precision": precision,
         "precision_because": because,
-        "attention": _fastest_attention(config, shape, device, DTYPES[precision]),
-        "num_threads": config.num_threads or torch.get_num_threads(),
+        "attention": attention,
+        "num_threads": config.num_threads or num_threads(profile),
+        **compute.to_dict(),
     }
+    return {"choices": choices, "profile": profile.to_dict()}
 
 
 def check_fits(

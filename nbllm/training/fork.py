@@ -80,7 +80,7 @@ def fork(
     )
     new["parent"] = {"run": record["name"], "step": info.step, "actor": actor}
     if DECISIVE & changes.keys():
-        new["choices"] = make_choices(config, shape)
+        new |= make_choices(config, shape)
     created = create(path.parent, name, new)
     say_if_renamed(name, created)
     with first_checkpoint(created):
@@ -90,7 +90,7 @@ def fork(
 
 def new_record(**fields: Any) -> dict[str, Any]:
     """Return the record of a run that is made from no other: `fields`, and on what it was made."""
-    from nbllm.core.device import machine_facts, versions
+    from nbllm.core.machine import machine_facts, versions
 
     return {**fields, "parent": None, "replay": None, "machine": machine_facts(), "versions": versions()}
 

@@ -1,10 +1,12 @@
-"""Which device and number format a run computes in."""
+"""Which device and dtype a run computes in."""
 
 from __future__ import annotations
 
 import torch
 
 from nbllm.core.errors import UserError
+from nbllm.nn.compute.decisions import bfloat16_ratio, training_dtype
+from nbllm.nn.compute.profile import MachineProfile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -28,14 +30,15 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_precision(name: str, device: str) -> tuple[str, str]:
-    """Return the precision for `name`, and why it was chosen."""
+def choose_precision(name: str, profile: MachineProfile) -> tuple[str, str]:
+    """Return the precision for `name`, and why it was chosen.
+
+    Args:
+        name: "float32", "bfloat16", or "auto": whichever trains faster by the profile.
+        profile: Of the device to train on.
+    """
     if name != "auto":
         return name, "asked for"
-    if device.startswith("cuda"):
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bfloat16", "the GPU has it") if fast else ("float32", "the GPU has no bfloat16")
-    from nbllm.core.device import fast_dtype
-
-    name = str(fast_dtype()).removeprefix("torch.")
-    return name, "the faster matrix product, measured here"
+    return training_dtype(
+        profile
+    ), f"bfloat16 matmuls run at {bfloat16_ratio(profile):.2f} times float32's rate"

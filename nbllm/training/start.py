@@ -123,8 +123,8 @@ def _record(
         data={"train": _describe(training), "validation": validation},
         settings=[setting.to_dict() for setting in settings.settings],
         cannot=limits(validation),
-        choices=make_choices(settings, lm.config),
         where=where,
+        **make_choices(settings, lm.config),
     )
 
 

@@ -15,6 +15,7 @@ from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM, load_tokenizer
 from nbllm.models.decoder import Decoder
 from nbllm.models.loading import read_config
+from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.training.config import TrainConfig
@@ -64,7 +65,7 @@ class Trainer(Session):
         """
         self.claim()
         try:
-            with kept_memory():
+            with kept_memory(), use_choices(ComputeChoices.from_record(self.record["choices"])):
                 try:
                     self._start()
                     self.finish(*self._loop())

@@ -8,14 +8,14 @@ import pytest
 pytest.importorskip("numba")
 
 PART = """
-from nbllm.nn.kernels.jit import EXACT, part
+from nbllm.nn.kernels.compilation import EXACT, part
 
 @part(EXACT)
 def value():
     return {}
 """
 USE = {
-    "nbllm.nn.kernels.jit": """
+    "nbllm.nn.kernels.compilation": """
 import ctypes
 table = (ctypes.c_int64 * 1)()
 give.ctypes(table)

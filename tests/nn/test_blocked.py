@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from nbllm.nn.attention_backends import attend, choice
-from nbllm.nn.attention_backends.choice import choose, measured_times
+from nbllm.nn.attention_backends import attend, measuring
+from nbllm.nn.attention_backends.measuring import choose, measured_times
 
 
 def heads(*shape, seed, dtype=torch.float32):
@@ -75,10 +75,9 @@ def test_a_trained_mask_gets_its_gradient():
     compare(parts, [fused, bias], causal=True, mask=bias)
 
 
-@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.usefixtures("any_matmul")
 @pytest.mark.parametrize("length", [40, 200])
-def test_bfloat16_in_either_kind_of_product(native, length, monkeypatch):
-    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_unit", lambda: native)
+def test_bfloat16_in_either_kind_of_matmul(length):
     fused, parts = projected(2, 4, 2, length, 16, dtype=torch.bfloat16)
     exact, exact_parts = projected(2, 4, 2, length, 16)
     expected = forward_backward("eager", exact_parts, [exact], causal=True)
@@ -114,14 +113,14 @@ def test_nothing_is_kept_without_gradients():
 
 def test_the_choice_is_the_faster_and_measured_once(monkeypatch):
     _, (query, key, _) = projected(2, 4, 2, 32, 8)
-    monkeypatch.setattr(choice, "_times", {})
+    monkeypatch.setattr(measuring, "_times", {})
     calls = []
 
     def measure(shape):
         calls.append(shape)
         return {"sdpa": 2.0, "blocked": 1.0}
 
-    monkeypatch.setattr(choice, "_measure", measure)
+    monkeypatch.setattr(measuring, "_measure", measure)
     assert [choose(query, key, causal=True, mask=None) for _ in range(3)] == ["blocked"] * 3
     assert len(calls) == 1
     assert calls[0][:5] == (2, 4, 2, 32, 8)
@@ -131,17 +130,17 @@ def test_the_choice_is_the_faster_and_measured_once(monkeypatch):
     ("batch", "heads", "length", "measured"), [(8, 6, 256, 8), (64, 8, 512, 8), (4, 8, 2048, 1)]
 )
 def test_how_much_of_a_batch_is_measured(batch, heads, length, measured, monkeypatch):
-    monkeypatch.setattr(choice, "_times", {})
+    monkeypatch.setattr(measuring, "_times", {})
     shapes = []
-    monkeypatch.setattr(choice, "_measure", lambda shape: shapes.append(shape) or {"sdpa": 1.0})
+    monkeypatch.setattr(measuring, "_measure", lambda shape: shapes.append(shape) or {"sdpa": 1.0})
     query = torch.zeros(1, requires_grad=True).expand(batch, heads, length, 8)
     measured_times(query, query)
     assert shapes[0].batch == measured
 
 
 def test_only_training_is_measured(monkeypatch):
-    monkeypatch.setattr(choice, "_measure", lambda shape: pytest.fail("measured"))
-    monkeypatch.setattr(choice, "_times", {})
+    monkeypatch.setattr(measuring, "_measure", lambda shape: pytest.fail("measured"))
+    monkeypatch.setattr(measuring, "_times", {})
     _, (query, key, _) = projected(2, 4, 2, 32, 8)
     assert choose(query, key, causal=False, mask=None) == "sdpa"
     assert choose(query[:, :, :1], key, causal=True, mask=None) == "sdpa"
@@ -153,7 +152,7 @@ def test_only_training_is_measured(monkeypatch):
 
 
 def test_measuring_leaves_the_random_state_alone(monkeypatch):
-    monkeypatch.setattr(choice, "_times", {})
+    monkeypatch.setattr(measuring, "_times", {})
     _, (query, key, _) = projected(2, 4, 2, 32, 8)
     before = torch.get_rng_state()
     times = measured_times(query, key)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.nn.linear import Linear, linear
 
 
@@ -18,6 +19,7 @@ def forward_backward(function, tensors):
     return [out, *torch.autograd.grad(out, tensors, grad)]
 
 
+@pytest.mark.usefixtures("any_matmul")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [(3,), (80,), (2, 40), (2, 3, 40), (0,)])
 def test_it_equals_torch(rows, bias):
@@ -30,13 +32,12 @@ def test_it_equals_torch(rows, bias):
 
 def test_an_input_that_is_not_contiguous():
     x, weight, bias = problem((40, 2))
-    turned = x.transpose(0, 1)
-    torch.testing.assert_close(linear(turned, weight, bias), F.linear(turned, weight, bias))
+    transposed = x.transpose(0, 1)
+    torch.testing.assert_close(linear(transposed, weight, bias), F.linear(transposed, weight, bias))
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_in_either_kind_of_product(native, monkeypatch):
-    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_unit", lambda: native)
+@pytest.mark.usefixtures("any_matmul")
+def test_bfloat16_in_either_kind_of_matmul():
     tensors = problem(dtype=torch.bfloat16)
     exact = [tensor.detach().float().requires_grad_() for tensor in tensors]
     for got, expected in zip(
@@ -59,7 +60,17 @@ def test_it_can_be_differentiated_twice():
     assert torch.autograd.gradgradcheck(linear, tensors, fast_mode=True)
 
 
-def test_autocast_decides_the_format():
+def test_gradients_of_gradients_do_not_stop_at_onednn(all_kernels):
+    with use_choices(ComputeChoices(float32_matmuls_from=None, onednn_matmuls_from=1, fused_kernels=())):
+        x, weight, _ = problem()
+        (grad,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
+        got = torch.autograd.grad(grad.square().sum(), weight)[0]
+    (grad,) = torch.autograd.grad(F.linear(x, weight).square().sum(), x, create_graph=True)
+    expected = torch.autograd.grad(grad.square().sum(), weight)[0]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-2)
+
+
+def test_autocast_decides_the_dtype():
     x, weight, bias = problem()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(x, weight, bias).dtype == torch.bfloat16

@@ -19,6 +19,7 @@ def reference(hidden, weight, targets, ignore_index=-100):
     return F.cross_entropy(hidden @ weight.t(), targets, reduction="sum", ignore_index=ignore_index)
 
 
+@pytest.mark.usefixtures("any_matmul")
 @pytest.mark.parametrize("chunk", [1, 5, 36, 37, 1000, None])
 def test_loss_and_gradients_equal_cross_entropy(chunk):
     hidden, weight, targets = problem()
@@ -58,9 +59,8 @@ def test_a_target_that_seems_impossible_has_a_finite_loss():
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_in_either_kind_of_product(native, monkeypatch):
-    monkeypatch.setattr("nbllm.nn.products.has_bfloat16_unit", lambda: native)
+@pytest.mark.usefixtures("any_matmul")
+def test_bfloat16_in_either_kind_of_matmul():
     hidden, weight, targets = problem(tokens=200, dtype=torch.bfloat16)
     exact = reference(hidden.float(), weight.float(), targets)
     got = linear_cross_entropy(hidden, weight, targets, chunk=64)

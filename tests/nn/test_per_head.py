@@ -1,10 +1,7 @@
 import pytest
 import torch
 
-from nbllm.nn import kernels
 from nbllm.nn.attention_backends import attend, per_head
-
-pytestmark = pytest.mark.skipif(kernels.compiled("attention") is None, reason="no kernels on this platform")
 
 
 def heads(batch, num_heads, num_kv_heads, length, head_dim, seed=0):

@@ -1,3 +1,3 @@
-from .choice import choose as choose
 from .dispatch import attend as attend, use_backend as use_backend
+from .measuring import choose as choose
 from .registry import BACKENDS as BACKENDS, Backend as Backend

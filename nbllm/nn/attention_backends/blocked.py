@@ -1,4 +1,4 @@
-"""Attention on the CPU by blocks of queries: plain batched products over just the keys a block may see."""
+"""Attention on the CPU by blocks of queries: plain batched matmuls over just the keys a block may see."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 from nbllm.nn.attention_backends import eager, sdpa
 from nbllm.nn.attention_backends.registry import BACKENDS
 from nbllm.nn.masks import Mask
-from nbllm.nn.products import product_dtype
+from nbllm.nn.matmul import matmul_dtype
 
-# Queries in one block. Fewer waste less above the diagonal, more make better products; and the scores of one
+# Queries in one block. Fewer waste less above the diagonal, more make better matmuls; and the scores of one
 # sequence's block, in all its heads, should stay in a core's cache.
 _ROWS = 128
 _ROWS_OF_LONG = 64
@@ -76,9 +76,9 @@ def _future(block: _Block, like: Tensor) -> Tensor:
 
 
 class _Part(NamedTuple):
-    """Some sequences of the batch, in the format of their products: (sequence * head, position, head_dim).
+    """Some sequences of the batch, in the dtype of their matmuls: (sequence * head, position, head_dim).
 
-    All is contiguous, and so are the results of products: only then does torch give a batch of products to the
+    All is contiguous, and so are the results of matmuls: only then does torch give a batch of matmuls to the
     library as a whole. Copying to and from the places where they belong costs little.
     """
 
@@ -89,7 +89,7 @@ class _Part(NamedTuple):
     scale: float
 
     def queries(self, block: _Block, heads: Tensor) -> Tensor:
-        """A block of `heads`: one row of products a key/value head, the queries of all that share it."""
+        """A block of `heads`: one row of matmuls a key/value head, the queries of all that share it."""
         if len(heads) == len(self.key):
             return heads[:, block.first : block.last]
         shared = heads.view(len(self.key), -1, *heads.shape[1:])
@@ -100,7 +100,7 @@ class _Part(NamedTuple):
         rows = block.last - block.first
         query = self.queries(block, self.query)
         scores = query.new_empty(*query.shape[:2], block.keys) if out is None else out
-        _product(scores, query, self.key[:, : block.keys].transpose(1, 2), scale=self.scale)
+        _matmul(scores, query, self.key[:, : block.keys].transpose(1, 2), scale=self.scale)
         if future is not None:
             scores.view(-1, rows, block.keys)[:, :, block.keys - rows :] += future
         if self.mask is not None:
@@ -126,37 +126,37 @@ class _Blocked(torch.autograd.Function):
     ) -> Tensor:
         batch, num_heads, num_queries, head_dim = query.shape
         blocks = _blocks(num_queries, key.shape[2], causal)
-        dtype = product_dtype(query)
+        dtype = matmul_dtype(query, query.shape[2])
         if dtype == query.dtype:  # these copies then serve the backward pass; the projection is let go
             query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         futures = [_future(block, query.new_empty(0, dtype=dtype)) if causal else None for block in blocks]
-        kept = _room_for_weights(query, key, blocks) if any(ctx.needs_input_grad) else []
+        kept = _workspace_for_weights(query, key, blocks) if any(ctx.needs_input_grad) else []
         # Laid out (batch, position, head, head_dim), as the output projection reads it.
         out = query.new_empty(batch, num_queries, num_heads, head_dim).transpose(1, 2)
         for sequences in _parts(query, blocks):
-            part = _part(query, key, value, mask, sequences, scale)
+            part = _part((query, key, value), mask, sequences, scale, dtype)
             for place, block in enumerate(blocks):
-                room = kept[place][sequences].flatten(0, 1) if kept else None
-                direct = room if room is not None and room.dtype == dtype else None
+                keep = kept[place][sequences].flatten(0, 1) if kept else None
+                direct = keep if keep is not None and keep.dtype == dtype else None
                 weights = part.weights(block, futures[place], direct)
-                if room is not None and direct is None:
-                    room.copy_(weights)
+                if keep is not None and direct is None:
+                    keep.copy_(weights)
                 place_of_out = out[sequences, :, block.first : block.last]
                 place_of_out.copy_(torch.bmm(weights, part.value[:, : block.keys]).view(place_of_out.shape))
         ctx.save_for_backward(query, key, value, mask, *kept)
-        ctx.blocks, ctx.futures, ctx.scale = blocks, futures, scale
+        ctx.blocks, ctx.futures, ctx.scale, ctx.dtype = blocks, futures, scale, dtype
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, *kept = ctx.saved_tensors
-        grads = room_for_gradients(query, key)
+        grads = empty_gradients(query, key)
         with torch.autocast(query.device.type, enabled=False):
             for sequences in _parts(query, ctx.blocks):
-                part = _part(query, key, value, mask, sequences, ctx.scale)
+                part = _part((query, key, value), mask, sequences, ctx.scale, ctx.dtype)
                 own = [weights[sequences].flatten(0, 1) for weights in kept]
-                grad_out = _heads(grad[sequences], product_dtype(query))
+                grad_out = _heads(grad[sequences], ctx.dtype)
                 _backward_of_part(ctx, part, own, grad_out, [by[sequences] for by in grads])
         return (*grads, None, None, None)
 
@@ -174,9 +174,13 @@ def _heads(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _part(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sequences: slice, scale: float
+    heads: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    sequences: slice,
+    scale: float,
+    dtype: torch.dtype,
 ) -> _Part:
-    dtype = product_dtype(query)
+    query, key, value = heads
     own = None if mask is None else mask[sequences]
     return _Part(
         _heads(query[sequences], dtype),
@@ -187,11 +191,11 @@ def _part(
     )
 
 
-def _room_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> list[Tensor]:
+def _workspace_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> list[Tensor]:
     """Return a tensor a block, (batch, kv_head, head * query, key), or none where they would be too large."""
     batch, num_heads, num_kv_heads = query.shape[0], query.shape[1], key.shape[1]
-    numbers = batch * num_heads * sum((block.last - block.first) * block.keys for block in blocks)
-    if numbers > _KEEP_WITHIN * query.numel():
+    elements = batch * num_heads * sum((block.last - block.first) * block.keys for block in blocks)
+    if elements > _KEEP_WITHIN * query.numel():
         return []
     groups = num_heads // num_kv_heads
     return [
@@ -200,16 +204,16 @@ def _room_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> list[
     ]
 
 
-def room_for_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
-    """Return room for the gradients by query, key and value.
+def empty_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
+    """Return empty gradients by query, key and value, to be filled.
 
     They are views of one buffer (batch, position, head, head_dim) when there are as many queries as keys; the
     backward pass of `split_heads` then has nothing to copy.
     """
     heads = [query.shape[1], key.shape[1], key.shape[1]]
     if query.shape[2] == key.shape[2]:
-        room = query.new_empty(query.shape[0], query.shape[2], sum(heads), query.shape[3])
-        return [part.transpose(1, 2) for part in room.split(heads, dim=2)]
+        together = query.new_empty(query.shape[0], query.shape[2], sum(heads), query.shape[3])
+        return [part.transpose(1, 2) for part in together.split(heads, dim=2)]
     return [torch.empty_like(query), torch.empty_like(key), torch.empty_like(key)]
 
 
@@ -224,23 +228,23 @@ def _backward_of_part(ctx: Any, part: _Part, kept: list[Tensor], grad: Tensor, o
         keys = slice(0, block.keys)
         weights = kept[place].to(query.dtype) if kept else part.weights(block, ctx.futures[place])
         grad_out = part.queries(block, grad)
-        _product(grad_value[:, keys], weights.transpose(1, 2), grad_out, add=add)
+        _matmul(grad_value[:, keys], weights.transpose(1, 2), grad_out, add=add)
         grad_weights = torch.bmm(grad_out, value[:, keys].transpose(1, 2))
         grad_scores = torch.ops.aten._softmax_backward_data.out(
             grad_weights, weights, -1, weights.dtype, grad_input=grad_weights
         )
         grad_query = torch.empty_like(grad_out)
-        _product(grad_query, grad_scores, key[:, keys], scale=scale)
+        _matmul(grad_query, grad_scores, key[:, keys], scale=scale)
         place_of_query = out[0][:, :, block.first : block.last]
         place_of_query.copy_(grad_query.view(place_of_query.shape))
-        _product(
+        _matmul(
             grad_key[:, keys], grad_scores.transpose(1, 2), part.queries(block, query), scale=scale, add=add
         )
     out[1].copy_(grad_key.view(out[1].shape))
     out[2].copy_(grad_value.view(out[2].shape))
 
 
-def _product(out: Tensor, left: Tensor, right: Tensor, *, scale: float = 1.0, add: bool = False) -> None:
+def _matmul(out: Tensor, left: Tensor, right: Tensor, *, scale: float = 1.0, add: bool = False) -> None:
     """Set `out` to scale * left right, or add that to it."""
     if add:
         out.add_(torch.bmm(left, right), alpha=scale)

@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from nbllm.nn.attention_backends.choice import choose
+from nbllm.nn.attention_backends.measuring import choose
 from nbllm.nn.attention_backends.registry import BACKENDS
 from nbllm.nn.masks import Mask
 

@@ -49,9 +49,9 @@ class _PerHead(torch.autograd.Function):
         batch, num_heads, length, head_dim = query.shape
         # Laid out (batch, position, head, head_dim), as the output projection reads it.
         out = query.new_empty(batch, length, num_heads, head_dim).transpose(1, 2)
-        numbers = _numbers_of_weights(length)
-        keep = any(ctx.needs_input_grad) and numbers <= _KEEP_WITHIN * length * head_dim
-        kept = query.new_empty(batch * num_heads, numbers) if keep else None
+        elements = _elements_of_weights(length)
+        keep = any(ctx.needs_input_grad) and elements <= _KEEP_WITHIN * length * head_dim
+        kept = query.new_empty(batch * num_heads, elements) if keep else None
         _run("forward", query, key, value, scale, kept, (out,))
         ctx.save_for_backward(query, key, value, kept)
         ctx.scale = scale
@@ -61,13 +61,13 @@ class _PerHead(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, kept = ctx.saved_tensors
-        grads = blocked.room_for_gradients(query, key)
+        grads = blocked.empty_gradients(query, key)
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         _run("backward", query, key, value, ctx.scale, kept, (grad, *grads))
         return (*grads, None)
 
 
-def _numbers_of_weights(length: int) -> int:
+def _elements_of_weights(length: int) -> int:
     """Weights of a head below the diagonal, in whole blocks."""
     rows = _rows()
     return sum(

@@ -1,53 +1,78 @@
 """Compiled CPU kernels of the transformer's parts: a plain torch path exists for each, and serves where these cannot.
 
 A kernel is compiled by Numba and run by torch's own OpenMP threads (`team`), so that no second set of threads
-contends for the cores. Work is split by rows or heads and sums are added in a fixed order: the same numbers of
-threads give the same bits.
+contends for the cores. Work is split by rows or heads, and sums are added in an order that does not depend on how
+many threads there are: on one machine, a kernel gives the same bits for the same operands.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
+import threading
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-# Below so many numbers a pass is shorter than what it costs to call a team, and Numba need not be loaded.
+from nbllm.nn.compute.decisions import current_choices
+
+# All modules that are compiled. "team" runs the others.
+NAMES = ("team", "activations", "normalization", "attention", "decoding_float32", "decoding_bfloat16")
+FUSED_DTYPES = ("float32",)  # which the kernels of activations and normalizations read and write
+# Below so many elements a pass is shorter than what it costs to call a team, and Numba need not be loaded.
 FEWEST = 1 << 16
 # Work by rows is divided into blocks of so many. Gradients that are sums over rows are summed in a block by the
 # kernel, and over blocks by torch: the result does not depend on the number of threads.
 ROWS = 64
 
 
-@functools.cache
+_modules: dict[str, ModuleType | Exception] = {}
+_lock = threading.RLock()
+
+
 def compiled(name: str) -> ModuleType | None:
     """Return the module `name` of this package, compiled; None where this machine or installation cannot.
 
-    The first call in a process loads Numba, and on a new machine compiles for some seconds.
+    The first call in a process loads Numba, and on a new machine compiles for some seconds. `why_not_compiled`
+    returns the reason for None.
     """
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except Exception:  # whatever it is, torch's own operations do the same work
-        return None
+    if name not in _modules:
+        with _lock:
+            if name not in _modules:
+                try:
+                    _modules[name] = importlib.import_module(f"{__name__}.{name}")
+                except Exception as error:  # whatever it is, torch's own operations do the same work
+                    _modules[name] = error
+    found = _modules[name]
+    return found if isinstance(found, ModuleType) else None
 
 
-def serves(name: str, *operands: Tensor | None, numbers: int) -> bool:
-    """Return whether the kernels `name` are for these operands: such as `readable` says, no autocast, many numbers.
+def why_not_compiled() -> dict[str, str]:
+    """Compile all kernels, and return for each module that could not be the error's type and text."""
+    for name in NAMES:
+        compiled(name)
+    errors = {name: found for name in NAMES if isinstance(found := _modules[name], Exception)}
+    return {name: f"{type(error).__name__}: {error}" for name, error in errors.items()}
+
+
+def serves(name: str, *operands: Tensor | None, elements: int) -> bool:
+    """Return whether the kernels `name` are for these operands.
+
+    They are where the present choices have kernels for the operands' dtype, for as many elements as are worth it;
+    not under autocast, nor where `readable` says no.
 
     Args:
         name: A module of this package.
         operands: All that the kernel reads; None is left out.
-        numbers: How many numbers pass through it.
+        elements: How many elements pass through it.
     """
-    if numbers < FEWEST or torch.is_autocast_enabled("cpu"):
+    if elements < FEWEST or torch.is_autocast_enabled("cpu") or not readable(*operands):
         return False
-    return readable(*operands) and compiled(name) is not None
+    return "float32" in current_choices().fused_kernels and compiled(name) is not None
 
 
 def readable(*operands: Tensor | None) -> bool:
-    """Return whether a kernel may read and write the memory of `operands`: float32 numbers of the CPU's.
+    """Return whether a kernel may read and write the memory of `operands`: float32 in the CPU's memory.
 
     A subclass (a distributed or a fake tensor) may have no memory of its own or mean something else by it; and
     what is traced, to be compiled or exported, is to be seen in torch's operations.
@@ -58,7 +83,7 @@ def readable(*operands: Tensor | None) -> bool:
 
 
 def is_memory(x: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether a tensor is just numbers of this kind in the CPU's memory."""
+    """Return whether a tensor is nothing but elements of this dtype in the CPU's memory."""
     plain = type(x) in (Tensor, nn.Parameter) and x.layout == torch.strided and not x.is_neg()
     return plain and x.device.type == "cpu" and x.dtype == dtype
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from nbllm.nn.kernels.compilation import EXACT, kernel, matrix, part, vector, wide
 from nbllm.nn.kernels.exponential import exp
 from nbllm.nn.kernels.gelu import C0, C1
-from nbllm.nn.kernels.jit import EXACT, kernel, matrix, part, vector, wide
 from nbllm.nn.kernels.team import bounds, own_shares
 
 _2C0, _2C0_C1 = np.float32(2 * C0), np.float32(2 * C0 * C1)

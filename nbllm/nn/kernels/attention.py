@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nbllm.nn.kernels.exponential import exp
-from nbllm.nn.kernels.jit import (
+from nbllm.nn.kernels.compilation import (
     EXACT,
     SUMS,
     bits_of_float,
@@ -22,11 +21,12 @@ from nbllm.nn.kernels.jit import (
     part,
     real,
 )
+from nbllm.nn.kernels.exponential import exp
 from nbllm.nn.kernels.symbols import has_sgemm, sgemm
 from nbllm.nn.kernels.team import bounds, own_shares
 
 if not has_sgemm:
-    raise OSError("no BLAS that is known to leave threads to its caller")
+    raise OSError("torch is not built with MKL, the one BLAS known to leave threads to its caller")
 
 ROWS = 64  # queries in a block
 FLOAT = 4  # bytes

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numba import carray
 
-from nbllm.nn.kernels.exponential import exp
-from nbllm.nn.kernels.jit import (
+from nbllm.nn.kernels.compilation import (
     EXACT,
     SUMS,
     integers_at,
@@ -26,6 +25,7 @@ from nbllm.nn.kernels.jit import (
     wide,
     widened,
 )
+from nbllm.nn.kernels.exponential import exp
 from nbllm.nn.kernels.projections import project
 from nbllm.nn.kernels.symbols import num_threads, thread_number
 from nbllm.nn.kernels.team import bounds

@@ -16,9 +16,7 @@ import numpy as np
 from numba import carray
 
 from nbllm.nn.kernels.cached_attention import attend, gather
-from nbllm.nn.kernels.exponential import exp
-from nbllm.nn.kernels.gelu import C0, C1
-from nbllm.nn.kernels.jit import (
+from nbllm.nn.kernels.compilation import (
     EXACT,
     SUMS,
     integer,
@@ -33,6 +31,8 @@ from nbllm.nn.kernels.jit import (
     wide,
     widened,
 )
+from nbllm.nn.kernels.exponential import exp
+from nbllm.nn.kernels.gelu import C0, C1
 from nbllm.nn.kernels.projections import add_products, project
 from nbllm.nn.kernels.symbols import barrier, num_threads, thread_number
 from nbllm.nn.kernels.team import bounds

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nbllm.nn.kernels.compilation import kernel
 from nbllm.nn.kernels.decoding import decode
-from nbllm.nn.kernels.jit import kernel
 
 
 @kernel

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from nbllm.nn.kernels.jit import LINE
+from nbllm.nn.kernels.compilation import LINE
 
 # Registers of 512 bits hold the sums of 4 rows of weights with 4 of numbers; half as wide and half as many, with 2.
 _IS_WIDE = "+avx512f" in (config.CPU_FEATURES or get_host_cpu_features())

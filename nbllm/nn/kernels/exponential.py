@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nbllm.nn.kernels.jit import EXACT, bits_of_float, float_of_bits, part
+from nbllm.nn.kernels.compilation import EXACT, bits_of_float, float_of_bits, part
 
 _LOG2_E = np.float32(1.44269504088896341)
 # ln 2 in two parts, the first short enough that a multiple of it is exact (Cody and Waite 1980).

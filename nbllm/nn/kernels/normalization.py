@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nbllm.nn.kernels.jit import SUMS, integer, kernel, matrix, part, real, vector, wide
+from nbllm.nn.kernels.compilation import SUMS, integer, kernel, matrix, part, real, vector, wide
 from nbllm.nn.kernels.team import bounds, own_shares
 
 _0, _1 = np.float32(0), np.float32(1)

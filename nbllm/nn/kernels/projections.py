@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nbllm.nn.kernels.compilation import EXACT, part, widened
 from nbllm.nn.kernels.dots import LANES, ROWS, dots
-from nbllm.nn.kernels.jit import EXACT, part, widened
 
 _0 = np.float32(0)
 _WEIGHTS = 4  # rows of weights at once

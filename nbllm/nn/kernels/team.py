@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nbllm.nn.kernels.jit import EXACT, SLOTS, part
+from nbllm.nn.kernels.compilation import EXACT, SLOTS, part
 from nbllm.nn.kernels.symbols import num_threads, run_parallel, thread_number
 
 SHARES = 0  # the argument that tells a kernel into how many shares its work is split
@@ -19,7 +19,7 @@ def run(kernel: Any, shares: int, *arguments: Tensor | int | float | None) -> No
     """Call `kernel` once on each of torch's threads, and wait for all.
 
     Args:
-        kernel: Made by `jit.kernel`.
+        kernel: Made by `compilation.kernel`.
         shares: Into how many the work is split; the kernel finds it as argument 0.
         arguments: From argument 1 on. Tensors are float32, contiguous and on the CPU; None has no rows.
     """

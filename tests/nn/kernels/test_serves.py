@@ -11,9 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nbllm.nn import kernels
 from nbllm.nn.attention_backends import attend
 from nbllm.nn.fused_feed_forward import gelu_feed_forward, swiglu
+from nbllm.nn.kernels import symbols
 from nbllm.nn.normalization import make_norm
-
-symbols = pytest.importorskip("nbllm.nn.kernels.symbols", exc_type=OSError)
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +79,10 @@ def test_a_missing_library_leaves_all_to_torch(monkeypatch):
     for name in names:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(torch, "__file__", "/nowhere/torch/__init__.py")
-    fresh = kernels.compiled.__wrapped__
-    assert all(fresh(name) is None for name in ("team", "activations", "attention", "normalization"))
-    assert fresh("unknown") is None
+    monkeypatch.setattr(kernels, "_modules", {})
+    errors = kernels.why_not_compiled()
+    assert set(errors) == set(kernels.NAMES)
+    assert all(error == "OSError: torch has no library libgomp*.so*" for error in errors.values())
 
 
 def test_the_number_of_threads_may_change_at_any_time(threads):

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-team = pytest.importorskip("nbllm.nn.kernels.team", exc_type=OSError)
-activations = pytest.importorskip("nbllm.nn.kernels.activations", exc_type=OSError)
+from nbllm.nn.kernels import activations, team
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ _SCORES = 1 << 24
 _MOST_SCORES = 1 << 27
 
 
-class Shape(NamedTuple):
-    """What a choice depends on."""
+class AttentionShape(NamedTuple):
+    """What the fastest backend depends on."""
 
     batch: int
     num_heads: int
@@ -34,7 +34,7 @@ class Shape(NamedTuple):
     num_threads: int
 
 
-_times: dict[Shape, dict[str, float]] = {}
+_times: dict[AttentionShape, dict[str, float]] = {}
 _lock = threading.Lock()
 
 
@@ -68,7 +68,7 @@ def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
     scores = heads * length**2
     if scores > _MOST_SCORES:
         return {}
-    shape = Shape(
+    shape = AttentionShape(
         max(1, min(batch, _SCORES // scores)),
         heads,
         key.shape[1],
@@ -89,7 +89,7 @@ def _candidates(dtype: torch.dtype) -> list[str]:
     return [name for name in CANDIDATES if name != "per_head" or has_kernel]
 
 
-def _measure(shape: Shape) -> dict[str, float]:
+def _measure(shape: AttentionShape) -> dict[str, float]:
     """Time the candidates in turn and keep each one's best, so that a busy moment decides nothing."""
     draw = torch.Generator().manual_seed(0)  # the global random state is not ours to move
     counts = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
