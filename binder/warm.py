@@ -1,7 +1,7 @@
 """A small training run, in the working directory, that leaves Numba's cache and the byte code warm."""
 
 import nbllm as nb
-from nbllm.nn.kernels import compiled
+from nbllm.nn.kernels import why_not_compiled
 
 train, held_out = nb.data.split(nb.data.load("pydocs"), 0.1, seed=0)
 tokenizer = nb.data.train_tokenizer(train, vocab_size=512)
@@ -11,6 +11,5 @@ run.wait()
 if run.state != "finished":
     raise SystemExit(f"The run did not finish: {run!r}")
 nb.evaluate(lm, ["perplexity"], data=held_out.select(range(1)))
-for name in ("activations", "attention", "normalization", "decoding_float32", "decoding_bfloat16"):
-    if compiled(name) is None:
-        raise SystemExit(f"The kernels {name!r} could not be compiled.")
+for name, error in why_not_compiled().items():
+    raise SystemExit(f"The kernels {name!r} could not be compiled: {error}")

@@ -16,8 +16,12 @@ import nbllm as nb
 from nbllm.core.errors import DataError, RefusedError, RunError, UserError
 from nbllm.lm import load
 from nbllm.models.decoder import Decoder
+from nbllm.nn.compute import decisions
+from nbllm.nn.compute.decisions import ComputeChoices
+from nbllm.nn.compute.profile import MachineProfile
 from nbllm.runs.commands import send
 from nbllm.runs.lock import held_here
+from nbllm.training import trainer
 
 
 @pytest.fixture
@@ -459,3 +463,19 @@ def test_tokens_of_another_vocabulary_are_refused(lm, texts, config, tmp_path):
     store = nb.data.pack(texts, other, folder=tmp_path / "c")
     with pytest.raises(DataError, match="vocabulary of 400"):
         nb.train(lm, store, folder=tmp_path, **config)
+
+
+def test_a_replay_computes_by_the_record_whatever_the_machine_is_measured_to_be(start, monkeypatch):
+    """As on a machine whose profile was measured anew, with other results."""
+    used = []
+    original = decisions.use_choices
+    monkeypatch.setattr(trainer, "use_choices", lambda choices: used.append(choices) or original(choices))
+    recorded = ComputeChoices(float32_matmuls_from=1, onednn_matmuls_from=1, fused_kernels=("float32",))
+    monkeypatch.setattr("nbllm.training.choices.compute_choices", lambda profile: recorded)
+    run = start(precision="bfloat16", steps=4).wait(progress=False)
+    assert run.record["choices"]["float32_matmuls_from"] == 1
+    assert MachineProfile.from_dict(run.record["profile"]).device == "cpu"
+    monkeypatch.setattr("nbllm.training.choices.machine_profile", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(decisions, "machine_profile", lambda *_: pytest.fail("measured"))
+    assert nb.replay(run, progress=False).identical
+    assert used == [recorded, recorded]
