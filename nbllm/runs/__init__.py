@@ -17,9 +17,7 @@ class _Runs(types.ModuleType):
 
     def __call__(self, folder: Any = "runs") -> Any:
         """Return the runs in `folder`, newest first, as a `RunList`."""
-        from nbllm.runs.listing import list_runs
-
-        return list_runs(folder)
+        return self.list_runs(folder)
 
 
 sys.modules[__name__].__class__ = _Runs

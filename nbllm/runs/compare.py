@@ -16,7 +16,6 @@ from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, number
 from nbllm.core.text_table import text_table
 from nbllm.runs.actions import words
-from nbllm.runs.listing import parent_text
 from nbllm.runs.run import Run
 from nbllm.runs.snapshot import CSS, badge
 from nbllm.runs.timeline import Timeline
@@ -69,17 +68,17 @@ class Comparison:
     def results(self) -> list[tuple[Any, ...]]:
         """Return a row for each result: what it is, then its value in each run (`None`: there is none)."""
         timelines = [run.timeline for run in self.runs]
-        held_out = [t.history("evaluation.bits_per_byte") for t in timelines]
+        summaries = [run.summary for run in self.runs]
         rows: list[tuple[Any, ...]] = [
-            ("state", *(run.state for run in self.runs)),
-            ("forked from", *(parent_text(run) or None for run in self.runs)),
-            ("steps", *(timeline.step for timeline in timelines)),
+            ("state", *(s.state for s in summaries)),
+            ("forked from", *(s.parent_text or None for s in summaries)),
+            ("steps", *(s.step for s in summaries)),
             (f"training loss, nats/token (last {LAST})", *(_recent_loss(timeline) for timeline in timelines)),
-            ("held-out loss, nats/token", *(_newest(t.history("evaluation.loss")) for t in timelines)),
-            ("held-out bits/byte", *map(_newest, held_out)),
-            ("best held-out bits/byte", *map(_least, held_out)),
-            ("tokens", *(_count(_last(timeline, "tokens")) for timeline in timelines)),
-            ("trained for", *(_time(_last(timeline, "seconds")) for timeline in timelines)),
+            ("held-out loss, nats/token", *(s.held_out_loss for s in summaries)),
+            ("held-out bits/byte", *(s.bits_per_byte for s in summaries)),
+            ("best held-out bits/byte", *(_least(t.history("evaluation.bits_per_byte")) for t in timelines)),
+            ("tokens", *(None if s.tokens is None else int(s.tokens) for s in summaries)),
+            ("trained for", *(None if s.seconds is None else duration(s.seconds) for s in summaries)),
             ("steered", *(_steered(timeline) for timeline in timelines)),
         ]
         return [row for row in rows if any(value is not None for value in row[1:])]
@@ -198,28 +197,10 @@ def _recent_loss(timeline: Timeline) -> float | None:
     return float(finite.mean()) if len(finite) else None
 
 
-def _newest(history: tuple[Any, Any]) -> float | None:
-    values = history[1]
-    return float(values[-1]) if len(values) and np.isfinite(values[-1]) else None
-
-
 def _least(history: tuple[Any, Any]) -> float | None:
     values = history[1]
     finite = values[np.isfinite(values)]
     return float(finite.min()) if len(finite) else None
-
-
-def _last(timeline: Timeline, name: str) -> float | None:
-    column = timeline.steps.columns.get(name)
-    return column[-1] if column and np.isfinite(column[-1]) else None
-
-
-def _count(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def _time(value: float | None) -> str | None:
-    return None if value is None else duration(value)
 
 
 def _steered(timeline: Timeline) -> str | None:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from nbllm.core.errors import UserError, nearest
-from nbllm.runs.memory import MAX_WINDOW, WINDOWS, Memory
+from nbllm.runs.recent_metrics import MAX_WINDOW, WINDOWS, RecentMetrics
 
 MAX_TEXT = 500  # characters of a condition
 MAX_DEPTH = 30
@@ -54,7 +54,7 @@ BESTS = ("best", "since_best")
 class _Scope:
     """What a condition is evaluated in."""
 
-    memory: Memory
+    memory: RecentMetrics
     step: int
     acted_at: int  # where the rule last acted, on the live line; -1 when it has not
 
@@ -85,7 +85,7 @@ class Condition:
         self.metrics = frozenset(parser.metrics)
         self._begins = tuple(parser.begins)
 
-    def holds(self, memory: Memory, step: int, acted_at: int = -1) -> bool:
+    def holds(self, memory: RecentMetrics, step: int, acted_at: int = -1) -> bool:
         """Say whether it is fulfilled now.
 
         Args:
@@ -96,7 +96,7 @@ class Condition:
         with np.errstate(all="ignore"):
             return self._node.value(_Scope(memory, step, acted_at)) is True
 
-    def begins(self, memory: Memory, step: int) -> int:
+    def begins(self, memory: RecentMetrics, step: int) -> int:
         """Return the first step count of the weights that the condition now looks at: trouble began there or later.
 
         A step's metrics are those of the weights before it, an evaluation's those of the weights at its step.
@@ -117,7 +117,7 @@ class _Parser:
             raise UserError(f"The condition has {len(text)} characters; at most {MAX_TEXT} are taken.")
         self.text = text
         self.metrics: set[str] = set()
-        self.begins: list[Callable[[Memory], int | None]] = []
+        self.begins: list[Callable[[RecentMetrics], int | None]] = []
         self.depth = 0
         self.tokens = self._tokens()
         self.place = 0
@@ -338,7 +338,7 @@ class _Parser:
             found = scope.memory[metric].window(num)
             return None if found is None else act(*found)
 
-        def begin(memory: Memory) -> int | None:
+        def begin(memory: RecentMetrics) -> int | None:
             found = memory[metric].window(num)
             return None if found is None else _weights_step(metric, int(found[1][0]))
 
@@ -364,7 +364,7 @@ class _Parser:
             since_acted = len(values.steps) - bisect.bisect_right(values.steps, scope.acted_at)
             return float(min(len(values.steps) - 1 - place, since_acted))
 
-        def begin(memory: Memory) -> int | None:
+        def begin(memory: RecentMetrics) -> int | None:
             values = memory[metric]
             place = values.place_of_best(tolerance)
             if place is None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import mmap
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from nbllm.core.errors import RunError, UserError, nearest
-from nbllm.core.quantities import duration
+from nbllm.core.html import escape, fragment, table
 from nbllm.core.text_table import text_table
-from nbllm.runs.events import event_files, is_number
+from nbllm.runs.events import is_number
 from nbllm.runs.run import Run
-from nbllm.runs.state import judge, newest_session
+from nbllm.runs.snapshot import CSS, badge
 from nbllm.runs.store import run_folders
+from nbllm.runs.summary import RunSummary, read_summary
 
 HEADER = ("name", "state", "step", "loss", "parent", "age")
 
@@ -62,7 +60,7 @@ class RunList(Sequence[Run]):
 
     def rows(self) -> list[tuple[str, ...]]:
         """Return the table's rows, as text: name, state, step, loss (nats a token), parent, age."""
-        return [_row(run) for run in self._runs]
+        return [_row(read_summary(run.path, run.record)) for run in self._runs]
 
     def __repr__(self) -> str:
         if not self._runs and not self.unreadable:
@@ -71,9 +69,13 @@ class RunList(Sequence[Run]):
         return "\n".join([table, *(f"{name}: unreadable ({reason})" for name, reason in self.unreadable)])
 
     def _repr_html_(self) -> str:
-        from nbllm.runs.snapshot import list_html
-
-        return list_html(self)
+        rows = [(row[0], badge(row[1]), *row[2:]) for row in self.rows()]
+        body = str(table(rows, HEADER)) if rows else f'<p class="muted">No runs in {escape(self.folder)}.</p>'
+        notes = "".join(
+            f'<div class="run-note">{escape(name)}: unreadable ({escape(reason)})</div>'
+            for name, reason in self.unreadable
+        )
+        return fragment(f"<style>{CSS}</style>{body}{notes}")
 
 
 def list_runs(folder: Path | str = "runs") -> RunList:
@@ -94,47 +96,12 @@ def _created(run: Run) -> float:
     return float(value) if is_number(value) else 0.0
 
 
-def _row(run: Run) -> tuple[str, ...]:
-    session = newest_session(run.path)  # the end of the newest file: quick however long the run is
-    steps = run.steps if _mentions(run.path, b'"steps":') else run.recorded_steps
-    step = f"{session.step:,}" + (f" / {steps:,}" if steps else "")
-    loss = "" if session.loss is None else f"{session.loss:.3f}"
+def _row(summary: RunSummary) -> tuple[str, ...]:
     return (
-        run.name,
-        judge(session, run.path, run.record),
-        step,
-        loss,
-        parent_text(run),
-        age_text(_created(run)),
+        summary.name,
+        summary.state,
+        f"{summary.step:,}" + (f" / {summary.steps:,}" if summary.steps else ""),
+        "" if summary.loss is None else f"{summary.loss:.3f}",
+        summary.parent_text,
+        summary.age_text,
     )
-
-
-def _mentions(path: Path, text: bytes) -> bool:
-    """Say whether the events hold `text`, far quicker than reading them as events."""
-    for file in event_files(path):
-        with contextlib.suppress(OSError, ValueError), open(file, "rb") as opened:  # ValueError: it is empty
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(text) >= 0:
-                    return True
-    return False
-
-
-def parent_text(run: Run) -> str:
-    """Return "name at step n", or "" for a run that is no fork."""
-    if run.parent is None:
-        return ""
-    return f"{parent_name(run.parent)} at {run.parent.get('step', '?')}"
-
-
-def parent_name(parent: Mapping[str, Any]) -> str:
-    """Return the name of the run that a record names as its parent."""
-    name = str(parent.get("name", parent.get("run", "?")))
-    return name.rstrip("/").rpartition("/")[2]
-
-
-def age_text(created: float) -> str:
-    """Return how long ago that was, or "" when it is not known."""
-    seconds = time.time() - created
-    if not created:
-        return ""
-    return duration(round(seconds)) if seconds >= 1 else "now"

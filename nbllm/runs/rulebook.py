@@ -1,22 +1,16 @@
-"""The rules of a run as they stand: folded out of its events, and shown to a person, who switches them."""
+"""The rules of a run as they stand, folded out of its events."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from nbllm.core.errors import RunError, UserError, nearest
-from nbllm.core.text_table import text_table
 from nbllm.runs.actions import Action
 from nbllm.runs.events import is_count
 from nbllm.runs.rules import MAX_RULES, Rule
 
-if TYPE_CHECKING:
-    from nbllm.runs.run import Run
-    from nbllm.runs.steering import Outcome
-
-HEADER = ("rule", "when", "do", "on", "acted", "last at step")
 ACTOR = "rule:"
 
 
@@ -31,7 +25,7 @@ class RuleState:
         last_step: Where it acted last.
         left: How often it may act yet.
         set_at: Where it was set or switched on; it looks at later steps only. -1: from the start.
-        acted_at: Where it acted last on the live line, for its rest; -1 when it has not.
+        acted_at: Where it acted last on the current branch, for its rest; -1 when it has not.
     """
 
     rule: Rule
@@ -152,102 +146,3 @@ def _rule_of(values: object) -> Rule | None:
         return Rule.from_dict(values) if isinstance(values, Mapping) else None
     except (UserError, TypeError):
         return None
-
-
-class RunRule:
-    """A rule of a run: what it says, how often it has acted, and the switch.
-
-    Args:
-        run: The run.
-        state: The rule as it was when this was made.
-    """
-
-    def __init__(self, run: Run, state: RuleState) -> None:
-        self._run = run
-        self.rule = state.rule
-        self.is_on = state.on
-        self.fired = state.fired
-        self.last_step = state.last_step
-
-    @property
-    def name(self) -> str:
-        """What it is called."""
-        return self.rule.name
-
-    @property
-    def when(self) -> str:
-        """Its condition."""
-        return self.rule.when
-
-    @property
-    def do(self) -> str:
-        """What it does, in words."""
-        return self.rule.do_text
-
-    def on(self) -> Outcome:
-        """Let it act, `limit` times more."""
-        return self._run.switch_rule(self.name, True)
-
-    def off(self) -> Outcome:
-        """Let it act no more."""
-        return self._run.switch_rule(self.name, False)
-
-    def row(self) -> tuple[object, ...]:
-        """Return it as a table's row."""
-        times = f"{self.fired} time{'' if self.fired == 1 else 's'}"
-        return (self.name, self.when, self.do, "on" if self.is_on else "off", times, self.last_step)
-
-    def to_card(self) -> dict[str, Any]:
-        """Return it as plain values for a panel."""
-        return {
-            "name": self.name,
-            "when": self.when,
-            "do": self.do,
-            "on": self.is_on,
-            "fired": self.fired,
-            "last_step": self.last_step,
-        }
-
-    def __repr__(self) -> str:
-        text = f"Rule {self.name!r}: when {self.when}, {self.do} ({'on' if self.is_on else 'off'}"
-        return f"{text}; acted {self.row()[4]})" if self.fired else f"{text})"
-
-
-class RuleList(Sequence[RunRule]):
-    """The rules of a run: by position, or by name."""
-
-    def __init__(self, rules: Sequence[RunRule]) -> None:
-        self._rules = list(rules)
-
-    @overload
-    def __getitem__(self, key: int | str) -> RunRule: ...
-    @overload
-    def __getitem__(self, key: slice) -> RuleList: ...
-    def __getitem__(self, key: int | str | slice) -> RunRule | RuleList:
-        if isinstance(key, slice):
-            return RuleList(self._rules[key])
-        if isinstance(key, int):
-            return self._rules[key]
-        for rule in self._rules:
-            if rule.name == key:
-                return rule
-        names = [rule.name for rule in self._rules]
-        hint = nearest(str(key), names) if names else "run.rule(...) sets one."
-        raise RunError(f"This run has no rule {key!r}.", hint=hint)
-
-    def __len__(self) -> int:
-        return len(self._rules)
-
-    def __repr__(self) -> str:
-        if not self._rules:
-            return "No rules; run.rule(...) sets one."
-        return text_table(
-            [HEADER, *(["" if v is None else str(v) for v in rule.row()] for rule in self._rules)]
-        )
-
-    def _repr_html_(self) -> str:
-        from nbllm.core.html import fragment, table
-
-        if not self._rules:
-            return fragment('<p class="muted">No rules; <code>run.rule(...)</code> sets one.</p>')
-        return fragment(table([rule.row() for rule in self._rules], HEADER))

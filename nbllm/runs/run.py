@@ -5,30 +5,23 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from nbllm.core.errors import RunError, UserError
-from nbllm.runs import checkpoint as checkpoint_files
-from nbllm.runs.checkpoint import CheckpointInfo
+from nbllm.runs import snapshot
+from nbllm.runs.asking import WAIT, Outcome, ask, start_again
 from nbllm.runs.commands import check_actor
-from nbllm.runs.events import Event, EventReader, is_count
-from nbllm.runs.log import RunLog
-from nbllm.runs.rulebook import RuleList, RunRule
+from nbllm.runs.liveness import LIVE
+from nbllm.runs.recorded import RecordedRun
+from nbllm.runs.rule_list import RuleList, RunRule
 from nbllm.runs.rules import Rule, RuleAction
-from nbllm.runs.settings import Settings, declared_limits
-from nbllm.runs.state import LIVE, judge
-from nbllm.runs.steering import WAIT, Outcome, ask, start_again
-from nbllm.runs.timeline import Timeline
 from nbllm.runs.waiting import wait_for
 
-__all__ = ["Launcher", "Outcome", "Run"]
+__all__ = ["Outcome", "Run", "Starter"]
 
 
-class Launcher(Protocol):
+class Starter(Protocol):
     """Starts trainers; given to a `Run` by whoever can train."""
 
     def resume(self, run: Run) -> object:
@@ -39,7 +32,7 @@ class Launcher(Protocol):
         ...
 
 
-class Run:
+class Run(RecordedRun):
     """A run: its record, its events so far, and the commands that steer it.
 
     Shown in a cell it is a static picture of itself; `nb.attach(path)` opens any run so that it can be
@@ -54,135 +47,16 @@ class Run:
         RunError: There is no run at `path`.
     """
 
-    def __init__(self, path: Path | str, *, actor: str = "person", launcher: Launcher | None = None) -> None:
-        self.path = Path(path).expanduser().resolve()
+    def __init__(self, path: Path | str, *, actor: str = "person", launcher: Starter | None = None) -> None:
+        super().__init__(path)
         self.actor = check_actor(actor)
         self.launcher = launcher
-        self._log = RunLog(self.path)
-
-    # What it is
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return self.path.name
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says."""
-        return self._log.record
-
-    @property
-    def timeline(self) -> Timeline:
-        """The fold of all events so far; brought up to date by each look."""
-        return self._log.timeline()
-
-    @property
-    def guard(self) -> AbstractContextManager[object]:
-        """Hold this while reading from `timeline` where several threads look; all that is read is of one moment."""
-        return self._log.guard()
-
-    @property
-    def state(self) -> str:
-        """One of starting, running, paused, finished, stopped, failed; or lost: it ended without a word."""
-        session, grew = self._log.session()
-        return judge(session, self.path, self.record, grew) if self._log.exists else "lost"
-
-    @property
-    def is_live(self) -> bool:
-        """Whether a trainer is there to take commands."""
-        return self.state in LIVE
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done, on the live line."""
-        return self.timeline.step
-
-    @property
-    def steps(self) -> int | None:
-        """Optimizer steps in all: as the record says, or as it was set since; `None` when neither tells."""
-        changed = [a.args["steps"] for a in self.timeline.effective if is_count(a.args.get("steps"))]
-        return changed[-1] if changed else self.recorded_steps
-
-    @property
-    def recorded_steps(self) -> int | None:
-        """Optimizer steps in all, as they were planned at the start."""
-        value = self.record.get("steps", self.config.get("steps"))
-        return value if is_count(value) else None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration that the run was started with."""
-        value = self.record.get("config")
-        return value if isinstance(value, dict) else {}
-
-    @property
-    def parent(self) -> dict[str, Any] | None:
-        """The run and the step that this one was forked from, or `None`."""
-        value = self.record.get("parent")
-        return value if isinstance(value, dict) else None
-
-    @property
-    def settings(self) -> Settings:
-        """What `set` can change while the run goes on, and what it is now."""
-        values = dict(self.config)
-        for action in self.timeline.effective:
-            if action.action == "set":
-                values.update(action.args)
-        return Settings(self._log.declared, values)
-
-    @property
-    def cannot(self) -> dict[str, str]:
-        """What its loop cannot do, by action ("rewind", "evaluate", "fork", ...), with the reasons."""
-        return declared_limits(self.record)
 
     @property
     def rules(self) -> RuleList:
         """What acts by itself when a condition holds; `run.rules["spike"].off()` switches one off."""
-        with self._log.guard():
-            return RuleList([RunRule(self, copy.copy(state)) for state in self.timeline.rules])
-
-    @property
-    def checkpoints(self) -> list[CheckpointInfo]:
-        """The checkpoints on the disk, in the order in which they were saved."""
-        return checkpoint_files.checkpoints(self.path)
-
-    @property
-    def problems(self) -> list[str]:
-        """What is odd about the directory itself, in sentences; mostly nothing."""
-        found = []
-        if not self._log.exists:
-            found.append("The run's folder is gone.")
-        damaged = self._log.damaged
-        if damaged:
-            found.append(f"{damaged:,} damaged line{'s' if damaged > 1 else ''} of events skipped.")
-        return found
-
-    @property
-    def reason(self) -> str:
-        """Why the run ended, as its trainer said; "" while it goes on."""
-        end = self.timeline.session.end
-        return "" if end is None or end.get("reason") is None else str(end["reason"])
-
-    def events(self, kind: str | None = None) -> list[Event]:
-        """Return all events, or those of one kind, read afresh from the disk: the superseded ones too."""
-        reader = EventReader(self.path)
-        return [
-            event for batch in reader.batches() for event in batch if kind is None or event["kind"] == kind
-        ]
-
-    def history(self, metric: str = "loss") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return (steps, values) of a metric on the live line.
-
-        Args:
-            metric: "loss" (nats a token), "lr", "grad_norm", "tokens_per_second", "memory" (bytes),
-                "seconds", ..., "evaluation.loss", "evaluation.bits_per_byte".
-
-        Raises:
-            RunError: The run has no such metric.
-        """
-        with self._log.guard():
-            return self.timeline.history(metric)
+        with self.guard:
+            return RuleList([RunRule(copy.copy(state), self.switch_rule) for state in self.timeline.rules])
 
     # Steering
 
@@ -199,11 +73,11 @@ class Run:
             RefusedError: There is no such action, an argument is wrong, or the loop refused.
             RunError: The run is not live.
         """
-        return ask(self, action, args, timeout)
+        return ask(self, self.actor, action, args, timeout)
 
     def pause(self, *, timeout: float = WAIT) -> Outcome:
         """Hold the run at the next step boundary."""
-        return ask(self, "pause", {}, timeout)
+        return ask(self, self.actor, "pause", {}, timeout)
 
     def resume(self, *, timeout: float = WAIT) -> Outcome:
         """Go on: from a pause; when stopped, failed or lost, from the newest good checkpoint.
@@ -213,24 +87,25 @@ class Run:
         """
         state = self.state
         if state in LIVE:
-            return ask(self, "resume", {}, timeout)
+            return ask(self, self.actor, "resume", {}, timeout)
         if state == "finished":
             raise RunError(
                 f"{self.name} has finished: there is nothing to resume.", hint="fork() goes on from it."
             )
-        return start_again(self, self._can_launch("resume"), timeout)
+        launcher = self._can_launch("resume")
+        return start_again(self, lambda: launcher.resume(self), timeout)
 
     def stop(self, *, timeout: float = WAIT) -> Outcome:
         """End the run at the next step boundary, with a checkpoint; `resume` goes on from it."""
-        return ask(self, "stop", {}, timeout)
+        return ask(self, self.actor, "stop", {}, timeout)
 
     def save(self, *, timeout: float = WAIT) -> Outcome:
         """Write a checkpoint now."""
-        return ask(self, "save", {}, timeout)
+        return ask(self, self.actor, "save", {}, timeout)
 
     def evaluate(self, *, timeout: float = WAIT) -> Outcome:
         """Measure on held-out text now."""
-        return ask(self, "evaluate", {}, timeout)
+        return ask(self, self.actor, "evaluate", {}, timeout)
 
     def sample(self, prompt: str = "", *, max_new_tokens: int = 64, timeout: float = WAIT) -> str:
         """Let the model continue a prompt now, and return its text.
@@ -239,7 +114,9 @@ class Run:
             RunError: There was no answer in time.
             RefusedError: The run refused.
         """
-        outcome = ask(self, "sample", {"prompt": prompt, "max_new_tokens": max_new_tokens}, timeout)
+        outcome = ask(
+            self, self.actor, "sample", {"prompt": prompt, "max_new_tokens": max_new_tokens}, timeout
+        )
         text = self._sampled(outcome, prompt)
         if text is None:
             raise RunError(
@@ -265,23 +142,23 @@ class Run:
         Raises:
             RefusedError: A setting is not offered, or out of range; the message is the reason.
         """
-        return ask(self, "set", values, timeout)
+        return ask(self, self.actor, "set", values, timeout)
 
     def freeze(self, *patterns: str, timeout: float = WAIT) -> Outcome:
         """Stop training the parts whose names match: `run.freeze("blocks.0.*", "embedding*")`."""
-        return ask(self, "freeze", {"patterns": list(patterns)}, timeout)
+        return ask(self, self.actor, "freeze", {"patterns": list(patterns)}, timeout)
 
     def unfreeze(self, *patterns: str, timeout: float = WAIT) -> Outcome:
         """Train the parts again whose names match."""
-        return ask(self, "unfreeze", {"patterns": list(patterns)}, timeout)
+        return ask(self, self.actor, "unfreeze", {"patterns": list(patterns)}, timeout)
 
     def rewind(self, step: int, *, timeout: float = WAIT) -> Outcome:
         """Go back to the checkpoint at `step`, and on from there; what came after stays on record.
 
         Raises:
-            RefusedError: There is no checkpoint at that step on the live line; the message names them.
+            RefusedError: There is no checkpoint at that step on the current branch; the message names them.
         """
-        return ask(self, "rewind", {"step": step}, timeout)
+        return ask(self, self.actor, "rewind", {"step": step}, timeout)
 
     def rule(
         self,
@@ -314,11 +191,11 @@ class Run:
         else:
             given = {"name": rule, "when": when, "do": do, **bounds}
             rule = Rule.from_dict({name: value for name, value in given.items() if value is not None})
-        return ask(self, "rule", rule.to_dict(), timeout)
+        return ask(self, self.actor, "rule", rule.to_dict(), timeout)
 
     def switch_rule(self, name: str, on: bool, *, timeout: float = WAIT) -> Outcome:
         """Switch a rule on or off: what `run.rules[name].on()` and `.off()` do."""
-        return ask(self, "rule", {"name": name, "on": on}, timeout)
+        return ask(self, self.actor, "rule", {"name": name, "on": on}, timeout)
 
     def fork(self, name: str, step: int | None = None, **changes: Any) -> Run:
         """Start a new run from a checkpoint of this one, which goes on undisturbed.
@@ -333,7 +210,7 @@ class Run:
         """
         return self._can_launch("fork").fork(self, name, step, changes)
 
-    def _can_launch(self, verb: str) -> Launcher:
+    def _can_launch(self, verb: str) -> Starter:
         reason = self.cannot.get("start_again" if verb == "resume" else verb)
         if reason is not None:
             raise RunError(f"{self.name} cannot {verb}: {reason}.")
@@ -361,15 +238,8 @@ class Run:
         wait_for(self, step, timeout, progress)
         return self
 
-    # How it looks
-
     def __repr__(self) -> str:
-        from nbllm.runs.snapshot import one_line
-
-        return one_line(self)
+        return str(self.summary)
 
     def _repr_html_(self) -> str:
-        from nbllm.runs.snapshot import html
-
-        with self._log.guard():
-            return html(self)
+        return snapshot.html(self)

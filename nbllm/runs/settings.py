@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, overload
 
 from nbllm.core.errors import RefusedError, nearest
+from nbllm.core.html import fragment, table
 from nbllm.core.text_table import text_table
 from nbllm.runs.arguments import Argument, short
 from nbllm.runs.events import is_number
@@ -37,7 +38,7 @@ class Setting(Argument):
     help: str = ""
 
 
-class Settings(Sequence[Setting]):
+class SettingTable(Sequence[Setting]):
     """What can be changed while a run goes on, and what it is now; shown as a table.
 
     Args:
@@ -69,8 +70,6 @@ class Settings(Sequence[Setting]):
         return text_table([_HEADER, *self.rows()])
 
     def _repr_html_(self) -> str:
-        from nbllm.core.html import fragment, table
-
         return fragment(table(self.rows(), _HEADER))
 
 

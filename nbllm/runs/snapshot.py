@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, moment, number, size
 from nbllm.runs.actions import Action, words
-from nbllm.runs.state import LIVE
+from nbllm.runs.liveness import LIVE
+from nbllm.runs.recorded import RecordedRun
+from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
-from nbllm.runs.waiting import seconds_left
-
-if TYPE_CHECKING:
-    from nbllm.runs.listing import RunList
-    from nbllm.runs.run import Run
 
 MOST_ROWS = 12  # of actions and of checkpoints, the newest
 MOST_TEXT = 2000  # characters of a sample
@@ -51,31 +49,22 @@ CSS = """
 """
 
 
-def one_line(run: Run) -> str:
-    """Return "Run 'tour': running, step 120 of 600, loss 3.214"."""
-    session = run.timeline.session
-    text = f"Run {run.name!r}: {run.state}, step {session.step:,}" + (
-        f" of {run.steps:,}" if run.steps else ""
-    )
-    return text if session.loss is None else f"{text}, loss {session.loss:.3f}"
-
-
-def html(run: Run) -> str:
+def html(run: RecordedRun) -> str:
     """Return a run as HTML: state, progress, curve, newest sample, actions, checkpoints."""
-    timeline = run.timeline
-    state = run.state
-    parts = [
-        f"<style>{CSS}</style>",
-        _head(run, timeline, state),
-        _facts(run, timeline, state),
-        _notes(run, timeline, state),
-        _curve(timeline),
-        _sample(timeline),
-        _actions(timeline),
-        _checkpoints(run, timeline),
-        f'<p class="muted run-foot">{escape(run.path)} &middot; as of {moment(time.time())}'
-        f"{'; show it again for a newer picture' if state in LIVE else ''}</p>",
-    ]
+    with run.guard:
+        summary, timeline = run.summary, run.timeline
+        parts = [
+            f"<style>{CSS}</style>",
+            _head(summary),
+            _facts(summary, seconds_left(timeline, summary.steps)),
+            _notes(run, summary, timeline),
+            _curve(timeline),
+            _sample(timeline),
+            _actions(timeline),
+            _checkpoints(run, timeline),
+            f'<p class="muted run-foot">{escape(run.path)} &middot; as of {moment(time.time())}'
+            f"{'; show it again for a newer picture' if summary.state in LIVE else ''}</p>",
+        ]
     return fragment("".join(parts))
 
 
@@ -84,61 +73,45 @@ def badge(state: str) -> Raw:
     return Raw(f'<span class="run-state run-{escape(state)}">{escape(state)}</span>')
 
 
-def _head(run: Run, timeline: Timeline, state: str) -> str:
-    from nbllm.runs.listing import parent_text
-
-    step = f"step {timeline.step:,}" + (f" of {run.steps:,}" if run.steps else "")
-    parent = parent_text(run)
+def _head(summary: RunSummary) -> str:
     bar = ""
-    if run.steps:
-        share = 100 * min(1.0, timeline.step / run.steps)
+    if summary.progress is not None:
+        share = 100 * summary.progress
         bar = (
             f'<div class="run-bar" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
             f'aria-valuemax="100"><div style="width:{share:.1f}%"></div></div>'
         )
+    parent = summary.parent_text
     forked = f' <span class="muted">forked from {escape(parent)}</span>' if parent else ""
     return (
-        f'<div class="run-head"><span class="run-name">{escape(run.name)}</span> {badge(state)} '
-        f"<span>{step}</span>{forked}</div>{bar}"
+        f'<div class="run-head"><span class="run-name">{escape(summary.name)}</span> {badge(summary.state)} '
+        f"<span>{summary.step_text}</span>{forked}</div>{bar}"
     )
 
 
-def _facts(run: Run, timeline: Timeline, state: str) -> str:
-    facts = []
-    if timeline.session.loss is not None:
-        facts.append(("training loss", f"{timeline.session.loss:.3f} nats/token"))
-    for metric, name, unit in (
-        ("loss", "held-out loss", "nats/token"),
-        ("bits_per_byte", "held-out", "bits/byte"),
-    ):
-        values = timeline.history(f"evaluation.{metric}")[1]
-        if len(values) and values[-1] == values[-1]:
-            facts.append((name, f"{values[-1]:.3f} {unit}"))
-    newest = {name: column[-1] for name, column in timeline.steps.columns.items() if timeline.steps.steps}
-    for name, label, text in (
-        ("lr", "learning rate", lambda v: number(v, 3)),
-        ("tokens", "tokens", lambda v: number(int(v))),
-        ("tokens_per_second", "speed", lambda v: f"{v:,.0f} tokens/s"),
-        ("memory", "memory", size),
-        ("seconds", "trained for", duration),
-    ):
-        if newest.get(name, -1.0) >= 0:
-            facts.append((label, text(newest[name])))
-    left = seconds_left(run)
-    if state == "running" and left:
-        facts.append(("left, about", duration(left)))
+def _facts(summary: RunSummary, left: float | None) -> str:
+    shown: list[tuple[str, float | None, Callable[[float], str]]] = [
+        ("training loss", summary.loss, lambda v: f"{v:.3f} nats/token"),
+        ("held-out loss", summary.held_out_loss, lambda v: f"{v:.3f} nats/token"),
+        ("held-out", summary.bits_per_byte, lambda v: f"{v:.3f} bits/byte"),
+        ("learning rate", summary.lr, lambda v: number(v, 3)),
+        ("tokens", summary.tokens, lambda v: number(int(v))),
+        ("speed", summary.tokens_per_second, lambda v: f"{v:,.0f} tokens/s"),
+        ("memory", summary.memory, size),
+        ("trained for", summary.seconds, duration),
+        ("left, about", left or None if summary.state == "running" else None, duration),
+    ]
+    facts = [(name, text(value)) for name, value, text in shown if value is not None and value >= 0]
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return f'<dl class="run-facts">{items}</dl>' if items else ""
 
 
-def _notes(run: Run, timeline: Timeline, state: str) -> str:
+def _notes(run: RecordedRun, summary: RunSummary, timeline: Timeline) -> str:
     notes = []
-    if state == "lost" and run.path.exists():
-        notes.append(
-            "The trainer is gone without a word. run.resume() goes on from the newest good checkpoint."
-        )
-    if run.reason and state != "finished":
-        notes.append(run.reason)
+    if summary.state == "lost" and run.path.exists():
+        notes.append("The trainer is gone. run.resume() goes on from the newest good checkpoint.")
+    if summary.reason and summary.state != "finished":
+        notes.append(summary.reason)
     hidden = timeline.num_warnings - min(MOST_WARNINGS, len(timeline.warnings))
     if hidden > 0:
         notes.append(f"{hidden:,} earlier warnings: run.events('warning').")
@@ -209,7 +182,7 @@ def action_row(action: Action) -> tuple[object, ...]:
     return (action.step, what, _short(action.actor, 60), shown, moment_text(action.time))
 
 
-def _checkpoints(run: Run, timeline: Timeline) -> str:
+def _checkpoints(run: RecordedRun, timeline: Timeline) -> str:
     infos = run.checkpoints
     if not infos:
         return ""
@@ -229,19 +202,6 @@ def moment_text(seconds: float) -> Raw:
         return Raw(f'<span class="run-when">{escape(moment(seconds))}</span>')
     except (OverflowError, ValueError, OSError):
         return Raw("?")
-
-
-def list_html(runs: RunList) -> str:
-    """Return a list of runs as a table."""
-    from nbllm.runs.listing import HEADER
-
-    rows = [(row[0], badge(row[1]), *row[2:]) for row in runs.rows()]
-    body = str(table(rows, HEADER)) if rows else f'<p class="muted">No runs in {escape(runs.folder)}.</p>'
-    notes = "".join(
-        f'<div class="run-note">{escape(name)}: unreadable ({escape(reason)})</div>'
-        for name, reason in runs.unreadable
-    )
-    return fragment(f"<style>{CSS}</style>{body}{notes}")
 
 
 def _short(text: str, most: int) -> str:

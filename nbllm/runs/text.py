@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nbllm.core.quantities import moment, size
 from nbllm.core.terminal import visible
 from nbllm.runs.actions import words
+from nbllm.runs.recorded import RecordedRun
+from nbllm.runs.summary import seconds_left
 from nbllm.runs.waiting import progress_text
-
-if TYPE_CHECKING:
-    from nbllm.runs.run import Run
 
 NEWEST = 10  # actions, warnings and checkpoints shown
 
 
-def details(run: Run) -> str:
+def details(run: RecordedRun) -> str:
     """Return state, progress, newest sample, actions, warnings and checkpoints of a run, a line each.
 
     Control characters of samples, prompts and names are made visible: a terminal would obey them.
     """
-    timeline = run.timeline
-    lines = [progress_text(run, run.state), f"  folder   {run.path}"]
-    if run.reason:
-        lines.append(f"  reason   {run.reason}")
-    if run.parent:
-        lines.append(f"  parent   {run.parent.get('run')} at step {run.parent.get('step')}")
+    summary, timeline = run.summary, run.timeline
+    progress = progress_text(summary, seconds_left(timeline, summary.steps))
+    lines = [progress, f"  folder   {run.path}"]
+    if summary.reason:
+        lines.append(f"  reason   {summary.reason}")
+    if summary.parent:
+        lines.append(f"  parent   {summary.parent_text}")
     if timeline.samples:
         sample = timeline.samples[-1]
         text = f"{sample.get('prompt', '')}{sample.get('text', '')}"

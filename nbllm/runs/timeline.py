@@ -1,4 +1,4 @@
-"""The live line of a run: what its events mean once rewinds and resumptions are taken into account.
+"""The current branch of a run: what its events mean once rewinds and resumptions are taken into account.
 
 A **state action** is an applied action that changes the further course (`ActionType.changes_state`): `set`, `freeze`,
 `unfreeze`, `rewind`.
@@ -23,7 +23,7 @@ import itertools
 import math
 import operator
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ import numpy as np
 from nbllm.core.errors import RunError, nearest
 from nbllm.runs.actions import Action, action_of, changes_state
 from nbllm.runs.events import MAX_COUNT, Event, EventReader, is_count, is_number
-from nbllm.runs.rulebook import RuleBook
+from nbllm.runs.rulebook import RuleBook, recorded_rules
 from nbllm.runs.rules import Rule
 
 USUAL = frozenset(
@@ -43,7 +43,7 @@ KEPT = 10_000  # of each list of other events, the newest
 
 
 @dataclasses.dataclass
-class Session:
+class SessionState:
     """Where the newest session of a run stands.
 
     Args:
@@ -52,7 +52,7 @@ class Session:
         end: Its `end` event, if it ended.
         paused_at: The step at which it was paused, while it is.
         last_time: When its newest event was written.
-        step: Steps done on the live line.
+        step: Steps done on the current branch.
         loss: The newest training loss, in nats a token.
     """
 
@@ -96,7 +96,7 @@ class Session:
 
 
 class Points:
-    """The numbers of one kind of event on the live line, as columns over steps that rise."""
+    """The numbers of one kind of event on the current branch, as columns over steps that rise."""
 
     def __init__(self) -> None:
         self.steps = array("q")
@@ -136,7 +136,7 @@ class Points:
 
 
 class Timeline:
-    """Folds the events of a run, in the order of `EventReader`, into its live line.
+    """Folds the events of a run, in the order of `EventReader`, into its current branch.
 
     Args:
         events: To begin with; `extend` takes more.
@@ -144,7 +144,7 @@ class Timeline:
     """
 
     def __init__(self, events: Iterable[Event] = (), *, rules: Iterable[Rule] = ()) -> None:
-        self.session = Session()
+        self.session = SessionState()
         self.starts: list[Event] = []
         self.actions: list[Action] = []
         self.state_actions: list[Action] = []
@@ -192,7 +192,7 @@ class Timeline:
 
     @property
     def step(self) -> int:
-        """Steps done on the live line."""
+        """Steps done on the current branch."""
         return self.session.step
 
     @property
@@ -211,7 +211,7 @@ class Timeline:
         return sorted(missing, key=lambda action: (action.step, action.index))
 
     def on_branch(self, checkpoint: Any) -> bool:
-        """Say whether a checkpoint (anything with `step` and `num_actions`) lies on the live line."""
+        """Say whether a checkpoint (anything with `step` and `num_actions`) lies on the current branch."""
         for action in self.state_actions[checkpoint.num_actions :]:
             if action.action == "rewind" and count(action.args.get("to"), 0) < checkpoint.step:
                 return False
@@ -223,7 +223,7 @@ class Timeline:
         return self._answers.get(command_id)
 
     def history(self, metric: str = "loss") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Return (steps, values) of a metric on the live line, as int64 and float64 arrays of one length.
+        """Return (steps, values) of a metric on the current branch, as int64 and float64 arrays of one length.
 
         Args:
             metric: A number of the `step` events ("loss", "lr", "tokens_per_second", ...), or of the
@@ -273,6 +273,15 @@ class Timeline:
     def _cut(self, step: int) -> None:
         self.steps.cut(step)
         self.evaluations.cut(step)
+
+
+def begin_timeline(record: Mapping[str, Any]) -> Timeline:
+    """Return the timeline of a run without events: a fork is where it branched off, until its first event says more."""
+    timeline = Timeline(rules=recorded_rules(record))
+    parent = record.get("parent")
+    if isinstance(parent, dict):
+        timeline.session.step = count(parent.get("step"), 0)
+    return timeline
 
 
 def read_timeline(folder: Path | str, rules: Iterable[Rule] = ()) -> Timeline:

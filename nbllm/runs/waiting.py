@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from nbllm.core.errors import RunError
 from nbllm.core.quantities import duration
-from nbllm.runs.state import LIVE
-
-if TYPE_CHECKING:
-    from nbllm.runs.run import Run
+from nbllm.runs.liveness import LIVE
+from nbllm.runs.recorded import RecordedRun
+from nbllm.runs.summary import RunSummary, seconds_left
 
 PERIOD = 0.1  # seconds between looks
 LINE_PERIOD = 0.5  # seconds between lines
 WIDTH = 100
-MIN_STEPS = 5  # for an estimate of the time left
-SEEN_STEPS = 200
 
 
-def wait_for(run: Run, step: int | None, timeout: float | None, progress: bool) -> None:
+def wait_for(run: RecordedRun, step: int | None, timeout: float | None, progress: bool) -> None:
     """Block until the run ends, has done `step` steps, or `timeout` seconds are over.
 
     Raises:
@@ -38,9 +31,9 @@ def wait_for(run: Run, step: int | None, timeout: float | None, progress: bool) 
                 break
             if deadline is not None and time.monotonic() >= deadline:
                 break
-            line.show(run, state)
+            line.show(run)
             time.sleep(PERIOD)
-        line.show(run, run.state, last=True)
+        line.show(run, last=True)
     except KeyboardInterrupt:
         line.end()
         where = f"nb.attach({str(run.path)!r})"
@@ -73,11 +66,13 @@ class _Line:
         self.next = 0.0
         self.text = ""
 
-    def show(self, run: Run, state: str, last: bool = False) -> None:
+    def show(self, run: RecordedRun, last: bool = False) -> None:
         if not self.wanted or (time.monotonic() < self.next and not last):
             return
         self.next = time.monotonic() + LINE_PERIOD
-        text = progress_text(run, state)[:WIDTH]
+        with run.guard:
+            summary = run.summary
+            text = progress_text(summary, seconds_left(run.timeline, summary.steps))[:WIDTH]
         if text != self.text:
             sys.stdout.write(f"\r{text:<{len(self.text)}}")
             sys.stdout.flush()
@@ -90,38 +85,22 @@ class _Line:
             self.open = False
 
 
-def progress_text(run: Run, state: str) -> str:
-    """Return "tour: step 120 of 600, loss 3.214, 4,100 tokens/s, about 3 min left"."""
-    timeline = run.timeline
-    parts = [f"step {timeline.step:,}" + (f" of {run.steps:,}" if run.steps else "")]
-    if state != "running":
-        parts.insert(0, state)
-    if timeline.session.loss is not None:
-        parts.append(f"loss {timeline.session.loss:.3f}")
-    evaluated = run.history("evaluation.bits_per_byte")[1]
-    if len(evaluated):
-        parts.append(f"held-out {evaluated[-1]:.3f} bits/byte")
-    if "tokens_per_second" in timeline.steps.columns and timeline.steps.steps:
-        rate = timeline.steps.columns["tokens_per_second"][-1]
-        if rate == rate:  # not NaN
-            parts.append(f"{rate:,.0f} tokens/s")
-    left = seconds_left(run)
-    if state == "running" and left is not None:
-        parts.append(f"about {duration(left)} left")
-    return f"{run.name}: {', '.join(parts)}"
+def progress_text(summary: RunSummary, left: float | None) -> str:
+    """Return "tour: step 120 of 600, loss 3.214, 4,100 tokens/s, about 3 min left".
 
-
-def seconds_left(run: Run) -> float | None:
-    """Estimate the seconds to the end, measurements and checkpoints included; `None` when there is too little to see.
-
-    Goes by the clock over the newest steps, with pauses cut down to size and a clock that went back left out.
+    Args:
+        summary: Where the run stands.
+        left: Seconds to the end, if that can be estimated.
     """
-    points = run.timeline.steps
-    moments = points.columns.get("time")
-    if run.steps is None or moments is None or len(points.steps) < MIN_STEPS:
-        return None
-    recent = np.array(moments[-1 - SEEN_STEPS :])
-    took = np.maximum(np.diff(recent), 0.0)
-    took = np.minimum(took, 20 * np.median(took))
-    per_step = float(took.sum()) / (points.steps[-1] - points.steps[-len(recent)])
-    return max(0, run.steps - run.step) * per_step if math.isfinite(per_step) and per_step > 0 else None
+    parts = [summary.step_text]
+    if summary.state != "running":
+        parts.insert(0, summary.state)
+    if summary.loss is not None:
+        parts.append(f"loss {summary.loss:.3f}")
+    if summary.bits_per_byte is not None:
+        parts.append(f"held-out {summary.bits_per_byte:.3f} bits/byte")
+    if summary.tokens_per_second is not None:
+        parts.append(f"{summary.tokens_per_second:,.0f} tokens/s")
+    if summary.state == "running" and left is not None:
+        parts.append(f"about {duration(left)} left")
+    return f"{summary.name}: {', '.join(parts)}"

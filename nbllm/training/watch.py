@@ -10,7 +10,7 @@ from typing import Any
 
 from nbllm.core.errors import nearest
 from nbllm.runs.conditions import EVALUATION, Condition
-from nbllm.runs.memory import MAX_WINDOW, Memory
+from nbllm.runs.recent_metrics import MAX_WINDOW, RecentMetrics
 from nbllm.runs.rulebook import RuleState
 from nbllm.runs.rules import Rule
 from nbllm.runs.timeline import Points, Timeline
@@ -49,7 +49,7 @@ class Watch:
     def __init__(self, timeline: Timeline, step: int, *, blind: bool = False) -> None:
         self.book = timeline.rules
         self.blind = blind
-        self.memory = Memory()
+        self.memory = RecentMetrics()
         if not blind:
             self._remember(timeline.steps, "", step)
             self._remember(timeline.evaluations, EVALUATION, step)

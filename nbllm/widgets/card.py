@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,10 +10,9 @@ from nbllm.core.terminal import visible
 from nbllm.runs.actions import ACTIONS, Action, words
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
-from nbllm.runs.listing import parent_name
 from nbllm.runs.run import Run
+from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
-from nbllm.runs.waiting import seconds_left
 
 NUM_COLORS = 6
 ESTIMATE_SECONDS = 1.0  # how often the time left is estimated
@@ -22,6 +20,17 @@ MOST_ACTIONS = 200
 MOST_SAMPLES = 20
 MOST_WARNINGS = 20
 MOST_TEXT = 20_000  # characters of a sample
+FACTS = (
+    "lr",
+    "grad_norm",
+    "tokens",
+    "tokens_per_second",
+    "memory",
+    "seconds",
+    "loss",
+    "held_out_loss",
+    "bits_per_byte",
+)
 USUAL = frozenset(
     {"loss", "lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds", "time", "step"}
 )
@@ -47,25 +56,26 @@ class CardMaker:
         """Return the run's card as it is now."""
         run = self.run
         with run.guard:
-            state, timeline, settings = run.state, run.timeline, run.settings
+            summary, timeline, settings = run.summary, run.timeline, run.settings
+            parent = {"run": summary.parent, "step": summary.parent_step} if summary.parent else None
             return {
                 "key": run.name,
                 "name": run.name,
                 "path": str(run.path),
                 "color": 1 + self.color % NUM_COLORS,
-                "state": state,
-                "step": timeline.step,
-                "steps": run.steps,
-                "reason": run.reason,
-                "parent": self._parent(),
+                "state": summary.state,
+                "step": summary.step,
+                "steps": summary.steps,
+                "reason": summary.reason,
+                "parent": parent,
                 "where": str(run.record.get("where", "")),
                 "host": str(run.record.get("host", "")),
-                "created": _number(run.record.get("created")),
-                "time": timeline.session.last_time,
+                "created": summary.created,
+                "time": summary.last_time,
                 "settings": [_setting(setting, settings.values) for setting in settings],
                 "frozen": frozen(timeline),
                 "cannot": run.cannot,
-                "facts": self._facts(timeline, state),
+                "facts": self._facts(summary),
                 "checkpoints": self._shown_checkpoints(timeline),
                 "actions": self._kept("actions", timeline.actions, lambda: _actions(timeline)),
                 "num_actions": len(timeline.actions),
@@ -94,28 +104,15 @@ class CardMaker:
             self._made[name] = newest, make()
         return self._made[name][1]
 
-    def _parent(self) -> dict[str, Any] | None:
-        parent = self.run.parent
-        if parent is None:
-            return None
-        return {"run": parent_name(parent), "step": parent.get("step")}
-
-    def _facts(self, timeline: Timeline, state: str) -> dict[str, float | None]:
-        facts = {}
-        for name in ("lr", "grad_norm", "tokens", "tokens_per_second", "memory", "seconds"):
-            column = timeline.steps.columns.get(name)
-            facts[name] = _number(column[-1]) if column else None
-        facts["loss"] = timeline.session.loss
-        for name, metric in (("held_out_loss", "loss"), ("bits_per_byte", "bits_per_byte")):
-            column = timeline.evaluations.columns.get(metric)
-            facts[name] = _number(column[-1]) if column else None
-        facts["seconds_left"] = self._seconds_left() if state == "running" else None
+    def _facts(self, summary: RunSummary) -> dict[str, float | None]:
+        facts: dict[str, float | None] = {name: getattr(summary, name) for name in FACTS}
+        facts["seconds_left"] = self._seconds_left() if summary.state == "running" else None
         return facts
 
     def _seconds_left(self) -> float | None:
         """Return the time left, which is estimated once a second: digits that dance cannot be read."""
         if time.monotonic() - self._estimated >= ESTIMATE_SECONDS:
-            self._estimated, self._left = time.monotonic(), _number(seconds_left(self.run))
+            self._estimated, self._left = time.monotonic(), seconds_left(self.run.timeline, self.run.steps)
         return self._left
 
     def _shown_checkpoints(self, timeline: Timeline) -> list[dict[str, Any]]:
@@ -211,10 +208,6 @@ def _warning(event: Event) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return "" if value is None else str(value)[:MOST_TEXT]
-
-
-def _number(value: object) -> float | None:
-    return float(value) if is_number(value) and math.isfinite(value) else None
 
 
 def _plain(value: Any) -> Any:

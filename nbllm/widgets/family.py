@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from nbllm.core.errors import UserError
-from nbllm.runs.listing import parent_name
 from nbllm.runs.run import Run
 from nbllm.runs.store import run_folders
+from nbllm.runs.summary import parent_name
 
 LOOK_SECONDS = 2.0  # how often the folder is searched for new forks
 MOST = 12  # runs drawn together; the nearest relatives, the newest first

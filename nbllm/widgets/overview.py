@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 from nbllm.core.errors import UserError
 from nbllm.core.terminal import visible
-from nbllm.runs.events import FOLDER, event_files, is_count, is_number
-from nbllm.runs.listing import parent_name
+from nbllm.runs.events import FOLDER, event_files
+from nbllm.runs.liveness import judge
 from nbllm.runs.run import Run
-from nbllm.runs.state import judge, newest_session
+from nbllm.runs.skim import Skim, newest_session
 from nbllm.runs.store import RECORD, run_folders
-from nbllm.runs.timeline import Session
-from nbllm.widgets.gist import Gist
+from nbllm.runs.summary import summarize
+from nbllm.runs.timeline import begin_timeline
 
 MOST_REASON = 500  # characters
 
@@ -42,15 +41,15 @@ class RunEntry:
         self.row: Row = {}
         self.sparkline: list[float | None] = []
         self.is_studied = False
-        self._session = Session()
-        self._gist = Gist(path)
+        self._skim = Skim(path, self.run.record)
+        self._timeline = begin_timeline(self.run.record)
         self._grew: float | None = None
         self._events = str(path / FOLDER)
         self._folder_changed = 0
 
     def look(self) -> bool:
         """Bring the row up to date from the ends of the files, and say whether it changed."""
-        if self._session.end is not None and self._folder_changed == self._changed():
+        if self._timeline.session.end is not None and self._folder_changed == self._changed():
             return False  # no more events come but by a new file in the folder
         self._folder_changed = self._changed()
         stamp = _sizes(self.path)
@@ -61,7 +60,7 @@ class RunEntry:
             if self.is_studied:
                 self._read()
             else:
-                self._session = newest_session(self.path)
+                self._timeline.session = newest_session(self.path, self.run.record)
         return self._make_row()
 
     def study(self) -> bool:
@@ -71,8 +70,8 @@ class RunEntry:
         return self._make_row()
 
     def _read(self) -> None:
-        self._session = self._gist.look().session
-        self.sparkline = self._gist.sparkline()
+        self._timeline = self._skim.look()
+        self.sparkline = self._skim.sparkline()
 
     def _changed(self) -> int:
         try:
@@ -85,28 +84,21 @@ class RunEntry:
         return before != self.row
 
     def _row(self) -> Row:
-        run, session, timeline = self.run, self._session, self._gist.timeline
-        parent = run.parent
         grew = None if self._grew is None else time.monotonic() - self._grew
-        step, forked_at = session.step, None if parent is None else parent.get("step")
-        if session.number == 0 and is_count(forked_at):
-            step = forked_at  # until the first event says more, a fork is where it branched off
-        steps = [a.args["steps"] for a in timeline.effective if is_count(a.args.get("steps"))]
-        held_out = timeline.evaluations.columns.get("bits_per_byte")
-        reason = None if session.end is None else session.end.get("reason")
+        state = judge(self._timeline.session, self.path, self.run.record, grew)
+        summary = summarize(self.path, self.run.record, self._timeline, state)
+        parent = {"run": visible(summary.parent), "step": summary.parent_step} if summary.parent else None
         return {
-            "name": run.name,
-            "state": judge(session, self.path, run.record, grew),
-            "reason": "" if reason is None else visible(reason)[:MOST_REASON],
-            "step": step,
-            "steps": steps[-1] if steps else run.recorded_steps,
-            "loss": session.loss,
-            "held_out": held_out[-1] if held_out and math.isfinite(held_out[-1]) else None,
-            "parent": None
-            if parent is None
-            else {"run": visible(parent_name(parent)), "step": forked_at if is_count(forked_at) else None},
-            "created": _moment(run.record.get("created")),
-            "time": session.last_time,
+            "name": summary.name,
+            "state": summary.state,
+            "reason": visible(summary.reason)[:MOST_REASON],
+            "step": summary.step,
+            "steps": summary.steps,
+            "loss": summary.loss,
+            "held_out": summary.bits_per_byte,
+            "parent": parent,
+            "created": summary.created,
+            "time": summary.last_time,
         }
 
 
@@ -193,7 +185,3 @@ def _sizes(path: Path) -> tuple[tuple[str, int], ...]:
         except OSError:
             continue
     return tuple(sizes)
-
-
-def _moment(value: object) -> float | None:
-    return float(value) if is_number(value) and value > 0 else None

@@ -6,8 +6,8 @@ import bisect
 import dataclasses
 import time
 
+from nbllm.runs.liveness import LIVE
 from nbllm.runs.run import Run
-from nbllm.runs.state import LIVE
 from nbllm.runs.timeline import Points, Timeline
 from nbllm.widgets.card import Card, CardMaker, changes
 from nbllm.widgets.points import MOST, Column, columns, thinned

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs import commands
 from nbllm.runs.actions import ACTIONS, find
+from nbllm.runs.asking import check_asked
+from nbllm.runs.liveness import LIVE
 from nbllm.runs.run import Run
-from nbllm.runs.state import LIVE
-from nbllm.runs.steering import check_asked
 from nbllm.widgets.base import Message, Panel
 from nbllm.widgets.family import Family
 from nbllm.widgets.points import packed

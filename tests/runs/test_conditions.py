@@ -8,14 +8,14 @@ import pytest
 
 from nbllm.core.errors import UserError
 from nbllm.runs.conditions import MAX_TEXT, Condition
-from nbllm.runs.memory import Memory
+from nbllm.runs.recent_metrics import RecentMetrics
 
 LOSSES = [5.0, 4.0, 3.0, 3.5, 3.25, 6.0]  # at steps 1 to 6
 
 
 @pytest.fixture
 def memory():
-    memory = Memory()
+    memory = RecentMetrics()
     for step, loss in enumerate(LOSSES, 1):
         memory.add("loss", step, loss)
         memory.add("lr", step, 0.1)
@@ -250,6 +250,6 @@ def test_noise_is_refused_and_never_anything_else(memory):
 
 
 def test_values_of_numpy_are_numbers():
-    memory = Memory()
+    memory = RecentMetrics()
     memory.add("loss", 1, np.float64(3))
     assert Condition("loss > 2").holds(memory, 1)

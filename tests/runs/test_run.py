@@ -5,12 +5,13 @@ import time
 import pytest
 
 from nbllm.core.errors import RefusedError, RunError
-from nbllm.runs import steering, waiting
+from nbllm.runs import asking, waiting
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.events import EventWriter
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
+from nbllm.runs.summary import seconds_left
 
 
 def test_a_run_is_steered_and_says_what_became_of_it(run):
@@ -189,7 +190,7 @@ def test_interrupting_a_command_keeps_it_asked(path, start, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(steering, "time", type("Time", (), {"sleep": interrupt, "monotonic": time.monotonic}))
+    monkeypatch.setattr(asking, "time", type("Time", (), {"sleep": interrupt, "monotonic": time.monotonic}))
     with pytest.raises(KeyboardInterrupt, match=r"lr=0.5 stays asked"):
         run.set(lr=0.5)
     assert len(list((path / "commands").glob("*.json"))) == 1
@@ -325,7 +326,8 @@ def test_the_time_left_goes_by_the_clock_but_not_by_pauses(path):
 
     def left(events):
         (path / "events" / "trainer-0001.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
-        return waiting.seconds_left(Run(path))
+        opened = Run(path)
+        return seconds_left(opened.timeline, opened.steps)
 
     even = steps(1, 101, 1000.0, 2.0)
     assert left(even[:3]) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbllm.core.errors import RefusedError, UserError
-from nbllm.runs.settings import Setting, Settings, check_settings, declared_settings
+from nbllm.runs.settings import Setting, SettingTable, check_settings, declared_settings
 
 LR = Setting(name="lr", low=0, low_open=True, high=1, unit="", help="Learning rate.")
 ACCUMULATION = Setting(name="accumulation", kind="int", low=1, high=64)
@@ -106,7 +106,7 @@ def test_the_table_shows_the_value_now_and_the_range():
         Setting(name="lr", low=0, high=1, help="Peak <rate>."),
         Setting(name="steps", kind="int", unit="steps"),
     ]
-    shown = Settings(declared, {"lr": 0.001, "other": 3})
+    shown = SettingTable(declared, {"lr": 0.001, "other": 3})
     assert list(shown) == declared
     assert shown.values == {"lr": 0.001}
     assert repr(shown).splitlines()[1].split() == [

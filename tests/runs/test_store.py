@@ -123,7 +123,7 @@ def test_listing(tmp_path, capsys):
     listed = nbllm.runs(runs)
     assert [run.name for run in listed] == ["fork", "first"]  # newest first
     assert listed.rows()[1] == ("first", "finished", "10 / 10", "1.250", "", "2 h 1 min")
-    assert listed.rows()[0][1:5] == ("starting", "0", "", "first at 5")
+    assert listed.rows()[0][1:5] == ("starting", "5", "", "first at 5")
     assert "broken: unreadable (The run's record is damaged" in repr(listed)
     assert "broken: unreadable" in listed._repr_html_()
     assert listed["first"].path == listed[1].path == first

@@ -14,9 +14,9 @@ from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from nbllm.widgets.comparison import points_of
-from nbllm.widgets.gist import Gist, spark
 from nbllm.widgets.overview import Overview
 from nbllm.widgets.runs import RunsPanel
+from tests.runs.test_skim import long_run
 
 
 def grown(folder, name, *, steps=40, end="finished", reason="", loss=lambda step: 5 - step / 100, **record):
@@ -289,91 +289,6 @@ def test_what_fails_is_said_and_may_pass(told, tmp_path, monkeypatch):
     assert panel.wait("problem")["text"] == "OSError: disk on fire"
     grown(tmp_path, "first")
     assert rows_of(panel.wait("runs", lambda message: message["rows"]))
-
-
-# The gist of long runs
-
-
-def long_run(folder, name, steps, *, extra=()):
-    """A long run, written quickly: (after which step, line) of `extra` are put in between."""
-    path = create(folder, name, {"steps": steps})
-    between = dict(extra)
-    with open(path / "events" / "trainer-0001.jsonl", "w") as file:
-        file.write('{"time":1764032000.5,"kind":"start","step":0,"from_step":0,"host":"elsewhere"}\n')
-        for step in range(1, steps + 1):
-            file.write(
-                f'{{"time":1764032000.5,"kind":"step","step":{step},"loss":{3 + 1000 / (step + 300):.7f},"lr":0.0009,'
-                f'"grad_norm":0.8712345,"tokens":{step * 2048},"tokens_per_second":4123.12,"memory":812345678,'
-                f'"seconds":{step}.25}}\n'
-            )
-            if step in between:
-                file.write(json.dumps(between[step]) + "\n")
-    return path
-
-
-def evaluation(step, bits):
-    return {"time": 1.0, "kind": "evaluation", "step": step, "loss": 3.0, "bits_per_byte": bits}
-
-
-def rewind(step, to):
-    return {
-        "time": 1.0,
-        "kind": "action",
-        "step": step,
-        "action": "rewind",
-        "id": "r",
-        "args": {"to": to, "keep": 0},
-        "actor": "person",
-        "outcome": "applied",
-    }
-
-
-def test_the_gist_of_a_long_run_says_what_the_whole_says(tmp_path):
-    extra = [(500, evaluation(500, 2.5)), (9000, evaluation(9000, 2.25))]
-    path = long_run(tmp_path, "long", 20_000, extra=[*extra, (19_000, evaluation(19_000, 2.125))])
-    gist, whole = Gist(path), Run(path).timeline
-    timeline = gist.look()
-    assert len(timeline.steps.steps) < 1500  # of 20,000
-    assert timeline.step == whole.step == 20_000
-    assert timeline.session.loss == whole.session.loss
-    assert timeline.evaluations.steps == whole.evaluations.steps
-    curve = gist.sparkline()
-    assert len(curve) == 60
-    assert curve[5:] == pytest.approx(spark(whole.steps, 60)[5:], abs=0.1)
-    assert curve[0] > 5.5 > 3.1 > curve[-1]
-    with open(path / "events" / "trainer-0001.jsonl", "a") as file:
-        file.write(json.dumps(rewind(20_000, 9000)) + '\n{"time":1.0,"kind":"step","step":9001,"lo')
-    timeline = gist.look()
-    assert timeline.step == 9000
-    assert timeline.evaluations.steps[-1] == 9000
-    assert timeline.steps.steps[-1] <= 9000
-    with open(path / "events" / "trainer-0001.jsonl", "a") as file:
-        file.write('ss":1.5}\n')
-    assert gist.look().session.loss == 1.5
-    assert gist.timeline.step == 9001
-
-
-def test_the_gist_steps_over_giants(tmp_path):
-    path = create(tmp_path, "giant", {})
-    with open(path / "events" / "trainer-0001.jsonl", "w") as file:
-        file.write(json.dumps(evaluation(3, 2.5)) + "\n")
-        file.write('{"time":1,"kind":"sample","step":4,"text":"' + "x" * (20 << 20) + '"}\n')
-        file.write('{"time":1,"kind":"step","step":5,"loss":2.0}\n')
-        file.write("no event\n" * 10)
-        file.write(json.dumps(evaluation(6, 2.0)) + "\n")
-    timeline = Gist(path).look()
-    assert timeline.evaluations.steps.tolist() == [3, 6]
-    assert timeline.step == 5
-    assert not timeline.samples
-
-
-def test_the_gist_of_a_replaced_folder_starts_over(tmp_path):
-    path = grown(tmp_path, "tour")
-    gist = Gist(path)
-    assert gist.look().step == 40
-    events = next((path / "events").iterdir())
-    events.write_bytes(b"".join(events.read_bytes().splitlines(keepends=True)[:5]))
-    assert gist.look().step == 4
 
 
 def test_two_hundred_runs_open_quickly(tmp_path):

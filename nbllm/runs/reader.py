@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.runs.events import EventReader, Restarted
-from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.settings import Setting, declared_settings
 from nbllm.runs.store import RECORD, read_record
-from nbllm.runs.timeline import Session, Timeline, count
+from nbllm.runs.timeline import SessionState, Timeline, begin_timeline
 
 
-class RunLog:
+class RunReader:
     """Reads a run's folder as it grows; any thread may look.
 
     Args:
@@ -50,10 +49,7 @@ class RunLog:
         self.declared: list[Setting] = declared_settings(self.record)
         self._stamp = self._record_stamp()
         self._reader = EventReader(self.path)
-        self._timeline = Timeline(rules=recorded_rules(self.record))
-        parent = self.record.get("parent")
-        if isinstance(parent, dict):  # until the first event says more, a fork is where it branched off
-            self._timeline.session.step = count(parent.get("step"), 0)
+        self._timeline = begin_timeline(self.record)
         self._grew: float | None = None
         self._looked = False
 
@@ -75,7 +71,7 @@ class RunLog:
             self._fresh = self._guards > 0
             return self._timeline
 
-    def session(self) -> tuple[Session, float | None]:
+    def session(self) -> tuple[SessionState, float | None]:
         """Return the newest session, and how many seconds ago new events were seen to arrive."""
         with self._lock:
             session = self.timeline().session

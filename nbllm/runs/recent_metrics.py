@@ -13,7 +13,7 @@ import numpy as np
 MAX_WINDOW = 10_000  # values of a metric that are remembered
 
 
-class Memory:
+class RecentMetrics:
     """The newest values of each metric on the live line: what conditions look at."""
 
     def __init__(self) -> None:

@@ -4,12 +4,11 @@ import time
 
 import pytest
 
-from nbllm.runs import state
-from nbllm.runs.events import EventReader, EventWriter
+from nbllm.runs.events import EventWriter
+from nbllm.runs.liveness import judge
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
-from nbllm.runs.state import judge, newest_session
-from nbllm.runs.timeline import Session, Timeline
+from nbllm.runs.timeline import SessionState
 
 ELSEWHERE = {"pid": 7, "pid_started": 1.0, "host": "far-away", "machine": "another"}
 
@@ -24,11 +23,11 @@ def write(path, *events):
 def test_a_run_that_has_not_begun_is_starting_and_later_lost(path, monkeypatch):
     assert Run(path).state == "starting"
     record = json.loads((path / "run.json").read_text())
-    assert judge(Session(), path, {"created": record["created"] - 300}) == "lost"
+    assert judge(SessionState(), path, {"created": record["created"] - 300}) == "lost"
     assert (
-        judge(Session(), path, {"created": record["created"] + 60}) == "starting"
+        judge(SessionState(), path, {"created": record["created"] + 60}) == "starting"
     )  # the clock went back a little
-    assert judge(Session(), path, {}) == "lost"
+    assert judge(SessionState(), path, {}) == "lost"
 
 
 def test_a_process_of_this_machine_is_looked_up(path):
@@ -88,55 +87,3 @@ def test_an_end_is_believed(path, said):
 def test_an_end_that_says_nothing_known_is_a_failure(path, said):
     write(path, ("start", 0, {}), ("end", 5, {"state": said}))
     assert Run(path).state == "failed"
-
-
-def both(path):
-    """The quick look from the end of the files, and the fold of everything."""
-    quick, whole = newest_session(path), Timeline(EventReader(path).poll()).session
-    assert quick.step == whole.step
-    assert quick.loss == whole.loss
-    assert quick.paused_at == whole.paused_at
-    assert quick.end == whole.end
-    assert quick.start == whole.start
-    assert quick.last_time == whole.last_time
-    return quick
-
-
-def test_the_quick_look_agrees_with_the_fold(path, monkeypatch):
-    monkeypatch.setattr(state, "BLOCK", 300)  # so that lines lie across blocks
-    assert both(path) == Session()
-    start = ("start", 0, {"from_step": 0})
-    steps = [("step", n, {"loss": 5.0 / n, "text": "x" * (n % 90)}) for n in range(1, 60)]
-    write(path, *[("heartbeat", 0, {})] * 30, start, *steps)
-    assert both(path).step == 59
-    pause = ("action", 59, {"action": "pause", "args": {}, "outcome": "applied"})
-    write(
-        path,
-        ("start", 59, {"from_step": 59}),
-        ("step", 60, {"loss": 1.0}),
-        pause,
-        *[("heartbeat", 59, {})] * 300,
-    )
-    assert both(path).paused_at == 59
-    write(path, ("start", 0, {"from_step": 0}), ("step", 3, {"loss": None}), ("step", 4, {"loss": 2.0}))
-    assert both(path).step == 4
-    rewind = ("action", 4, {"action": "rewind", "args": {"to": 2, "keep": 0}, "outcome": "applied"})
-    write(path, start, *steps[:4], rewind)
-    assert both(path).step == 2
-    write(path, ("end", 0, {"state": "failed", "reason": "before it could start"}))
-    assert both(path).end["reason"] == "before it could start"
-    last = write(path, start, *steps[:5], ("end", 5, {"state": "finished"}))
-    with open(last, "ab") as file:
-        file.write(b'{"time":1,"kind":"st')
-    assert both(path).end["state"] == "finished"
-    EventWriter(path).close()  # a trainer that was killed before its first event
-    assert both(path).end["state"] == "finished"
-
-
-def test_the_quick_look_survives_garbage(path):
-    file = write(path, ("start", 0, {"from_step": 0}), ("step", 7, {"loss": 1.0}))
-    with open(file, "ab") as opened:
-        opened.write(b"garbage\n" * 50 + b"\x00" * 5000 + b"\n[[[\n")
-    assert both(path).step == 7
-    file.write_bytes(b"z" * 100_000)
-    assert newest_session(path) == Session()

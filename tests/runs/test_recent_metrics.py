@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from nbllm.runs.memory import MAX_WINDOW, WINDOWS, Memory, Values
+from nbllm.runs.recent_metrics import MAX_WINDOW, WINDOWS, RecentMetrics, Values
 
 
 def filled(values, first=1):
@@ -94,7 +94,7 @@ def test_memory_is_bounded_and_keeps_the_newest():
 
 
 def test_what_is_new_is_known_once():
-    memory = Memory()
+    memory = RecentMetrics()
     memory.add("loss", 1, 2.0)
     memory.add("lr", 1, 2.0)
     assert memory.news == {"loss", "lr"}

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import commands
 from nbllm.runs.actions import Action, loop_action, words
-from nbllm.runs.state import LIVE
+from nbllm.runs.liveness import LIVE
+from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.timeline import count
-
-if TYPE_CHECKING:
-    from nbllm.runs.run import Launcher, Run
 
 WAIT = 60.0  # seconds to wait for a command's answer
 
@@ -46,7 +44,7 @@ class Outcome:
         return f"{text}: {self.reason}" if self.reason else text
 
 
-def check_asked(run: Run, action: Any, args: object) -> dict[str, Any]:
+def check_asked(run: RecordedRun, action: Any, args: object) -> dict[str, Any]:
     """Return the arguments of a command, checked as the loop will check them, before it is sent.
 
     Raises:
@@ -65,7 +63,7 @@ def check_asked(run: Run, action: Any, args: object) -> dict[str, Any]:
     return checked
 
 
-def _check_checkpoint(run: Run, step: int) -> None:
+def _check_checkpoint(run: RecordedRun, step: int) -> None:
     timeline = run.timeline
     there = sorted({info.step for info in run.checkpoints if timeline.on_branch(info)})
     if step not in there:
@@ -73,7 +71,7 @@ def _check_checkpoint(run: Run, step: int) -> None:
         raise RefusedError(f"There is no checkpoint at step {step} to rewind to; there are: {known}.")
 
 
-def ask(run: Run, action: str, args: Mapping[str, Any], timeout: float) -> Outcome:
+def ask(run: RecordedRun, actor: str, action: str, args: Mapping[str, Any], timeout: float) -> Outcome:
     """Send a command and wait for its answer.
 
     Raises:
@@ -82,7 +80,7 @@ def ask(run: Run, action: str, args: Mapping[str, Any], timeout: float) -> Outco
         KeyboardInterrupt: The wait was interrupted; the command stays asked, as the message says.
     """
     args = check_asked(run, action, args)
-    command = commands.send(run.path, action, args, run.actor)
+    command = commands.send(run.path, action, args, actor)
     try:
         return _answer(run, command, timeout)
     except KeyboardInterrupt:
@@ -90,7 +88,7 @@ def ask(run: Run, action: str, args: Mapping[str, Any], timeout: float) -> Outco
         raise KeyboardInterrupt(text) from None
 
 
-def _answer(run: Run, command: commands.Command, timeout: float) -> Outcome:
+def _answer(run: RecordedRun, command: commands.Command, timeout: float) -> Outcome:
     deadline = time.monotonic() + timeout
     pause = 0.005
     while True:
@@ -127,7 +125,7 @@ def _outcome(answer: Action, command: commands.Command) -> Outcome:
     )
 
 
-def _not_live(run: Run, action: str, state: str) -> RunError:
+def _not_live(run: RecordedRun, action: str, state: str) -> RunError:
     said = {
         "finished": ("has finished", "fork() goes on from it; nb.load(path) opens its model."),
         "stopped": ("was stopped", "resume() goes on from its newest checkpoint."),
@@ -140,7 +138,7 @@ def _not_live(run: Run, action: str, state: str) -> RunError:
     return RunError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, hint=said[1])
 
 
-def start_again(run: Run, launcher: Launcher, timeout: float) -> Outcome:
+def start_again(run: RecordedRun, resume: Callable[[], object], timeout: float) -> Outcome:
     """Start a new session of a run that is not live, and wait until it has begun.
 
     Raises:
@@ -148,7 +146,7 @@ def start_again(run: Run, launcher: Launcher, timeout: float) -> Outcome:
     """
     before = run.timeline.session
     number, end = before.number, before.end
-    launcher.resume(run)
+    resume()
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         session = run.timeline.session

@@ -1,0 +1,64 @@
+"""In what state a run is: judged from its newest session, and from whether its trainer is still there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nbllm.runs.events import Event, event_files, is_number
+from nbllm.runs.lock import SILENCE, held_here
+from nbllm.runs.process import is_alive
+from nbllm.runs.timeline import SessionState
+
+STATES = ("starting", "running", "paused", "finished", "stopped", "failed", "lost")
+LIVE = frozenset({"starting", "running", "paused"})
+START_GRACE = 120.0  # seconds from the run's record to its first event: importing torch on a slow disk
+
+
+def judge(session: SessionState, folder: Path, record: Mapping[str, Any], grew: float | None = None) -> str:
+    """Return the state of a run, one of `STATES`.
+
+    Args:
+        session: Where its newest session stands.
+        folder: The run's folder.
+        record: Its record.
+        grew: Seconds since this reader last saw new events, by its own clock; `None` when it saw none.
+    """
+    if session.end is not None:  # also of a session that failed before it had begun
+        ended = session.end.get("state")
+        return ended if ended in ("finished", "stopped", "failed") else "failed"
+    if session.start is None:
+        return "starting" if _may_start(folder, record) else "lost"
+    alive = is_alive(session.start)
+    if alive is None:
+        alive = _heard_of(session, folder, grew)
+    elif alive and session.start.get("pid") == os.getpid() and _is_thread(session.start):
+        alive = held_here(folder)  # the process lives, since it is this one; does the thread?
+    if not alive:
+        return "lost"
+    return "running" if session.paused_at is None else "paused"
+
+
+def _is_thread(start: Event) -> bool:
+    return "thread" in (start.get("where"), start.get("thread"), start.get("mode"))
+
+
+def _may_start(folder: Path, record: Mapping[str, Any]) -> bool:
+    created = record.get("created")
+    if not is_number(created):
+        return False
+    return held_here(folder) or abs(time.time() - created) < START_GRACE
+
+
+def _heard_of(session: SessionState, folder: Path, grew: float | None) -> bool:
+    """Judge a trainer on another machine by its silence; its clock and ours may differ."""
+    if grew is not None and grew < SILENCE:
+        return True
+    moments = [session.last_time] if session.last_time is not None else []
+    with contextlib.suppress(OSError, IndexError):
+        moments.append(event_files(folder)[-1].stat().st_mtime)
+    return any(abs(time.time() - moment) < SILENCE for moment in moments)

@@ -1,0 +1,145 @@
+"""A run as its directory tells it: everything that can be read of it, and nothing that steers it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbllm.runs import checkpoint as checkpoint_files
+from nbllm.runs.checkpoint import CheckpointInfo
+from nbllm.runs.events import Event, EventReader
+from nbllm.runs.liveness import LIVE, judge
+from nbllm.runs.reader import RunReader
+from nbllm.runs.settings import SettingTable, declared_limits
+from nbllm.runs.summary import RunSummary, parent_of, planned_steps, summarize
+from nbllm.runs.timeline import Timeline
+
+
+class RecordedRun:
+    """A run: its record, its events so far, and what follows from them. Reading never disturbs the run.
+
+    Args:
+        path: The run's folder.
+
+    Raises:
+        RunError: There is no run at `path`.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self._reader = RunReader(self.path)
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.path.name
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says."""
+        return self._reader.record
+
+    @property
+    def timeline(self) -> Timeline:
+        """The fold of all events so far; brought up to date by each look."""
+        return self._reader.timeline()
+
+    @property
+    def guard(self) -> AbstractContextManager[object]:
+        """Hold this while reading from `timeline` where several threads look; all that is read is of one moment."""
+        return self._reader.guard()
+
+    @property
+    def summary(self) -> RunSummary:
+        """Where it stands: state, step, losses, times."""
+        with self._reader.guard():
+            return summarize(self.path, self.record, self.timeline, self.state)
+
+    @property
+    def state(self) -> str:
+        """One of starting, running, paused, finished, stopped, failed; or lost: its trainer is gone."""
+        session, grew = self._reader.session()
+        return judge(session, self.path, self.record, grew) if self._reader.exists else "lost"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a trainer is there to take commands."""
+        return self.state in LIVE
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done, on the current branch."""
+        return self.timeline.step
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps in all: as planned, or as they were set since; `None` when neither is known."""
+        return planned_steps(self.record, self.timeline)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was started with."""
+        value = self.record.get("config")
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def parent(self) -> dict[str, Any] | None:
+        """The run and the step that this one was forked from, or `None`."""
+        return parent_of(self.record)
+
+    @property
+    def settings(self) -> SettingTable:
+        """What `set` can change while the run goes on, and what it is now."""
+        values = dict(self.config)
+        for action in self.timeline.effective:
+            if action.action == "set":
+                values.update(action.args)
+        return SettingTable(self._reader.declared, values)
+
+    @property
+    def cannot(self) -> dict[str, str]:
+        """What its loop cannot do, by action ("rewind", "evaluate", "fork", ...), with the reasons."""
+        return declared_limits(self.record)
+
+    @property
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """The checkpoints on the disk, in the order in which they were saved."""
+        return checkpoint_files.checkpoints(self.path)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is odd about the directory itself, in sentences; mostly nothing."""
+        found = []
+        if not self._reader.exists:
+            found.append("The run's folder is gone.")
+        damaged = self._reader.damaged
+        if damaged:
+            found.append(f"{damaged:,} damaged line{'s' if damaged > 1 else ''} of events skipped.")
+        return found
+
+    @property
+    def reason(self) -> str:
+        """Why the run ended, as its trainer said; "" while it goes on."""
+        end = self.timeline.session.end
+        return "" if end is None or end.get("reason") is None else str(end["reason"])
+
+    def events(self, kind: str | None = None) -> list[Event]:
+        """Return all events, or those of one kind, read afresh from the disk: the superseded ones too."""
+        batches = EventReader(self.path).batches()
+        return [event for batch in batches for event in batch if kind is None or event["kind"] == kind]
+
+    def history(self, metric: str = "loss") -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return (steps, values) of a metric on the current branch.
+
+        Args:
+            metric: "loss" (nats a token), "lr", "grad_norm", "tokens_per_second", "memory" (bytes),
+                "seconds", ..., "evaluation.loss", "evaluation.bits_per_byte".
+
+        Raises:
+            RunError: The run has no such metric.
+        """
+        with self._reader.guard():
+            return self.timeline.history(metric)
