@@ -13,6 +13,7 @@ from nbllm.core.cache import cache_folder, make_folder, remove_abandoned, unwrit
 from nbllm.core.errors import DataError
 from nbllm.core.io import ASIDE
 from nbllm.data.sources.documents import Document
+from nbllm.data.sources.inputs import MAX_DOCUMENT_BYTES
 from nbllm.data.sources.omissions import Omissions
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 GROUP_BYTES = 1 << 24  # text gathered before it becomes an Arrow batch
 SPILL_BYTES = 1 << 28  # text held in memory at most; the rest goes to a file
-MAX_DOCUMENT_BYTES = (1 << 31) - 1  # an Arrow string column counts its bytes in 32 bits
 
 
 class Collector:
@@ -34,7 +34,11 @@ class Collector:
     def __init__(self, spill_bytes: int = SPILL_BYTES) -> None:
         import pyarrow as pa
 
-        self._schema = pa.schema([("text", pa.string()), ("source", pa.string())])
+        message = pa.struct([("role", pa.string()), ("content", pa.string())])
+        self._schema = pa.schema(
+            [("text", pa.string()), ("source", pa.string()), ("messages", pa.list_(message))]
+        )
+        self._has_messages = False
         self._spill_bytes = spill_bytes
         self._batches: list[Any] = []
         self._rows: list[Document] = []
@@ -43,35 +47,46 @@ class Collector:
         self._file: Path | None = None
 
     def collect(self, documents: Iterator[Document], omissions: Omissions) -> Dataset:
-        """Return all documents as a data set with the columns `text` and `source`."""
+        """Return all documents as a data set with the columns `text` and `source`, and `messages` where there are any.
+
+        On any error what was written to the disk is deleted at once.
+        """
         try:
-            for document in documents:
-                self._add(document, omissions)
-            self._flush()
-        finally:
-            if self._writer is not None:
-                self._writer.close()
+            try:
+                for document in documents:
+                    self._add(document, omissions)
+                self._flush()
+            finally:
+                if self._writer is not None:
+                    self._writer.close()
+        except BaseException:
+            if self._file is not None:
+                shutil.rmtree(self._file.parent, ignore_errors=True)
+            raise
         return self._dataset()
 
     def _add(self, document: Document, omissions: Omissions) -> None:
         try:
             size = len(document.text.encode())
+            for message in document.messages or ():
+                size += len(message["role"].encode()) + len(message["content"].encode())
         except UnicodeEncodeError as error:
             omissions.add(
                 "lone surrogate",
                 f"Character {error.start} is one half of a surrogate pair: no Unicode text.",
                 where=document.where,
-                hint="Mend the escape in the source.",
+                hint="Fix the escape in the source.",
             )
             return
         if size > MAX_DOCUMENT_BYTES:
             raise DataError(
                 f"One document has {size:,} bytes; the most is {MAX_DOCUMENT_BYTES:,}.",
                 where=document.where,
-                hint="Cut it into documents: load(..., sample_by='paragraph').",
+                hint="Cut it into documents: sample_by='paragraph'.",
             )
         if self._row_bytes + size > GROUP_BYTES:
             self._flush()
+        self._has_messages = self._has_messages or document.messages is not None
         self._rows.append(document)
         self._row_bytes += size
 
@@ -80,8 +95,9 @@ class Collector:
 
         if not self._rows:
             return
-        columns = [[row.text for row in self._rows], [row.source for row in self._rows]]
-        batch = pa.record_batch([pa.array(values, pa.string()) for values in columns], schema=self._schema)
+        columns = [[getattr(row, name) for row in self._rows] for name in self._schema.names]
+        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
+        batch = pa.record_batch(arrays, schema=self._schema)
         self._batch_bytes += self._row_bytes
         self._rows, self._row_bytes = [], 0
         if self._writer is None and self._batch_bytes > self._spill_bytes:
@@ -118,5 +134,7 @@ class Collector:
         from datasets import Dataset
 
         if self._file is not None:
-            return Dataset.from_file(str(self._file))
-        return Dataset(pa.Table.from_batches(self._batches, self._schema))
+            dataset = Dataset.from_file(str(self._file))
+        else:
+            dataset = Dataset(pa.Table.from_batches(self._batches, self._schema))
+        return dataset if self._has_messages else dataset.remove_columns("messages")

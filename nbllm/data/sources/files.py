@@ -1,26 +1,30 @@
-"""Files and folders: the reader is chosen by suffix."""
+"""Files, archives and folders: the reader is chosen by suffix."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nbllm.core.errors import DataError
 from nbllm.core.registry import Registry
-from nbllm.data.sources import tables, text_files
-from nbllm.data.sources.compression import OPENERS, inner_suffix
+from nbllm.core.terminal import visible_line
+from nbllm.data.sources import arrow_files, csv_files, json_files, splits, text_files
+from nbllm.data.sources.budget import LimitReachedError
 from nbllm.data.sources.documents import Document
-from nbllm.data.sources.omissions import Omissions
+from nbllm.data.sources.inputs import DAMAGE, UNPACKERS, Input, inner_suffix
+from nbllm.data.sources.reading import Reading
+from nbllm.data.sources.zip_files import open_zip
 
-Reader = Callable[[Path, str, str | None, Omissions], Iterator[Document]]
+Reader = Callable[[Input, Reading], Iterator[Document]]
 TABLES: Registry[Reader] = Registry("table format")
 for _suffixes, _reader in (
-    ((".jsonl", ".ndjson"), tables.read_jsonl),
-    ((".json",), tables.read_json),
-    ((".csv", ".tsv"), tables.read_csv),
-    ((".parquet",), tables.read_parquet),
+    ((".jsonl", ".ndjson"), json_files.read_jsonl),
+    ((".json",), json_files.read_json),
+    ((".csv", ".tsv"), csv_files.read_csv),
+    ((".parquet",), arrow_files.read_parquet),
+    ((".arrow", ".feather"), arrow_files.read_arrow),
 ):
     for _suffix in _suffixes:
         TABLES.register(_suffix)(_reader)
@@ -32,71 +36,169 @@ TEXT_SUFFIXES = frozenset(
         " .r .jl"
     ).split()
 )
-ARCHIVES = frozenset(".zip .tar .tgz .7z .rar .pdf .docx .epub .pkl .pickle .npy .npz".split())
+UNREADABLE = frozenset(".tar .tgz .7z .rar .pdf .docx .epub .pkl .pickle .npy .npz".split())
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def has_known_suffix(path: Path) -> bool:
     """Return whether the name is that of a file: no hub data set is called `train.jsonl.gz`."""
     suffix = inner_suffix(path)
-    return suffix in TABLES or suffix in TEXT_SUFFIXES or suffix in ARCHIVES or path.suffix in OPENERS
+    return (
+        _is_readable(suffix) or suffix in UNREADABLE or suffix == ".zip" or path.suffix.lower() in UNPACKERS
+    )
 
 
-def read_path(path: Path, column: str | None, sample_by: str, omissions: Omissions) -> Iterator[Document]:
-    """Yield the documents of a file, or of all files of a folder in the order of their names."""
-    if not path.is_dir():
-        yield from _read_file(path, path.name, column, sample_by, omissions)
-        return
-    others: Counter[str] = Counter()
-    for file in _walk(path):
-        suffix = inner_suffix(file)
-        if suffix in TABLES or suffix in TEXT_SUFFIXES:
-            name = file.relative_to(path).as_posix()
-            yield from _read_file(file, name, column, sample_by, omissions)
-        else:
-            others[file.suffix or "no suffix"] += 1
-    if others:
-        kinds = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common())
-        omissions.note(f"Files of other kinds in the folder were not read: {kinds}.")
+def is_archive_or_folder(path: Path) -> bool:
+    """Return whether a path holds several files, which may be those of several splits."""
+    return path.is_dir() or inner_suffix(path) == ".zip"
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, hidden ones aside, in order; links to folders are not followed."""
-    for parent, folders, files in os.walk(folder):
+def read_paths(paths: Sequence[tuple[Path, str]], reading: Reading) -> Iterator[Document]:
+    """Yield the documents of files and folders, in the order given.
+
+    Args:
+        paths: Each with the name that its documents are called by; "" for the names inside a folder alone.
+        reading: The settings.
+
+    Raises:
+        DataError: Something cannot be used, and is not to be left out.
+    """
+    try:
+        for path, name in paths:
+            if path.is_dir():
+                yield from _read_folder(path, name, reading)
+            else:
+                yield from _read_file(path, name or path.name, reading)
+    except LimitReachedError:
+        limit = reading.budget.limit
+        reading.omissions.add(
+            "text beyond max_bytes",
+            f"More than {limit:,} bytes would be read"
+            + (", a hundred times what the files have on disk." if reading.budget.max_bytes is None else "."),
+            where=visible_line(path),
+            hint=f"If that is right, allow more: max_bytes={10 * limit}.",
+        )
+
+
+def _read_folder(folder: Path, prefix: str, reading: Reading) -> Iterator[Document]:
+    found = list(_walk(folder, reading))
+    if any(inner_suffix(path) in TABLES for path in found) and splits.is_clone(folder):
+        split = reading.split or "train"
+        read = splits.clone_files(folder, reading.subset, split)
+        left = len(set(found) - set(read))
+        reading.omissions.note(
+            f"A data set's repository: the {len(read)} files of its split {split!r} were read, {left} were not."
+        )
+        names = [os.path.relpath(path, folder) for path in read]
+    else:
+        others = Counter(path.suffix or "no suffix" for path in found if not _is_readable(inner_suffix(path)))
+        names = [str(path.relative_to(folder)) for path in found if _is_readable(inner_suffix(path))]
+        names, note = splits.choose_split(names, reading.split)
+        if note:
+            reading.omissions.note(note)
+        if others:
+            kinds = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common())
+            reading.omissions.note(f"Files of other kinds in the folder were not read: {kinds}.")
+    for name in names:
+        yield from _read_file(folder / name, os.path.join(prefix, name), reading)
+
+
+def _is_readable(suffix: str) -> bool:
+    return suffix in TABLES or suffix in TEXT_SUFFIXES
+
+
+def _walk(folder: Path, reading: Reading) -> Iterator[Path]:
+    """Yield the files below a folder, hidden ones aside, in order.
+
+    A link is followed to a file inside the folder, and no further: a folder that came from elsewhere would pull in
+    files of this machine. Links to folders inside are left, for what they hold is found anyway.
+    """
+    inside = [folder.resolve()]
+    inside += [
+        parent.parent / "blobs" for parent in inside[0].parents if parent.name == "snapshots"
+    ]  # the hub's cache
+
+    def unreadable(error: OSError) -> None:
+        reading.omissions.add(
+            "unreadable folder",
+            f"The folder cannot be read: {error.strerror}.",
+            where=visible_line(error.filename),
+            hint="Check that you may read it.",
+        )
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(parent) / name
+        for name in sorted(name for name in (*folders, *files) if not name.startswith(".")):
+            path = Path(parent) / name
+            if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
+                reading.omissions.add(
+                    "link out of the folder",
+                    "This is a link to something outside of the folder.",
+                    where=visible_line(f"{path} -> {os.readlink(path)}"),
+                    hint="Copy it here, or load what it points to by its own path.",
+                )
+            elif name in files:
+                yield path
 
 
-def _read_file(
-    path: Path, name: str, column: str | None, sample_by: str, omissions: Omissions
-) -> Iterator[Document]:
+def _read_file(path: Path, name: str, reading: Reading) -> Iterator[Document]:
     suffix = inner_suffix(path)
     if not path.is_file():  # a pipe would block, a broken link is no file
-        omissions.add(
+        reading.omissions.add(
             "no regular file",
-            "This is no regular file.",
-            where=str(path),
+            "This is not a regular file.",
+            where=visible_line(path),
             hint="Copy its content into a file.",
         )
         return
-    if suffix in ARCHIVES:
+    if suffix in UNREADABLE:
         raise DataError(
             f"A {suffix} file cannot be read as text.",
-            where=path,
+            where=visible_line(path),
             hint="Unpack or convert it to text, JSONL, CSV or Parquet, and give the file or its folder.",
         )
-    before = sum(omissions.counts.values())
+    file = Input.of_file(path, name)
+    reading.budget.open(file.size)
+    if suffix != ".zip":
+        yield from _read_input(file, reading)
+        return
+    try:
+        with open_zip(path, name) as members:
+            read = [member for member in members if _is_readable(member.suffix)]
+            kept, note = splits.choose_split([member.name for member in read], reading.split)
+            if note:
+                reading.omissions.note(note)
+            for member in read if read else members:
+                if not read or member.name in kept:
+                    yield from _read_input(member, reading)
+    except DAMAGE as error:
+        file.report(reading, error, file.where)
+
+
+def _read_input(file: Input, reading: Reading) -> Iterator[Document]:
+    before = sum(reading.omissions.counts.values())
+    if 0 < file.size < 1000 and _is_lfs_pointer(file):
+        reading.omissions.add(
+            "Git LFS pointer",
+            "The file's content was not downloaded: this is a Git LFS pointer to it.",
+            where=file.where,
+            hint="Run `git lfs pull` in the repository.",
+        )
+        return
     empty = True
-    documents = (
-        TABLES[suffix](path, name, column, omissions)
-        if suffix in TABLES
-        else text_files.read_text(path, name, sample_by, omissions)
-    )
-    for document in documents:
+    reader = TABLES[file.suffix] if file.suffix in TABLES else text_files.read_text
+    for document in reader(file, reading):
         empty = False
         yield document
-    if empty and sum(omissions.counts.values()) == before:
-        omissions.add(
-            "empty file", "The file has no text.", where=str(path), hint="Remove it or give another file."
+    if empty and sum(reading.omissions.counts.values()) == before:
+        reading.omissions.add(
+            "empty file", "The file has no text.", where=file.where, hint="Remove it or give another file."
         )
+
+
+def _is_lfs_pointer(file: Input) -> bool:
+    try:
+        with file.open() as content:
+            return content.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False  # reading it says what is wrong

@@ -6,8 +6,10 @@ import warnings
 from collections import Counter
 
 from nbllm.core.errors import DataError, SkippedWarning, UserError
+from nbllm.core.terminal import visible
 
 NUM_EXAMPLES = 3  # places named per kind in the report
+MOST_NOTES = 20
 
 
 class Omissions:
@@ -47,7 +49,8 @@ class Omissions:
 
     def note(self, sentence: str) -> None:
         """Record something for the description that is no error."""
-        self.notes.append(sentence)
+        if sentence not in self.notes and len(self.notes) < MOST_NOTES:
+            self.notes.append(sentence)
 
     def summary(self) -> str:
         """Return one sentence on what was left out, or nothing when nothing was."""
@@ -57,7 +60,7 @@ class Omissions:
         for kind, count in self.counts.most_common():
             places = "; ".join(self.examples[kind]) + (" ..." if count > len(self.examples[kind]) else "")
             parts.append(f"{count} x {kind} ({places})")
-        return f"Left out: {', '.join(parts)}."
+        return visible(f"Left out: {', '.join(parts)}.")
 
     def report(self, description: str) -> str:
         """Return the description with what was left out, which is also given as a `SkippedWarning`."""

@@ -76,6 +76,7 @@ def test_a_hub_name_that_does_not_exist(monkeypatch):
         raise RepositoryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", missing)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(DataError, match="no data set 'nobody/no-such-data' on the hub"):
         load("nobody/no-such-data")
 

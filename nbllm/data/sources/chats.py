@@ -1,0 +1,61 @@
+"""Conversations: as OpenAI writes them ("role", "content") and as ShareGPT does ("from", "value")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Message = dict[str, str]  # "role" and "content"
+
+KEYS = (("role", "content"), ("from", "value"))
+COLUMNS = ("messages", "conversations", "conversation")  # where data sets keep them
+ROLES = {
+    "human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "model": "assistant", "bing": "assistant", "bard": "assistant",
+}  # fmt: skip
+
+
+def is_conversation(value: object) -> bool:
+    """Return whether a value is a list of messages, in one of the two spellings."""
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str | bytes)
+        and bool(value)
+        and all(_keys(message) is not None for message in value)
+    )
+
+
+def read_messages(value: Sequence[Mapping[str, Any]]) -> list[Message] | None:
+    """Return the messages of a conversation in OpenAI's spelling, or None where one holds no text.
+
+    Parts of type "text" are joined; a message without content, such as one that only calls tools, is empty.
+    """
+    messages = []
+    for message in value:
+        keys = _keys(message)
+        assert keys is not None
+        role, content = (message[key] for key in keys)
+        if isinstance(content, Sequence) and not isinstance(content, str | bytes):
+            parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
+            content = "".join(parts) if all(isinstance(part, str) for part in parts) else content  # type: ignore[arg-type]
+        content = "" if content is None else content
+        if not isinstance(role, str) or not isinstance(content, str):
+            return None
+        messages.append({"role": ROLES.get(role.lower(), role.lower()), "content": content})
+    return messages
+
+
+def plain_text(messages: Sequence[Message]) -> str:
+    """Render a conversation without control tokens: the roles are plain words."""
+    parts = []
+    for message in messages:
+        role = message["role"]
+        begin, end = ("", "\n\n") if role == "system" else (f"{role.capitalize()}: ", "\n")
+        parts.append(f"{begin}{message['content']}{end}")
+    return "".join(parts)
+
+
+def _keys(message: object) -> tuple[str, str] | None:
+    if not isinstance(message, Mapping):
+        return None
+    return next((keys for keys in KEYS if all(key in message for key in keys)), None)
