@@ -46,7 +46,8 @@ def execute(
         notebook: The notebook; it is not changed.
         folder: Made where it does not exist.
         cell_timeout: Seconds that one cell may take.
-        say: Called with a line of progress before each code cell and at the end.
+        say: Called with a line before each code cell and at the end: lines that stay, rather than a bar, for they say
+            afterwards what took how long.
 
     Returns:
         The path of the executed notebook.

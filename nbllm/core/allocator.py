@@ -1,4 +1,4 @@
-"""How the C library gives memory back, which a training step feels."""
+"""Settings of the C library's memory allocator that make training steps faster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import threading
 from collections.abc import Iterator
 
-# Parameters of glibc's mallopt(3), and its defaults, to which we return.
+# Parameters of glibc's mallopt(3), and its defaults, which are restored afterwards.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 << 20}
 _DEFAULT = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10}
@@ -19,15 +19,15 @@ _users = 0
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[bool]:
-    """Within the block, memory that is freed stays with this process, to be used again; for all its threads.
+    """Within the context, memory that is freed is kept by the process and reused; this holds for all its threads.
 
-    By default glibc takes each large block (a tensor) fresh from the system and returns it at once, so that
-    every training step writes to tens of thousands of pages that the system must first clear: 5 to 8 % of the
-    time of a step of 2,048 tokens. At the end of the last such block the defaults return, and what is free
-    goes back to the system.
+    By default glibc requests each large block (a tensor) from the operating system and returns it when it is freed,
+    so that every training step writes to tens of thousands of pages that the system must first clear: 5 to 8 % of
+    the time of a step of 2,048 tokens. When the last such context ends, the defaults are restored and free memory is
+    returned to the system.
 
     Yields:
-        Whether that is so: False where the C library is not glibc; then nothing is changed.
+        Whether it took effect: False where the C library is not glibc; then nothing is changed.
     """
     global _users
     library = _glibc()
@@ -37,7 +37,9 @@ def kept_memory() -> Iterator[bool]:
     with _lock:
         _users += 1
         if _users == 1:
-            library.malloc_trim(0)  # what others left free, for this thread may not find it
+            library.malloc_trim(
+                0
+            )  # free blocks of other threads' arenas, which this thread may not be able to use
             _set(library, _KEEP)
     try:
         yield True

@@ -1,4 +1,4 @@
-"""The folder for what can be had again: token stores, large texts, published models."""
+"""The cache folder, for what can be downloaded or computed again: token stores, large texts, published models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from nbllm.core.errors import CacheError
 from nbllm.core.io import ASIDE
 
-ABANDONED_AFTER = 24 * 3600.0  # seconds: nothing is written aside for longer
+ABANDONED_AFTER = 24 * 3600.0  # seconds; no file takes that long to write
 
 
 def cache_folder() -> Path:
@@ -36,16 +36,16 @@ def make_folder(folder: Path) -> Path:
 
 
 def unwritable(folder: Path, reason: object, *, variable: str = "NBLLM_CACHE") -> CacheError:
-    """Return the error for a cache that cannot be written; `variable` is what names its folder."""
+    """Return the error for a cache that cannot be written; `variable` is the environment variable of its folder."""
     return CacheError(
         f"The cache cannot be written: {reason}.",
         where=folder,
-        hint=f"Make room or set the environment variable {variable} to a folder that can be written.",
+        hint=f"Free some disk space, or set the environment variable {variable} to a folder that can be written.",
     )
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete what a killed process left half-written in `folder` more than a day ago."""
+    """Delete the temporary files that a killed process left in `folder` more than a day ago."""
     for entry in folder.glob(f"{ASIDE}*"):
         with contextlib.suppress(OSError):
             if time.time() - entry.stat().st_mtime > ABANDONED_AFTER:

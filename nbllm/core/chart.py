@@ -1,7 +1,7 @@
-"""Line charts as strings: inline SVG for whatever shows HTML, and a line of block characters for text.
+"""Line charts as strings: inline SVG for HTML, and a line of block characters for text.
 
-No script and no style sheet is needed: colours are theme variables with a fallback, the rest is
-`currentColor`, so a chart reads in light and dark, in a notebook, in nbconvert's output and on paper.
+They need neither script nor style sheet: colours are theme variables with a fallback, the rest is `currentColor`, so a
+chart is legible in light and dark themes, in a notebook, in nbconvert's output and on paper.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy as np
 from nbllm.core.html import Raw, escape
 from nbllm.core.quantities import number
 
-# Okabe and Ito's colours, told apart by colour-blind eyes too; the theme lightens or darkens them.
+# Okabe and Ito's colours, which colour-blind people can tell apart; the theme lightens or darkens them.
 # Source: Okabe and Ito 2008, "Color Universal Design".
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
-DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")  # so that no series is told by colour alone
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")  # so that series differ in more than colour
 _FONT = 11.5
 _CHARACTER = 6.3  # mean width of a character at that size, in pixels
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -36,7 +36,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """A vertical line at `x` with a few words: something happened here."""
+    """A labelled vertical line at `x`, for something that happened there."""
 
     x: float
     label: str

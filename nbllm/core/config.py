@@ -40,14 +40,14 @@ class Config:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainConfig(Config):
-    """A configuration that people write by hand: each number is taken as its field's type, other types are refused."""
+    """A configuration that people write by hand: numbers become their field's type, other types are refused."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping; unknown names, other types and values out of range are refused.
+        """Build from a mapping.
 
         Raises:
-            UserError: As said.
+            UserError: A key is unknown, or a value is of another type or out of range.
         """
         return super().from_dict(check_plain_types(cls, values))
 
@@ -72,10 +72,10 @@ def check_choice(config: Config, name: str, choices: tuple[str, ...]) -> None:
 
 
 def check_plain_types(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with each number as its field's own type; refuse what the field cannot hold.
+    """Return `values` with each number converted to its field's type.
 
-    Looks at fields declared as `int`, `float`, `bool` or `str`; a whole number may stand for a float, and
-    numbers of NumPy for Python's.
+    Fields declared as `int`, `float`, `bool` or `str` are checked; a whole number is accepted for a float, and NumPy's
+    numbers for Python's.
 
     Raises:
         UserError: A value is of another type.

@@ -36,11 +36,11 @@ class UserError(ValueError):
 
     @property
     def one_line(self) -> str:
-        """What is wrong and how to fix it, where there is no room for more."""
+        """What is wrong and how to fix it, in one line."""
         return self.what if self.hint is None else f"{self.what} {self.hint}"
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of a traceback: our insides would bury the sentence that helps."""
+        """What IPython shows instead of a traceback, which would bury the message."""
         return [f"{type(self).__name__}: {self}"]
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -56,11 +56,11 @@ class WeightsError(UserError):
 
 
 class CacheError(UserError):
-    """The cache folder cannot be written: the disk is full, or the folder is another's."""
+    """The cache folder cannot be written: the disk is full, or permission is missing."""
 
 
 class FetchError(UserError):
-    """A published model cannot be had, or what came is not what it should be."""
+    """A published model cannot be downloaded, or the download is not what was expected."""
 
 
 class RunError(UserError):

@@ -1,7 +1,7 @@
-"""HTML that a notebook, nbconvert, GitHub and a browser all show: escaping, tables, the theme, whole pages.
+"""HTML that notebooks, nbconvert, GitHub and browsers can all show: escaping, tables, the theme, whole pages.
 
-Everything here returns strings. Text of data, models and people is hostile: it reaches HTML through `escape`
-only. A string that already is HTML is wrapped in `Raw`, so that escaping is what happens by default.
+Everything here returns strings. Text from data, models and people is hostile: it enters HTML only through `escape`.
+A string that is HTML already is wrapped in `Raw`; every other string is escaped.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _GAP = "&ndash;"
 
 
 class Raw(str):
-    """HTML that is already safe: `table` and `page` take it as it is."""
+    """HTML that is safe already: `table` and `page` insert it unchanged."""
 
     __slots__ = ()
 
 
 def escape(text: object) -> str:
-    """Return `text` as HTML that shows it and does nothing else, in element content or a quoted attribute."""
+    """Return `text` escaped for element content or a quoted attribute; control characters are replaced."""
     return _html.escape(visible(text), quote=True)
 
 
 def cell(value: object) -> str:
-    """Return one value as HTML: numbers to four significant digits, `None` as a dash, `Raw` as it is."""
+    """Return one value as HTML: numbers with four significant digits, `None` as a dash, `Raw` unchanged."""
     if isinstance(value, Raw):
         return str(value)
     if value is None:
@@ -50,9 +50,9 @@ def table(
 
     Args:
         rows: The cells: text (escaped), numbers, `None` or `Raw`.
-        header: The column names; none, no header row.
+        header: The column names; without any there is no header row.
         caption: A line above the table.
-        row_headers: Whether the first column names its row.
+        row_headers: Whether the first column holds the rows' names.
     """
     width = max([len(header), *(len(row) for row in rows)], default=0)
     columns = [[row[i] for row in rows if i < len(row)] for i in range(width)]
@@ -96,7 +96,7 @@ def fragment(body: str) -> str:
 
 
 def page(title: str, body: str, *, css: str = "") -> str:
-    """Return a whole page that runs no script and fetches nothing; its own policy forbids both."""
+    """Return a complete page without script or external resources; its content security policy forbids both."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '

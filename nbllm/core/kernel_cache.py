@@ -1,4 +1,4 @@
-"""Which machine code on the disk is a kernel's own."""
+"""Numba's on-disk cache, keyed by all the source files that a kernel is compiled from."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 
 
 def name_by_sources(function: Callable[..., Any]) -> None:
-    """Give a function that Numba compiles and keeps a name that changes with any file of its package.
+    """Rename a function that Numba compiles and caches, so that its name changes with any source file of its package.
 
-    Numba takes kept machine code, found by that name, while the function's own file is unchanged; but what the
-    function calls is compiled into it, and may lie in the files beside. What is kept under earlier names is deleted.
+    Numba reuses cached machine code, found by that name, as long as the function's own file is unchanged. But the
+    functions that it calls are compiled into it, and may be in other files of the package. Machine code that was cached
+    under earlier names is deleted.
     """
     file = Path(inspect.getfile(function))
     digest = _digest(file.parent)
-    for kept in (file.parent / "__pycache__").glob(f"{file.stem}.{function.__qualname__}*.nb[ci]"):
-        if digest not in kept.name:  # of other sources than these
+    for cached in (file.parent / "__pycache__").glob(f"{file.stem}.{function.__qualname__}*.nb[ci]"):
+        if digest not in cached.name:  # compiled from other sources
             with contextlib.suppress(OSError):
-                kept.unlink()
+                cached.unlink()
     function.__qualname__ += f"_{digest}"
 
 

@@ -1,4 +1,4 @@
-"""What a person who waits sees: one line, rewritten in place; nothing where a line cannot be rewritten."""
+"""Progress lines, rewritten in place; silent where the output is neither a terminal nor a notebook."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _QUIET_SECONDS = 1.0  # what is done sooner needs no line
 
 
 def progress(label: str, total: float | None, unit: str, *, show: bool = True) -> tqdm[None]:
-    """Return a tqdm progress bar, whose `update(amount)` says how much more was done; a context that clears it.
+    """Return a tqdm progress bar: `update(amount)` advances it, and leaving its context clears it.
 
-    It is a line of text in notebooks too, not tqdm's widget: a notebook that is saved keeps the widget's output but not
-    the widget, and shows an error in its place.
+    It is a line of text in notebooks too, not tqdm's widget: a saved notebook keeps the widget's output without the
+    widget, and shows an error in its place.
 
     Args:
-        label: What is done: "perplexity".
-        total: How much there is; `None` where that is not known.
-        unit: Of what: "B" for bytes, " examples".
-        show: False is silent; so is a process whose output is neither a terminal nor a notebook.
+        label: What is being done: "perplexity".
+        total: The amount of work; `None` where it is not known.
+        unit: What is counted: " documents", or "B" for bytes, which are shown in thousands and millions.
+        show: False never shows anything.
     """
     return _bar()(
         desc=label,
         total=total,
         unit=unit,
-        unit_scale=True,
+        unit_scale=unit == "B",
         leave=False,
         delay=_QUIET_SECONDS,
         mininterval=_SECONDS_BETWEEN,
@@ -41,16 +41,26 @@ def progress(label: str, total: float | None, unit: str, *, show: bool = True) -
     )
 
 
+def status_line(text: str, *, leave: bool = False) -> tqdm[None]:
+    """Return a status line, for what is not a count: `set_description_str(text)` rewrites it, `close()` ends it.
+
+    Args:
+        text: What it says first.
+        leave: Whether the line stays when it is closed.
+    """
+    return _bar()(desc=text, bar_format="{desc}", leave=leave, file=sys.stdout)
+
+
 @contextlib.contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A context in which a line says what a cell or a terminal waits for, once that takes longer than a moment.
+    """A context that shows what is being waited for, once it takes longer than a second.
 
-    For work that cannot be counted. The line comes from a timer, since nothing else runs meanwhile.
+    For work that cannot be counted. A timer shows the line, since the work itself cannot.
     """
     lines: list[tqdm[None]] = []
 
     def show() -> None:
-        lines.append(_bar()(desc=text, bar_format="{desc}", leave=False, file=sys.stdout))
+        lines.append(status_line(text))
 
     timer = threading.Timer(_QUIET_SECONDS, show)
     if _rewritable() and threading.current_thread() is threading.main_thread():
@@ -69,7 +79,7 @@ def _bar() -> type[tqdm[None]]:
     from tqdm.std import tqdm
 
     class Bar(tqdm):
-        monitor_interval = 0  # no thread that watches: every bar here is updated often enough
+        monitor_interval = 0  # no monitor thread: every bar here is updated often enough
 
     return Bar
 

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: significant digits, sizes, durations, dates."""
+"""Numbers formatted for people: significant digits, sizes, durations, dates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def column(values: Sequence[float | None], gap: str) -> list[str]:
-    """Return numbers that stand below one another, their decimal points too where they are of like size.
+    """Return numbers for a table column, with equal decimals where they are of similar size.
 
     >>> column([2.294, 3.13, None, 12], "-"), column([0.001, 250], "-")
     (['2.294', '3.130', '-', '12.000'], ['0.001', '250'])
@@ -42,9 +42,9 @@ def column(values: Sequence[float | None], gap: str) -> list[str]:
 
 
 def fixed(value: float, digits: int = 4, *, like: float | None = None) -> str:
-    """Return `value` with the decimals that `digits` significant digits of `like` have, zeros kept.
+    """Return `value` with as many decimals as `like` has at `digits` significant digits, trailing zeros kept.
 
-    A value and its interval are read together, so they end at the same decimal.
+    A value and its interval are read together, so they have the same number of decimals.
 
     >>> fixed(2.1), fixed(12.04, like=2.098)
     ('2.100', '12.040')
@@ -98,5 +98,5 @@ def moment(unix_seconds: float) -> str:
 
 
 def iso_minute(text: str) -> str:
-    """Return an ISO 8601 time in UTC as `moment` writes it; what is no such time, as it is."""
+    """Return an ISO 8601 time in UTC in the format of `moment`; any other text unchanged."""
     return f"{text[:10]} {text[11:16]} UTC" if text[10:11] == "T" and len(text) >= 16 else text

@@ -1,4 +1,4 @@
-"""Named things of one kind (sources, families, schedules, metrics): looked up by name, listed, extended."""
+"""Registries: entries of one kind (sources, families, schedules, metrics), looked up by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A mapping from a name to one registered thing.
+    """A mapping from names to registered entries.
 
     Args:
         kind: What is registered, for error messages: "schedule", "metric".
@@ -24,7 +24,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that enters its argument under `name`."""
+        """Return a decorator that registers its argument under `name`."""
 
         def enter(entry: T) -> T:
             assert name not in self._entries, f"{self.kind} {name!r} is registered twice"
@@ -49,6 +49,6 @@ class Registry(Generic[T]):
 
 
 def import_modules(package: str) -> None:
-    """Import every module of a package, so that each registers what it defines: one thing, one file."""
+    """Import every module of a package, so that each registers what it defines."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")

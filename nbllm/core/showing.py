@@ -1,4 +1,4 @@
-"""Showing a thing in the cell that is being run, from code that knows nothing of notebooks."""
+"""Display an object in the running notebook cell, from code that does not depend on notebooks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ _show: Callable[[object], object] | None = None
 
 
 def show_with(function: Callable[[object], object]) -> None:
-    """Show things by this function from now on; a notebook's kernel sets it."""
+    """Set the function that displays objects; a notebook kernel sets it."""
     global _show
     _show = function
 
 
 def show(thing: object) -> None:
-    """Show a thing as if it were the value of the cell that runs; nothing where there is no notebook."""
+    """Display an object as if it were the value of the running cell; outside a notebook do nothing."""
     if _show is not None:
         _show(thing)

@@ -1,4 +1,4 @@
-"""The survey's table of contents, and where each technique that works today lives in nbllm.
+"""The survey's table of contents, and where each technique that works today is implemented in nbllm.
 
 Source: Liu et al. 2024, "Understanding LLMs: A Comprehensive Overview from Training to Inference", arXiv:2401.02038.
 An entry is added when its technique works, not before; a test resolves every home.
@@ -98,5 +98,5 @@ class Survey:
 
 
 def survey() -> Survey:
-    """Return the survey's techniques that work today, each with its home and its notebook."""
+    """Return the survey's techniques that work today, each with its module and its notebook."""
     return Survey()

@@ -1,4 +1,4 @@
-"""How Python's threads take turns, which training beside a busy cell feels."""
+"""A shorter thread switch interval, so that training in a thread is not starved by a busy notebook cell."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _before = 0.0
 
 @contextlib.contextmanager
 def short_switch_interval() -> Iterator[None]:
-    """Within the block, a thread that waits for its turn waits a fiftieth of the usual time; for all threads.
+    """Within the context, a thread that waits for Python's global lock gets it after a fiftieth of the usual time.
 
-    A training step lets go of Python's lock at each of its hundreds of operations, and to get it back from a cell
-    that computes in pure Python takes the whole interval each time: 1 step a second instead of 35. With this it
-    takes 10 and more, and the cell runs a fifth slower.
+    A training step releases the lock at each of its hundreds of operations, and while a cell computes in pure Python it
+    takes a whole switch interval to get it back each time: 1 step a second instead of 35. With the shorter interval
+    training reaches 10 steps a second and more, and the cell runs a fifth slower. The setting holds for all threads.
     """
     global _users, _before
     with _lock:

@@ -8,7 +8,7 @@ from nbllm.core.terminal import visible_line
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of equal length as lines in which their columns stand below one another.
+    """Return rows of equal length as lines with aligned columns.
 
     Control and reordering characters in cells are made visible.
 

@@ -1,4 +1,4 @@
-"""The look of everything shown: colours that follow the notebook's theme, or else the system's."""
+"""Styles of everything that is shown: colours follow the notebook's theme, or else the system's."""
 
 _LIGHT = """
   --nbllm-text: var(--jp-content-font-color1, var(--vscode-editor-foreground, #1f2328));
@@ -21,8 +21,8 @@ _DARK = """
   --nbllm-good: #2fc49a; --nbllm-bad: #ff7b72;
 """
 
-# The notebook's own theme decides where there is one (JupyterLab, VS Code, Sphinx); else the system's.
-# The class three times: notebooks align tables by selectors more specific than one class.
+# The notebook's own theme is used where there is one (JupyterLab, VS Code, Sphinx), else the system's. The class is
+# repeated three times because notebooks style tables with selectors that are more specific than one class.
 THEME_CSS = f"""
 .nbllm {{{_LIGHT}}}
 @media (prefers-color-scheme: dark) {{ .nbllm {{{_DARK}}} }}

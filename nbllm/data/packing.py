@@ -17,6 +17,7 @@ from filelock import FileLock
 from nbllm.core.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.core.errors import DataError
 from nbllm.core.io import atomic_directory, sha256_file, write_json
+from nbllm.core.progress import progress
 from nbllm.data.texts import iterate_texts
 from nbllm.data.token_store import OFFSETS, RECORD, SCHEMA, TOKENS, StoreRecord, TokenStore
 
@@ -150,11 +151,12 @@ def _write_tokens(
     """Encode group by group into `path`; return the offsets, (document + 1)."""
     dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     offsets = [np.zeros(1, np.int64)]
-    with open(path, "wb") as file:
+    with open(path, "wb") as file, progress("encoding the text", len(dataset), " documents") as bar:
         for group in _groups(dataset):
             encodings = backend.encode_batch_fast(group, add_special_tokens=False)
             ends = _write_group(file, encodings, dtype, eos_id, vocab_size)
             offsets.append(ends + offsets[-1][-1])
+            bar.update(len(group))
     return np.concatenate(offsets)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.core.progress import waiting
 from nbllm.data.texts import iterate_texts
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def train_tokenizer(texts: Dataset | Iterable[str], vocab_size: int = 4096) -> P
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(counted(), trainer)
+    with waiting("Training the tokenizer"):
+        backend.train_from_iterator(counted(), trainer)
     if seen == 0:
         raise DataError("There is no text to train a tokenizer on.", hint="Load a source that has text.")
     return PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""Rows as columns: what a task's scorer makes, metrics read and statistics resample."""
+"""Rows as columns: a task's scorer makes the rows, metrics read the columns, statistics resample them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two reports of the same examples compared: what changed from one to the other, and how sure that is."""
+"""Comparison of two reports on the same examples: what changed, with intervals of the paired differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents that a person gave to be measured, in whichever form."""
+"""The documents to measure, in any of the forms in which they can be given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HELD_OUT = ("validation", "test")  # splits of a dictionary of data sets, the fi
 
 
 def documents(source: Source) -> tuple[list[str], str]:
-    """Return documents that are not empty, and in words where they are from.
+    """Return the documents that are not empty, and a description of where they come from.
 
     Args:
         source: Its data are a data set with a `text` column, a `DatasetDict` (its held-out split), a token store, or
@@ -24,7 +24,7 @@ def documents(source: Source) -> tuple[list[str], str]:
             pydocs.
 
     Raises:
-        DataError: What was given is none of these, or has no held-out split.
+        DataError: The data are none of these, or have no held-out split.
     """
     from nbllm.data.texts import iterate_texts
     from nbllm.data.token_store import TokenStore

@@ -1,4 +1,4 @@
-"""The examples that an evaluation measures: where a person gave them, what a task makes of them."""
+"""The examples that an evaluation measures: the data that were given, and what a task reads from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Source:
 
     Attributes:
         lm: The model to measure, whose tokenizer turns a token store back into text.
-        data: A data set, texts, a path, ...: what it may be is for the task to say. `None`: the task's own default.
+        data: A data set, texts, a path, ...; each task documents what it accepts. `None`: the task's own default.
         name: "" where it is the only one and was given none.
         run: The run that made the model.
     """
@@ -41,7 +41,7 @@ class Examples:
     Attributes:
         name: "" where it is the only one and was given none.
         rows: Mappings of what JSON can hold.
-        source: Where they are from, in words.
+        source: A description of where they come from.
         fingerprint: SHA-256 of the rows, in hexadecimal.
     """
 
@@ -57,7 +57,7 @@ class Examples:
 
 
 def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
-    """Return the examples that a task makes of what was given.
+    """Return the examples that a task reads from the data that were given.
 
     Args:
         task: Reads the data.
@@ -65,7 +65,7 @@ def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
         limit: Only the first so many.
 
     Raises:
-        DataError: There is nothing to measure, or the data are not what the task reads.
+        DataError: There is nothing to measure, or the task cannot read the data.
     """
     rows, words = task.examples(source)
     rows = list(rows[:limit])
@@ -77,7 +77,7 @@ def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
 
 
 def fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a name in hexadecimal for exactly these examples in this order."""
+    """Return the SHA-256 of the examples in their order, in hexadecimal."""
     digest = hashlib.sha256()
     for row in rows:
         data = json.dumps(row, sort_keys=True).encode()
@@ -87,13 +87,13 @@ def fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sources(lm: LM, tasks: Sequence[Task], data: Any, run: Run | None) -> Iterator[tuple[Task, Source]]:
-    """Yield each task with each data set that it is to measure: all tasks on one before the next.
+    """Yield each task with each data set that it measures, all tasks of one data set before the next.
 
-    A dictionary gives several: by the names of tasks (`{"mmlu": ..., "gsm8k": ...}`; those that it leaves out take
-    their default), or else by names of one's own, which every task measures.
+    A dictionary gives several data sets. Its keys are names of tasks, `{"mmlu": ..., "gsm8k": ...}` (a task that is
+    left out uses its default), or else names of one's own, whose data every task measures.
 
     Raises:
-        DataError: A name is none, or the names of tasks stand beside others.
+        DataError: A key is not a name, or names of tasks and other names are mixed.
     """
     by_name = {task.name: task for task in tasks}
     if _is_named(data) and any(name in by_name for name in data):

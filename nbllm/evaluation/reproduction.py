@@ -1,4 +1,4 @@
-"""What somebody needs to get the same figures again: texts, seeds, versions, the machine."""
+"""What is needed to reproduce an evaluation: data, settings, seeds, versions, the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def reproduction_section(
     jobs: Sequence[tuple[Task, Examples]], config: EvaluationConfig, run: Run | None = None
 ) -> KeyValues:
-    """Return the facts that fix an evaluation.
+    """Return the facts that determine the figures of an evaluation.
 
     Args:
         jobs: Each task with what it measured.
@@ -44,7 +44,7 @@ def reproduction_section(
     entries += _flat(packages, "version of")
     entries += _flat(facts, "machine")
     return KeyValues(
-        title="To get the same again",
+        title="Reproduction",
         note=(
             "A run replays bit for bit by its recorded choices, on the same machine with the same versions: "
             "nb.replay(run)."
@@ -62,9 +62,9 @@ def _data(task: Task, examples: Examples) -> Iterator[tuple[str, Cell]]:
 
 
 def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:
-    """Yield the leaves of nested mappings, named by their path; where something is kept is left out.
+    """Yield the leaves of nested mappings, named by their path within them; file paths are left out.
 
-    A path names folders of the person's own machine, and tells nobody else anything.
+    A file path reveals folders of the person's own machine and is of no use to anybody else.
     """
     if not isinstance(values, Mapping):
         return

@@ -1,4 +1,4 @@
-"""What a report says of a run: how the model came to be, drawn from the run's own record and events."""
+"""The sections of a report that describe a training run, from the run's own record and events."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MARKED = frozenset({"set", "freeze", "unfreeze", "rewind", "pause", "stop"})
 
 
 def run_sections(run: Run) -> list[Section]:
-    """Return how a run went: its course, curve, actions and samples."""
+    """Return a run's summary, curves, actions and samples."""
     parts = [_course(run), _curve(run), _learning_rate(run), _actions(run), _samples(run)]
     return [part for part in parts if part is not None]
 
 
 def run_details(run: Run) -> list[Section]:
-    """Return what is looked up rather than read: the settings and checkpoints of a run."""
+    """Return a run's settings and checkpoints, for reference."""
     parts = [_settings(run), _checkpoints(run)]
     return [part for part in parts if part is not None]
 
@@ -59,7 +59,7 @@ def _last(run: Run, metric: str) -> float | None:
 
 
 def _course(run: Run) -> Text:
-    """Return in sentences what was done."""
+    """Return a summary of the run in sentences."""
     timeline = run.timeline
     planned = f" of {run.steps:,} planned" if run.steps and run.steps != run.step else ""
     sentences = [f"The run {run.name} took {run.step:,} steps{planned} and is {run.state}."]
@@ -76,7 +76,7 @@ def _course(run: Run) -> Text:
         sentences.append(f"It is a fork of {parent} at step {run.parent.get('step', '?')}.")
     if len(timeline.starts) > 1:
         again = [f"{start['step']:,}" for start in timeline.starts[1:]]
-        sentences.append(f"It was interrupted, and taken up again at step {', '.join(again)}.")
+        sentences.append(f"It was interrupted, and resumed at step {', '.join(again)}.")
     if timeline.num_warnings:
         newest = str(timeline.warnings[-1].get("text", "")).rstrip(".")
         sentences.append(f"Warnings: {timeline.num_warnings}; the newest: {newest}.")
@@ -124,7 +124,7 @@ def _actions(run: Run) -> Section:
     title = "What was done while it ran"
     actions = [action for action in run.timeline.actions if action.outcome != "pending"]
     if not actions:
-        return Text(title=title, text="Nobody steered the run.")
+        return Text(title=title, text="The run was not steered.")
     return Table(
         title=title,
         header=("step", "action", "by", "outcome", "time"),
@@ -159,7 +159,7 @@ def _samples(run: Run) -> Samples | None:
 
 
 def _sample_label(event: Mapping[str, Any]) -> str:
-    """Return "step 120, asked by person"; what the loop takes at its intervals, nobody asked for."""
+    """Return "step 120, asked by person"; for samples that the loop takes at intervals, only the step."""
     actor = event.get("actor", "loop")
     return f"step {event['step']:,}" + ("" if actor == "loop" else f", asked by {actor}")
 
@@ -181,7 +181,7 @@ def _checkpoints(run: Run) -> Table | None:
     return Table(
         title="Checkpoints",
         note="Each is a model directory that nb.load and transformers open.",
-        header=("step", "name", "size", "time", "on the live line"),
+        header=("step", "name", "size", "time", "on the current branch"),
         rows=tuple(rows),
     )
 

@@ -1,4 +1,4 @@
-"""`nb.evaluate`: tasks measured on a model, and one report of how it was made and what was found."""
+"""`nb.evaluate`: tasks measured on a model, and one report of the results and of how the model was made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a measured figure is: rows, or clusters of rows, are drawn anew, and the figure is computed again."""
+"""The uncertainty of measured figures, by bootstrap: rows or clusters of rows are resampled."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Estimate:
 
     Attributes:
         value: Over all rows.
-        interval: Lower and upper bound; `None` where it cannot be said: for fewer than two rows or clusters, or a
-            metric that is not resampled.
+        interval: Lower and upper bound; `None` for fewer than two rows or clusters, or a metric that is not
+            resampled.
     """
 
     value: float

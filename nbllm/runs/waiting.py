@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from nbllm.core.errors import RunError
+from nbllm.core.progress import status_line
 from nbllm.core.quantities import duration
 from nbllm.runs.liveness import LIVE
 from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.summary import RunSummary, seconds_left
+
+if TYPE_CHECKING:
+    from tqdm.std import tqdm
 
 PERIOD = 0.1  # seconds between looks
 LINE_PERIOD = 0.5  # seconds between lines
@@ -58,13 +63,12 @@ def wait_for(run: RecordedRun, step: int | None, timeout: float | None, progress
 
 
 class _Line:
-    """One line, rewritten in place."""
+    """What a run does just now: more than a count, since a run pauses, fails and goes back to earlier steps."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
-        self.open = False
+        self.line: tqdm[None] | None = None
         self.next = 0.0
-        self.text = ""
 
     def show(self, run: RecordedRun, last: bool = False) -> None:
         if not self.wanted or (time.monotonic() < self.next and not last):
@@ -73,16 +77,15 @@ class _Line:
         with run.guard:
             summary = run.summary
             text = progress_text(summary, seconds_left(run.timeline, summary.steps))[:WIDTH]
-        if text != self.text:
-            sys.stdout.write(f"\r{text:<{len(self.text)}}")
-            sys.stdout.flush()
-            self.text, self.open = text, True
+        if self.line is None:
+            self.line = status_line(text, leave=True)
+        else:
+            self.line.set_description_str(text)
 
     def end(self) -> None:
-        if self.open:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-            self.open = False
+        if self.line is not None:
+            self.line.close()
+            self.line = None
 
 
 def progress_text(summary: RunSummary, left: float | None) -> str:

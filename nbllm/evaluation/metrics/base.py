@@ -1,4 +1,4 @@
-"""What a metric is: a figure computed from columns with one row an example."""
+"""The contract of a metric: a figure computed from columns with one row an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A yardstick that people know: what a general-purpose compressor makes of the same text."""
+"""A familiar yardstick: how well a general-purpose compressor does on the same text."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class XzBitsPerByte(Metric):
 def xz_bits_per_byte(texts: Iterable[str]) -> float:
     """Return the bits that `xz -9` needs for a byte of the texts, compressed together as one file.
 
-    The compressor learns from the text while it reads it and knows nothing before; a trained model comes with
-    what it has learnt. Both predict the next symbol from those before.
+    The compressor learns from the text while it reads it and starts with no knowledge; a trained model brings what it
+    has learnt. Both predict the next symbol from those before it.
 
     Raises:
         ValueError: There is no text.

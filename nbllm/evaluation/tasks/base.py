@@ -1,4 +1,4 @@
-"""What a task is: it makes examples of data, requests of an example, and a row of a model's answers."""
+"""The contract of a task: examples from data, requests from an example, a row from a model's answers."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ class Task(PlainConfig, abc.ABC):
 
     @abc.abstractmethod
     def examples(self, source: Source) -> tuple[Sequence[Mapping[str, Any]], str]:
-        """Return the examples, and in words where they are from.
+        """Return the examples, and a description of where they come from.
 
         Args:
-            source: What a person gave as data.
+            source: The data that were given.
 
         Returns:
-            Mappings of what JSON can hold: the examples' fingerprint is made of them.
+            Mappings of values that JSON can hold, since the fingerprint of the examples is computed from them.
 
         Raises:
-            DataError: The data are not what the task reads.
+            DataError: The task cannot read the data.
         """
 
     @abc.abstractmethod
     def requests(self, example: Mapping[str, Any]) -> Sequence[Request]:
-        """Return what the model is asked for an example."""
+        """Return the requests to the model for an example."""
 
     @abc.abstractmethod
     def score(self, example: Mapping[str, Any], answers: Sequence[Answer]) -> Row:
@@ -76,7 +76,7 @@ class Task(PlainConfig, abc.ABC):
         """
 
     def sentence(self, measured: Measured) -> str:
-        """Return what was found, for a reader who reads nothing else; without the final stop."""
+        """Return the result in one sentence for the report's summary, without the final full stop."""
         first = measured.measurements[0]
         interval = f" ({first.interval_text})" if first.interval else ""
         value = f"{first.value_text} {first.unit}".rstrip()

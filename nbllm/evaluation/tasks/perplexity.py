@@ -1,4 +1,4 @@
-"""The task "perplexity": how well a model predicts held-out text, beside a compressor that people know."""
+"""The task "perplexity": how well a model predicts held-out text, compared with a well-known compressor."""
 
 from __future__ import annotations
 
