@@ -1,4 +1,4 @@
-"""The conditions of rules: a small language, parsed here and never run as code.
+"""The conditions of rules: a small part of Python's expressions, read by its parser and never run as code.
 
     loss > 1.5 * median(loss, 50) and step > 200
 
@@ -16,7 +16,7 @@ depends on it is neither true nor false, and the condition does not hold.
 
 from __future__ import annotations
 
-import bisect
+import ast
 import dataclasses
 import math
 import operator
@@ -27,27 +27,67 @@ from typing import Any
 import numpy as np
 
 from nbllm.core.errors import UserError, nearest
-from nbllm.runs.recent_metrics import MAX_WINDOW, WINDOWS, RecentMetrics
+from nbllm.runs.recent_metrics import FUNCTIONS, MetricFunction, RecentMetrics
 
 MAX_TEXT = 500  # characters of a condition
-MAX_DEPTH = 30
+MAX_DEPTH = 30  # of signs, negations and functions in each other
 EVALUATION = "evaluation."
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
-    |(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)|"(?P<quoted>[^"]{1,200})"
-    |(?P<sign><=|>=|==|!=|[-+*/(),<>]))""",
+    r"""(?P<space>\s+)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?=$|\W|and\b|or\b))
+    |(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)|(?P<quoted>"[^"\\\n]{1,200}")|(?P<sign>[<>=!]=|[-+*/(),<>])""",
     re.VERBOSE | re.ASCII,
 )
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
+
+
+def _known(act: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function be `None` when one of its arguments is."""
+    return lambda *found: None if None in found else act(*found)
+
+
+def _or(*found: bool | None) -> bool | None:
+    return True if True in found else None if None in found else False
+
+
+def _and(*found: bool | None) -> bool | None:
+    return False if False in found else None if None in found else True
+
+
+def _divided(one: float, other: float) -> float:
+    if other:
+        return one / other
+    return math.nan if not one or math.isnan(one) else math.copysign(math.inf, one)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operator:
+    """An operator: how it is written, what it computes, whether it takes and gives truths instead of numbers."""
+
+    sign: str
+    act: Callable[..., Any]
+    takes_truth: bool = False
+    gives_truth: bool = False
+
+
+_OPERATORS: dict[type[ast.AST], _Operator] = {
+    ast.Or: _Operator("or", _or, True, True),
+    ast.And: _Operator("and", _and, True, True),
+    ast.Not: _Operator("not", _known(operator.not_), True, True),
+    ast.Lt: _Operator("<", _known(operator.lt), False, True),
+    ast.LtE: _Operator("<=", _known(operator.le), False, True),
+    ast.Gt: _Operator(">", _known(operator.gt), False, True),
+    ast.GtE: _Operator(">=", _known(operator.ge), False, True),
+    ast.Eq: _Operator("==", _known(operator.eq), False, True),
+    ast.NotEq: _Operator("!=", _known(operator.ne), False, True),
+    ast.Add: _Operator("+", _known(operator.add)),
+    ast.Sub: _Operator("-", _known(operator.sub)),
+    ast.Mult: _Operator("*", _known(operator.mul)),
+    ast.Div: _Operator("/", _known(_divided)),
+    ast.USub: _Operator("-", _known(operator.neg)),
 }
-TESTS: dict[str, Callable[[float], bool]] = {"isnan": math.isnan, "isfinite": math.isfinite}
-BESTS = ("best", "since_best")
+TESTS = {
+    "isnan": _Operator("isnan", _known(math.isnan), False, True),
+    "isfinite": _Operator("isfinite", _known(math.isfinite), False, True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,20 +96,19 @@ class _Scope:
 
     memory: RecentMetrics
     step: int
-    acted_at: int  # where the rule last acted, on the live line; -1 when it has not
+    acted_at: int  # where the rule last acted, on the current branch; -1 when it has not
 
 
 @dataclasses.dataclass(frozen=True)
-class _Node:
-    """A part of a condition: a number or a truth, `None` while it is neither known."""
+class _Part:
+    """A part of a condition: a number or a truth, `None` while it is not known."""
 
-    is_truth: bool
-    column: int
     value: Callable[[_Scope], Any]
+    is_truth: bool = False
 
 
 class Condition:
-    """A condition that was parsed.
+    """A condition, ready to be evaluated.
 
     Args:
         text: What was written, in the language above.
@@ -79,11 +118,11 @@ class Condition:
     """
 
     def __init__(self, text: str) -> None:
-        parser = _Parser(text)
-        self.text = parser.text
-        self._node = parser.parse()
-        self.metrics = frozenset(parser.metrics)
-        self._begins = tuple(parser.begins)
+        reader = _Reader(text)
+        self.text = reader.text
+        self._value = reader.read().value
+        self.metrics = frozenset(reader.metrics)
+        self._begins = tuple(reader.begins)
 
     def holds(self, memory: RecentMetrics, step: int, acted_at: int = -1) -> bool:
         """Say whether it is fulfilled now.
@@ -94,7 +133,7 @@ class Condition:
             acted_at: Where the rule last acted, for `since_best`.
         """
         with np.errstate(all="ignore"):
-            return self._node.value(_Scope(memory, step, acted_at)) is True
+            return self._value(_Scope(memory, step, acted_at)) is True
 
     def begins(self, memory: RecentMetrics, step: int) -> int:
         """Return the first step count of the weights that the condition now looks at: trouble began there or later.
@@ -105,8 +144,8 @@ class Condition:
         return min(found, default=step)
 
 
-class _Parser:
-    """Recursive descent; one method for each level of the grammar."""
+class _Reader:
+    """Turns a condition into functions: Python parses it, and a node that is not known is refused."""
 
     def __init__(self, text: object) -> None:
         if not isinstance(text, str) or not text.strip():
@@ -118,293 +157,155 @@ class _Parser:
         self.text = text
         self.metrics: set[str] = set()
         self.begins: list[Callable[[RecentMetrics], int | None]] = []
-        self.depth = 0
-        self.tokens = self._tokens()
-        self.place = 0
+        self._depth = 0
+        self._columns: list[int] = []  # in `text`, from 1, of each character of `_source`
+        self._source = self._checked_source()
 
-    def parse(self) -> _Node:
-        node = self._or()
-        if self._kind != "end":
-            raise self._error(f"{self._token!r} does not belong here", self._column)
-        if not node.is_truth:
-            raise self._error(
-                "this is a number, not a condition", node.column, "Compare it with something: loss > 10."
-            )
-        return node
+    def read(self) -> _Part:
+        try:
+            tree = ast.parse(self._source, mode="eval").body
+        except SyntaxError as error:
+            # At the end Python names no column, or one behind the end.
+            column = self._columns[min(error.offset or 10**9, len(self._columns)) - 1]
+            at_end = not error.offset or error.offset >= len(self._columns)
+            what = "it breaks off" if error.msg == "invalid syntax" and at_end else error.msg
+            raise self._error(what, column) from None
+        part = self._part(tree)
+        if not part.is_truth:
+            what, hint = "this is a number, not a condition", "Compare it with something: loss > 10."
+            raise self._error(what, self._column(tree), hint)
+        return part
 
-    # -- tokens -------------------------------------------------------------------------------------------------
-
-    def _tokens(self) -> list[tuple[str, str, int]]:
-        found, place = [], 0
+    def _checked_source(self) -> str:
+        """Return what Python is to parse: tokens of the language alone, a space after each, on one line."""
+        source, place, depth = "", 0, 0
         text = self.text.rstrip()
         while place < len(text):
             match = _TOKEN.match(text, place)
             if match is None:
-                column = place + len(text[place:]) - len(text[place:].lstrip())
-                raise self._error(f"{text[column]!r} has no meaning here", column + 1, _offer(text[column:]))
-            kind = str(match.lastgroup)
-            found.append((kind, match[kind], match.start(kind) + 1))
+                raise self._error(f"{text[place]!r} has no meaning here", place + 1, _offer(text[place:]))
+            depth += (match[0] == "(") - (match[0] == ")")
+            if depth > MAX_DEPTH:
+                raise self._error("it is nested too deeply", place + 1)
+            piece = " " if match["space"] else match[0] + " " * (match["number"] is not None)
+            if source or not match["space"]:  # Python takes a space at the beginning for an indentation
+                source += piece
+                self._columns += [min(place + 1 + i, match.end()) for i in range(len(piece))]
             place = match.end()
-        return [*found, ("end", "", len(text) + 1)]
+        self._columns.append(len(text) + 1)
+        return source
 
-    @property
-    def _kind(self) -> str:
-        return self.tokens[self.place][0]
+    def _column(self, node: ast.expr) -> int:
+        return self._columns[len(self._source.encode()[: node.col_offset].decode())]
 
-    @property
-    def _token(self) -> str:
-        return self.tokens[self.place][1]
-
-    @property
-    def _column(self) -> int:
-        return self.tokens[self.place][2]
-
-    def _take(self, *signs: str) -> str:
-        """Take the next token if it is one of `signs` (signs, or words like `and`); else return ""."""
-        if self._kind in ("sign", "name") and self._token in signs:
-            self.place += 1
-            return self.tokens[self.place - 1][1]
-        return ""
-
-    def _expect(self, sign: str, after: str) -> None:
-        if not self._take(sign):
-            raise self._error(
-                f"{sign!r} is missing after {after}, before {self._token or 'the end'!r}", self._column
-            )
+    def _segment(self, node: ast.AST) -> str:
+        return (ast.get_source_segment(self._source, node) or "").strip()
 
     def _error(self, what: str, column: int, hint: str | None = None) -> UserError:
         return UserError(
             f"The condition is wrong at column {column}: {what}.", where=repr(self.text), hint=hint
         )
 
-    # -- the grammar --------------------------------------------------------------------------------------------
+    def _no_meaning(self, node: ast.expr) -> UserError:
+        return self._error(f"{self._segment(node)!r} has no meaning here", self._column(node))
 
-    def _or(self) -> _Node:
-        return self._chain("or", self._and, True)
-
-    def _and(self) -> _Node:
-        return self._chain("and", self._not, False)
-
-    def _chain(self, word: str, part: Callable[[], _Node], decides: bool) -> _Node:
-        nodes, column = [part()], self._column
-        while self._take(word):
-            nodes.append(part())
-        if len(nodes) == 1:
-            return nodes[0]
-        for node in nodes:
-            self._want(node, truth=True, by=word)
-
-        def value(scope: _Scope) -> bool | None:
-            found = [node.value(scope) for node in nodes]
-            if decides in found:
-                return decides
-            return None if None in found else not decides
-
-        return _Node(True, column, value)
-
-    def _not(self) -> _Node:
-        column = self._column
-        if not self._take("not"):
-            return self._comparison()
-        self._deeper()
-        node = self._want(self._not(), truth=True, by="not")
-        self.depth -= 1
-
-        def value(scope: _Scope) -> bool | None:
-            found = node.value(scope)
-            return None if found is None else not found
-
-        return _Node(True, column, value)
-
-    def _comparison(self) -> _Node:
-        left, column = self._sum(), self._column
-        sign = self._take(*_COMPARE)
-        if not sign:
-            return left
-        right = self._sum()
-        if self._kind == "sign" and self._token in _COMPARE:
-            raise self._error("comparisons do not chain", self._column, 'Join two with "and".')
-        return self._combined(left, right, column, sign, _COMPARE[sign], truth=True)
-
-    def _sum(self) -> _Node:
-        node, column = self._product(), self._column
-        while sign := self._take("+", "-"):
-            act: Callable[[float, float], float] = operator.add if sign == "+" else operator.sub
-            node = self._combined(node, self._product(), column, sign, act)
-            column = self._column
-        return node
-
-    def _product(self) -> _Node:
-        node, column = self._sign(), self._column
-        while sign := self._take("*", "/"):
-            node = self._combined(node, self._sign(), column, sign, operator.mul if sign == "*" else _divided)
-            column = self._column
-        return node
-
-    def _combined(
-        self,
-        left: _Node,
-        right: _Node,
-        column: int,
-        sign: str,
-        act: Callable[[float, float], Any],
-        truth: bool = False,
-    ) -> _Node:
-        self._want(left, truth=False, by=sign)
-        self._want(right, truth=False, by=sign)
-
-        def value(scope: _Scope) -> Any:
-            one, other = left.value(scope), right.value(scope)
-            return None if one is None or other is None else act(one, other)
-
-        return _Node(truth, column, value)
-
-    def _sign(self) -> _Node:
-        column = self._column
-        if not self._take("-"):
-            return self._atom()
-        self._deeper()
-        node = self._want(self._sign(), truth=False, by="-")
-        self.depth -= 1
-
-        def value(scope: _Scope) -> float | None:
-            found = node.value(scope)
-            return None if found is None else -found
-
-        return _Node(False, column, value)
-
-    def _atom(self) -> _Node:
-        kind, word, column = self.tokens[self.place]
-        if self._take("("):
-            self._deeper()
-            node = self._or()
-            self.depth -= 1
-            self._expect(")", "what the parenthesis holds")
-            return node
-        if kind == "end":
-            raise self._error("it breaks off", column)
-        if kind == "sign" or word in ("and", "or", "not"):
-            raise self._error(f"a number or a metric is missing before {word!r}", column)
-        self.place += 1
-        if kind == "number":
-            number = float(word)
-            return _Node(False, column, lambda scope: number)
-        if kind == "name" and self._take("("):
-            return self._call(word, column)
-        if kind == "name" and word == "step":
-            return _Node(False, column, lambda scope: float(scope.step))
-        return self._newest(word, column)
-
-    def _newest(self, metric: str, column: int) -> _Node:
-        self.metrics.add(metric)
+    def _part(self, node: ast.expr) -> _Part:
+        """Return any part of a condition; what has no meaning in one is refused."""
+        match node:
+            case ast.BoolOp(op=op, values=operands):
+                return self._operated(node, _OPERATORS.get(type(op)), operands)
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                return self._operated(node, _OPERATORS.get(type(op)), [left, right])
+            case ast.Compare(comparators=[_, second, *_]):
+                what = "comparisons do not chain"
+                raise self._error(what, self._column(second), 'Join two with "and".')
+            case ast.BinOp(left=left, op=op, right=right):
+                return self._operated(node, _OPERATORS.get(type(op)), [left, right])
+            case ast.UnaryOp(op=op, operand=operand):
+                return self._operated(node, _OPERATORS.get(type(op)), [operand])
+            case ast.Call():
+                return self._call(node)
+            case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+                number = float(self._segment(node))
+                return _Part(lambda scope: number)
+            case ast.Name(id="step"):
+                return _Part(lambda scope: float(scope.step))
+        metric = self._metric(node)
+        if metric is None:
+            raise self._no_meaning(node)
         self.begins.append(
             lambda memory: _weights_step(metric, memory[metric].newest_step) if metric in memory else None
         )
-        return _Node(False, column, lambda scope: scope.memory[metric].newest)
+        return _Part(lambda scope: scope.memory[metric].newest)
 
-    # -- functions ----------------------------------------------------------------------------------------------
+    def _operated(self, node: ast.expr, operator: _Operator | None, operands: list[ast.expr]) -> _Part:
+        """Return what an operator makes of other parts."""
+        if operator is None:
+            raise self._no_meaning(node)
+        self._depth += len(operands) == 1
+        if self._depth > MAX_DEPTH:
+            raise self._error("it is nested too deeply", self._column(operands[0]))
+        parts = []
+        for operand in operands:
+            parts.append(self._part(operand))
+            if parts[-1].is_truth != operator.takes_truth:
+                kind = "a comparison, not a number" if operator.takes_truth else "a number, not a comparison"
+                raise self._error(f"{operator.sign!r} takes {kind}", self._column(operand))
+        self._depth -= len(operands) == 1
+        return _Part(lambda scope: operator.act(*[part.value(scope) for part in parts]), operator.gives_truth)
 
-    def _call(self, name: str, column: int) -> _Node:
-        self._deeper()
-        if name in TESTS:
-            node = self._test(name, column)
-        elif name in WINDOWS:
-            node = self._window(name, column)
-        elif name in BESTS:
-            node = self._best(name, column)
-        else:
-            known = (*WINDOWS, *BESTS, *TESTS)
-            raise self._error(f"there is no function {name!r}", column, nearest(name, known))
-        self.depth -= 1
-        self._expect(")", f"what {name} is given")
-        return node
+    def _metric(self, node: ast.expr) -> str | None:
+        """Return the metric that a name, with dots or in quotes, stands for."""
+        written = self._segment(node)
+        match = _TOKEN.fullmatch(written)
+        name: str | None = None
+        if match is not None and isinstance(node, ast.Constant) and match["quoted"]:
+            name = written[1:-1]
+        elif match is not None and isinstance(node, (ast.Name, ast.Attribute)):
+            name = match["name"]
+        if name is not None:
+            self.metrics.add(name)
+        return name
 
-    def _test(self, name: str, column: int) -> _Node:
-        of, test = self._want(self._sum(), truth=False, by=name), TESTS[name]
+    def _call(self, node: ast.Call) -> _Part:
+        name, column = self._segment(node.func), self._column(node)
+        if name in TESTS and len(node.args) == 1:
+            return self._operated(node, TESTS[name], node.args)
+        if name not in FUNCTIONS:
+            known = (*FUNCTIONS, *TESTS)
+            what = f"{name} takes a number" if name in TESTS else f"there is no function {name!r}"
+            raise self._error(what, column, nearest(name, known))
+        function, (first, *others) = FUNCTIONS[name], node.args or [node]
+        metric = None if self._segment(first) == "step" else self._metric(first)
+        if metric is None:
+            what, hint = f"{name} needs the name of a metric first", f"For example: {name}(loss, 50)."
+            raise self._error(what, self._column(first), hint)
+        if len(others) > (function.high > 0) or (function.is_count and not others):
+            more = " and a number of values" if function.is_count else ", and perhaps a share" * function.high
+            raise self._error(f"{name} takes a metric{more}", column)
+        number = self._number(name, function, others[0]) if others else 0
 
-        def value(scope: _Scope) -> bool | None:
-            found = of.value(scope)
-            return None if found is None else test(found)
-
-        return _Node(True, column, value)
-
-    def _window(self, name: str, column: int) -> _Node:
-        metric = self._metric(name)
-        self._expect(",", "the metric")
-        least, act = WINDOWS[name]
-        num = self._count(name, least)
-
-        def value(scope: _Scope) -> float | None:
-            found = scope.memory[metric].window(num)
-            return None if found is None else act(*found)
-
-        def begin(memory: RecentMetrics) -> int | None:
-            found = memory[metric].window(num)
-            return None if found is None else _weights_step(metric, int(found[1][0]))
-
-        self.begins.append(begin)
-        return _Node(False, column, value)
-
-    def _best(self, name: str, column: int) -> _Node:
-        metric = self._metric(name)
-        tolerance = 0.0
-        if name == "since_best" and self._take(","):
-            if self._kind != "number" or not 0 <= float(self._token) < 1:
-                raise self._error("since_best takes a share from 0 to 1", self._column)
-            tolerance = float(self._token)
-            self.place += 1
-
-        def value(scope: _Scope) -> float | None:
-            values = scope.memory[metric]
-            place = values.place_of_best(tolerance)
-            if place is None:
-                return None
-            if name == "best":
-                return values.finite[place]
-            since_acted = len(values.steps) - bisect.bisect_right(values.steps, scope.acted_at)
-            return float(min(len(values.steps) - 1 - place, since_acted))
+        def compute(memory: RecentMetrics, acted_at: int) -> tuple[float, int] | None:
+            return function.compute(memory[metric], number, acted_at)
 
         def begin(memory: RecentMetrics) -> int | None:
-            values = memory[metric]
-            place = values.place_of_best(tolerance)
-            if place is None:
-                return None
-            return _weights_step(metric, values.steps[min(place + 1, len(values.steps) - 1)])
+            found = compute(memory, -1)
+            return None if found is None else _weights_step(metric, found[1])
 
         self.begins.append(begin)
-        return _Node(False, column, value)
+        return _Part(lambda scope: (compute(scope.memory, scope.acted_at) or (None,))[0])
 
-    def _metric(self, function: str) -> str:
-        kind, word, column = self.tokens[self.place]
-        if kind not in ("name", "quoted") or (kind == "name" and word in ("step", "and", "or", "not")):
-            raise self._error(
-                f"{function} needs the name of a metric first", column, f"For example: {function}(loss, 50)."
-            )
-        self.place += 1
-        self.metrics.add(word)
-        return word
-
-    def _count(self, function: str, least: int) -> int:
-        kind, word, column = self.tokens[self.place]
-        if kind != "number" or not word.isdigit() or not least <= int(word) <= MAX_WINDOW:
-            raise self._error(
-                f"{function} needs a whole number of values from {least} to {MAX_WINDOW:,}", column
-            )
-        self.place += 1
-        return int(word)
-
-    # -- checks -------------------------------------------------------------------------------------------------
-
-    def _want(self, node: _Node, *, truth: bool, by: str) -> _Node:
-        if node.is_truth != truth:
-            kind = "a comparison, not a number" if truth else "a number, not a comparison"
-            raise self._error(f"{by!r} takes {kind}", node.column)
-        return node
-
-    def _deeper(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self._error("it is nested too deeply", self._column)
+    def _number(self, name: str, function: MetricFunction, node: ast.expr) -> float:
+        match node:
+            case ast.Constant(value=int(number)) if function.is_count and not isinstance(number, bool):
+                if function.low <= number <= function.high:
+                    return number
+            case ast.Constant(value=int() | float() as number) if not function.is_count:
+                if function.low <= number < function.high:
+                    return number
+        count = f"needs a whole number of values from {function.low} to {function.high:,}"
+        what = count if function.is_count else "takes a share from 0 to 1"
+        raise self._error(f"{name} {what}", self._column(node))
 
 
 def _offer(rest: str) -> str | None:
@@ -416,9 +317,3 @@ def _offer(rest: str) -> str | None:
 
 def _weights_step(metric: str, step: int) -> int:
     return step if metric.startswith(EVALUATION) else step - 1
-
-
-def _divided(one: float, other: float) -> float:
-    if other:
-        return one / other
-    return math.nan if not one or math.isnan(one) else math.copysign(math.inf, one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import math
 from array import array
 from collections.abc import Callable, Iterator
@@ -113,4 +114,53 @@ WINDOWS: dict[str, tuple[int, _Function]] = {  # smallest window; of (values, st
     "std": (2, lambda values, steps: float(values.std())),
     "slope": (2, _slope),
     "ema": (1, lambda values, steps: _ema(values)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricFunction:
+    """A function of the newest values of a metric, and of a number.
+
+    Args:
+        compute: Takes the values, the number and the step at which the rule last acted (-1 when it has not); returns
+            the result, and the step of the oldest value that it depends on. `None`: there are too few values.
+        low: Smallest number.
+        high: Largest number.
+        is_count: The number is a whole one, and must be given; else it is a share below `high`, 0 when not given.
+    """
+
+    compute: Callable[[Values, float, int], tuple[float, int] | None]
+    low: int = 0
+    high: int = MAX_WINDOW
+    is_count: bool = True
+
+
+def _of_window(least: int, act: _Function) -> MetricFunction:
+    def compute(values: Values, num: float, acted_at: int) -> tuple[float, int] | None:
+        found = values.window(int(num))
+        return None if found is None else (act(*found), int(found[1][0]))
+
+    return MetricFunction(compute, low=least)
+
+
+def _best(values: Values, tolerance: float, acted_at: int) -> tuple[float, int] | None:
+    place = values.place_of_best(tolerance)
+    if place is None:
+        return None
+    return values.finite[place], values.steps[min(place + 1, len(values.steps) - 1)]
+
+
+def _since_best(values: Values, tolerance: float, acted_at: int) -> tuple[float, int] | None:
+    place = values.place_of_best(tolerance)
+    if place is None:
+        return None
+    since_acted = len(values.steps) - bisect.bisect_right(values.steps, acted_at)
+    since_best = len(values.steps) - 1 - place
+    return float(min(since_best, since_acted)), values.steps[min(place + 1, len(values.steps) - 1)]
+
+
+FUNCTIONS = {
+    **{name: _of_window(least, act) for name, (least, act) in WINDOWS.items()},
+    "best": MetricFunction(_best, high=0, is_count=False),
+    "since_best": MetricFunction(_since_best, high=1, is_count=False),
 }

@@ -191,8 +191,7 @@ def test_a_run_that_ends_says_so_to_whoever_keeps_the_static_picture(start, path
 def test_a_folder_that_vanishes_is_a_state_and_no_error(start, path, watch):
     import shutil
 
-    start(steps=5)
-    wait_until(lambda: Run(path).state == "finished")
+    start(steps=5).join(10)  # it has let go of the folder, too
     viewer = watch()
     viewer.wait("snapshot")
     shutil.rmtree(path)
