@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nbllm.core.downsample import downsample
 from nbllm.core.html import Raw, escape
 from nbllm.core.quantities import number
 
@@ -77,8 +78,8 @@ def line_chart(
     """Return an inline SVG of the series over a common x axis.
 
     Args:
-        series: The lines; more than `width` points are drawn as the extremes of each pixel column, so that no
-            spike is lost.
+        series: The lines; of many points, the first, last, lowest and highest in each column of pixels are drawn, so
+            that no spike is lost.
         x_label: What the x axis counts.
         y_label: What the y axis measures, with its unit.
         marks: Vertical lines with a label; labels that would overlap go to the next of three rows, or
@@ -214,7 +215,9 @@ def _path(x: Any, y: Any, name: str, index: int, frame: _Frame) -> str:
     if not len(x):
         return ""
     with np.errstate(invalid="ignore", divide="ignore"):
-        px, py = _thin(frame.px(x), frame.py(y), int(frame.right - frame.left))
+        px, py = frame.px(x), frame.py(y)
+        kept = downsample(py, 4 * int(frame.right - frame.left), px)  # a part is a column of pixels
+        px, py = px[kept], py[kept]
     colour = _colour(index)
     shown = np.isfinite(py)
     if shown.sum() == 1:  # a line of one point has no length
@@ -231,38 +234,6 @@ def _path(x: Any, y: Any, name: str, index: int, frame: _Frame) -> str:
         f'<path d="{"".join(steps)}" fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"'
         f' stroke-linecap="round"{dash}><title>{escape(name)}</title></path>'
     )
-
-
-def _thin(px: Any, py: Any, columns: int) -> tuple[Any, Any]:
-    kept = extremes(px, py, columns)
-    return px[kept], py[kept]
-
-
-def extremes(x: Any, y: Any, columns: int) -> Any:
-    """Return the indices of the first, lowest, highest and last point in each of `columns` equal parts of x.
-
-    A curve drawn through these looks as one through all points, when a column is a pixel.
-
-    Args:
-        x: (point) finite, in the order in which points are joined.
-        y: (point), NaN where there is a gap.
-        columns: How many parts; up to twice as many points are all kept.
-
-    Returns:
-        Indices in rising order.
-    """
-    if len(x) <= 2 * columns:
-        return np.arange(len(x))
-    span = x.max() - x.min() or 1.0
-    column = np.floor((x - x.min()) / span * columns)
-    starts = np.flatnonzero(np.diff(column, prepend=column[0] - 1))
-    keep: set[int] = set()
-    for first, after in zip(starts, [*starts[1:], len(x)], strict=True):
-        part = y[first:after]
-        keep |= {int(first), int(after) - 1}
-        if np.isfinite(part).any():
-            keep |= {int(first + np.nanargmin(part)), int(first + np.nanargmax(part))}
-    return np.array(sorted(keep), dtype=np.intp)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbllm.core.chart import extremes
+from nbllm.core.downsample import downsample
 from nbllm.core.quantities import duration, moment, size
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import Chart, Event, KeyValues, Line, Sample, Samples, Section, Table, Text
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nbllm.runs.actions import Action
     from nbllm.runs.run import Run
 
-_POINTS = 600  # columns of a curve; each keeps its extremes
+_POINTS = 2400  # of a curve, at most
 _SAMPLES = 6
 _MARKED = frozenset({"set", "freeze", "unfreeze", "rewind", "pause", "stop"})
 
@@ -112,7 +112,7 @@ def _learning_rate(run: Run) -> Chart | None:
 
 
 def _line(name: str, steps: Any, values: Any) -> Line:
-    keep = extremes(np.asarray(steps, float), np.asarray(values, float), _POINTS)
+    keep = downsample(np.asarray(values, float), _POINTS, np.asarray(steps, float))
     return Line(
         name=name,
         x=tuple(int(step) for step in steps[keep]),

@@ -226,7 +226,7 @@ def words(action: str, args: Mapping[str, Any]) -> str:
     """Return an action and its arguments as a person would write them: "lr=0.001", "rewind to 300".
 
     Args:
-        action: Its name; what is no action is worded too, since a record may hold anything.
+        action: Its name; what is not an action is worded too, since a record may hold anything.
         args: Its arguments, in a command, a rule or a record; they may be anything.
     """
     kind = find(action)

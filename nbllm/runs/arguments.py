@@ -98,7 +98,7 @@ class Argument(Config):
         if len(value) > MAX_TEXT:
             raise RefusedError(f"{self.name} has {len(value):,} characters; at most {MAX_TEXT:,} are taken.")
         if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise RefusedError(f"{self.name} holds half a character (a lone surrogate), which is no text.")
+            raise RefusedError(f"{self.name} holds half a character (a lone surrogate), which is not text.")
 
     def _check_patterns(self, value: Any) -> list[str]:
         values = [value] if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Asking a live run for something, and waiting for what it says."""
+"""Sending commands to a live run, and waiting for its answers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Checkpoints: folders that are whole or absent, with SHA-256 sums, since a flipped bit would load silently.
+"""Checkpoints: folders that are complete or absent, with SHA-256 sums, since a flipped bit would load silently.
 
-A checkpoint of a step that already has one (the run was resumed or rewound) is written beside it, and the old
-one goes when the new one is in place: at no instant is there none.
+A checkpoint of a step that already has one (the run was resumed or rewound) is written beside the old one, which is
+deleted when the new one is in place: at every moment there is a complete one.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def newest_good(
 
     Args:
         run_folder: The run's folder.
-        on_branch: Says whether a checkpoint still belongs to the run's live line (`Timeline.on_branch`).
+        on_branch: Says whether a checkpoint still belongs to the run's current branch (`Timeline.on_branch`).
 
     Returns:
         The checkpoint, or `None` when no good one is left; and what was found damaged on the way.
@@ -276,7 +276,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     """Read and check a manifest, which may come from anywhere.
 
     Raises:
-        ValueError: It is none, does not agree with itself, or names files outside the folder.
+        ValueError: It is damaged, or names files outside the folder.
     """
     manifest = _read_json(path / MANIFEST)
     if manifest.get("schema") != SCHEMA:
@@ -285,15 +285,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise ValueError("its own checksum differs")
     for name in ("step", "num_actions", "sequence", "bytes"):
         if type(manifest.get(name)) is not int or not 0 <= manifest[name] < 1 << 53:
-            raise ValueError(f"{name} is no count")
+            raise ValueError(f"{name} is not a count")
     if not is_number(manifest.get("time")):
-        raise ValueError("time is no number")
+        raise ValueError("time is not a number")
     files = manifest.get("files")
     if not isinstance(files, dict) or STATE not in files:
-        raise ValueError("no list of files")
+        raise ValueError("it lists no files")
     for name, entry in files.items():
         if not _inside(name):
-            raise ValueError(f"{name[:60]!r} is no name inside the checkpoint")
+            raise ValueError(f"{name[:60]!r} is not a name inside the checkpoint")
         if not isinstance(entry, dict) or type(entry.get("bytes")) is not int or "sha256" not in entry:
             raise ValueError(f"{name[:60]!r} has no size and checksum")
     return manifest

@@ -49,11 +49,11 @@ def check_actor(actor: str) -> str:
     """Return `actor` if it is one.
 
     Raises:
-        RunError: It is none of "person", "rule:<name>", "agent:<name>".
+        RunError: It is not one of "person", "rule:<name>", "agent:<name>".
     """
     if not isinstance(actor, str) or not _ACTOR.fullmatch(actor):
         raise RunError(
-            f"{actor!r} is no actor.",
+            f"{actor!r} is not an actor.",
             hint='Use "person", "rule:<name>" or "agent:<name>", at most 80 characters.',
         )
     return actor
@@ -65,7 +65,7 @@ def send(
     """Put a command where the loop of the run in `folder` finds it, whole or not at all; return it at once.
 
     Raises:
-        RunError: The folder cannot be written, or the arguments are no JSON or too long.
+        RunError: The folder cannot be written, or the arguments are not JSON, or too long.
     """
     inbox = Path(folder) / FOLDER
     assert _ACTION.fullmatch(action), action
@@ -128,7 +128,7 @@ class CommandInbox:
         self._stuck: set[str] = set()
 
     def take(self) -> list[Command]:
-        """Return the commands that wait, oldest first; what is no command is moved away. Never raises."""
+        """Return the commands that wait, oldest first; what is not a command is moved away. Never raises."""
         try:
             with os.scandir(self.folder) as entries:
                 # Dots hide what is half-written; folders (rejected/ too) have no .json.
@@ -166,7 +166,7 @@ class CommandInbox:
         return command
 
     def _reject(self, path: Path, reason: str) -> None:
-        text = f"A file in commands/ is no command ({path.name[:60]!r}: {reason[:200]})"
+        text = f"A file in commands/ is not a command ({path.name[:60]!r}: {reason[:200]})"
         try:
             (self.folder / REJECTED).mkdir(exist_ok=True)
             os.replace(path, self.folder / REJECTED / path.name)
@@ -182,7 +182,7 @@ def _read(path: Path) -> Command:
     """Read a command file that may hold anything.
 
     Raises:
-        ValueError: It is no command; the text says why.
+        ValueError: It is not a command; the text says why.
     """
     # Not followed and not waited for: a link may lead anywhere, a pipe may never answer.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -206,13 +206,13 @@ def _read(path: Path) -> Command:
     if not isinstance(command.id, str) or not _ID.fullmatch(command.id):
         raise ValueError("id is not 16 hexadecimal digits")
     if not isinstance(command.action, str) or not _ACTION.fullmatch(command.action):
-        raise ValueError("action is no name")
+        raise ValueError("action is not a name")
     if not isinstance(command.args, dict):
-        raise ValueError("args is no object")
+        raise ValueError("args is not an object")
     if not isinstance(command.actor, str) or not _ACTOR.fullmatch(command.actor):
-        raise ValueError("actor is none of person, rule:<name>, agent:<name>")
+        raise ValueError("actor is not one of person, rule:<name>, agent:<name>")
     if not is_number(command.time):
-        raise ValueError("time is no number")
+        raise ValueError("time is not a number")
     return command
 
 

@@ -1,4 +1,4 @@
-"""Several runs beside each other: their curves together, their results, the settings in which they differ."""
+"""Several runs compared: their curves in one chart, their results, the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING = "\N{EN DASH}"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Runs beside each other; shown in a cell as curves and tables.
+    """Several runs compared; shown in a cell as curves and tables.
 
     Args:
         runs: The runs, in the order given.
@@ -132,7 +132,7 @@ class Comparison:
 
 
 def compare(runs: Iterable[Run | str | Path] | Run | str | Path, *more: Run | str | Path) -> Comparison:
-    """Put runs beside each other.
+    """Compare runs.
 
     Args:
         runs: Runs or their folders: a list, what `nb.runs()` returned, or one after the other.
@@ -145,7 +145,7 @@ def compare(runs: Iterable[Run | str | Path] | Run | str | Path, *more: Run | st
     for item in (*first, *more):
         if not isinstance(item, (Run, str, Path)):
             raise RunError(
-                f"{type(item).__name__} is no run.", hint="nb.compare([run, other]) takes runs or paths."
+                f"{type(item).__name__} is not a run.", hint="nb.compare([run, other]) takes runs or paths."
             )
     opened = [item if isinstance(item, Run) else Run(item) for item in (*first, *more)]
     if not opened:

@@ -114,7 +114,7 @@ class Condition:
         text: What was written, in the language above.
 
     Raises:
-        UserError: It is no condition; the message says what is wrong, in which column, and how to fix it.
+        UserError: It is not a condition; the message says what is wrong, in which column, and how to fix it.
     """
 
     def __init__(self, text: str) -> None:

@@ -120,7 +120,7 @@ class EventWriter:
 class EventReader:
     """Reads the events of a run while they are written: each `poll` returns what is new.
 
-    A line without its end is left for the next poll; one that is no event is skipped, and counted.
+    A line without its end is left for the next poll; one that is not an event is skipped, and counted.
 
     Args:
         folder: The run's folder.
@@ -209,7 +209,7 @@ def event_files(folder: Path | str) -> list[Path]:
 
 
 def parse_line(line: bytes) -> Event | None:
-    """Return the event on a line, or `None` when it is none."""
+    """Return the event on a line, or `None` when it is not one."""
     event = _loads(line)
     return event if _is_event(event) else None
 

@@ -31,7 +31,7 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
         return False
     if pid == os.getpid() and process.get("pid_started") == _own_start(pid):
-        return True  # who asks, lives
+        return True  # this is it
     import psutil
 
     try:

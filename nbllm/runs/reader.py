@@ -84,7 +84,7 @@ class RunReader:
 
     @property
     def damaged(self) -> int:
-        """Lines that are no events."""
+        """Lines that are not events."""
         return self._reader.damaged
 
     def _poll(self) -> None:

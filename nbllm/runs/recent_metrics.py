@@ -1,4 +1,4 @@
-"""What the rules of a run remember of its metrics, and what can be computed of the newest values."""
+"""The newest values of a run's metrics, and the functions of them that conditions may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_WINDOW = 10_000  # values of a metric that are remembered
 
 
 class RecentMetrics:
-    """The newest values of each metric on the live line: what conditions look at."""
+    """The newest values of each metric on the current branch: what conditions look at."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, Values] = {}

@@ -22,10 +22,10 @@ class RuleState:
         rule: The rule.
         on: Whether it may act.
         fired: How often it has acted.
-        last_step: Where it acted last.
-        left: How often it may act yet.
-        set_at: Where it was set or switched on; it looks at later steps only. -1: from the start.
-        acted_at: Where it acted last on the current branch, for its rest; -1 when it has not.
+        last_step: The step at which it acted last.
+        left: How many more times it may act.
+        set_at: The step at which it was set or switched on; it looks at later steps only. -1: from the start.
+        acted_at: The step at which it acted last on the current branch, for its cooldown; -1 when it has not.
     """
 
     rule: Rule
@@ -41,9 +41,9 @@ class RuleState:
         self.left = self.rule.limit
 
     def may_act(self, step: int) -> bool:
-        """Say whether it is on and does not rest at `step`."""
-        rests_to = self.acted_at + self.rule.cooldown if self.acted_at >= 0 else -1
-        return self.on and step > max(self.set_at, rests_to)
+        """Say whether it is on and its cooldown is over at `step`."""
+        cooldown_ends = self.acted_at + self.rule.cooldown if self.acted_at >= 0 else -1
+        return self.on and step > max(self.set_at, cooldown_ends)
 
 
 class RuleBook:
@@ -123,14 +123,16 @@ def check_rules(rules: object) -> tuple[Rule, ...]:
     """Return what a configuration holds as rules.
 
     Raises:
-        UserError: It is no list of rules, or two have one name.
+        UserError: It is not a list of rules, or two have one name.
     """
     if isinstance(rules, (str, Mapping)) or not isinstance(rules, Iterable):
         raise UserError("rules must be a list of rules.", hint="rules=[nb.rules.spike()]")
     found = []
     for rule in rules:
         if not isinstance(rule, (Rule, Mapping)):
-            raise UserError(f"{rule!r} is no rule.", hint="nb.rules.spike(), or nb.rules.Rule(name=..., ...)")
+            raise UserError(
+                f"{rule!r} is not a rule.", hint="nb.rules.spike(), or nb.rules.Rule(name=..., ...)"
+            )
         found.append(rule if isinstance(rule, Rule) else Rule.from_dict(rule))
     names = [rule.name for rule in found]
     for name in names:

@@ -1,4 +1,4 @@
-"""Rules: what is to be done to a run when its numbers fulfil a condition. Use it as `nb.rules`.
+"""Rules: what a run does by itself when a condition on its metrics holds. Use it as `nb.rules`.
 
     run.rule("spike", when="loss > 1.5 * median(loss, 50)", do=nb.rules.rewind())
     nb.train(lm, text, rules=[nb.rules.nan(), nb.rules.plateau()])
@@ -47,13 +47,13 @@ RuleAction = dict[str, Any]  # {"action": ..., "args": {...}}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(Config):
-    """Something to be done by itself, at the step boundary after the step that fulfilled the condition.
+    """Something that a run does by itself, at the step boundary after the step that fulfilled the condition.
 
     What a rule does is recorded like what a person does, at its step and with the actor "rule:<name>"; a replay
     repeats the actions and does not ask the condition again.
 
-    Training is deterministic: after a rewind alone it meets the same trouble again. So change something too
-    (`scale(lr=0.5)`); and `cooldown` and `limit` see to it that a rule does not go round for ever.
+    Training is deterministic: after a rewind alone it meets the same trouble again. So change a setting too
+    (`scale(lr=0.5)`); `cooldown` and `limit` keep a rule from repeating itself forever.
 
     Args:
         name: What it is called.
@@ -64,7 +64,7 @@ class Rule(Config):
             it may act as often once more.
 
     Raises:
-        UserError: The name, the condition or an action is none.
+        UserError: The name, the condition or an action is not valid.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Rule(Config):
         """Build from a mapping, which may come from anywhere.
 
         Raises:
-            UserError: It is no rule.
+            UserError: It is not a rule.
         """
         checked = check_plain_types(cls, values)
         missing = [name for name in ("name", "when", "do") if name not in checked]
@@ -182,7 +182,7 @@ def sample(prompt: str = "") -> RuleAction:
     return _action("sample", {"prompt": prompt})
 
 
-# Rules to have
+# Ready-made rules
 
 
 def spike(times: float = 1.5, window: int = 50, lr: float = 0.5) -> Rule:
@@ -218,7 +218,7 @@ def plateau(
         metric: What is to fall; as steps vary, that of the evaluations.
         patience: So many values, since the best or since the rule last acted, without an improvement.
         lr: What the learning rate is multiplied with.
-        tolerance: An improvement by less than this share is none.
+        tolerance: An improvement by less than this share does not count.
     """
     when = f"since_best({_quoted(metric)}, {tolerance:g}) >= {patience}"
     return Rule(name="plateau", when=when, do=(scale(lr=lr),), cooldown=0, limit=10)
@@ -230,7 +230,7 @@ def no_progress(metric: str = "evaluation.loss", patience: int = 6, tolerance: f
     Args:
         metric: What is to fall.
         patience: So many values since the best without an improvement.
-        tolerance: An improvement by less than this share is none.
+        tolerance: An improvement by less than this share does not count.
     """
     when = f"since_best({_quoted(metric)}, {tolerance:g}) >= {patience}"
     return Rule(name="no progress", when=when, do=(stop(),), limit=1)

@@ -182,7 +182,7 @@ class Run(RecordedRun):
             **bounds: `cooldown` and `limit`, as in `nb.rules.Rule`.
 
         Raises:
-            UserError: It is no rule.
+            UserError: It is not a rule.
             RefusedError: The run takes none: it is a replay, or has too many.
         """
         if isinstance(rule, Rule):

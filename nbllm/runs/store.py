@@ -34,7 +34,7 @@ def create(folder: Path | str, name: str, record: Mapping[str, Any]) -> Path:
             creation and schema are added.
 
     Raises:
-        RunError: The name is no name, or the folder cannot be written.
+        RunError: The name cannot be one, or the folder cannot be written.
     """
     folder = Path(folder).expanduser()
     check_name(name)
@@ -117,7 +117,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict):
         raise RunError(
-            "The run's record is damaged: it is no JSON object.",
+            "The run's record is damaged: it is not a JSON object.",
             where=file,
             hint="Its checkpoints are model directories: nb.load(path) may still open the newest.",
         )

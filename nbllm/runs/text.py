@@ -15,7 +15,7 @@ NEWEST = 10  # actions, warnings and checkpoints shown
 def details(run: RecordedRun) -> str:
     """Return state, progress, newest sample, actions, warnings and checkpoints of a run, a line each.
 
-    Control characters of samples, prompts and names are made visible: a terminal would obey them.
+    Control characters in samples, prompts and names are made visible, since a terminal would act on them.
     """
     summary, timeline = run.summary, run.timeline
     progress = progress_text(summary, seconds_left(timeline, summary.steps))

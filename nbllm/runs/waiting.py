@@ -1,4 +1,4 @@
-"""Waiting for a run, with a line that says how far it is."""
+"""Waiting for a run, with a progress line."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nbllm.core.downsample import downsample
 from nbllm.runs.timeline import Points
 
 MOST = 8192  # points that are sent at once
@@ -15,30 +16,6 @@ WIDE = frozenset({"step", "tokens", "seconds", "time"})  # columns that float32 
 BY = "loss"
 
 Column = NDArray[np.float64]
-
-
-def thin(values: Column, most: int) -> NDArray[np.intp]:
-    """Return the places of at most `most` points that draw the same line as all.
-
-    Of each of `most / 4` equal spans the first, the last, the least and the greatest are kept; NaN, which breaks
-    the line, is kept only where it is first or last of its span.
-
-    Args:
-        values: (point,), what is drawn.
-        most: At least 4.
-
-    Source: Jugel et al. 2014, "M4: A Visualization-Oriented Time Series Data Aggregation", VLDB 7(10).
-    """
-    count = len(values)
-    if count <= most:
-        return np.arange(count)
-    edges = np.linspace(0, count, most // 4 + 1).astype(np.intp)
-    first, last = edges[:-1], edges[1:] - 1
-    span = np.repeat(np.arange(len(first)), np.diff(edges))
-    # Sorted by span, then value: the least stands first and the greatest last; NaN sorts behind all.
-    low = np.lexsort((values, span))[first]
-    high = np.lexsort((-values, span))[first]
-    return np.unique(np.concatenate([first, last, low, high]))
 
 
 def columns(points: Points, begin: int = 0, end: int | None = None) -> dict[str, Column]:
@@ -53,7 +30,7 @@ def columns(points: Points, begin: int = 0, end: int | None = None) -> dict[str,
 def thinned(table: Mapping[str, Column], most: int = MOST) -> dict[str, Column]:
     """Return the columns at the places that draw the same loss curve."""
     by = table.get(BY, table["step"])
-    places = thin(by, most)
+    places = downsample(by, most)
     return {name: values[places] for name, values in table.items()}
 
 

@@ -418,7 +418,7 @@ def test_the_question_whether_to_stop_does_not_outlive_the_run(panel):
             {"state": "failed", "reason": "CUDA out of memory."},
             "Failed at step 120: CUDA out of memory. It can",
         ),
-        ({"state": "lost"}, "The trainer is gone without a word since"),
+        ({"state": "lost"}, "The trainer is gone since"),
     ],
 )
 def test_a_run_that_has_ended_says_what_happened_and_can_be_resumed(fresh, fields, sentence):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nbllm.core import chart
-from nbllm.core.chart import Mark, Series, extremes, line_chart, sparkline, ticks
+from nbllm.core.chart import Mark, Series, line_chart, sparkline, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -72,12 +72,6 @@ def test_long_series_keep_their_extremes_and_stay_small():
     top, bottom = sorted(ys)[0], sorted(ys)[-1]
     rest = sorted(ys)[1:-1]
     assert top < rest[0] - 50 and bottom > rest[-1] + 50
-
-
-def test_extremes_of_short_or_constant_x_are_all_kept():
-    assert list(extremes(np.arange(5.0), np.arange(5.0), 3)) == [0, 1, 2, 3, 4]
-    kept = extremes(np.zeros(100), np.arange(100.0), 3)
-    assert {0, 99} <= set(kept.tolist())
 
 
 def test_text_is_escaped_everywhere():

@@ -167,7 +167,7 @@ def test_a_manifest_cannot_reach_outside(run, tmp_path):
         manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
         manifest["sha256"] = checkpoint._digest(manifest)
         (path / "manifest.json").write_text(json.dumps(manifest))
-        assert "is no name inside the checkpoint" in verify(path)[0]
+        assert "is not a name inside the checkpoint" in verify(path)[0]
         manifest["files"].pop(name)
 
 

@@ -51,16 +51,16 @@ def good(**changes):
         (good(more=1), "not the fields"),
         (good(id="../../etc/passwd"), "id is not"),
         (good(id=7), "id is not"),
-        (good(action="rm -rf"), "action is no name"),
-        (good(action=None), "action is no name"),
-        (good(args=[1]), "args is no object"),
-        (good(actor="root"), "actor is none of"),
-        (good(actor="agent:" + "x" * 999), "actor is none of"),
-        (good(actor="agent:a\nb"), "actor is none of"),
-        (good(time="now"), "time is no number"),
-        (good(time=True), "time is no number"),
-        (good(time=0).replace(b'"time": 0', b'"time": NaN'), "time is no number"),
-        (good(time=0).replace(b'"time": 0', b'"time": 1' + b"0" * 400), "time is no number"),
+        (good(action="rm -rf"), "action is not a name"),
+        (good(action=None), "action is not a name"),
+        (good(args=[1]), "args is not an object"),
+        (good(actor="root"), "actor is not one of"),
+        (good(actor="agent:" + "x" * 999), "actor is not one of"),
+        (good(actor="agent:a\nb"), "actor is not one of"),
+        (good(time="now"), "time is not a number"),
+        (good(time=True), "time is not a number"),
+        (good(time=0).replace(b'"time": 0', b'"time": NaN'), "time is not a number"),
+        (good(time=0).replace(b'"time": 0', b'"time": 1' + b"0" * 400), "time is not a number"),
         (b" " * (commands.MAX_BYTES + 1), "more than 1,048,576 bytes"),
     ],
 )
@@ -139,7 +139,7 @@ def test_arguments_that_cannot_travel(run, args, message):
 
 @pytest.mark.parametrize("actor", ["", "root", "rule:", "agent:\x07", 7, "person "])
 def test_actors(run, actor):
-    with pytest.raises(RunError, match="is no actor"):
+    with pytest.raises(RunError, match="is not an actor"):
         send(run, "pause", {}, actor)
 
 

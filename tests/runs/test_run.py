@@ -47,7 +47,7 @@ def test_each_actor_is_named(run):
     run.as_actor("agent:tuner").set(lr=0.5)
     run.as_actor("rule:plateau").pause()
     assert [event["actor"] for event in run.events("action")] == ["agent:tuner", "rule:plateau"]
-    with pytest.raises(RunError, match="'mallory' is no actor"):
+    with pytest.raises(RunError, match="'mallory' is not an actor"):
         run.as_actor("mallory")
 
 

@@ -172,8 +172,8 @@ def test_a_rate_set_lasts_through_schedule_and_rewind(make, recorder):
 )
 def test_a_rate_that_cannot_be_set_is_refused_and_ends_no_training(make, recorder, changes, reason):
     """Nor does going back, before or after which it is asked for."""
-    deeds = [set_value(lr=0.1), set_value(clip=0.5), rewind(1), set_value(lr=0.1), set_value(clip=0.1)]
-    follower = recorder(rules=[Rule(name="all", when="step == 6", do=deeds, limit=1)])
+    asked = [set_value(lr=0.1), set_value(clip=0.5), rewind(1), set_value(lr=0.1), set_value(clip=0.1)]
+    follower = recorder(rules=[Rule(name="all", when="step == 6", do=asked, limit=1)])
     trainer = make([follower], **changes)
     follower.train(trainer)
     run = follower.run
@@ -191,20 +191,20 @@ def test_a_rate_that_cannot_be_set_is_refused_and_ends_no_training(make, recorde
 
 
 def test_a_rewind_takes_the_clipping_back_too(make, recorder):
-    deeds = [set_value(clip=0.01), rewind(1)]
-    follower = recorder(rules=[Rule(name="b", when="step == 6", do=deeds, limit=1)])
+    asked = [set_value(clip=0.01), rewind(1)]
+    follower = recorder(rules=[Rule(name="b", when="step == 6", do=asked, limit=1)])
     trainer = make([follower])
     follower.train(trainer)
     assert follower.run.settings.values["clip"] == trainer.args.max_grad_norm == 1
 
 
 def test_rules_ask_for_all_that_a_trainer_can(make, recorder):
-    deeds = [save(), evaluate(), sample("The"), stop()]
-    follower = recorder(rules=[Rule(name="all", when="step == 6 and loss > 0", do=deeds)])
+    asked = [save(), evaluate(), sample("The"), stop()]
+    follower = recorder(rules=[Rule(name="all", when="step == 6 and loss > 0", do=asked)])
     trainer = make([follower], eval_strategy="steps", eval_steps=100)
     follower.train(trainer)
     run = follower.run
-    assert [a[1:] for a in actions(run)] == [(d["action"], "applied") for d in deeds]
+    assert [a[1:] for a in actions(run)] == [(d["action"], "applied") for d in asked]
     assert [e["step"] for e in run.events("evaluation")] == [6]
     assert [c.step for c in run.checkpoints] == [4, 6]
     assert [(e["step"], e["prompt"], e["actor"]) for e in run.events("sample")] == [(6, "The", "rule:all")]

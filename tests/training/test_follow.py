@@ -121,8 +121,8 @@ def test_a_rewind_repeats_exactly_what_comes_from_the_random_state(follow):
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
         return prompt + "!"
 
-    deeds = [nb.rules.sample("a"), nb.rules.evaluate(), rewind(1)]
-    rules = [Rule(name="back", when="step == 7", do=deeds, limit=1)]
+    asked = [nb.rules.sample("a"), nb.rules.evaluate(), rewind(1)]
+    rules = [Rule(name="back", when="step == 7", do=asked, limit=1)]
     back = go(task, follow(task, "back", rules=rules, sample=draw, evaluate=lambda: {"loss": torch.rand(1)}))
     assert [(a.action, a.outcome) for a in back.timeline.actions] == [
         ("sample", "applied"),
@@ -136,8 +136,8 @@ def test_a_rewind_repeats_exactly_what_comes_from_the_random_state(follow):
     assert [(e["text"], e["actor"]) for e in back.events("sample")] == [("a!", "rule:back")]
 
 
-@pytest.mark.parametrize("deed", [nb.rules.sample("a"), nb.rules.evaluate()])
-def test_what_is_measured_in_between_changes_nothing_that_follows(follow, deed):
+@pytest.mark.parametrize("action", [nb.rules.sample("a"), nb.rules.evaluate()])
+def test_what_is_measured_in_between_changes_nothing_that_follows(follow, action):
     def draw(*prompt):
         numbers = [random.random(), np.random.rand(), float(torch.rand(1))]  # noqa: NPY002
         return str(numbers) if prompt else {"loss": sum(numbers)}
@@ -145,7 +145,7 @@ def test_what_is_measured_in_between_changes_nothing_that_follows(follow, deed):
     task = Task()
     plain = go(task, follow(task, "plain"))
     task = Task()
-    rules = [Rule(name="often", when="step > 0", do=deed, cooldown=0, limit=99)]
+    rules = [Rule(name="often", when="step > 0", do=action, cooldown=0, limit=99)]
     asked = go(task, follow(task, "asked", rules=rules, sample=draw, evaluate=draw))
     assert len(asked.timeline.actions) == 12
     assert {a.outcome for a in asked.timeline.actions} == {"applied"}

@@ -196,9 +196,9 @@ def test_what_rules_remember_is_restored(start):
     assert actions(run)[-1][:2] == (10, "save")
 
 
-def test_a_refused_deed_is_recorded_and_the_rest_goes_on(start):
-    deeds = [set_to(lr=7), scale(speed=2), nb.rules.evaluate(), nb.rules.freeze("*"), save()]
-    run = start(rules=[Rule(name="odd", when="step == 3", do=deeds)]).wait(progress=False)
+def test_a_refused_action_is_recorded_and_the_rest_goes_on(start):
+    asked = [set_to(lr=7), scale(speed=2), nb.rules.evaluate(), nb.rules.freeze("*"), save()]
+    run = start(rules=[Rule(name="odd", when="step == 3", do=asked)]).wait(progress=False)
     assert run.state == "finished"
     done = [a for a in run.timeline.actions if a.actor == "rule:odd"]
     assert [a.outcome for a in done] == ["refused"] * 4 + ["applied"]

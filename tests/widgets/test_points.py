@@ -1,49 +1,9 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
-import pytest
 
 from nbllm.runs.timeline import Points
-from nbllm.widgets.points import MOST, columns, packed, thin, thinned
-
-
-@pytest.mark.parametrize("count", [0, 1, 8, 9, 10, 4096, 100_003])
-def test_thinned_points_are_some_of_all_in_order_with_the_ends(count):
-    values = np.random.default_rng(0).normal(size=count)
-    places = thin(values, 8)
-    assert len(places) <= max(8, 0) or count <= 8
-    assert len(places) == min(count, len(places))
-    assert np.all(np.diff(places) > 0)
-    if count:
-        assert (places[0], places[-1]) == (0, count - 1)
-
-
-def test_a_spike_of_one_point_survives_either_way():
-    values = np.linspace(5, 2, 100_000)
-    values[40_001], values[70_002] = 90.0, -3.0
-    places = thin(values, 400)
-    assert len(places) <= 400
-    assert {40_001, 70_002} <= set(places.tolist())
-
-
-def test_every_span_keeps_its_range():
-    values = np.random.default_rng(1).normal(size=10_000)
-    kept = thin(values, 400)
-    edges = np.linspace(0, 10_000, 101).astype(int)
-    for first, last in itertools.pairwise(edges):
-        inside = values[kept[(kept >= first) & (kept < last)]]
-        span = values[first:last]
-        assert (inside.min(), inside.max()) == (span.min(), span.max())
-        assert (inside[0], inside[-1]) == (span[0], span[-1])
-
-
-def test_nan_hides_no_extreme():
-    values = np.full(1000, np.nan)
-    values[500], values[501] = 1.0, 2.0
-    assert {500, 501} <= set(thin(values, 40).tolist())
-    assert len(thin(np.full(1000, np.nan), 40)) <= 40
+from nbllm.widgets.points import MOST, columns, packed, thinned
 
 
 def points(count):

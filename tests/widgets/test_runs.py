@@ -95,7 +95,7 @@ def test_every_run_has_a_row(told, tmp_path):
     whole = panel.wait("runs", lambda message: message["whole"])
     assert whole["to"] == "a"
     assert abs(whole["now"] - time.time()) < 10
-    assert whole["unreadable"] == [["broken", "The run's record is damaged: it is no JSON object."]]
+    assert whole["unreadable"] == [["broken", "The run's record is damaged: it is not a JSON object."]]
     rows = rows_of(whole)
     assert set(rows) == {"first", "warmer", "fresh"}
     assert rows["first"]["state"] == "finished"

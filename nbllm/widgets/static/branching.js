@@ -17,7 +17,7 @@ export class BranchingPart {
     this.line = new OutcomeLine(panel, ({ action }) => action === "rewind" || action === "fork");
     const { line } = this;
     this.card = /** @type {any} */ (null);
-    /** @type {any[]} checkpoints on the live line */
+    /** @type {any[]} checkpoints on the current branch */
     this.points = [];
     this.slider = element("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": "Checkpoint", oninput: panel.guarded(() => this.#slide()) });
     this.about = element("span", { class: "panel-value muted" });

@@ -103,7 +103,7 @@ function endSentence(card) {
   if (state === "failed") return `Failed at step ${formatCount(step)}${because} ${goOn}`;
   if (state === "lost") {
     const since = card.time ? ` since ${clock(card.time)}` : "";
-    return `The trainer is gone without a word${since}${because} ${goOn}`;
+    return `The trainer is gone${since}${because} ${goOn}`;
   }
   return "";
 }
