@@ -17,6 +17,7 @@ from nbllm.runs.actions import words
 if TYPE_CHECKING:
     from nbllm.runs.actions import Action
     from nbllm.runs.run import Run
+    from nbllm.runs.summary import RunSummary
 
 _POINTS = 2400  # of a curve, at most
 _SAMPLES = 6
@@ -37,8 +38,9 @@ def run_details(run: Run) -> list[Section]:
 
 def training_metrics(run: Run) -> list[Measurement]:
     """Return the figures of a run that belong in a summary."""
-    metrics = [Measurement(name="training steps", value=run.step, note=_of(run))]
-    tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
+    summary = run.summary
+    metrics = [Measurement(name="training steps", value=summary.step, note=_of(summary))]
+    tokens, seconds = summary.tokens, summary.seconds
     if tokens is not None and seconds is not None:
         value, unit = (round(seconds / 60, 1), "min") if seconds >= 60 else (round(seconds, 1), "s")
         note = f"{int(tokens):,} tokens"
@@ -46,34 +48,28 @@ def training_metrics(run: Run) -> list[Measurement]:
     return metrics
 
 
-def _of(run: Run) -> str:
-    parts = [run.state, f"of {run.steps:,} planned" if run.steps and run.steps != run.step else ""]
+def _of(summary: RunSummary) -> str:
+    planned = summary.steps if summary.steps != summary.step else None
+    parts = [summary.state, f"of {planned:,} planned" if planned else ""]
     return ", ".join(part for part in parts if part)
-
-
-def _last(run: Run, metric: str) -> float | None:
-    column = run.timeline.steps.columns.get(metric)
-    if column is None or not len(column) or not np.isfinite(column[-1]):
-        return None
-    return float(column[-1])
 
 
 def _course(run: Run) -> Text:
     """Return a summary of the run in sentences."""
-    timeline = run.timeline
-    planned = f" of {run.steps:,} planned" if run.steps and run.steps != run.step else ""
-    sentences = [f"The run {run.name} took {run.step:,} steps{planned} and is {run.state}."]
-    if run.reason and run.state != "finished":
-        sentences.append(f"The reason given: {run.reason.rstrip('.')}.")
-    tokens, seconds = _last(run, "tokens"), _last(run, "seconds")
+    summary, timeline = run.summary, run.timeline
+    planned = f" of {summary.steps:,} planned" if summary.steps and summary.steps != summary.step else ""
+    sentences = [f"The run {run.name} took {summary.step:,} steps{planned} and is {summary.state}."]
+    if summary.reason and summary.state != "finished":
+        sentences.append(f"The reason given: {summary.reason.rstrip('.')}.")
+    tokens, seconds = summary.tokens, summary.seconds
     if tokens and seconds:
         sentences.append(
             f"It saw {int(tokens):,} tokens in {duration(seconds)} of training, "
             f"{tokens / seconds:,.0f} tokens a second."
         )
-    if run.parent is not None:
-        parent = str(run.parent.get("name", run.parent.get("run", "?"))).rstrip("/").rpartition("/")[2]
-        sentences.append(f"It is a fork of {parent} at step {run.parent.get('step', '?')}.")
+    if summary.parent:
+        at = "?" if summary.parent_step is None else summary.parent_step
+        sentences.append(f"It is a fork of {summary.parent} at step {at}.")
     if len(timeline.starts) > 1:
         again = [f"{start['step']:,}" for start in timeline.starts[1:]]
         sentences.append(f"It was interrupted, and resumed at step {', '.join(again)}.")

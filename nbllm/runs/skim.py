@@ -38,11 +38,13 @@ class Skim:
     Args:
         folder: The run's folder.
         record: What its `run.json` says.
+        curve: Whether steps are read for a sparkline, too.
     """
 
-    def __init__(self, folder: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, record: Mapping[str, Any], *, curve: bool = True) -> None:
         self.folder = folder
         self.record = record
+        self.curve = curve
         self._start_over()
 
     def _start_over(self) -> None:
@@ -78,7 +80,8 @@ class Skim:
 
     def _read(self, file: BinaryIO, name: str, size: int) -> None:
         offset = self._offsets.get(name, 0)
-        every = 0 if size - offset <= WHOLE else (size - offset) // PLACES
+        is_short = size - offset <= WHOLE
+        every = (size - offset) // PLACES if self.curve else size
         while offset < size:
             file.seek(offset)
             block = file.read(min(SPAN, size - offset))
@@ -87,7 +90,7 @@ class Skim:
                 break  # a line that is still being written
             block = block[: end or len(block)]  # a line that is longer is none, and is skipped
             offset += len(block)
-            lines = _chosen_lines(block, every) if every else block.splitlines()
+            lines = block.splitlines() if is_short else _chosen_lines(block, every)
             self.timeline.extend(event for line in lines if (event := _event(line)) is not None)
         self._offsets[name] = offset
 

@@ -143,7 +143,7 @@ def read_summary(folder: Path, record: Mapping[str, Any] | None = None) -> RunSu
         RunError: There is no run.
     """
     record = read_record(folder) if record is None else record
-    timeline = Skim(folder, record).look()
+    timeline = Skim(folder, record, curve=False).look()
     return summarize(folder, record, timeline, judge(timeline.session, folder, record))
 
 
