@@ -1,7 +1,6 @@
 """A conversation from its messages to the answer: template, prompt, tokens with their probabilities, stream."""
 
 import threading
-import time
 
 import pytest
 import torch
@@ -332,11 +331,9 @@ def test_a_stop_is_obeyed_before_the_next_token(lm):
         if len(seen) == 5:
             stop.set()
 
-    began = time.perf_counter()
     made = answer(
         lm.model, lm.tokenizer, prompt, SamplingConfig(max_new_tokens=200, seed=3), on_token=on_token,
         should_stop=stop.is_set,
     )  # fmt: skip
     assert made.stopped_by == "caller"
     assert len(made.tokens) <= 6
-    assert time.perf_counter() - began < 10

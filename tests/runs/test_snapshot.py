@@ -1,13 +1,12 @@
 import re
 import shutil
-import time
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from nbllm.core.errors import RunError
 from nbllm.core.html import page
-from nbllm.runs import checkpoint
+from nbllm.runs import checkpoint, events
 from nbllm.runs.compare import compare
 from nbllm.runs.events import EventWriter
 from nbllm.runs.listing import list_runs
@@ -161,7 +160,7 @@ def test_checkpoints_that_a_rewind_left_behind_are_marked(tmp_path):
     assert run.step == 10
 
 
-def test_a_hundred_thousand_steps_are_quick(tmp_path):
+def test_of_a_hundred_thousand_steps_each_is_read_once(tmp_path, monkeypatch):
     path = create(tmp_path, "long", {"steps": 100_000})
     line = (
         '{{"time":1764032000.5,"kind":"step","step":{0},"loss":3.2134567,"lr":0.000912345,"grad_norm":0.8712345,'
@@ -169,24 +168,20 @@ def test_a_hundred_thousand_steps_are_quick(tmp_path):
     )
     with open(path / "events" / "trainer-0001.jsonl", "w") as file:
         file.writelines(line.format(step) for step in range(1, 100_001))
-    began = time.process_time()
+    parsed, is_event = [], events._is_event
+    monkeypatch.setattr(events, "_is_event", lambda event: parsed.append(1) or is_event(event))
     run = Run(path)
     steps, values = run.history()
-    history = time.process_time() - began
     html = run._repr_html_()
-    snapshot = time.process_time() - began - history
     assert len(steps) == len(values) == 100_000
     assert len(html) < 200_000
-    began = time.process_time()
+    assert 100_000 <= len(parsed) < 100_100  # each line once
+    parsed.clear()
     with open(path / "events" / "trainer-0001.jsonl", "a") as file:
         file.write(line.format(100_001))
     assert run.step == 100_001
     assert "100,001" in repr(list_runs(tmp_path))
-    again = time.process_time() - began
-    # Measured on two slow shared cores: 0.5, 0.1 and 0.002 s.
-    assert history < 2
-    assert snapshot < 1
-    assert again < 0.1
+    assert len(parsed) < 2000  # the new line, and what a table of runs reads of a long one
 
 
 def test_comparing(tmp_path):
