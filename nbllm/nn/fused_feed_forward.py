@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nbllm.nn.kernels import num_blocks, run, serves
+from nbllm.nn.kernels import num_blocks, run_for, serves
+from nbllm.nn.matmul import matmul, matmul_dtype
 
 
 def gelu_feed_forward(
@@ -47,36 +48,46 @@ def swiglu(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"] | None:
 
 
 class _GeluFeedForward(torch.autograd.Function):
+    """Between the two matrices, all is in the dtype of the matmuls: conversions are left out where it is another."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None
     ) -> Tensor:
-        inner = torch.mm(_rows(x), up.t())
+        rows = _rows(x)
+        dtype = matmul_dtype(x, len(rows))
+        inner = matmul(rows.to(dtype), up.to(dtype).t())
         active = torch.empty_like(inner)
-        added = inner.new_zeros(len(up)) if up_bias is None else up_bias.contiguous()
-        run("activations", "gelu", num_blocks(len(inner)), inner, added, active)
+        added = inner.new_zeros(len(up), dtype=torch.float32)
+        if up_bias is not None:
+            added.copy_(up_bias)
+        run_for(dtype, "activations", "gelu", num_blocks(len(inner)), inner, added, active)
         ctx.save_for_backward(x, up, inner, active, down)  # `inner` now holds the derivative
-        out = torch.mm(active, down.t())
+        out = matmul(active, down.to(dtype).t())
         if down_bias is not None:
             out += down_bias
-        return out.view(*x.shape[:-1], len(down))
+        return out.to(x.dtype).view(*x.shape[:-1], len(down))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, up, slope, active, down = ctx.saved_tensors
         wants_x, wants_up, wants_up_bias, wants_down, wants_down_bias = ctx.needs_input_grad
-        grad_out = _rows(grad)
-        grad_down = torch.mm(grad_out.t(), active) if wants_down else None
-        grad_down_bias = grad_out.sum(0) if wants_down_bias else None
+        dtype = slope.dtype
+        grad_out = _rows(grad).to(dtype)
+        grad_down = matmul(grad_out.t(), active).to(down.dtype) if wants_down else None
+        grad_down_bias = grad_out.sum(0).to(down.dtype) if wants_down_bias else None
         if not (wants_x or wants_up or wants_up_bias):
             return None, None, None, grad_down, grad_down_bias
-        grad_inner = torch.mm(grad_out, down)  # first by `active`, then by what the activation is given
-        totals = slope.new_empty(num_blocks(len(slope)), slope.shape[1])
-        run("activations", "multiply_and_sum", len(totals), slope, grad_inner, totals)
-        grad_x = torch.mm(grad_inner, up).view(x.shape) if wants_x else None
-        grad_up = torch.mm(grad_inner.t(), _rows(x)) if wants_up else None
-        return grad_x, grad_up, totals.sum(0) if wants_up_bias else None, grad_down, grad_down_bias
+        grad_inner = matmul(
+            grad_out, down.to(dtype)
+        )  # first by `active`, then by what the activation is given
+        totals = slope.new_empty(num_blocks(len(slope)), slope.shape[1], dtype=torch.float32)
+        run_for(dtype, "activations", "multiply_and_sum", len(totals), slope, grad_inner, totals)
+        grad_x = matmul(grad_inner, up.to(dtype)).to(x.dtype).view(x.shape) if wants_x else None
+        grad_up = matmul(grad_inner.t(), _rows(x).to(dtype)).to(up.dtype) if wants_up else None
+        grad_up_bias = totals.sum(0).to(up.dtype) if wants_up_bias else None
+        return grad_x, grad_up, grad_up_bias, grad_down, grad_down_bias
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -84,7 +95,7 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-        run("activations", "swiglu", num_blocks(x.numel() // x.shape[-1]), x, out)
+        run_for(x.dtype, "activations", "swiglu", num_blocks(x.numel() // x.shape[-1]), x, out)
         ctx.save_for_backward(x)
         return out
 
@@ -92,15 +103,8 @@ class _SwiGLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        run(
-            "activations",
-            "swiglu_backward",
-            num_blocks(x.numel() // x.shape[-1]),
-            x,
-            grad.contiguous(),
-            grad_x,
-        )
+        grad_x, blocks = torch.empty_like(x), num_blocks(x.numel() // x.shape[-1])
+        run_for(x.dtype, "activations", "swiglu_backward", blocks, x, grad.contiguous(), grad_x)
         return grad_x
 
 

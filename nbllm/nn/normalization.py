@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nbllm.nn.hooks import is_plain, keep_methods
-from nbllm.nn.kernels import num_blocks, run, serves
+from nbllm.nn.kernels import num_blocks, run_for, serves
 
 NORMS = ("layer_norm", "rms_norm")
 
@@ -125,46 +125,27 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Return x + branch (x where that is None) and its normalization; keep what the backward pass needs."""
     weight, bias, eps, centred = parameters
-    x, weight = x.contiguous(), weight.contiguous()
+    x, dtype = x.contiguous(), weight.dtype
     added = x if branch is None else torch.empty_like(x)
-    out, statistics = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], 2)
+    out = torch.empty_like(x)
+    statistics = x.new_empty(x.numel() // x.shape[-1], 2, dtype=torch.float32)
     other = None if branch is None else branch.contiguous()
-    offset = torch.zeros_like(weight) if bias is None else bias.contiguous()
-    run(
-        "normalization",
-        "forward",
-        num_blocks(len(statistics)),
-        x,
-        other,
-        added,
-        weight,
-        offset,
-        out,
-        statistics,
-        eps,
-        int(centred),
-    )
+    weight = weight.to(torch.float32, memory_format=torch.contiguous_format)
+    offset = torch.zeros_like(weight) if bias is None else bias.to(weight).contiguous()
+    operands = (x, other, added, weight, offset, out, statistics, eps, int(centred))
+    run_for(x.dtype, "normalization", "forward", num_blocks(len(statistics)), *operands)
     ctx.save_for_backward(added, weight, statistics)
-    ctx.centred, ctx.has_bias = centred, bias is not None
+    ctx.centred, ctx.has_bias, ctx.dtype = centred, bias is not None, dtype
     return added, out
 
 
 def _backward(ctx: Any, residual: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the gradients by the input, the weight and the bias; `residual` is added to the first."""
     x, weight, statistics = ctx.saved_tensors
-    out = torch.empty_like(x)
-    totals = x.new_empty(2, num_blocks(len(statistics)), x.shape[-1])
+    out, blocks = torch.empty_like(x), num_blocks(len(statistics))
+    totals = x.new_empty(2, blocks, x.shape[-1], dtype=torch.float32)
     other = None if residual is None else residual.contiguous()
     grads = (grad.contiguous(), other, out, *totals)
-    run(
-        "normalization",
-        "backward",
-        num_blocks(len(statistics)),
-        x,
-        weight,
-        statistics,
-        *grads,
-        int(ctx.centred),
-    )
-    grad_weight, grad_bias = totals.sum(1)
+    run_for(x.dtype, "normalization", "backward", blocks, x, weight, statistics, *grads, int(ctx.centred))
+    grad_weight, grad_bias = totals.sum(1).to(ctx.dtype)
     return out, grad_weight, grad_bias if ctx.has_bias else None

@@ -5,10 +5,6 @@ import torch.nn.functional as F
 from nbllm.nn import kernels
 from nbllm.nn.normalization import NORMS, add_and_normalize, keep_and_normalize, make_norm
 
-needs_kernels = pytest.mark.skipif(
-    kernels.compiled("normalization") is None, reason="no kernels on this platform"
-)
-
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
@@ -32,7 +28,6 @@ def reference(kind, x, weight, bias=None):
     return F.rms_norm(x, weight.shape, weight, 1e-5)
 
 
-@needs_kernels
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("shape", [(1, 3), (1, 33), (3, 5, 17), (130, 48)])
 @pytest.mark.parametrize("adds", [False, True])
@@ -53,7 +48,6 @@ def test_results_and_gradients_are_those_of_float64(kind, shape, adds):
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=2e-6 * scale)
 
 
-@needs_kernels
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("used", [0, 1])
 def test_only_one_of_both_results_is_used(kind, used):
@@ -65,7 +59,6 @@ def test_only_one_of_both_results_is_used(kind, used):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@needs_kernels
 @pytest.mark.parametrize("kind", NORMS)
 def test_not_finite_stays_in_its_row(kind):
     x = drawn(3, 8)
@@ -74,7 +67,6 @@ def test_not_finite_stays_in_its_row(kind):
     assert out[0].isfinite().all() and out[1].isnan().all() and not out[2].isfinite().all()
 
 
-@needs_kernels
 @pytest.mark.parametrize("kind", NORMS)
 def test_not_contiguous_frozen_and_without_gradients(kind):
     norm = norm_of(kind, 70).requires_grad_(False)
@@ -88,8 +80,35 @@ def test_not_contiguous_frozen_and_without_gradients(kind):
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_other_formats_are_torchs(kind, dtype):
+@pytest.mark.parametrize("adds", [False, True])
+def test_bfloat16_is_computed_in_float32(kind, adds):
+    """So results and gradients are no farther from the exact ones than torch's own."""
+    norm = norm_of(kind, 48).bfloat16()
+    half = [x.bfloat16().requires_grad_() for x in (3 * drawn(130, 48) + 1, drawn(130, 48, seed=1))]
+    wide = [x.detach().double().requires_grad_() for x in (*half, *norm.parameters())]
+    grads = [drawn(130, 48, seed=5 + place).bfloat16() for place in range(2)]
+
+    def by(norm_of_sum, added, leaves):
+        pair = (added, norm_of_sum(added))
+        return [*pair, *torch.autograd.grad(pair, leaves, [grad.to(added) for grad in grads])]
+
+    leaves = [*half, *norm.parameters()] if adds else [half[0], *norm.parameters()]
+    pair = add_and_normalize(norm, *half) if adds else keep_and_normalize(norm, half[0])
+    ours = [*pair, *torch.autograd.grad(pair, leaves, grads)]
+    torchs = by(lambda x: reference(kind, x, *norm.parameters()), sum(half) if adds else half[0] * 1, leaves)
+    leaves = wide if adds else [wide[0], *wide[2:]]
+    exact = by(lambda x: reference(kind, x, *wide[2:]), sum(wide[:2]) if adds else wide[0] * 1, leaves)
+    for mine, other, right in zip(ours, torchs, exact, strict=True):
+        assert mine.dtype == torch.bfloat16
+        distances = [
+            float((found.double() - right).detach().norm() / right.detach().norm()) for found in (mine, other)
+        ]
+        assert distances[0] < max(1.2 * distances[1], 0.003), distances
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_dtypes_are_torchs(kind, dtype):
     norm, x = norm_of(kind, 8).to(dtype), drawn(70, 8).to(dtype)
     torch.testing.assert_close(norm(x), reference(kind, x, *norm.parameters()), rtol=0, atol=0)
     added, out = add_and_normalize(norm, x, x)

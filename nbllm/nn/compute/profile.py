@@ -34,7 +34,7 @@ _ROUNDS = 3  # of all tests in turn, at least; the first also warms up
 _AGREEING = 1.25  # a test's two shortest times are at most this factor apart where nothing else is going on
 _COPIED = 128 << 20  # bytes: more than the caches of most machines hold
 _ACTIVATED = (512, 1536)  # the matrix that an activation is timed on
-_FORMAT = 1  # raised when what is measured changes, so that profiles of before are measured again
+_FORMAT = 2  # raised when what is measured changes, so that profiles of before are measured again
 
 _known: dict[tuple[str, int], MachineProfile] = {}
 _lock = threading.RLock()
@@ -231,27 +231,27 @@ def _fused_speedups(watch: _Watch) -> dict[str, float]:
     """Time an activation with its bias, its derivative and the bias's gradient: by a kernel, and by torch."""
     from nbllm.nn import kernels  # loads Numba, and on a new machine compiles for some seconds
 
+    if kernels.compiled("activations") is None:
+        return {}
     found = {}
-    for dtype in kernels.FUSED_DTYPES:
-        if kernels.compiled("activations") is None:
-            continue
-        x = torch.linspace(-3, 3, math.prod(_ACTIVATED), dtype=torch.float32).view(_ACTIVATED)
-        x = x.to(getattr(torch, dtype))
+    for name in kernels.FUSED_DTYPES:
+        dtype = getattr(torch, name)
+        x = torch.linspace(-3, 3, math.prod(_ACTIVATED), dtype=torch.float32).view(_ACTIVATED).to(dtype)
         blocks = kernels.num_blocks(len(x))
-        inner, grad, bias, out = x.clone(), x.clone(), x[0].clone(), torch.empty_like(x)
-        totals = x.new_empty(blocks, x.shape[1], dtype=torch.float32)
+        bias, totals = x[0].float(), x.new_empty(blocks, x.shape[1], dtype=torch.float32)
+        gelu = x.clone(), bias, torch.empty_like(x)
+        slopes = x.clone(), x.clone(), totals
 
-        def fused(inner: Any = inner, grad: Any = grad, rest: Any = (bias, out, totals, blocks)) -> None:
-            bias, out, totals, blocks = rest
-            kernels.run("activations", "gelu", blocks, inner, bias, out)
-            kernels.run("activations", "multiply_and_sum", blocks, inner, grad, totals)
+        def fused(dtype: Any = dtype, blocks: int = blocks, gelu: Any = gelu, slopes: Any = slopes) -> None:
+            kernels.run_for(dtype, "activations", "gelu", blocks, *gelu)
+            kernels.run_for(dtype, "activations", "multiply_and_sum", blocks, *slopes)
 
-        def plain(x: Any = x, bias: Any = bias) -> None:
-            active = F.gelu(x + bias, approximate="tanh")
+        def plain(x: Any = x) -> None:
+            active = F.gelu(x + x[0], approximate="tanh")
             torch.ops.aten.gelu_backward(active, x, approximate="tanh").sum(0)
 
         times = watch.best_times({"fused": fused, "plain": plain})
-        found[dtype] = times["plain"] / times["fused"]
+        found[name] = times["plain"] / times["fused"]
     return found
 
 

@@ -18,7 +18,7 @@ from nbllm.nn.compute.decisions import current_choices
 
 # All modules that are compiled. "team" runs the others.
 NAMES = ("team", "activations", "normalization", "attention", "decoding_float32", "decoding_bfloat16")
-FUSED_DTYPES = ("float32",)  # which the kernels of activations and normalizations read and write
+FUSED_DTYPES = ("float32", "bfloat16")  # which the kernels of activations and normalizations read and write
 # Below so many elements a pass is shorter than what it costs to call a team, and Numba need not be loaded.
 FEWEST = 1 << 16
 # Work by rows is divided into blocks of so many. Gradients that are sums over rows are summed in a block by the
@@ -58,28 +58,32 @@ def why_not_compiled() -> dict[str, str]:
 def serves(name: str, *operands: Tensor | None, elements: int) -> bool:
     """Return whether the kernels `name` are for these operands.
 
-    They are where the present choices have kernels for the operands' dtype, for as many elements as are worth it;
+    They are where the present choices have kernels for the operands' one dtype, for as many elements as are worth it;
     not under autocast, nor where `readable` says no.
 
     Args:
         name: A module of this package.
-        operands: All that the kernel reads; None is left out.
+        operands: All that the kernel reads, the first of them not None; None is left out.
         elements: How many elements pass through it.
     """
-    if elements < FEWEST or torch.is_autocast_enabled("cpu") or not readable(*operands):
+    if elements < FEWEST or torch.is_autocast_enabled("cpu"):
         return False
-    return "float32" in current_choices().fused_kernels and compiled(name) is not None
+    assert operands[0] is not None
+    dtype = operands[0].dtype
+    if _name(dtype) not in FUSED_DTYPES or not readable(*operands, dtype=dtype):
+        return False
+    return _name(dtype) in current_choices().fused_kernels and compiled(name) is not None
 
 
-def readable(*operands: Tensor | None) -> bool:
-    """Return whether a kernel may read and write the memory of `operands`: float32 in the CPU's memory.
+def readable(*operands: Tensor | None, dtype: torch.dtype = torch.float32) -> bool:
+    """Return whether a kernel may read and write the memory of `operands`: of this dtype, in the CPU's memory.
 
     A subclass (a distributed or a fake tensor) may have no memory of its own or mean something else by it; and
     what is traced, to be compiled or exported, is to be seen in torch's operations.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return False
-    return all(x is None or is_memory(x, torch.float32) for x in operands)
+    return all(x is None or is_memory(x, dtype) for x in operands)
 
 
 def is_memory(x: Tensor, dtype: torch.dtype) -> bool:
@@ -93,6 +97,17 @@ def run(name: str, kernel: str, shares: int, *arguments: Tensor | int | float | 
     kernels, team = compiled(name), compiled("team")
     assert kernels is not None and team is not None
     team.run(getattr(kernels, kernel), shares, *arguments)
+
+
+def run_for(
+    dtype: torch.dtype, name: str, kernel: str, shares: int, *arguments: Tensor | int | float | None
+) -> None:
+    """Run the kernel for rows of a dtype, one of `FUSED_DTYPES`, as `run` does."""
+    run(name, f"{kernel}_{_name(dtype)}", shares, *arguments)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def num_blocks(rows: int) -> int:

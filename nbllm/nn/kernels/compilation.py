@@ -45,7 +45,7 @@ def part(fastmath: set[str]) -> Callable[[Function], Function]:
 
 
 def pointer_to(kind: Any) -> Any:
-    """Return a function that takes an address as that of numbers of a Numba type, for `carray`."""
+    """Return a function that takes an address as that of elements of a Numba type, for `carray`."""
 
     @intrinsic
     def at(context: Any, address: Any) -> Any:
@@ -58,11 +58,13 @@ def pointer_to(kind: Any) -> Any:
 
 
 _floats_at, _integers_at = pointer_to(types.float32), pointer_to(types.int64)
+# Of the dtype that a kernel is to read and write; NumPy has no bfloat16.
+FLOAT32, BFLOAT16 = np.float32(0), np.uint16(0)
 
 
 @intrinsic
 def weights_at(context: Any, address: Any, like: Any) -> Any:
-    """The address as that of numbers like `like`: float32, or uint16 that stand for bfloat16."""
+    """The address as that of elements like `like`: float32, or uint16 that stand for bfloat16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -174,13 +176,21 @@ def real(data: Any, argument: int) -> np.float32:
 
 @part(EXACT)
 def matrix(data: Any, argument: int) -> Any:
-    """Return an argument that is a tensor, all dimensions but the last folded into one: (row, column)."""
+    """Return an argument that is a float32 tensor, all dimensions but the last folded into one: (row, column)."""
     place = SLOTS * argument
     return matrix_at(np.intp(data[place]), np.intp(data[place + 1]), np.intp(data[place + 2]))
 
 
 @part(EXACT)
+def matrix_of(data: Any, argument: int, like: Any) -> Any:
+    """Return an argument as `matrix` does, of elements like `FLOAT32` or `BFLOAT16`."""
+    place = SLOTS * argument
+    address, shape = np.intp(data[place]), (np.intp(data[place + 1]), np.intp(data[place + 2]))
+    return carray(weights_at(address, like), shape)
+
+
+@part(EXACT)
 def vector(data: Any, argument: int) -> Any:
-    """Return an argument that is a tensor as one row of numbers."""
+    """Return an argument that is a float32 tensor as one row."""
     place = SLOTS * argument
     return carray(_floats_at(np.intp(data[place])), (np.intp(data[place + 1]) * np.intp(data[place + 2]),))

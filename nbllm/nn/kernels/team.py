@@ -21,7 +21,7 @@ def run(kernel: Any, shares: int, *arguments: Tensor | int | float | None) -> No
     Args:
         kernel: Made by `compilation.kernel`.
         shares: Into how many the work is split; the kernel finds it as argument 0.
-        arguments: From argument 1 on. Tensors are float32, contiguous and on the CPU; None has no rows.
+        arguments: From argument 1 on. Tensors are float32 or bfloat16, contiguous and on the CPU; None has no rows.
     """
     slots = [shares, 0, 0]
     for argument in arguments:
@@ -32,10 +32,8 @@ def run(kernel: Any, shares: int, *arguments: Tensor | int | float | None) -> No
 
 def _slots(argument: Tensor | int | float | None) -> tuple[int, int, int]:
     if isinstance(argument, Tensor):
-        assert argument.dtype == torch.float32 and argument.is_contiguous(), (
-            argument.dtype,
-            argument.stride(),
-        )
+        kind = argument.dtype, argument.stride()
+        assert argument.dtype in (torch.float32, torch.bfloat16) and argument.is_contiguous(), kind
         columns = argument.shape[-1] if argument.dim() else 1
         return argument.data_ptr(), argument.numel() // max(columns, 1), columns
     if isinstance(argument, float):

@@ -28,7 +28,7 @@ def test_any_number_of_threads_gives_the_same_bits(threads, shares):
     for count in (1, 2, 3):
         threads(count)
         out, totals = grad.clone(), torch.full((shares, 33), torch.nan)
-        team.run(activations.multiply_and_sum, shares, slope, out, totals)
+        team.run(activations.multiply_and_sum_float32, shares, slope, out, totals)
         results.append((out, totals))
     for out, totals in results:
         assert torch.equal(out, slope * grad)
@@ -36,8 +36,8 @@ def test_any_number_of_threads_gives_the_same_bits(threads, shares):
         np.testing.assert_allclose(totals.sum(0), (slope * grad).double().sum(0), rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_not_contiguous_or_not_float32_is_our_own_mistake():
+def test_what_is_not_contiguous_or_of_another_dtype_is_our_own_mistake():
     good = torch.zeros(4, 4)
     for bad in (good.double(), good.t()[:2]):
         with pytest.raises(AssertionError):
-            team.run(activations.swiglu, 1, bad, good)
+            team.run(activations.swiglu_float32, 1, bad, good)
