@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 # C0 and C1 controls but tab and newline (escape sequences, window titles, backspaces), the marks that reorder
 # text (Boucher and Anderson 2021, arXiv:2111.00169), the line and paragraph separators, lone surrogates (they
@@ -12,6 +12,7 @@ from typing import TextIO
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
 
@@ -23,6 +24,20 @@ def visible(text: object) -> str:
 def visible_line(text: object) -> str:
     """Return `visible` text in which newlines and tabs are replaced too: a name cannot imitate another line."""
     return visible(text).replace("\n", REPLACEMENT).replace("\t", REPLACEMENT)
+
+
+def unicode_only(value: Any) -> Any:
+    """Return a value as JSON has it with every lone surrogate in its texts, keys too, replaced by U+FFFD.
+
+    Half of a surrogate pair, such as half an emoji, is no Unicode text: a message that holds one cannot be sent.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATE.sub(REPLACEMENT, value)
+    if isinstance(value, dict):
+        return {unicode_only(name): unicode_only(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [unicode_only(item) for item in value]
+    return value
 
 
 def shorten(text: str, most: int) -> str:

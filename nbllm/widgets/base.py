@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import anywidget
 
 from nbllm.core.errors import UserError
+from nbllm.core.terminal import unicode_only
 from nbllm.widgets.modules import script, style
 
 Message = dict[str, Any]
+BEAT = 3.0  # seconds after which viewers hear that the kernel lives, if nothing else was told
 
 
 class Panel(anywidget.AnyWidget):
@@ -33,6 +36,7 @@ class Panel(anywidget.AnyWidget):
     def __init__(self, **traits: Any) -> None:
         self._closed = threading.Event()  # first: what fails to be made is closed too
         self._woken = threading.Event()
+        self._told = time.monotonic()
         super().__init__(**traits)
         self.guard = threading.RLock()  # messages come in any thread: JupyterLab's come in a subshell's
         self.viewers: set[str] = set()
@@ -55,6 +59,16 @@ class Panel(anywidget.AnyWidget):
         self._thread = threading.Thread(target=self.follow, name=name, daemon=True)
         self._thread.start()
 
+    def rest(self, seconds: float) -> None:
+        """Wait until there is something to do or the time is over, and tell viewers meanwhile that the kernel lives."""
+        until = time.monotonic() + seconds
+        while not self._woken.wait(max(0.0, min(BEAT, until - time.monotonic()))):
+            if self.viewers and time.monotonic() - self._told >= BEAT:
+                with self.guard:
+                    self.tell("alive")
+            if time.monotonic() >= until:
+                return
+
     def close(self) -> None:
         """Stop following; what is shown goes on."""
         self._closed.set()
@@ -66,7 +80,8 @@ class Panel(anywidget.AnyWidget):
         content = {"type": kind, **fields}
         if to is not None:
             content["to"] = to
-        self.send(content, buffers=list(buffers) or None)
+        self._told = time.monotonic()
+        self.send(unicode_only(content), buffers=list(buffers) or None)
 
     def _on_message(self, _: object, message: Any, buffers: object) -> None:
         if not isinstance(message, dict) or not isinstance(message.get("viewer"), str):

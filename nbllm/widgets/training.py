@@ -15,13 +15,14 @@ from nbllm.runs.asking import check_asked
 from nbllm.runs.liveness import LIVE
 from nbllm.runs.run import Run
 from nbllm.widgets.base import Message, Panel
-from nbllm.widgets.family import Family
 from nbllm.widgets.points import packed
+from nbllm.widgets.relatives import Relatives
 from nbllm.widgets.stream import IDLE_PERIOD, Piece, RunStream
 
 PERIOD = 0.1  # seconds between updates while a person is at it: 10 a second, whatever the run's step rate
 CALM_PERIOD = 1.0  # while nobody is: browser and training may have to share two cores
 ATTENDED = 5.0  # seconds after a message in which a person counts as being at it; the pointer over the panel sends some
+PICTURE_PERIOD = 15.0  # seconds between pictures of a live run, which are what a saved notebook shows
 SHARE = 0.02  # of a core at most goes into looking
 
 
@@ -34,7 +35,7 @@ class TrainingPanel(Panel):
 
     Args:
         run: The run.
-        on_change: Called in the panel's thread when the run's state has changed.
+        on_change: Called in the panel's thread when the run's state has changed, and now and then while it is live.
     """
 
     front_end: ClassVar[str] = "training"
@@ -43,11 +44,12 @@ class TrainingPanel(Panel):
         super().__init__()
         self.run = run
         self._on_change = on_change
-        self._family = Family(run)
+        self._relatives = Relatives(run)
         self._streams: dict[str, RunStream] = {}
         self._seq = 0
         self._state = ""
         self._heard = time.monotonic()
+        self._next_picture = self._heard + PICTURE_PERIOD
         self.begin(f"panel of {run.name}")
 
     # -- from viewers -------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class TrainingPanel(Panel):
             self.tell("refused", to=viewer, request=request, reason=f"{type(error).__name__}: {error}")
             raise
         else:
-            self._family.look(now=True)
+            self._relatives.look(now=True)
             self._woken.set()
             self.tell("done", to=viewer, request=request, text=text, run=new)
 
@@ -125,7 +127,7 @@ class TrainingPanel(Panel):
             raise RefusedError("A fork needs a name.")
         fork = run.fork(asked["name"].strip(), asked.get("step"), **asked.get("changes", {}))
         with self.guard:
-            self._family.runs[fork.name] = fork
+            self._relatives.runs[fork.name] = fork
         return f"{fork.name} has begun.", fork.name
 
     def _key(self, message: Message) -> str:
@@ -144,7 +146,7 @@ class TrainingPanel(Panel):
                 live = self._tick()
             took = time.thread_time() - began  # not what a cell that computes made it wait
             period = PERIOD if time.monotonic() - self._heard < ATTENDED else CALM_PERIOD
-            self._woken.wait(max(period, took / SHARE) if live else IDLE_PERIOD)
+            self.rest(max(period, took / SHARE) if live else IDLE_PERIOD)
             if self._woken.is_set():
                 self._woken.clear()
                 self._closed.wait(PERIOD / 2)  # several viewers' messages are answered together
@@ -159,15 +161,18 @@ class TrainingPanel(Panel):
             else:
                 state = self.run.state
                 states = {state}
-        if state != self._state:
-            before, self._state = self._state, state
-            if before and self._on_change is not None:
-                self._on_change()
+        before, self._state = self._state, state
+        due = state in LIVE and time.monotonic() >= self._next_picture
+        if self._on_change is not None and before and (state != before or due):
+            began = time.thread_time()
+            self._on_change()
+            took = time.thread_time() - began
+            self._next_picture = time.monotonic() + max(PICTURE_PERIOD, took / SHARE)
         return bool(states & LIVE)
 
     def _update(self, *, quiet: bool = False) -> None:
         """Send what is new to all viewers, or only take note of it."""
-        for name, run in self._family.look(now=not self._streams).items():
+        for name, run in self._relatives.look(now=not self._streams).items():
             if name not in self._streams:
                 self._streams[name] = RunStream(run, color=len(self._streams))
         looks = {key: stream.look() for key, stream in self._streams.items()}

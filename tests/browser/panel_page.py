@@ -54,6 +54,8 @@ async (url) => {
     }
     for (const listener of [...listeners]) listener(content, buffers);
   };
+  window.silent = false;  // a kernel that lives says so now and then
+  setInterval(() => { if (!silent) for (const listener of [...listeners]) listener({ type: "alive" }, []); }, 1000);
   window.views = [];
   window.mount = () => {
     const el = document.createElement("div");

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable
 
+import nbformat
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
@@ -281,3 +284,26 @@ nb.Run(folder)
     assert "\u202e" not in shown
     assert page.evaluate("window.hacked") is None
     assert panel.locator("script, img").count() == 0
+
+
+def test_a_killed_kernel_leaves_a_grey_panel_and_a_notebook_that_was_saved_before_has_its_picture(lab, book):
+    cell = "import os, nbllm.widgets.training as t\nt.PICTURE_PERIOD = 0.5\nrun = begin('killed')\nrun"
+    notebook = book(cell, "print(os.getpid())")
+    notebook.run(1)
+    panel, run = notebook.panel(1), run_of(lab, "killed")
+    expect_state(panel, "running", timeout=30_000)
+    notebook.run(2)
+    run.wait(step=20, timeout=60, progress=False)
+
+    snapshot = notebook.output(1).locator(".nbllm-snapshot")  # beneath the live panel, and hidden
+    expect(snapshot).to_contain_text(re.compile(r"step [\d,]{2,} of"), timeout=60_000)
+    notebook.save()
+    outputs = nbformat.read(lab.root / notebook.name, as_version=4).cells[1].outputs
+    (html,) = [o.data["text/html"] for o in outputs if "nbllm-snapshot" in o.data.get("text/html", "")]
+    assert re.search(r"step [\d,]{2,} of", html)
+    assert run.state == "running"
+    os.kill(int(notebook.output(2).inner_text()), signal.SIGKILL)
+    expect(panel.locator(".panel-silence")).to_contain_text(
+        'nb.attach("killed").resume() takes it up', timeout=60_000
+    )
+    assert panel.locator(".panel-body").evaluate("(body) => body.inert")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable
@@ -60,6 +61,40 @@ def test_a_kernel_that_does_not_answer_is_spoken_of(fresh):
     panel = fresh()
     expect(panel.panel).to_contain_text("The kernel has not answered yet", timeout=5000)
     assert len(panel.sent("hello")) == 1  # what is sent to a busy kernel is not lost: no need to repeat it
+
+
+def test_a_kernel_that_falls_silent_greys_the_panel_and_says_what_to_do(panel):
+    root = panel.panel
+    expect(root.locator(".panel-silence")).to_be_hidden()
+    panel.page.evaluate("() => { silent = true; const now = Date.now; Date.now = () => now() + 20_000; }")
+    expect(root.locator(".panel-silence")).to_contain_text("The kernel has not been heard since")
+    expect(root.locator(".panel-silence")).to_contain_text('nb.attach("tour").resume() takes it up')
+    expect(root.locator(".run-left")).to_be_hidden()
+    assert root.locator(".panel-body").evaluate("(body) => body.inert")
+    panel.page.evaluate("() => { silent = false; }")  # it was only held up
+    expect(root.locator(".panel-silence")).to_be_hidden()
+    assert not root.locator(".panel-body").evaluate("(body) => body.inert")
+
+
+@pytest.mark.parametrize("width", [700, 900])
+def test_two_runs_are_told_apart_in_the_legend_by_dash_and_name(fresh, width):
+    panel = fresh(width=width)
+    names = ["warmup-long-lr-0.003", "warmup-long-lr-0.001"]
+    panel.snapshot(*(make_card(name, color=number) for number, name in enumerate(names, start=1)))
+    for name in names:
+        panel.points(steps_table(1, 120), run=name)
+        panel.points(EVALUATIONS, run=name, series="evaluations")
+    entries = panel.panel.locator(".panel-loss .nbllm-chart > div > div > span")
+    assert entries.all_inner_texts() == [names[1], names[0], "held-out"]
+    dashes = entries.locator("svg path").evaluate_all(
+        "(paths) => paths.map((p) => p.getAttribute('stroke-dasharray'))"
+    )
+    assert len(set(dashes)) == 3
+    assert entries.locator("bdi").evaluate_all(
+        "(all) => all.every((one) => one.scrollWidth <= one.clientWidth)"
+    )
+    if os.environ.get("NBLLM_PICTURES"):
+        panel.panel.screenshot(path=f"{os.environ['NBLLM_PICTURES']}/legend-{width}.png")
 
 
 def test_the_head_says_where_the_run_stands(panel):

@@ -1,9 +1,10 @@
 import io
+import json
 import sys
 
 import pytest
 
-from nbllm.core.terminal import say, shorten, visible, visible_line
+from nbllm.core.terminal import say, shorten, unicode_only, visible, visible_line
 
 HOSTILE = {
     "colour": "\x1b[31mred",
@@ -45,3 +46,15 @@ def test_saying_cleans_and_never_fails_for_an_encoding(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     say("Grüße\x1b[2J \ud800")
     assert raw.getvalue() == b"Gr??e?[2J ?\n"
+
+
+def test_half_an_emoji_is_replaced_wherever_a_message_holds_it():
+    message = {"text": "a \ud83d b", "\udca9": ["\ud83d", ("fine \U0001f4a9", 1)], "n": 2.5, "none": None}
+    sent = unicode_only(message)
+    assert sent == {
+        "text": "a \ufffd b",
+        "\ufffd": ["\ufffd", ["fine \U0001f4a9", 1]],
+        "n": 2.5,
+        "none": None,
+    }
+    json.dumps(sent, ensure_ascii=False).encode()

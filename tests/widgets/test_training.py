@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
 import pytest
 
+from nbllm.runs import commands
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from nbllm.widgets.training import TrainingPanel
@@ -212,3 +214,36 @@ def test_hostile_text_stays_text(path, watch):
     assert isinstance(card["samples"][0]["text"], str)
     assert isinstance(card["warnings"][0]["text"], str)
     assert card["actions"][0]["outcome"] == "None"
+
+
+def test_half_an_emoji_in_a_command_leaves_a_panel_that_can_be_sent(start, path, watch):
+    start(period=0.005)
+    viewer = watch()
+    commands.send(path, "set", {"lr": 0.5, "why \ud83d": "half \udca9"})  # past what front ends check
+    wait_until(lambda: viewer.cards()["tour"]["actions"])
+    for message, _ in viewer.messages:
+        json.dumps(message, ensure_ascii=False).encode()
+
+
+def test_a_kernel_with_nothing_to_tell_says_that_it_lives(start, path, watch, monkeypatch):
+    monkeypatch.setattr("nbllm.widgets.base.BEAT", 0.05)
+    start(steps=5)
+    wait_until(lambda: Run(path).state == "finished")
+    viewer = watch()
+    viewer.wait("snapshot")
+    wait_until(lambda: len(viewer.heard("alive")) > 3)
+    viewer.say("bye")
+    count = len(viewer.heard("alive"))
+    time.sleep(0.3)
+    assert len(viewer.heard("alive")) <= count + 1  # one may have been on its way
+
+
+def test_a_live_run_is_pictured_now_and_then(start, path, listen, monkeypatch):
+    monkeypatch.setattr("nbllm.widgets.training.PICTURE_PERIOD", 0.05)
+    start(period=0.005)
+    pictured = []
+    viewer = listen(TrainingPanel(Run(path), on_change=lambda: pictured.append(Run(path).step)))
+    viewer.say("hello")
+    wait_until(lambda: len(pictured) > 3)
+    assert pictured == sorted(set(pictured))
+    assert Run(path).state == "running"

@@ -372,15 +372,18 @@ export class Chart {
   #drawLegend() {
     if (this.compact) return;
     const dashes = dashesOf(this.#series);
-    const shown = this.#series.map((one, i) => ({ ...one, dashed: dashes[i].length > 0 })).filter((one) => !one.faint);
-    const key = JSON.stringify(shown.map(({ label, color, dashed }) => [label, color, dashed]));
+    const all = this.#series.map(({ label, color, kind, faint, shared }, i) => ({ label, color, dash: dashes[i], dot: kind === "points", faint, shared }));
+    const shown = all.filter(({ faint, shared }) => !faint && !shared);
+    const shared = new Map(all.flatMap((one) => (one.shared ? [[one.shared, { ...one, label: one.shared, color: "--nbllm-muted" }]] : [])));
+    shown.push(...shared.values());
+    const key = JSON.stringify(shown);
     if (key === this.legend.dataset.key) return;
     this.legend.dataset.key = key;
-    const entry = ({ label, color, dashed }) =>
+    const entry = (/** @type {any} */ { label, color, dash, dot }) =>
       element(
         "span",
-        { style: { display: "flex", alignItems: "center", gap: "5px", minWidth: "24px", overflow: "hidden" } },
-        swatch(`var(${color})`, dashed),
+        { style: { display: "flex", alignItems: "center", gap: "5px", minWidth: "52px", overflow: "hidden" } },
+        swatch(`var(${color})`, dash, dot),
         element("bdi", { style: { overflow: "hidden", textOverflow: "ellipsis" }, text: label }),
       );
     this.legend.replaceChildren(...(shown.length > 1 ? shown.map(entry) : []));
@@ -437,9 +440,9 @@ export class Chart {
       const [px, py] = [plot.x.to(row.x), plot.y.to(row.y)];
       if (px >= plot.left && px <= plot.right) drawDot(context, px, py, this.#colorOf(row.series.color), css(this.root, "--nbllm-ground"));
       const elsewhere = row.x === reading?.x ? "" : ` at ${this.#xAxis.format(row.x)}`;
-      const dash = dashes[this.#series.indexOf(row.series)].length > 0;
+      const [dash, dot] = [dashes[this.#series.indexOf(row.series)], row.series.kind === "points"];
       const away = this.#hover ? Math.abs(py - this.#hover.y) : 0;
-      return { color: `var(${row.series.color})`, dash, label: row.series.label + elsewhere, value: this.yFormat(row.y), away };
+      return { color: `var(${row.series.color})`, dash, dot, label: row.series.label + elsewhere, value: this.yFormat(row.y), away };
     });
     const most = Math.max(1, Math.floor((this.height - 46) / 16));
     if (rows.length > most) rows.sort((a, b) => a.away - b.away); // those at the pointer, where all don't fit

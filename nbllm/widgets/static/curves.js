@@ -121,7 +121,7 @@ export function lossSeries(card, points, curves, { axis, view, smoothing, alone,
   }
   if (held.length) {
     const own = alone ? `--nbllm-series-${(card.color % 6) + 1}` : color;
-    series.push({ key: `${card.key} held-out`, label: `${name}held-out`, color: own, kind: "points", dash: alone ? [] : [2, 3], ...held });
+    series.push({ key: `${card.key} held-out`, label: `${name}held-out`, color: own, kind: "points", dash: alone ? [] : [2, 3], shared: alone ? undefined : "held-out", ...held });
   }
   return series;
 }

@@ -99,7 +99,7 @@ export class Tooltip {
   }
 
   /**
-   * @param {{title: string, rows: {color: string, dash: boolean, label: string, value: string}[], notes: string[]}} said
+   * @param {{title: string, rows: {color: string, dash: number[], dot: boolean, label: string, value: string}[], notes: string[]}} said
    * @param {number} x where the reading line stands @param {number} y where the pointer is
    */
   show(said, x, y) {
@@ -123,11 +123,11 @@ export class Tooltip {
   fill({ title, rows, notes }, room) {
     const most = rows.length + notes.length > room ? Math.max(1, room - 1) : room;
     const lines = [
-      ...rows.map(({ color, dash, label, value }) =>
+      ...rows.map(({ color, dash, dot, label, value }) =>
         element(
           "div",
           { style: { display: "flex", alignItems: "center", gap: "6px" } },
-          swatch(color, dash),
+          swatch(color, dash, dot),
           element("span", { style: { overflow: "hidden", textOverflow: "ellipsis", flex: "1" } }, isolated(label)),
           element("b", { style: { fontWeight: "600", marginLeft: "6px" }, text: value }),
         ),
@@ -146,10 +146,34 @@ export class Tooltip {
   }
 }
 
-/** A short line in the colour of a series. @param {string} color @param {boolean} dash @returns {HTMLElement} */
-export function swatch(color, dash) {
-  const border = `2px ${dash ? "dashed" : "solid"} ${color}`;
-  return element("span", { style: { width: "14px", flex: "none", borderTop: border } });
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * A short line as a series is drawn.
+ * @param {string} color @param {number[]} dash @param {boolean} [dot] whether its points are marked
+ * @returns {SVGElement}
+ */
+export function swatch(color, dash, dot = false) {
+  const svg = document.createElementNS(SVG, "svg");
+  for (const [name, value] of [["width", "28"], ["height", "8"], ["aria-hidden", "true"]]) svg.setAttribute(name, value);
+  svg.style.flex = "none";
+  const line = document.createElementNS(SVG, "path");
+  line.setAttribute("d", "M0 4h28");
+  line.setAttribute("stroke-dasharray", dash.join(" "));
+  const parts = [line];
+  if (dot) {
+    const circle = document.createElementNS(SVG, "circle");
+    for (const [name, value] of [["cx", "14"], ["cy", "4"], ["r", "2.7"]]) circle.setAttribute(name, value);
+    circle.style.fill = "var(--nbllm-ground)";
+    parts.push(circle);
+  }
+  for (const part of parts) {
+    part.style.stroke = color;
+    part.style.strokeWidth = dot ? "1.6" : "2";
+  }
+  line.style.fill = "none";
+  svg.append(...parts);
+  return svg;
 }
 
 /** Text whose direction stays its own. @param {string} text @returns {HTMLElement} */

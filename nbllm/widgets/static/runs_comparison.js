@@ -4,6 +4,7 @@ import { Chart } from "./chart.js";
 import { element, formatCount, formatDuration } from "./common.js";
 import { interpolate, smooth } from "./decimate.js";
 import { swatch } from "./reading.js";
+import { dashOf } from "./series.js";
 
 /**
  * @typedef {{runs: string[], results?: {label: string, values: string[], best: number | null}[],
@@ -197,7 +198,7 @@ export class RunsComparison {
 
   /** @param {string} run @param {number} i */
   #named(run, i) {
-    return element("span", { class: "runs-named-by-color" }, swatch(`var(${runColor(i)})`, i > 0),
+    return element("span", { class: "runs-named-by-color" }, swatch(`var(${runColor(i)})`, i < NUM_RUN_COLORS ? dashOf(runColor(i)) : [1, 3]),
       element("bdi", { text: run.replaceAll("\n", " ") }));
   }
 }

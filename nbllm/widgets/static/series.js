@@ -5,9 +5,10 @@ import { withHeadroom } from "./scale.js";
 
 /**
  * @typedef {{key: string, label: string, color: string, x: Float64Array, y: Float32Array | Float64Array,
- *   length: number, kind: "line" | "points", faint?: boolean, dash?: number[]}} Series
+ *   length: number, kind: "line" | "points", faint?: boolean, dash?: number[], shared?: string}} Series
  *   color: a CSS variable's name; x: ascending, or it is sorted; y: NaN breaks the line; points: a line with dots;
- *   dash: none given: by the colour, where lines of several colours are shown
+ *   dash: none given: by the colour, where lines of several colours are shown; shared: the one entry in the legend that
+ *   stands for all such series
  */
 
 /**
@@ -106,7 +107,12 @@ export function dashesOf(series) {
   return series.map(({ color, dash, faint }) => {
     if (faint) return [];
     if (dash) return dash;
-    const number = Number(color.match(/(\d+)$/)?.[1] ?? 1);
-    return colors.size > 1 ? DASHES[(number - 1) % DASHES.length] : [];
+    return colors.size > 1 ? dashOf(color) : [];
   });
+}
+
+/** The dashes that go with a colour. @param {string} color a CSS variable's name @returns {number[]} */
+export function dashOf(color) {
+  const number = Number(color.match(/(\d+)$/)?.[1] ?? 1);
+  return DASHES[(number - 1) % DASHES.length];
 }

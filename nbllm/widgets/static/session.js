@@ -10,6 +10,7 @@ import { RunStore } from "./store.js";
  */
 
 const PATIENT = 2000; // milliseconds after which a person is told that the kernel has not answered
+const SILENCE = 12_000; // milliseconds without a word, which otherwise comes every three seconds: the kernel may be gone
 const ASK_AGAIN = 5000; // after which hello is said again: it may have been lost
 
 export class Session {
@@ -28,8 +29,14 @@ export class Session {
     /** When it was said last. */
     this.saidAt = 0;
     this.timer = 0;
+    /** When the kernel was heard last, and the timer that looks whether it is heard. */
+    this.heardAt = Date.now();
+    this.watch = 0;
+    this.wasSilent = false;
     this.onMessage = (/** @type {any} */ content, /** @type {any} */ buffers) => {
       try {
+        this.heardAt = Date.now();
+        this.#noteSilence();
         this.#receive(content, buffers);
       } catch (error) {
         this.problem(error);
@@ -42,6 +49,8 @@ export class Session {
     this.views.set(view, model);
     if (this.model) return;
     this.#listen(model);
+    this.heardAt = Date.now();
+    this.watch = window.setInterval(() => this.#noteSilence(), 1000);
     this.hello();
   }
 
@@ -53,6 +62,7 @@ export class Session {
     const [another] = this.views.values();
     if (!another) {
       clearTimeout(this.timer);
+      clearInterval(this.watch);
       this.askedAt = null;
       try {
         this.send({ type: "bye" });
@@ -87,6 +97,18 @@ export class Session {
   /** Whether the kernel should have answered by now. */
   get isUnanswered() {
     return this.askedAt !== null && Date.now() - this.askedAt >= PATIENT;
+  }
+
+  /** Whether the kernel, which was there once, has not been heard for long. */
+  get isSilent() {
+    return this.store.known && Date.now() - this.heardAt >= SILENCE;
+  }
+
+  /** Tell the views when the kernel falls silent or is heard again. */
+  #noteSilence() {
+    if (this.isSilent === this.wasSilent) return;
+    this.wasSilent = this.isSilent;
+    this.#changed();
   }
 
   /** @param {any} message */
@@ -129,7 +151,7 @@ export class Session {
         this.problem(content.text);
         break;
       default:
-        return; // of a newer kernel
+        return; // "alive", or of a newer kernel
     }
     this.#changed();
   }

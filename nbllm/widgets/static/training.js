@@ -5,10 +5,10 @@ import { ChartsPart } from "./charts.js";
 import { ChipsPart } from "./chips.js";
 import { element, errorBox, suppressShortcuts } from "./common.js";
 import { ButtonsPart, blockedReason } from "./controls.js";
-import { setShown, setText } from "./dom.js";
+import { clock, setShown, setText } from "./dom.js";
 import { HeadPart } from "./head.js";
 import { LogPart } from "./log.js";
-import { describeRequest } from "./requests.js";
+import { describeRequest, isLive } from "./requests.js";
 import { SamplesPart } from "./samples.js";
 import { Session } from "./session.js";
 import { SettingsPart } from "./settings.js";
@@ -55,6 +55,7 @@ class TrainingView {
   /** @param {HTMLElement} host */
   #build(host) {
     this.loading = element("div", { class: "panel-loading muted" });
+    this.silence = element("div", { class: "run-note panel-silence", role: "status", hidden: true });
     this.spoken = element("div", { class: "panel-unseen", role: "status", "aria-live": "polite" });
     this.buttons = new ButtonsPart(this);
     this.head = new HeadPart();
@@ -77,7 +78,7 @@ class TrainingView {
       { class: "nbllm nbllm-panel nbllm-training", tabindex: 0, role: "region", "aria-label": "Training panel",
         onfocusin: suppressShortcuts, onkeydown: this.guarded((event) => this.#onKey(event)),
         onpointermove: this.guarded(() => this.#attend()) },
-      this.loading, this.body, this.errors.node, this.spoken,
+      this.loading, this.silence, this.body, this.errors.node, this.spoken,
     );
     host.replaceChildren(this.root);
   }
@@ -173,6 +174,11 @@ class TrainingView {
       setText(this.loading, store.known ? "There is no run to show." : isUnanswered ? wait : "Opening the run…");
       return;
     }
+    const { isSilent, heardAt } = this.session;
+    this.body.inert = isSilent;
+    this.root.classList.toggle("panel-silent", isSilent);
+    setShown(this.silence, isSilent);
+    if (isSilent) setText(this.silence, silenceText(card, heardAt));
     if (this.state && this.state !== `${card.key}\n${card.state}`) this.announce(`${card.name} is ${card.state}`);
     this.state = `${card.key}\n${card.state}`;
     this.chips.update(card, store.cards);
@@ -211,6 +217,17 @@ class TrainingView {
     event.preventDefault();
     press(action);
   }
+}
+
+/** @param {any} card @param {number} heardAt milliseconds @returns {string} what a silent kernel means, and what to do */
+function silenceText(card, heardAt) {
+  const since = `The kernel has not been heard since ${clock(heardAt / 1000)}; the panel shows how things stood then.`;
+  const open = `nb.attach(${JSON.stringify(/(^|\/)runs\/[^/]+$/.test(card.path) ? card.name : card.path)})`;
+  if (!isLive(card)) return `${since} If the kernel has ended, run the cell again, or ${open} in a new one.`;
+  if (card.where === "thread") {
+    return `${since} If the kernel has ended, the run has stopped with it: ${open}.resume() takes it up from its newest checkpoint.`;
+  }
+  return `${since} If the kernel has ended, the run itself may go on: ${open} in a cell shows it again.`;
 }
 
 /** Called once for each model: anywidget gives every view another handle of it, which tells nobody whose it is. */

@@ -15,7 +15,7 @@ LOOK_SECONDS = 2.0  # how often the folder is searched for new forks
 MOST = 12  # runs drawn together; the nearest relatives, the newest first
 
 
-class Family:
+class Relatives:
     """A run's relatives in its folder, found anew from time to time.
 
     Args:
