@@ -210,7 +210,7 @@ class LM:
         from nbllm.inference.chat import answer, chat_config
         from nbllm.inference.chat_prompt import render_chat
         from nbllm.inference.chat_stream import ChatStream
-        from nbllm.inference.prepared import load_kernel
+        from nbllm.inference.runners.compiled import load_kernel
 
         load_kernel(self.model)  # while the cell can say so: an answer is written in a thread of its own
         config = chat_config(sampling, self.sampling)
@@ -266,15 +266,15 @@ class LM:
         return next(([int(token)] for token in ids if token is not None), [])
 
     def release(self) -> int:
-        """Give back the memory that the next generation would have found ready; the next one takes it anew.
+        """Free the memory that is kept for the next generation; that one allocates it again.
 
-        `generate`, `chat` and samples of a training share it: room to work in, and keys and values. The weights are
-        read where they are; no other form of them is made.
+        `generate`, `chat` and the samples of a training run share it: a workspace and the cache of keys and values. The
+        weights are read where they are and never copied.
 
         Returns:
-            How many bytes were given back.
+            How many bytes were freed.
         """
-        from nbllm.inference.prepared import release
+        from nbllm.inference.workspace import release
 
         return release(self.model)
 
@@ -288,7 +288,7 @@ class LM:
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import escape, fragment, table
-        from nbllm.inference.prepared import held_bytes
+        from nbllm.inference.workspace import held_bytes
         from nbllm.models.summary import summarize
 
         rows = [

@@ -1,9 +1,10 @@
 from .chat import AnswerToken as AnswerToken, answer as answer
 from .chat_prompt import ChatPrompt as ChatPrompt, render_chat as render_chat
 from .chat_stream import ChatStream as ChatStream
-from .choices import TokenChoice as TokenChoice
 from .config import SamplingConfig as SamplingConfig
-from .engine import Sequence as Sequence, decode as decode, generate_ids as generate_ids
+from .engine import decode as decode, generate_ids as generate_ids
 from .generation import Generation as Generation, Generations as Generations
+from .sequence import Sequence as Sequence, make_sequences as make_sequences
 from .streaming import StopScanner as StopScanner, StreamedText as StreamedText, TokenText as TokenText
 from .text import generate as generate
+from .token_probabilities import TokenProbability as TokenProbability

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.errors import UserError
 from nbllm.inference.chat_prompt import ChatPrompt
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.engine import Sequence, decode, start
+from nbllm.inference.detokenizer import Detokenizer, Receive
+from nbllm.inference.engine import decode
 from nbllm.inference.generation import Generation
-from nbllm.inference.growing import GrowingText, Receive
+from nbllm.inference.sequence import Sequence, make_sequences
 
 if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
@@ -95,23 +96,23 @@ def answer(
             hint='Begin a new one, shorten it, or let the oldest tokens go: overflow="slide".',
         )
     config = config.replace(stop=(*config.stop, *prompt.stop))
-    row = start([list(prompt.tokens)], config, eos_id=tokenizer.eos_token_id)[0]
-    text = GrowingText(tokenizer, row, config, on_text)
-    tokens = None if on_token is None else _Tokens(tokenizer, row, text, on_token)
+    sequence = make_sequences([list(prompt.tokens)], config, eos_id=tokenizer.eos_token_id)[0]
+    text = Detokenizer(tokenizer, sequence, config, on_text)
+    tokens = None if on_token is None else _Tokens(tokenizer, sequence, text, on_token)
 
-    def on_change(row: Sequence) -> bool:
-        if row.stopped_by != "eos" and row.tokens[-1] in prompt.end_ids:
-            row.tokens.pop()
-            row.stopped_by = "eos"
+    def on_change(sequence: Sequence) -> bool:
+        if sequence.stopped_by != "eos" and sequence.tokens[-1] in prompt.end_ids:
+            sequence.tokens.pop()
+            sequence.stopped_by = "eos"
         text.catch_up()
-        if row.stopped_by is not None or text.stop_string is not None:
+        if sequence.stopped_by is not None or text.stop_string is not None:
             text.finish()
         if tokens:
             tokens.give()
         return text.stop_string is not None
 
     decode(
-        model, [row], config, eos_id=tokenizer.eos_token_id, on_change=on_change, should_stop=should_stop,
+        model, [sequence], config, on_change=on_change, should_stop=should_stop,
         lock=lock, num_alternatives=0 if tokens is None else NUM_ALTERNATIVES,
     )  # fmt: skip
     text.finish()
@@ -124,15 +125,15 @@ class _Tokens:
     """Gives out the tokens whose text is certain."""
 
     def __init__(
-        self, tokenizer: Any, row: Sequence, text: GrowingText, receive: Callable[[AnswerToken], object]
+        self, tokenizer: Any, sequence: Sequence, text: Detokenizer, receive: Callable[[AnswerToken], object]
     ) -> None:
-        self._tokenizer, self._row, self._text, self._receive = tokenizer, row, text, receive
+        self._tokenizer, self._sequence, self._text, self._receive = tokenizer, sequence, text, receive
         self._given = 0
         self._begin = 0  # where the next token's text begins
 
     def give(self) -> None:
         whole = self._text.text
-        ended = self._row.stopped_by is not None or self._text.stop_string is not None
+        ended = self._sequence.stopped_by is not None or self._text.stop_string is not None
         while self._given < len(self._text.ends):
             end = self._text.ends[self._given]
             newest = self._given == len(self._text.ends) - 1
@@ -140,11 +141,11 @@ class _Tokens:
                 return  # it may begin a stop string, or a character that the next token makes whole
             if self._begin >= len(whole) and end > self._begin:
                 return  # a stop string has cut it off
-            choice = self._row.choices[self._given]
+            chosen = self._sequence.probabilities[self._given]
             piece = whole[self._begin : end]
             self._given, self._begin = self._given + 1, end
-            others = tuple((self._shown(token), value) for token, value in choice.alternatives)
-            self._receive(AnswerToken(piece, self._shown(choice.token), choice.probability, others))
+            others = tuple((self._shown(token), value) for token, value in chosen.alternatives)
+            self._receive(AnswerToken(piece, self._shown(chosen.token), chosen.probability, others))
 
     def _shown(self, token: int) -> str:
         text = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 from nbllm.core.errors import UserError
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.engine import Sequence, decode, start
+from nbllm.inference.detokenizer import Detokenizer, Receive
+from nbllm.inference.engine import decode
+from nbllm.inference.execution import Execution
 from nbllm.inference.generation import Generation, Generations
-from nbllm.inference.growing import GrowingText, Receive
+from nbllm.inference.sequence import Sequence, make_sequences
 from nbllm.inference.streaming import Printer
 from nbllm.inference.unicode import check_unicode
 
@@ -28,6 +30,7 @@ def generate(
     config: SamplingConfig | None = None,
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
+    execution: Execution | None = None,
 ) -> Generation: ...
 @overload
 def generate(
@@ -39,6 +42,7 @@ def generate(
     config: SamplingConfig | None = None,
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
+    execution: Execution | None = None,
 ) -> Generations: ...
 def generate(
     model: Decoder,
@@ -49,6 +53,7 @@ def generate(
     config: SamplingConfig | None = None,
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
+    execution: Execution | None = None,
 ) -> Generation | Generations:
     """Continue a prompt, or each of a list of prompts.
 
@@ -65,6 +70,7 @@ def generate(
         config: How to choose tokens, how many, and when to end.
         should_stop: Asked before each step; a true answer ends all.
         lock: Held while the model is used, so that a training thread does not change the weights meanwhile.
+        execution: What computes it; `None`: the default of each of its settings.
 
     Returns:
         The continuation without the prompt, a `str` that also tells how it came about; for a list, a list of
@@ -78,31 +84,37 @@ def generate(
     if not prompts:
         return Generations()
     eos_id: int | None = tokenizer.eos_token_id
-    sequences = start([_encode(tokenizer, text) for text in prompts], config, eos_id=eos_id)
+    sequences = make_sequences([_encode(tokenizer, text) for text in prompts], config, eos_id=eos_id)
     printer = Printer() if stream is True else None
     receive = printer.receive if printer else stream if callable(stream) else None
-    texts = [GrowingText(tokenizer, sequence, config, receive) for sequence in sequences]
+    texts = [Detokenizer(tokenizer, sequence, config, receive) for sequence in sequences]
 
-    def on_change(row: Sequence) -> bool:
-        text = texts[row.index]
+    def on_change(sequence: Sequence) -> bool:
+        text = texts[sequence.index]
         text.catch_up()
-        if row.stopped_by is not None or text.stop_string is not None:
+        if sequence.stopped_by is not None or text.stop_string is not None:
             text.finish()
             if printer:
-                printer.end(row.index)
+                printer.end(sequence.index)
         return text.stop_string is not None
 
     try:
         decode(
-            model, sequences, config, eos_id=eos_id, on_change=on_change, should_stop=should_stop, lock=lock
+            model,
+            sequences,
+            config,
+            on_change=on_change,
+            should_stop=should_stop,
+            lock=lock,
+            execution=execution,
         )
     except KeyboardInterrupt:
         # It may have come between a token and its text: read all tokens again, give out what was not yet.
-        texts = [text.again() for text in texts]
+        texts = [text.restarted() for text in texts]
     for text in texts:
         text.finish()
         if printer:
-            printer.end(text.row.index)
+            printer.end(text.sequence.index)
     made = Generations(text.result(given) for text, given in zip(texts, prompts, strict=True))
     return made[0] if isinstance(prompt, str) else made
 

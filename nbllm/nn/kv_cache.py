@@ -10,7 +10,7 @@ from nbllm.core.errors import UserError
 
 
 class KVCache:
-    """Keys and values of every layer, in buffers allocated once; for inference, without gradients.
+    """Keys and values of every layer, in buffers allocated once; for inference, without gradients. A `Cache`.
 
     A forward pass calls `update` once a layer and `advance` once at its end.
 
@@ -25,8 +25,11 @@ class KVCache:
 
     Attributes:
         buffers: One a layer: (2, batch, kv_head, max_length, head_dim), keys and then values.
-        length: How many tokens are held.
+        length: How many tokens of each sequence are held, padding included.
+        can_crop: Whether `crop` can forget some tokens and keep others.
     """
+
+    can_crop = True
 
     def __init__(
         self,
@@ -76,14 +79,22 @@ class KVCache:
         assert 0 <= length <= self.length
         self.length = length
 
-    def select(self, rows: Int[Tensor, " row"]) -> None:
-        """Keep only the sequences `rows`, in that order (finished ones leave the batch; beams split)."""
+    def gather(self, rows: Int[Tensor, " row"]) -> None:
+        """Keep the sequences `rows`, in that order; one may be there several times.
+
+        Finished sequences leave a batch so, and beams split.
+        """
+        rows = rows.to(self.buffers[0].device)
         self.buffers = [buffer.index_select(1, rows) for buffer in self.buffers]
 
-    def serves(self, batch: int, max_length: int, dtype: torch.dtype, device: torch.device) -> bool:
-        """Return whether this cache may be taken for one of that kind."""
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.length = 0
+
+    def fits(self, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device) -> bool:
+        """Return whether this cache, once reset, serves so many sequences of at least so many tokens."""
         buffer = self.buffers[0]
-        alike = buffer.shape[1] == batch and buffer.dtype == dtype and buffer.device == device
+        alike = buffer.shape[1] == batch_size and buffer.dtype == dtype and buffer.device == device
         return alike and self.max_length >= max_length
 
     @property

@@ -11,7 +11,7 @@ from nbllm.core.errors import RefusedError, UserError
 from nbllm.inference.chat import AnswerToken, answer, chat_config
 from nbllm.inference.chat_prompt import check_messages, render_chat
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.prepared import load_kernel
+from nbllm.inference.runners.compiled import load_kernel
 from nbllm.lm import LM
 from nbllm.widgets.base import Message, Panel
 from nbllm.widgets.conversation import RUNNING, Conversation, Turn

@@ -421,9 +421,9 @@ def test_hostile_output_is_inert_and_the_saved_notebook_shows_it_as_text(lab, bo
     hostile = f"""
 lm.model = lm.model.eval()
 spoken = tokenizer({HOSTILE!r})["input_ids"]
-import nbllm.inference.engine as engine, torch
+import nbllm.inference.sampler as sampler, torch
 said = iter(spoken)
-engine.choose = lambda logits, *_: torch.tensor([next(said, 0)])  # a model that says the worst
+sampler.choose = lambda logits, *_: torch.tensor([next(said, 0)])  # a model that says the worst
 text = panel.lm.chat("x").text
 said = iter(spoken)
 print(text)

@@ -5,7 +5,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from nbllm.inference import prepared
+from nbllm.inference.runners.base import Batch
+from nbllm.inference.runners.compiled import BoundKernel
+from nbllm.inference.workspace import workspace_of
 from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
 
@@ -48,25 +50,25 @@ def opinionated(config):
 
 
 def read(model, lengths, count):
-    """Return the logits after each of `count` more tokens, from the steps and from the model as it is called."""
+    """Return the logits after each of `count` more tokens, from the kernel and from the model as it is called."""
     vocabulary, columns = model.config.vocab_size, max(lengths)
     padding = columns - torch.tensor(lengths)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (len(lengths), columns + count), generator=generator)
     mask = torch.arange(columns + count)[None] >= padding[:, None]
     positions = (torch.arange(columns + count)[None] - padding[:, None]).clamp(min=0)
-    stepped, called = [], []
-    with torch.inference_mode(), prepared.prepared(model) as made:
-        cache = made.cache(model, len(lengths), columns + count)
+    computed, called = [], []
+    with torch.inference_mode(), workspace_of(model) as workspace:
+        cache = workspace.cache(model, len(lengths), columns + count)
         first = ids[:, :columns]
         model.hidden(first, cache=cache, positions=positions[:, :columns], attention_mask=mask[:, :columns])
-        steps = prepared.Steps(model, made, cache, padding)
+        kernel = BoundKernel(model, workspace, Batch([], padding, cache))
         for place in range(columns, columns + count):
-            stepped.append(steps(ids[:, place, None].tolist())[:, 0].clone())
+            computed.append(kernel(ids[:, place, None].tolist())[:, 0].clone())
             upto = slice(0, place + 1)
             hidden = model.hidden(ids[:, upto], positions=positions[:, upto], attention_mask=mask[:, upto])
             called.append(model.logits(hidden[:, -1]))
-    return torch.stack(stepped), torch.stack(called)
+    return torch.stack(computed), torch.stack(called)
 
 
 @pytest.fixture(scope="session")

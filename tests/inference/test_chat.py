@@ -11,7 +11,8 @@ import nbllm as nb
 from nbllm.core.errors import UserError
 from nbllm.inference import ChatStream, SamplingConfig, answer, generate, generate_ids, render_chat
 from nbllm.inference.chat import CAUTIOUS
-from nbllm.inference.engine import decode, start
+from nbllm.inference.engine import decode
+from nbllm.inference.sequence import make_sequences
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -304,20 +305,20 @@ def test_the_tokens_texts_are_the_answer(lm, seed):
 
 
 def test_nothing_is_counted_unless_asked(gpt2, tokenizer, monkeypatch):
-    monkeypatch.setattr("nbllm.inference.engine.token_choices", None)
+    monkeypatch.setattr("nbllm.inference.sampler.token_probabilities", None)
     assert generate(gpt2, tokenizer, "the cat", config=SamplingConfig(max_new_tokens=5))
 
 
-def test_rows_of_a_batch_have_the_choices_that_they_have_alone(gpt2, tokenizer):
+def test_rows_of_a_batch_have_the_probabilities_that_they_have_alone(gpt2, tokenizer):
     config = SamplingConfig(max_new_tokens=12, seed=3)
     prompts = [tokenizer(text)["input_ids"] for text in ("the cat", "the dog sat on the log", "naïve")]
-    together = start(prompts, config, eos_id=0)
-    decode(gpt2, together, config, eos_id=0, num_alternatives=2)
+    together = make_sequences(prompts, config, eos_id=0)
+    decode(gpt2, together, config, num_alternatives=2)
     for row in together:
-        alone = start([row.prompt], config, eos_id=0)
-        decode(gpt2, alone, config, eos_id=0, num_alternatives=2)
-        assert [c.token for c in row.choices][: len(row.tokens)] == row.tokens == alone[0].tokens
-        for mine, theirs in zip(row.choices, alone[0].choices, strict=True):
+        alone = make_sequences([row.prompt], config, eos_id=0)
+        decode(gpt2, alone, config, num_alternatives=2)
+        assert [c.token for c in row.probabilities][: len(row.tokens)] == row.tokens == alone[0].tokens
+        for mine, theirs in zip(row.probabilities, alone[0].probabilities, strict=True):
             assert mine.probability == pytest.approx(theirs.probability, rel=1e-3)
             assert [t for t, _ in mine.alternatives] == [t for t, _ in theirs.alternatives]
 

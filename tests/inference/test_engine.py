@@ -7,18 +7,20 @@ import torch
 from transformers.generation import logits_process as reference
 
 from nbllm.core.errors import UserError
-from nbllm.inference import prepared
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.engine import decode, generate_ids, start
+from nbllm.inference.engine import decode, generate_ids
+from nbllm.inference.execution import Execution
+from nbllm.inference.runners import compiled
+from nbllm.inference.sequence import make_sequences
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 SAMPLED = SamplingConfig(temperature=1.3, top_p=0.95, max_new_tokens=12, seed=5)
 
 
-@pytest.fixture(params=["called", "by steps"], autouse=True)
-def way(request, monkeypatch):
-    """Everything holds for the model as it is called, and for the kernel that reads one more token."""
-    monkeypatch.setattr(prepared, "FEWEST", 0 if request.param == "by steps" else 1 << 62)
+@pytest.fixture(params=["called", "compiled"], autouse=True)
+def runner(request, monkeypatch):
+    """Everything holds for both model runners."""
+    monkeypatch.setattr(compiled, "MIN_PARAMETERS", 0 if request.param == "compiled" else 1 << 62)
 
 
 def prompts(*lengths):
@@ -90,9 +92,9 @@ def test_the_same_prompt_twice_gives_two_texts_of_which_the_first_is_the_one_alo
 def test_without_a_seed_texts_differ_and_the_seed_is_told(model):
     (prompt,) = prompts(5)
     config = SAMPLED.replace(seed=None)
-    (one,), (two,) = start([prompt], config, eos_id=None), start([prompt], config, eos_id=None)
-    decode(model, [one], config, eos_id=None)
-    decode(model, [two], config, eos_id=None)
+    (one,), (two,) = (make_sequences([prompt], config, eos_id=None) for _ in range(2))
+    decode(model, [one], config)
+    decode(model, [two], config)
     assert one.tokens != two.tokens
     assert generate_ids(model, [prompt], config.replace(seed=one.seed), eos_id=None) == [one.tokens]
 
@@ -100,14 +102,14 @@ def test_without_a_seed_texts_differ_and_the_seed_is_told(model):
 def test_the_cache_is_used(model):
     read = []
     handle = model.embedding.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
-    generate_ids(model, prompts(9), GREEDY, eos_id=None)
+    generate_ids(model, prompts(9), GREEDY, eos_id=None, execution=Execution(drafter=None))
     handle.remove()
     assert read == [9] + [1] * 11
 
 
 def ended(model, given, config, eos_id=None, **more):
-    sequences = start(given, config, eos_id=eos_id)
-    decode(model, sequences, config, eos_id=eos_id, **more)
+    sequences = make_sequences(given, config, eos_id=eos_id)
+    decode(model, sequences, config, **more)
     return sequences
 
 
@@ -209,7 +211,7 @@ def test_the_global_random_state_is_not_touched(model):
 
 def test_an_interrupt_marks_what_there_is(model):
     given = prompts(9, 4)
-    sequences = start(given, GREEDY, eos_id=None)
+    sequences = make_sequences(given, GREEDY, eos_id=None)
     calls = []
 
     def interrupt(row):
@@ -218,7 +220,7 @@ def test_an_interrupt_marks_what_there_is(model):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        decode(model, sequences, GREEDY, eos_id=None, on_change=interrupt)
+        decode(model, sequences, GREEDY, on_change=interrupt)
     assert [(row.stopped_by, len(row.tokens)) for row in sequences] == [("interrupt", 3), ("interrupt", 2)]
 
 

@@ -12,8 +12,8 @@ import torch
 import nbllm as nb
 from nbllm.core.errors import UserError
 from nbllm.data.tokenizer import train_tokenizer
-from nbllm.inference import prepared
 from nbllm.inference.chat import AnswerToken
+from nbllm.inference.runners import compiled
 from nbllm.nn import kernels
 from nbllm.widgets.conversation import Conversation
 from tests.widgets.conftest import Viewer
@@ -99,7 +99,7 @@ def test_a_question_is_answered_token_by_token_and_a_second_one_too(talk, lm):
 
 def test_the_kernel_is_loaded_with_the_panel(lm, monkeypatch):
     loaded = []
-    monkeypatch.setattr(prepared, "FEWEST", 0)
+    monkeypatch.setattr(compiled, "MIN_PARAMETERS", 0)
     monkeypatch.setattr(kernels, "compiled", lambda name: loaded.append(threading.current_thread()))
     nb.chat(lm).close()
     assert loaded == [threading.main_thread()]

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from nbllm.core.errors import UserError
-from nbllm.inference import decoding_spec, prepared
+from nbllm.inference.runners import compiled, compiled_spec
+from nbllm.inference.runners.compiled import CompiledRunner
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
@@ -22,22 +23,22 @@ from nbllm.nn.linear import Linear
 from nbllm.nn.normalization import LayerNorm, RMSNorm
 from nbllm.nn.positions import LearnedPositions, RotaryPositions
 
-from .conftest import opinionated, read, small_config
+from ..conftest import opinionated, read, small_config
 
 FAMILIES = ("gpt2", "llama")
 
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
-    monkeypatch.setattr(prepared, "FEWEST", 0)
+    monkeypatch.setattr(compiled, "MIN_PARAMETERS", 0)
 
 
 def is_served_rightly(model):
     """Return whether the kernel serves the model; where it does, demand the logits that calling it gives."""
-    if not prepared.can_step(model, 2):
+    if not CompiledRunner.serves(model):
         return False
-    stepped, called = read(model, [5, 9], 3)
-    torch.testing.assert_close(stepped, called, rtol=0, atol=2e-5 * float(called.abs().max()))
+    computed, called = read(model, [5, 9], 3)
+    torch.testing.assert_close(computed, called, rtol=0, atol=2e-5 * float(called.abs().max()))
     return True
 
 
@@ -79,7 +80,7 @@ def test_every_field_is_computed_or_refused(family, field):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_configurations_of_today_are_served(family):
-    """This fails when a field is added to `ModelConfig`: teach it to the kernel, or let `decoding_spec` refuse it."""
+    """This fails when a field is added to `ModelConfig`: teach it to the kernel, or let `compiled_spec` refuse it."""
     assert is_served_rightly(opinionated(small_config(family)))
 
 
@@ -90,27 +91,27 @@ class SlidingConfig(ModelConfig):
 
 def test_a_field_that_nobody_has_taught_the_kernel_is_refused():
     config = small_config("llama")
-    assert not prepared.can_step(opinionated(SlidingConfig(**dataclasses.asdict(config))), 1)
+    assert not CompiledRunner.serves(opinionated(SlidingConfig(**dataclasses.asdict(config))))
     object.__setattr__(config, "sliding_window", 4)
-    assert decoding_spec.expected_modules(config) is None
-    assert not prepared.can_step(opinionated(config), 1)
+    assert compiled_spec.expected_modules(config) is None
+    assert not CompiledRunner.serves(opinionated(config))
 
 
 @pytest.mark.parametrize("field", ["activation", "norm", "positions"])
 def test_a_value_that_nobody_has_taught_the_kernel_is_refused(field):
     config = small_config("llama")
     object.__setattr__(config, field, "new")
-    assert decoding_spec.expected_modules(config) is None
+    assert compiled_spec.expected_modules(config) is None
 
 
 def test_the_kernel_and_its_specification_number_the_same_activations():
-    assert set(decoding.ACTIVATIONS) == set(decoding_spec.ACTIVATIONS)
-    assert all(ACTIVATIONS[name] is function for name, function in decoding_spec.ACTIVATIONS.items())
+    assert set(decoding.ACTIVATIONS) == set(compiled_spec.ACTIVATIONS)
+    assert all(ACTIVATIONS[name] is function for name, function in compiled_spec.ACTIVATIONS.items())
 
 
 def test_a_new_function_under_an_old_name_is_refused(monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "silu", F.mish)
-    assert not prepared.can_step(opinionated(small_config("llama")), 1)
+    assert not CompiledRunner.serves(opinionated(small_config("llama")))
 
 
 # ---- the modules
@@ -209,9 +210,9 @@ REFUSED = {
 @pytest.mark.parametrize("change", REFUSED)
 def test_what_changes_the_computation_is_refused(change):
     model = opinionated(small_config("llama"))
-    assert prepared.can_step(model, 1)
+    assert CompiledRunner.serves(model)
     REFUSED[change](model)
-    assert not prepared.can_step(model, 1)
+    assert not CompiledRunner.serves(model)
 
 
 CLASSES = {
@@ -226,8 +227,8 @@ def test_a_patched_class_is_refused(monkeypatch, kind):
     model, original = opinionated(small_config("llama")), getattr(kind, CLASSES[kind])
     with monkeypatch.context() as patching:
         patching.setattr(kind, CLASSES[kind], lambda *given, **named: original(*given, **named))
-        assert not prepared.can_step(model, 1)
-    assert prepared.can_step(model, 1)
+        assert not CompiledRunner.serves(model)
+    assert CompiledRunner.serves(model)
 
 
 @pytest.mark.parametrize(
@@ -236,21 +237,21 @@ def test_a_patched_class_is_refused(monkeypatch, kind):
 def test_a_method_that_is_added_to_a_class_is_refused(monkeypatch, kind):
     model = opinionated(small_config("gpt2"))
     monkeypatch.setattr(kind, "__call__", lambda self, *given, **named: None, raising=False)
-    assert not prepared.can_step(model, 1)
+    assert not CompiledRunner.serves(model)
 
 
 def test_a_replaced_property_is_refused(monkeypatch):
     model = opinionated(small_config("gpt2"))
     monkeypatch.setattr(Decoder, "head_weight", property(lambda self: self.embedding.weight * 2))
-    assert not prepared.can_step(model, 1)
+    assert not CompiledRunner.serves(model)
 
 
 def test_a_hook_of_all_modules_is_refused():
     model = opinionated(small_config("llama"))
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    assert not prepared.can_step(model, 1)
+    assert not CompiledRunner.serves(model)
     handle.remove()
-    assert prepared.can_step(model, 1)
+    assert CompiledRunner.serves(model)
 
 
 def scale_parameter(module, draw):

@@ -1,4 +1,4 @@
-"""The text of one sequence while it grows."""
+"""From a sequence's tokens to its text while it is generated, up to the first stop string."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from collections.abc import Callable
 from typing import Any
 
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.engine import Sequence
 from nbllm.inference.generation import Generation
+from nbllm.inference.sequence import Sequence
 from nbllm.inference.streaming import StopScanner, StreamedText, TokenText
 
 Receive = Callable[[StreamedText], object]
 
 
-class GrowingText:
-    """The text of one sequence as it grows, and how much of it the stream has received.
+class Detokenizer:
+    """Decodes one sequence as it is generated, and streams the text that can no longer change.
 
     Args:
         tokenizer: A transformers tokenizer.
-        row: The sequence; its tokens are read as they come.
+        sequence: Its tokens are read as they come.
         config: Its stop strings.
-        receive: Called with each piece of text that is certain.
+        receive: Called with each piece of text that can no longer change.
         received: Characters that were received before.
 
     Attributes:
-        text: What is certain now.
+        text: What can no longer change.
         ends: For each token that was read, where its text ends: in the whole text, which a stop string may cut.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        row: Sequence,
+        sequence: Sequence,
         config: SamplingConfig,
         receive: Receive | None,
         received: int = 0,
     ) -> None:
-        self._parts = (tokenizer, row, config, receive)
-        self.row, self._receive, self._received = row, receive, received
-        self._decoder, self._scanner = TokenText(tokenizer, row.prompt), StopScanner(config.stop)
+        self._arguments = (tokenizer, sequence, config, receive)
+        self.sequence, self._receive, self._received = sequence, receive, received
+        self._decoder, self._scanner = TokenText(tokenizer, sequence.prompt), StopScanner(config.stop)
         self.text, self._finished = "", False
         self.ends: list[int] = []
 
@@ -48,14 +48,14 @@ class GrowingText:
         return self._scanner.found
 
     def catch_up(self) -> None:
-        """Take the row's new tokens and give out the text that is certain now."""
-        for token in self.row.tokens[len(self.ends) :]:
+        """Decode the sequence's new tokens."""
+        for token in self.sequence.tokens[len(self.ends) :]:
             piece = self._decoder.feed(token)
             self.ends.append((self.ends[-1] if self.ends else 0) + len(piece))
             self._give(self._scanner.feed(piece))
 
     def finish(self) -> None:
-        """Give out what was held back: no more tokens will come."""
+        """Give out the text that was held back: no more tokens will come."""
         if not self._finished:
             self._finished = True
             self.catch_up()
@@ -64,9 +64,9 @@ class GrowingText:
                 self.ends[-1] += len(rest)
             self._give(self._scanner.feed(rest) + self._scanner.finish())
 
-    def again(self) -> GrowingText:
-        """Return the same text read anew from the tokens; the stream receives only what it has not."""
-        fresh = GrowingText(*self._parts, received=self._received)
+    def restarted(self) -> Detokenizer:
+        """Return one that has decoded all tokens from the first again; the stream receives only what it has not."""
+        fresh = Detokenizer(*self._arguments, received=self._received)
         fresh.catch_up()
         return fresh
 
@@ -75,17 +75,17 @@ class GrowingText:
         new = self.text[self._received :]
         if new and self._receive is not None:
             self._received = len(self.text)  # before the call: an interrupt in it must not print it twice
-            self._receive(StreamedText(new, self.row.index))
+            self._receive(StreamedText(new, self.sequence.index))
 
     def result(self, prompt: str) -> Generation:
-        """Return the text with what is known of it."""
-        row = self.row
+        """Return the text with what is known about it."""
+        sequence = self.sequence
         return Generation(
             self.text,
             prompt=prompt,
-            tokens=row.tokens,
-            stopped_by="stop" if self.stop_string is not None else row.stopped_by,
+            tokens=sequence.tokens,
+            stopped_by="stop" if self.stop_string is not None else sequence.stopped_by,
             stop_string=self.stop_string,
-            seed=row.seed,
-            seconds=row.seconds,
+            seed=sequence.seed,
+            seconds=sequence.seconds,
         )

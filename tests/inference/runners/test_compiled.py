@@ -1,4 +1,4 @@
-"""The kernel that reads one more token, against the model as it is called; and what is kept between answers."""
+"""The compiled decoding kernel against the model as it is called."""
 
 import gc
 import threading
@@ -7,14 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nbllm.core.errors import UserError
-from nbllm.inference import prepared
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.engine import generate_ids
+from nbllm.inference.runners import compiled
+from nbllm.inference.runners.base import Batch, Step
+from nbllm.inference.runners.compiled import BoundKernel, CompiledRunner
+from nbllm.inference.workspace import Workspace, release, workspace_of
 from nbllm.lm import LM
 from nbllm.nn import kernels
 
-from .conftest import opinionated, read, small_config
+from ..conftest import opinionated, read, small_config
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 SHAPES = {
@@ -34,7 +36,7 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def every_size(monkeypatch):
-    monkeypatch.setattr(prepared, "FEWEST", 0)
+    monkeypatch.setattr(compiled, "MIN_PARAMETERS", 0)
 
 
 def make(name, dtype=torch.float32):
@@ -46,25 +48,25 @@ def make(name, dtype=torch.float32):
 @pytest.mark.parametrize("lengths", [[9], [5, 9, 1, 7]])
 def test_a_step_is_what_the_model_computes(name, lengths):
     model = make(name)
-    assert prepared.can_step(model, len(lengths))
-    stepped, called = read(model, lengths, 5)
+    assert CompiledRunner.serves(model)
+    computed, called = read(model, lengths, 5)
     assert called.std() > 0.5
-    torch.testing.assert_close(stepped, called, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(computed, called, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("lengths", [[127], [200, 64, 130, 7]])
 def test_a_context_of_several_chunks(lengths):
-    stepped, called = read(make("long"), lengths, 3)
-    torch.testing.assert_close(stepped, called, rtol=2e-5, atol=2e-5)
+    computed, called = read(make("long"), lengths, 3)
+    torch.testing.assert_close(computed, called, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_bfloat16_weights_are_read_exactly(name):
     half = make(name, torch.bfloat16)
-    stepped, called = read(half, [9, 4], 5)
+    computed, called = read(half, [9, 4], 5)
     exact = read(make(name, torch.bfloat16).float(), [9, 4], 5)[1]
     # What is kept of earlier tokens is rounded to bfloat16, and nothing else: nearer than the model itself comes.
-    ours, torchs = (stepped - exact).abs().mean(), (called.float() - exact).abs().mean()
+    ours, torchs = (computed - exact).abs().mean(), (called.float() - exact).abs().mean()
     assert ours < 0.02 * exact.std() and ours < torchs
 
 
@@ -101,7 +103,7 @@ def test_steps_from_the_same_cache_give_the_same_bits_for_any_number_of_threads(
 def test_another_default_type_changes_nothing(dtype):
     model = make("llama")
     expected = generate_ids(model, [[1, 2, 3]] * 12, GREEDY, eos_id=None)
-    prepared.release(model)
+    release(model)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
@@ -144,16 +146,16 @@ def test_a_row_gets_the_same_bits_in_any_company(length):
     model, generator = make("long"), torch.Generator().manual_seed(0)
     shape = model.make_cache(1, length).buffers[0].shape
     kept = [torch.randn(shape, generator=generator) for _ in range(model.config.num_layers)]
-    with torch.inference_mode(), prepared.prepared(model) as made:
+    with torch.inference_mode(), workspace_of(model) as workspace:
 
         def logits(padding):
-            cache = made.cache(model, len(padding), max(padding) + length + 1)
+            cache = workspace.cache(model, len(padding), max(padding) + length + 1)
             cache.length = max(padding) + length
             for buffer, own in zip(cache.buffers, kept, strict=True):
                 for row, columns in enumerate(padding):
                     buffer[:, row : row + 1, :, columns : columns + length] = own
-            paddings = torch.tensor(padding)
-            return prepared.Steps(model, made, cache, paddings)([[7]] * len(padding)).clone()
+            batch = Batch([], torch.tensor(padding), cache)
+            return BoundKernel(model, workspace, batch)([[7]] * len(padding)).clone()
 
         alone = logits([0])
         assert torch.equal(logits([0, 0, 0]), alone.expand(3, -1, -1))
@@ -176,14 +178,29 @@ def test_a_model_that_is_not_the_kernels_is_called():
 
 def test_autocast_is_called():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not prepared.can_step(make("llama"), 1)
+        assert not CompiledRunner.serves(make("llama"))
 
 
-def test_many_rows_and_small_models_are_called(monkeypatch):
+def test_small_models_are_called(monkeypatch):
     model = make("llama")
-    assert not prepared.can_step(model, prepared.MOST_ROWS + 1)
-    monkeypatch.setattr(prepared, "FEWEST", model.num_parameters + 1)
-    assert not prepared.can_step(model, 1)
+    monkeypatch.setattr(compiled, "MIN_PARAMETERS", model.num_parameters + 1)
+    assert not CompiledRunner.serves(model)
+
+
+def test_prompts_and_steps_of_many_tokens_are_called(monkeypatch):
+    model, calls = make("llama"), []
+    monkeypatch.setattr(
+        BoundKernel, "__call__", lambda self, tokens: calls.append(tokens) or torch.zeros(1, 1, 1)
+    )
+    with torch.inference_mode():
+        runner = CompiledRunner(model, Workspace())
+        for rows in (compiled.MAX_TOKENS, compiled.MAX_TOKENS + 1):
+            batch = Batch([], torch.zeros(rows, dtype=torch.int64), model.make_cache(rows, 9))
+            runner.run(Step(batch, [[1]] * rows))
+            assert not calls, "the cache was empty: a prompt"
+            runner.run(Step(batch, [[1]] * rows))
+            assert len(calls) == (rows <= compiled.MAX_TOKENS)
+            calls.clear()
 
 
 def test_new_weights_are_read_at_once():
@@ -215,62 +232,27 @@ def test_weights_that_are_replaced_while_a_text_is_written_do_no_harm():
     assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None, on_token=replace)[0]) == 12
 
 
-def test_what_is_kept_is_said_and_given_back(tokenizer):
-    lm = LM(make("llama"), tokenizer)
-    assert lm.release() == 0
-    first = lm.generate("the cat", temperature=0, max_new_tokens=20)
-    held = prepared.held_bytes(lm.model)
-    assert held > 0 and "release() gives it back" in lm._repr_html_()
-    assert lm.generate("the cat", temperature=0, max_new_tokens=9) == lm.generate(
-        "the cat", temperature=0, max_new_tokens=9
-    )
-    assert prepared.held_bytes(lm.model) == held, "a shorter text needs no more"
-    assert lm.release() == held and prepared.held_bytes(lm.model) == 0
-    assert "release()" not in lm._repr_html_()
-    assert lm.generate("the cat", temperature=0, max_new_tokens=20) == first
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tokens_read_together_get_the_bits_that_they_get_one_by_one(name):
+    model, ids = make(name), torch.arange(3, 11).tolist()
+    with torch.inference_mode():
+        one, together = (
+            Batch([], torch.zeros(1, dtype=torch.int64), model.make_cache(1, 20)) for _ in range(2)
+        )
+        kernel = BoundKernel(model, Workspace(), one)
+        alone = torch.stack([kernel([[token]])[0, 0].clone() for token in ids])
+        assert len(ids) == kernel.max_rows
+        assert torch.equal(BoundKernel(model, Workspace(), together)([ids])[0], alone)
+    for own, other in zip(one.cache.buffers, together.cache.buffers, strict=True):
+        assert torch.equal(own, other)
 
 
-def test_a_longer_text_gets_a_longer_cache():
+def test_what_does_not_fit_is_refused():
     model = make("llama")
-    with torch.inference_mode(), prepared.prepared(model) as made:
-        short = made.cache(model, 1, 10)
-        assert made.cache(model, 1, 8) is short
-        assert made.cache(model, 1, 11).max_length == 11
-        assert made.cache(model, 2, 11).buffers[0].shape[1] == 2
-
-
-def test_two_texts_at_a_time_do_not_meet():
-    model, prompts = make("llama"), [[1, 2, 3], [9, 8], [100], [7, 7, 7, 7]]
-    long = GREEDY.replace(max_new_tokens=50)
-    expected = [generate_ids(model, [prompt], long, eos_id=None)[0] for prompt in prompts]
-    found = {}
-
-    def write(index):
-        for _ in range(5):
-            found.setdefault(index, []).append(generate_ids(model, [prompts[index]], long, eos_id=None)[0])
-
-    threads = [threading.Thread(target=write, args=(index,)) for index in range(len(prompts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(found[index] == [expected[index]] * 5 for index in range(len(prompts)))
-
-
-def test_what_is_not_finite_is_not_kept():
-    model = make("llama")
-    with torch.no_grad():
-        model.blocks[0].attention.qkv.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite"):
-        generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)
-    model.initialize(1)
-    assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)[0]) == 12
-
-
-def test_a_model_that_is_gone_keeps_nothing():
-    model = make("llama")
-    generate_ids(model, [[1]], GREEDY, eos_id=None)
-    before = len(prepared._kept)
-    del model
-    gc.collect()
-    assert len(prepared._kept) < before
+    with torch.inference_mode():
+        kernel = BoundKernel(
+            model, Workspace(), Batch([], torch.zeros(1, dtype=torch.int64), model.make_cache(1, 2))
+        )
+        for wrong in ([[1] * (kernel.max_rows + 1)], [[1], [2]], [[1, 2, 3]]):
+            with pytest.raises(ValueError, match=r"too small|full"):
+                kernel(wrong)

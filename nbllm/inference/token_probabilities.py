@@ -1,4 +1,4 @@
-"""What the model thought of the token that was chosen, and which it would sooner have taken instead."""
+"""How probable the model found a token that was chosen, and which others it found likely."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenChoice:
-    """One decision of a generation.
+class TokenProbability:
+    """A generated token with its probability and its likeliest alternatives.
 
     The probabilities are the model's own, at temperature 1: before temperature, top-k, top-p and min-p, which decide
-    what is drawn; a repetition penalty is in them.
+    what is drawn, but after the repetition penalty.
 
     Attributes:
         token: The token that was chosen.
         probability: Its probability, from 0 to 1.
-        alternatives: The likeliest other tokens with theirs, the likeliest first.
+        alternatives: The likeliest other tokens with their probabilities, the likeliest first.
     """
 
     token: int
@@ -27,10 +27,10 @@ class TokenChoice:
     alternatives: tuple[tuple[int, float], ...]
 
 
-def token_choices(
+def token_probabilities(
     logits: Float[Tensor, "batch vocabulary"], chosen: Int[Tensor, " batch"], num_alternatives: int
-) -> list[TokenChoice]:
-    """Return what the logits say of the token chosen in each row, and its likeliest alternatives."""
+) -> list[TokenProbability]:
+    """Return the probability of the token chosen in each row, and its `num_alternatives` likeliest alternatives."""
     probabilities = logits.softmax(dim=-1)
     # One more than asked: the chosen token may be among them.
     values, tokens = torch.topk(probabilities, min(num_alternatives + 1, logits.shape[-1]), dim=-1)
@@ -40,5 +40,5 @@ def token_choices(
         chosen.tolist(), of_chosen.tolist(), tokens.tolist(), values.tolist(), strict=True
     ):
         ranked = [(other, value) for other, value in zip(others, theirs, strict=True) if other != token]
-        made.append(TokenChoice(token, probability, tuple(ranked[:num_alternatives])))
+        made.append(TokenProbability(token, probability, tuple(ranked[:num_alternatives])))
     return made

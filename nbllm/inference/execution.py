@@ -1,0 +1,42 @@
+"""How a generation is computed: which model runner, and which drafter."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from nbllm.inference.drafters.base import MakeDrafter
+from nbllm.inference.drafters.prompt_lookup import PromptLookup
+from nbllm.inference.runners.base import MakeRunner
+from nbllm.inference.runners.called import CalledRunner
+from nbllm.inference.runners.compiled import CompiledRunner, load_kernel
+
+if TYPE_CHECKING:
+    from nbllm.models.decoder import Decoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What computes a generation. It changes the speed and not the text.
+
+    Logits of several tokens read together equal those of one at a time up to rounding (in the compiled kernel, to the
+    bit), so a drafter changes a token only where rounding decides between two.
+
+    Args:
+        runner: Makes the model runner; `None`: the fastest that computes the model.
+        drafter: Makes what proposes draft tokens for a sequence that runs alone; `None`: nothing does.
+    """
+
+    runner: MakeRunner | None = None
+    drafter: MakeDrafter | None = PromptLookup
+
+    def prepare(self, model: Decoder) -> None:
+        """Load what the model runner needs; it may take long, and then says so."""
+        if self.runner is None:
+            load_kernel(model)
+
+    def runner_for(self, model: Decoder) -> MakeRunner:
+        """Return what makes the model runner for a model as it is now."""
+        if self.runner is not None:
+            return self.runner
+        return CompiledRunner if CompiledRunner.serves(model) else CalledRunner

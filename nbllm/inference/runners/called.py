@@ -1,0 +1,41 @@
+"""Runs any model by calling it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nbllm.inference.runners.base import Step
+
+if TYPE_CHECKING:
+    from nbllm.inference.workspace import Workspace
+    from nbllm.models.decoder import Decoder
+
+
+class CalledRunner:
+    """A model runner for every model, on every device.
+
+    Args:
+        model: The model, in evaluation mode.
+        workspace: Not needed.
+    """
+
+    def __init__(self, model: Decoder, workspace: Workspace) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+
+    def run(self, step: Step) -> Float[Tensor, "row token vocabulary"]:
+        """Read a step's tokens; see `ModelRunner`."""
+        padding = step.batch.padding
+        cache: Any = step.batch.cache  # of the model's own kind: it made it
+        ids = torch.tensor(step.tokens, device=self._device)
+        positions = mask = None
+        if bool((padding > 0).any()):
+            column = torch.arange(cache.length + ids.shape[1], device=self._device)
+            own = column[None, :] - padding.to(self._device)[:, None]
+            mask, positions = own >= 0, own[:, cache.length :].clamp(min=0)
+        hidden = self._model.hidden(ids, cache=cache, positions=positions, attention_mask=mask)
+        return self._model.logits(hidden[:, -step.num_logits :]).float()

@@ -1,0 +1,84 @@
+"""A prompt and what is generated for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections import Counter
+
+import torch
+
+from nbllm.core.errors import UserError
+from nbllm.core.seeding import generator
+from nbllm.inference.config import SamplingConfig
+from nbllm.inference.token_probabilities import TokenProbability
+
+
+@dataclasses.dataclass(eq=False)
+class Sequence:
+    """One prompt and what was generated for it.
+
+    Args:
+        index: Its place among the prompts.
+        prompt: Token ids, at least one.
+        generator: What its random numbers come from.
+        seed: The seed that the generator was made from.
+        eos_id: The token that ends it, or `None`.
+        tokens: What was generated, without the end token.
+        stopped_by: Why it ended, a key of `generation.ENDINGS`; `None` while it goes on.
+        start: Where the context begins in prompt and tokens: the sliding window drops what is before.
+        seconds: Wall time from the start of the call to its last token.
+        probabilities: Those of `tokens`, and of an end token after them, if `decode` was asked for them.
+    """
+
+    index: int
+    prompt: list[int]
+    generator: torch.Generator
+    seed: int
+    eos_id: int | None = None
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    stopped_by: str | None = None
+    start: int = 0
+    seconds: float = 0.0
+    probabilities: list[TokenProbability] = dataclasses.field(default_factory=list)
+
+    @property
+    def context(self) -> list[int]:
+        """The tokens that the next one is predicted from."""
+        return (self.prompt + self.tokens)[self.start :]
+
+    @property
+    def context_length(self) -> int:
+        """Number of tokens in the context."""
+        return len(self.prompt) + len(self.tokens) - self.start
+
+
+def make_sequences(prompts: list[list[int]], config: SamplingConfig, *, eos_id: int | None) -> list[Sequence]:
+    """Make a sequence of each prompt, with random numbers of its own.
+
+    These depend on the seed, the prompt and how often the same prompt came before it in the list: not on the other
+    prompts.
+
+    Args:
+        prompts: Token ids; an empty prompt begins at the end token, which separates documents in training.
+        config: Its `seed`; `None` takes a fresh one for all.
+        eos_id: The token that ends a sequence, or `None`.
+
+    Raises:
+        UserError: A prompt is empty and there is no end token.
+    """
+    seed = secrets.randbits(63) if config.seed is None else config.seed
+    before: Counter[tuple[int, ...]] = Counter()
+    sequences = []
+    for index, given in enumerate(prompts):
+        if not given and eos_id is None:
+            raise UserError(
+                "The prompt is empty and the model has no end token to begin from.",
+                hint="give a prompt of at least one token",
+            )
+        prompt = list(given) or [int(eos_id or 0)]
+        key = tuple(prompt)
+        numbers = generator(seed, "generate", key, before[key])
+        before[key] += 1
+        sequences.append(Sequence(index, prompt, numbers, seed, eos_id))
+    return sequences
