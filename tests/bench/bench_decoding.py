@@ -1,46 +1,42 @@
 """How fast a real model answers, beside transformers and llama.cpp: `python -m tests.bench.bench_decoding --help`.
 
 SmolLM2-135M-Instruct, one sequence, greedy: a prompt of 27 tokens continued by 128, and a prompt of 600 tokens read.
-transformers has the same weights in the same precision, and guesses only where it is asked to; llama.cpp, where
-`llama-cpp-python` is installed, has its own 4-bit file, a quarter to an eighth of the memory to read for each token,
-and so is only shown beside. Who reads all weights for each token, without guesses, has a share of the memory's rate
-that says how near that is to what the machine can. Everyone in turn in one process, and the rate at which the machine
-reads memory in the same rounds. What counts is the best of each: other work on the machine only ever adds time.
-Nothing is asserted.
+transformers has the same weights in the same precision, with and without draft tokens from prompt lookup; llama.cpp,
+where `llama-cpp-python` is installed, has its own 4-bit file, a quarter to an eighth of the memory to read for each
+token, and so is only shown beside. Without draft tokens all weights are read for each token, and the share of the
+memory's measured rate says how near that is to what the machine can do. All run in turn in one process, and the best
+round of each counts: other work on the machine only ever adds time. Nothing is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers
 
 import nbllm as nb
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.drafters.base import MAX_DRAFT_TOKENS
 from nbllm.inference.engine import generate_ids
-from nbllm.inference.lookup import Lookup
+from nbllm.inference.execution import Execution
 from nbllm.models.zoo.fetching import locate
 
 NAME, PROMPT, NEW, LONG = "smollm2-135m-instruct", 27, 128, 600
-GUESSED = 7  # tokens, by transformers' own prompt lookup: as many as ours at most
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Answers with its tokens to a prompt's, of which it makes `count`.
 Answer = Callable[[list[int], int], list[int]]
 
 
-def ours(lm: nb.LM, *, guesses: bool) -> Answer:
+def ours(lm: nb.LM, execution: Execution) -> Answer:
     def answer(prompt: list[int], count: int) -> list[int]:
         config = SamplingConfig(temperature=0, max_new_tokens=count)
-        with contextlib.nullcontext() if guesses else mock.patch.object(Lookup, "guess", lambda *_: []):
-            return generate_ids(lm.model, [prompt], config, eos_id=None)[0]
+        return generate_ids(lm.model, [prompt], config, eos_id=None, execution=execution)[0]
 
     return answer
 
@@ -108,10 +104,10 @@ def main() -> None:
         lm.save(f"{folder}/model")
         theirs = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=dtype).eval()
         answers: dict[str, Answer | None] = {
-            "nbllm": ours(lm, guesses=True),
-            "nbllm, no guesses": ours(lm, guesses=False),
+            "nbllm": ours(lm, Execution()),
+            "nbllm, no drafts": ours(lm, Execution(drafter=None)),
             "transformers": by_transformers(theirs),
-            "transformers, guesses": by_transformers(theirs, prompt_lookup_num_tokens=GUESSED),
+            "transformers, drafts": by_transformers(theirs, prompt_lookup_num_tokens=MAX_DRAFT_TOKENS),
             "llama.cpp, 4 bits": by_llama_cpp(str(locate(NAME))),
         }
     contestants = {name: answer for name, answer in answers.items() if answer is not None}
@@ -134,7 +130,7 @@ def main() -> None:
         token = (best[name, "answer"] - best[name, "begin"]) / (NEW - 1)
         share = (
             f"{num_bytes / 1e9 / token / max(rates):.0%}"
-            if name in ("nbllm, no guesses", "transformers")
+            if name in ("nbllm, no drafts", "transformers")
             else ""
         )
         print(

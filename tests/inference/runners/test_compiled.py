@@ -81,13 +81,13 @@ def test_steps_from_the_same_cache_give_the_same_bits_for_any_number_of_threads(
 
     def steps_with(threads, kept):
         torch.set_num_threads(threads)
-        with torch.inference_mode(), prepared.prepared(model) as made:
-            cache = made.cache(model, len(lengths), columns + len(ids))
+        with torch.inference_mode(), workspace_of(model) as workspace:
+            cache = workspace.cache(model, len(lengths), columns + len(ids))
             cache.length = columns
             for buffer, own in zip(cache.buffers, kept, strict=True):
                 buffer[:, :, :, :columns] = own
-            steps = prepared.Steps(model, made, cache, columns - torch.tensor(lengths))
-            return [steps(row[:, None].tolist()).clone() for row in ids]
+            kernel = BoundKernel(model, workspace, Batch([], columns - torch.tensor(lengths), cache))
+            return [kernel(row[:, None].tolist()).clone() for row in ids]
 
     shape = list(model.make_cache(len(lengths), columns).buffers[0].shape)
     kept = [torch.randn(shape, generator=drawn) for _ in range(model.config.num_layers)]
