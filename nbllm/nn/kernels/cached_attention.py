@@ -1,7 +1,7 @@
-"""Attention of a few tokens to all that the cache holds: memory that is read once, whatever heads share it.
+"""Attention of a few tokens to all cached keys and values; those that several heads share are read once.
 
-Columns are taken in chunks, which the threads share out, and each chunk's weights have a scale of their own until all
-are put together. A row's chunks begin at its own first column, so its numbers are the same in any company.
+The cache's columns are divided into chunks, which the threads share, and each chunk's softmax has a scale of its own
+until all are combined. A row's chunks begin at its own first column, so its result does not depend on other rows.
 
 Source: Dao et al. 2023, Flash-Decoding, https://pytorch.org/blog/flash-decoding/.
 """
@@ -30,7 +30,7 @@ from nbllm.nn.kernels.projections import project
 from nbllm.nn.kernels.symbols import num_threads, thread_number
 from nbllm.nn.kernels.team import bounds
 
-CHUNK = 64  # columns: keys and values of a head fit a core's first cache
+CHUNK = 64  # columns: keys and values of a head fit a core's level-1 cache
 _0, _1, _INFINITY = np.float32(0), np.float32(1), np.float32(math.inf)
 
 
@@ -42,12 +42,12 @@ def num_chunks(columns: int) -> int:
 
 @part(SUMS)
 def _exponentials(scores: Any, scale: np.float32) -> tuple[np.float32, np.float32]:
-    """Turn scores, times scale, into exponentials of their distance from the largest; return that and the sum."""
+    """Replace scores by exp(scale * (score - largest)); return scale * largest and the sum."""
     wide()
     most = scores[0]
     for place in range(len(scores)):
         most = max(most, scores[place])
-    shift = most if most > -_INFINITY else _0  # a chunk may have no weight at all
+    shift = most if most > -_INFINITY else _0  # all of a chunk's scores may be minus infinity
     total = _0
     for place in range(len(scores)):
         scores[place] = exp((scores[place] - shift) * scale)
@@ -56,25 +56,25 @@ def _exponentials(scores: Any, scale: np.float32) -> tuple[np.float32, np.float3
 
 
 @part(EXACT)
-def _mix(values: Any, shares: Any, out: Any) -> None:
-    """Set `out` to the sum of the rows of values, of each its share."""
+def _mix(values: Any, weights: Any, out: Any) -> None:
+    """Set `out` to the sum of the rows of `values`, weighted by `weights`."""
     wide()
     out[:] = _0
-    whole = len(shares) // 4 * 4
+    whole = len(weights) // 4 * 4
     for first in range(0, whole, 4):
         one, two, three, four = values[first], values[first + 1], values[first + 2], values[first + 3]
-        by_1, by_2, by_3, by_4 = shares[first], shares[first + 1], shares[first + 2], shares[first + 3]
+        w_1, w_2, w_3, w_4 = weights[first], weights[first + 1], weights[first + 2], weights[first + 3]
         for place in range(len(out)):
-            front = widened(one[place]) * by_1 + widened(two[place]) * by_2
-            out[place] += front + (widened(three[place]) * by_3 + widened(four[place]) * by_4)
-    for each in range(whole, len(shares)):
+            front = widened(one[place]) * w_1 + widened(two[place]) * w_2
+            out[place] += front + (widened(three[place]) * w_3 + widened(four[place]) * w_4)
+    for each in range(whole, len(weights)):
         for place in range(len(out)):
-            out[place] += widened(values[each, place]) * shares[each]
+            out[place] += widened(values[each, place]) * weights[each]
 
 
 @part(EXACT)
 def _columns(plan: Any, layer: Any, head: int, begin: int, count: int, like: Any) -> Any:
-    """Return what the cache (keys and values, sequence, head, column, head_dim) holds of one head in some columns."""
+    """Return some columns of one head of the cache, which is (keys and values, sequence, head, column, head_dim)."""
     columns = 2 * plan.batch * plan.kv_heads * plan.capacity
     first = head * plan.capacity + begin
     return carray(weights_at(layer.cache, like), (columns, plan.head_dim))[first : first + count]
@@ -82,7 +82,7 @@ def _columns(plan: Any, layer: Any, head: int, begin: int, count: int, like: Any
 
 @part(EXACT)
 def attend(plan: Any, layer: Any, like: Any) -> None:
-    """Let this thread's chunks, of all rows and heads, give what they hold: largest score, sum, mixed values."""
+    """For this thread's share of the chunks of all rows and heads: largest score, sum, weighted sum of the values."""
     thread, threads = thread_number(), num_threads()
     rows, heads, kv, size = plan.rows, plan.heads, plan.kv_heads, plan.head_dim
     group = heads // kv
@@ -116,7 +116,7 @@ def attend(plan: Any, layer: Any, like: Any) -> None:
 
 @part(EXACT)
 def gather(plan: Any) -> None:
-    """Put together what the chunks gave, for this thread's share of rows and heads."""
+    """Combine the chunks' results, for this thread's share of rows and heads."""
     rows, heads, size = plan.rows, plan.heads, plan.head_dim
     chunks = num_chunks(plan.capacity)
     partial = matrix_at(plan.partial, rows * heads * chunks, 2 + size)
@@ -132,7 +132,7 @@ def gather(plan: Any) -> None:
 
 @part(EXACT)
 def _join(parts: Any, out: Any) -> None:
-    """Set `out` to what the chunks, each as `attend` left it, give together."""
+    """Set `out` to the attention over all chunks, of which `parts` holds what `attend` computed."""
     wide()
     most = parts[0, 0]
     for chunk in range(len(parts)):

@@ -1,9 +1,9 @@
-"""A few tokens through a whole decoder: products wait for the weights to come from memory, and for nothing else.
+"""A decoding step of a few tokens through a whole decoder, as fast as the weights come from memory.
 
-A row is a token: the newest of a sequence, or several of one that follow one another. Each thread takes its share of
-a matrix's rows, and all meet before what they made is read: six times a layer. What is short, such as a
-normalization, every thread computes for itself. Weights and cache are float32 or bfloat16, all that is in between is
-float32. A row's numbers are the same to the bit whatever rows are beside it.
+A row is a token: the newest of a sequence, or several consecutive ones of one sequence. Each thread computes its share
+of a matrix's rows, and all wait for one another before the result is read: six barriers a layer. Short operations, such
+as a normalization, are computed by every thread for itself. Weights and cache are float32 or bfloat16, everything in
+between is float32. A row's result is the same to the bit whichever rows are computed with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nbllm.nn.kernels.symbols import barrier, num_threads, thread_number
 from nbllm.nn.kernels.team import bounds
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
-# A row of numbers for each layer, and one for the pass: sizes, and addresses. An address of 0: there is none.
+# Sizes and addresses: one record for each layer, and one for the whole pass. The address 0: there is none.
 LAYER = np.dtype([
     (name, np.int64)
     for name in (
@@ -133,7 +133,7 @@ def _rotate(head: Any, cos: Any, sin: Any) -> None:
 
 @part(EXACT)
 def _make_heads(plan: Any, layer: Any, normal: Any, like: Any) -> None:
-    """Make this thread's heads of queries, keys and values, turned to their positions; keep the latter two."""
+    """Compute this thread's heads of queries, keys and values, rotated to their positions; store keys and values."""
     heads, kv, size = plan.heads, plan.kv_heads, plan.head_dim
     count = heads + 2 * kv
     weights = carray(weights_at(layer.qkv, like), (count * size, plan.hidden))
@@ -146,20 +146,20 @@ def _make_heads(plan: Any, layer: Any, normal: Any, like: Any) -> None:
     project(weights, bias, normal, first * size, last * size, out)
     for head in range(first, last):
         for row in range(plan.rows):
-            made = out[row, head * size : (head + 1) * size]
+            one = out[row, head * size : (head + 1) * size]
             position = columns[row] - padding[row]
             if head < heads + kv and plan.cos != 0:
                 cos = matrix_at(plan.cos, position + 1, size // 2)
-                _rotate(made, cos[position], matrix_at(plan.sin, position + 1, size // 2)[position])
+                _rotate(one, cos[position], matrix_at(plan.sin, position + 1, size // 2)[position])
             if head >= heads:
-                kept = cache[(head - heads) // kv, sequences[row], (head - heads) % kv, columns[row]]
+                stored = cache[(head - heads) // kv, sequences[row], (head - heads) % kv, columns[row]]
                 for place in range(size):
-                    kept[place] = narrowed(made[place], like)
+                    stored[place] = narrowed(one[place], like)
 
 
 @part(EXACT)
 def _add_to_stream(plan: Any, matrix: int, bias_at: int, x: Any, like: Any) -> None:
-    """Add this thread's share of weights times x, and of the bias, to the stream."""
+    """Add this thread's share of weights times x plus bias to the residual stream."""
     stream = matrix_at(plan.stream, plan.rows, plan.hidden)
     weights = carray(weights_at(matrix, like), (plan.hidden, x.shape[1]))
     bias = weights_vector(bias_at, plan.hidden, like)
@@ -172,7 +172,7 @@ def _add_to_stream(plan: Any, matrix: int, bias_at: int, x: Any, like: Any) -> N
 
 @part(EXACT)
 def _expand(plan: Any, layer: Any, normal: Any, like: Any) -> None:
-    """Make this thread's share of what is between the two matrices of the feed-forward part."""
+    """Compute this thread's share of the feed-forward part's inner activations."""
     inner = plan.inner
     count = (2 if plan.gated else 1) * inner
     weights = carray(weights_at(layer.up, like), (count, plan.hidden))
@@ -190,7 +190,7 @@ def _expand(plan: Any, layer: Any, normal: Any, like: Any) -> None:
 
 @part(EXACT)
 def _begin(plan: Any, like: Any) -> None:
-    """Set the stream to the tokens' vectors, with those of their positions where these are learned."""
+    """Set the residual stream to the token embeddings, plus the position embeddings where these are learned."""
     if thread_number() == 0:
         tokens, columns = integers_at(plan.tokens, plan.rows), integers_at(plan.columns, plan.rows)
         padding = integers_at(plan.padding, plan.rows)
@@ -207,7 +207,7 @@ def _begin(plan: Any, like: Any) -> None:
 
 @part(EXACT)
 def _normalize_all(plan: Any, weight_at: int, bias_at: int, out: Any, like: Any) -> None:
-    """Normalize the stream, every thread for itself."""
+    """Normalize the residual stream, every thread for itself."""
     stream = matrix_at(plan.stream, plan.rows, plan.hidden)
     weight, bias = weights_vector(weight_at, plan.hidden, like), weights_vector(bias_at, plan.hidden, like)
     for row in range(plan.rows):
@@ -216,7 +216,7 @@ def _normalize_all(plan: Any, weight_at: int, bias_at: int, out: Any, like: Any)
 
 @part(EXACT)
 def _score(plan: Any, normal: Any, like: Any) -> None:
-    """Make this thread's share of the logits."""
+    """Compute this thread's share of the logits."""
     logits = matrix_at(plan.logits, plan.rows, plan.vocabulary)
     head = carray(weights_at(plan.head, like), (plan.vocabulary, plan.hidden))
     first, last = bounds(thread_number(), num_threads(), plan.vocabulary)
@@ -225,7 +225,7 @@ def _score(plan: Any, normal: Any, like: Any) -> None:
 
 @part(EXACT)
 def decode(data: Any, like: Any) -> None:
-    """Argument 1: the address of a row of `PASS`. `like` is a number of the kind that weights are made of."""
+    """Argument 1: the address of a row of `PASS`. `like` is a value of the weights' dtype."""
     plan = carray(_passes_at(integer(data, 1)), (1,))[0]
     layers = carray(_layers_at(plan.layer_table), (plan.layers,))
     own = thread_number() * plan.rows

@@ -1,7 +1,7 @@
-"""Products of a few rows of weights with a few rows of numbers, each sum in an order that nothing beside it changes.
+"""Dot products of a few rows of weights with a few rows of activations, each summed in a fixed order.
 
-Written in vectors, for two things cannot be said to a compiler in loops: that the weights, which come from memory,
-are to be used for all rows while they are here, and that a sum is the same to the bit whatever is computed with it.
+Written as vector instructions, because two things cannot be expressed in a loop: that weights, once loaded from memory,
+are used for all rows, and that a sum is the same to the bit whatever is computed with it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from numba.extending import intrinsic
 
 from nbllm.nn.kernels.compilation import LINE
 
-# Registers of 512 bits hold the sums of 4 rows of weights with 4 of numbers; half as wide and half as many, with 2.
+# The 32 registers of 512 bits hold the sums of 4 rows of weights with 4 of activations; 16 of 256 bits, with 2.
 _IS_WIDE = "+avx512f" in (config.CPU_FEATURES or get_host_cpu_features())
-LANES, ROWS = (16, 4) if _IS_WIDE else (8, 2)  # numbers of a vector; rows of numbers at once, at most
+LANES, ROWS = (16, 4) if _IS_WIDE else (8, 2)  # elements of a vector; the most rows of activations at once
 _FLOAT, _HALF, _WORD = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 _FLOATS, _WORDS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_WORD, LANES)
 
 
 def dots(count: int, rows: int) -> Any:
-    """Return a function of (weights, x, size, out, ahead, like) that adds `count` x `rows` sums to a matrix.
+    """Return a function of (weights, x, size, out, ahead, like) that adds `count` x `rows` dot products to a matrix.
 
-    `weights` is the address of a contiguous matrix (count, size) of numbers like `like` (float32, or uint16 that stand
-    for bfloat16), `x` of a float32 one (rows, size). `count` is a power of two. `out` is a pair: the address of `count`
-    numbers in a row of a float32 matrix, and the columns of that; the sums of the next row of x go to its next row.
-    Meanwhile memory is asked for, as the pair `ahead` says: from an address on, so many bytes with each vector of x, at
-    most as many as are read.
+    `weights` is the address of a contiguous matrix (count, size) of `like`'s dtype (float32, or uint16 for the bits of
+    bfloat16), `x` of a float32 one (rows, size). `count` is a power of two. `out` is a pair: the address of `count`
+    elements in a row of a float32 matrix, and its number of columns; the next row of x is added to the next row.
+    Meanwhile memory is prefetched. The pair `ahead` says from which address on, and how many bytes with each vector of
+    x: at most as many as are read.
     """
 
     @intrinsic
@@ -58,14 +58,14 @@ class _Dots:
         self.ahead, self.pace = cgutils.unpack_tuple(builder, ahead, 2)
 
     def add(self) -> None:
-        """Sum whole vectors first, then the one that is not whole; add the totals to what is there."""
+        """Sum whole vectors, then the last one, of fewer elements; add the totals to the matrix."""
         builder, size = self.builder, self.size
         zeros = _constant(_FLOAT, [0.0] * LANES)
         sums = [cgutils.alloca_once_value(builder, zeros) for _ in range(self.rows * self.count)]
         whole = builder.and_(size, self._number(-LANES))
         steps = (self._number(0), whole, self._number(LANES))
         with cgutils.for_range_slice(builder, *steps, size.type) as (place, _):
-            self._ask_ahead(builder.udiv(place, self._number(LANES)))
+            self._prefetch_step(builder.udiv(place, self._number(LANES)))
             self._add_products(sums, place)
         with builder.if_then(builder.icmp_signed("<", whole, size)):
             self._add_products(sums, whole, which=self._first(builder.sub(size, whole)))
@@ -75,25 +75,27 @@ class _Dots:
             at = self._at(self.out, row, self.columns, self._number(0), totals.type)
             builder.store(builder.fadd(builder.load(at, align=4), totals), at, align=4)
 
-    def _ask_ahead(self, step: Any) -> None:
-        """Ask for the memory that is due at a step: as many lines as it reads, of which some may be the same."""
+    def _prefetch_step(self, step: Any) -> None:
+        """Prefetch a step's part of the memory: as many cache lines as the step reads; some may be the same."""
         builder = self.builder
         lines = max(1, self.count * LANES * (2 if self.half else 4) // LINE)
         begin = builder.add(self.ahead, builder.mul(step, self.pace))
         for line in range(lines):
             part = builder.sdiv(builder.mul(self.pace, self._number(line)), self._number(lines))
-            self._ask(builder.add(begin, part))
+            self._prefetch(builder.add(begin, part))
 
-    def _ask(self, address: Any) -> None:
-        """Ask for the line of memory at an address; one where nothing is does no harm."""
+    def _prefetch(self, address: Any) -> None:
+        """Prefetch the cache line at an address; an invalid address does no harm."""
         pointer = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, _WORD, _WORD, _WORD])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        hints = [ir.Constant(_WORD, value) for value in (0, 2, 1)]  # to read; into the second cache; data
+        hints = [
+            ir.Constant(_WORD, value) for value in (0, 2, 1)
+        ]  # for reading; into the level-2 cache; data
         self.builder.call(function, [self.builder.inttoptr(address, pointer), *hints])
 
     def _add_products(self, sums: list[Any], place: Any, which: Any = None) -> None:
-        """Add to each sum the products of one vector of weights with one of x; of both, only `which` numbers."""
+        """Add to each sum the product of a vector of weights and one of x, or only of their elements `which`."""
         builder = self.builder
         weights = [self._weights_at(number, place, which) for number in range(self.count)]
         for row in range(self.rows):
@@ -103,11 +105,11 @@ class _Dots:
                 builder.store(added, own)
 
     def _totals(self, held: list[Any]) -> Any:
-        """Return a vector of the sum of each vector: halves are added until one number is left.
+        """Return a vector of the sum of each vector's elements: halves are added until one element is left.
 
         Several vectors share the additions: the halves of two lie side by side in one.
         """
-        width = LANES  # numbers of each sum that are left
+        width = LANES  # elements of each sum that are left
         while width > 1:
             width //= 2
             if len(held) > 1:
@@ -118,7 +120,7 @@ class _Dots:
         return held[0]
 
     def _halves_added(self, left: Any, right: Any, width: int, count: int) -> Any:
-        """Add the halves, of `width` numbers, of each sum in two vectors; return the first `count` numbers."""
+        """Add the halves, of `width` elements, of each sum in two vectors; return the first `count` elements."""
         starts = range(0, 2 * left.type.count, 2 * width)
         places = [start + place for start in starts for place in range(width)][:count]
         low, high = (_constant(_WORD, [place + half for place in places]) for half in (0, width))
@@ -134,7 +136,7 @@ class _Dots:
         return builder.bitcast(builder.shl(bits, _constant(_WORD, [16] * LANES)), _FLOATS)
 
     def _load(self, base: Any, row: int, place: Any, kind: Any, which: Any) -> Any:
-        """Return a vector out of a matrix with `size` columns; what is not in `which` is 0 and not read."""
+        """Load a vector from a matrix with `size` columns; elements not in `which` are 0 and not read."""
         vector = ir.VectorType(kind, LANES)
         at = self._at(base, row, self.size, place, vector)
         width = _bytes(kind)
@@ -151,7 +153,7 @@ class _Dots:
         return builder.inttoptr(address, vector.as_pointer())
 
     def _first(self, count: Any) -> Any:
-        """Return the first so many of a vector's numbers, as a mask."""
+        """Return a mask of a vector's first `count` elements."""
         builder = self.builder
         one = builder.insert_element(
             ir.Constant(_WORDS, ir.Undefined), builder.trunc(count, _WORD), ir.Constant(_WORD, 0)

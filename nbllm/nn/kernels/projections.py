@@ -1,4 +1,4 @@
-"""A few rows of numbers times a matrix that comes from memory: its next rows are asked for while these are used."""
+"""A few rows of activations times a matrix of weights, whose next rows are prefetched while these are used."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _WEIGHTS = 4  # rows of weights at once
 
 
 def _adding(count: int) -> Any:
-    """Return a function that adds to `out` (row, place) the products of `count` rows of weights, from `place` on."""
+    """Return a function that adds `count` rows of weights, from `place` on, times each row of x to `out`."""
     dots_of_1, dots_of_2, *more = (dots(count, rows) for rows in range(1, ROWS + 1))
     dots_of_3, dots_of_4 = more or (dots_of_1, dots_of_2)  # never called where `ROWS` is 2
 
     @part(EXACT)
     def add(weights: Any, place: int, x: Any, out: Any) -> None:
         here, size, columns, like = weights[place:].ctypes.data, x.shape[1], out.shape[1], weights[0, 0]
-        # The processor's own foresight stops at every row's end, so the next rows of weights are asked for; bit by bit,
-        # for memory that is asked for much at once keeps sums waiting. Each pass over the weights asks for its part.
+        # The processor's own prefetching stops at every row's end, so the next rows of weights are prefetched here: a
+        # little with each vector, since much at once delays the loads that are waited for. Each pass over the weights
+        # prefetches its part.
         ahead = here + count * size * weights.itemsize
         passes = (len(x) + ROWS - 1) // ROWS
         pace = count * LANES * weights.itemsize // passes
@@ -47,7 +48,7 @@ _add_one, _add_some = _adding(1), _adding(_WEIGHTS)
 
 @part(EXACT)
 def add_products(weights: Any, x: Any, first: int, last: int, out: Any) -> None:
-    """Add to `out` (row, place) the products of rows `first` to `last` of weights with each row of x."""
+    """Add rows `first` to `last` of weights times each row of x to `out` (row, place)."""
     place = first
     while place + _WEIGHTS <= last:
         _add_some(weights, place, x, out)
@@ -59,9 +60,9 @@ def add_products(weights: Any, x: Any, first: int, last: int, out: Any) -> None:
 
 @part(EXACT)
 def project(weights: Any, bias: Any, x: Any, first: int, last: int, out: Any) -> None:
-    """Set `out` (row, place) to the products of rows `first` to `last` of weights with each row of x, plus bias.
+    """Set `out` (row, place) to rows `first` to `last` of weights times each row of x, plus bias.
 
-    A bias of no length: there is none.
+    A bias of length 0: there is none.
     """
     for row in range(len(x)):
         for place in range(first, last):

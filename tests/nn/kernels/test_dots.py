@@ -19,17 +19,17 @@ def adding(count, rows):
     return run
 
 
-def followed(numbers):
-    """Return a copy after which memory holds what would be seen in any sum."""
-    room = np.full(numbers.size + 64, np.nan, np.float32)
-    if numbers.dtype == np.uint16:
-        room = np.full(numbers.size + 64, 0x7FC0, np.uint16)
-    room[: numbers.size] = numbers.ravel()
-    return room[: numbers.size].reshape(numbers.shape)
+def followed_by_nan(elements):
+    """Return a copy after which the memory holds NaN, which would be seen in any sum."""
+    memory = np.full(elements.size + 64, np.nan, np.float32)
+    if elements.dtype == np.uint16:
+        memory = np.full(elements.size + 64, 0x7FC0, np.uint16)
+    memory[: elements.size] = elements.ravel()
+    return memory[: elements.size].reshape(elements.shape)
 
 
 @pytest.mark.parametrize("count, rows", SHAPES)
-def test_products_are_added_where_they_belong_and_nowhere_else(count, rows):
+def test_dot_products_are_added_where_they_belong_and_nowhere_else(count, rows):
     run, rng = adding(count, rows), np.random.default_rng(0)
     for size in (1, 15, 16, 48, 577):
         weights, x = rng.normal(size=(count, size)), rng.normal(size=(rows, size)).astype(np.float32)
@@ -37,7 +37,7 @@ def test_products_are_added_where_they_belong_and_nowhere_else(count, rows):
         half = (single.view(np.uint32) >> 16).astype(np.uint16)
         for read, exact in ((single, single), (half, (half.astype(np.uint32) << 16).view(np.float32))):
             out = np.ones((rows, count + 3), np.float32)
-            run(followed(read), followed(x), out, 2, read.dtype.type(0))
+            run(followed_by_nan(read), followed_by_nan(x), out, 2, read.dtype.type(0))
             expected = np.ones((rows, count + 3))
             expected[:, 2 : 2 + count] += x.astype(np.float64) @ exact.astype(np.float64).T
             np.testing.assert_allclose(out, expected, rtol=1e-5, atol=2e-5)
