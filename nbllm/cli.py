@@ -19,10 +19,11 @@ EXIT_INTERRUPTED = 130
 TRAIN_EXAMPLE = """\
 example CONFIG.toml:
   [data]
-  source = "pydocs"          # or a file, a folder, a hub name
-  validation = 0.1           # the share of documents held out
+  source = "pydocs"          # or a file, a folder, a pattern, a list of these, a hub name
+  validation = 0.1           # the share to hold out, by document; a single one by position; or a file
+  # and what nbllm.data.load takes: column, sample_by, encoding, on_error, subset, split, max_bytes
   [tokenizer]
-  vocab_size = 2048          # or: path = "my-model"
+  vocab_size = 2048          # or: kind = "character"; or: path = "my-model"
   [model]
   family = "llama"           # or: path = "my-model", to train it further
   num_layers = 4

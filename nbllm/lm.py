@@ -229,11 +229,13 @@ class LM:
 
         Where the tokenizer has an end-of-text token the text's first token is predicted from it, as in
         training; otherwise it is not counted. Texts longer than the context are read in windows that overlap
-        by half.
+        by half. A text is encoded as in training: a control token that it spells is plain text.
         """
+        from nbllm.data.encoding import encode_text
+
         texts = [texts] if isinstance(texts, str) else list(texts)
         start = self.start_tokens
-        ids = [start + self.tokenizer.encode(text, add_special_tokens=False, verbose=False) for text in texts]
+        ids = [start + encode_text(self.tokenizer, text) for text in texts]
         return [
             Score(float(values.double().sum()), len(values), len(text.encode()))
             for text, values in zip(texts, self.score_tokens(ids), strict=True)

@@ -253,3 +253,71 @@ def test_hostile_names_and_settings_reach_no_terminal(config, capsys):
     error = capsys.readouterr().err
     assert "There is no file" in error
     assert not set("\x1b\x07\u202e") & set(error)
+
+
+def test_every_argument_of_load_stands_in_data(config, capsys, tmp_path):
+    """Here: a table in another encoding, split by what the file says, with its column named."""
+    import json
+
+    rows = "".join(f"{n};größer {n * n};x\n" for n in range(400))
+    (tmp_path / "a.csv").write_text("n;body;title\n" + rows + "1;2\n", encoding="cp1252")
+    settings = (
+        'on_error = "skip"\nencoding = "cp1252"\ncolumn = "body"\nmax_bytes = 100000\nsample_by = "line"'
+    )
+    path = config(**{'"texts"': f'["a.csv"]\n{settings}'})
+    with pytest.warns(UserWarning, match="1 x broken CSV row"):
+        assert main(["train", str(path), "--name", "table"]) == 0
+    data = json.loads((tmp_path / "runs" / "table" / "run.json").read_text())["data"]
+    assert data["train"]["num_documents"] + data["validation"]["num_documents"] == 400
+    assert "finished" in capsys.readouterr().out
+
+
+def test_a_single_text_file_trains(config, capsys):
+    assert main(["train", str(config(texts="text.txt")), "--name", "one"]) == 0
+    out = capsys.readouterr().out
+    assert "text.txt is one document, so it is split by position" in out
+    assert "finished" in out
+
+
+@pytest.mark.parametrize(
+    ("replace", "message"),
+    [
+        ({'"texts"': '"a.csv"'}, 'column = "..." in [data]'),
+        ({'"texts"': '"b.jsonl"'}, 'on_error = "skip" in [data]'),
+        ({'"texts"': '"same"'}, 'sample_by = "paragraph" in [data]'),
+        ({"sequence_length = 16": "sequence_length = 99"}, "sequence_length = 32 in [train]"),
+        ({"vocab_size = 300": "vocab_size = 'x'"}, "vocab_size must be a whole number"),
+        ({"vocab_size = 300": "kind = 'charcter'"}, "Did you mean 'character'"),
+        ({"vocab_size = 300": "path = 5"}, 'path = "my-model"'),
+        ({'"texts"': "5"}, "source must be a name"),
+        ({'"texts"': '"texts"\ncolumn = 5'}, "column must be a name"),
+        ({'"texts"': '"texts"\nlod = 5'}, "[data] has no 'lod'"),
+    ],
+)
+def test_messages_speak_the_language_of_the_file(config, capsys, tmp_path, replace, message):
+    (tmp_path / "a.csv").write_text("a,b\nx,y\n")
+    (tmp_path / "b.jsonl").write_text("{\n")
+    (tmp_path / "same").mkdir()
+    for name in "ab":
+        (tmp_path / "same" / f"{name}.txt").write_text("same")
+    assert main(["train", str(config(**replace))]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "load(" not in error
+    assert "Traceback" not in error
+
+
+def test_a_tokenizers_own_code_is_never_run(config, capsys, tmp_path, monkeypatch):
+    import json
+
+    folder = tmp_path / "tok"
+    folder.mkdir()
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}})
+    )
+    (folder / "evil.py").write_text("open('ran', 'w')\nclass Evil: pass\n")
+    (folder / "vocab.json").write_text("{}")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run foreign code"))
+    assert main(["train", str(config(**{"vocab_size = 300": "path = 'tok'"}))]) == 1
+    assert "tokenizer cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()

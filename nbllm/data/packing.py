@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -13,20 +12,25 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from nbllm.core.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.core.errors import DataError
 from nbllm.core.io import atomic_directory, sha256_file, write_json
 from nbllm.core.progress import progress
-from nbllm.data.texts import iterate_texts
+from nbllm.core.terminal import say
+from nbllm.data.encoding import DocumentEncoder
+from nbllm.data.texts import as_dataset, iterate_documents
 from nbllm.data.token_store import OFFSETS, RECORD, SCHEMA, TOKENS, StoreRecord, TokenStore
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
 
+    from nbllm.data.sources.chats import Message
+
 logger = logging.getLogger(__name__)
-GROUP_CHARACTERS = 1 << 22  # text encoded at once: enough to keep the tokenizer's threads busy
+GROUP_CHARACTERS = 1 << 22  # text read at once
 
 
 def pack(
@@ -38,10 +42,13 @@ def pack(
     same tokenizer is encoded once; what is found is verified by checksum and made again when damaged. It is
     written aside and renamed, under a lock: several processes may pack the same text at once.
 
-    A text that spells the end-of-text token is encoded as plain characters: only real ends are ends.
+    A text that spells the end-of-text token is encoded as plain characters: only real ends are ends. Conversations
+    (rows with `messages`) are rendered by the tokenizer's chat template, if it has one.
+
+    While text is encoded a line says how much was; interrupting leaves nothing behind.
 
     Args:
-        dataset: Documents in a column `text`.
+        dataset: Documents in a column `text`, or anything else that `nbllm.data.load` takes.
         tokenizer: A fast tokenizer with an end-of-text token.
         folder: The cache; the store lies in `folder/tokens/<fingerprint>`. `$NBLLM_CACHE` or
             `~/.cache/nbllm` when not given.
@@ -50,9 +57,17 @@ def pack(
         DataError: There is no text, or the tokenizer cannot be used.
         CacheError: The folder cannot be written.
     """
-    backend, eos_id = _plain_backend(tokenizer)
+    encoder, eos_id = _encoder(tokenizer)
     vocab_size = len(tokenizer)
-    fingerprint, num_bytes = _fingerprint(dataset, backend.to_str(), eos_id, vocab_size)
+    template = tokenizer.chat_template and str(tokenizer.get_chat_template())
+    dataset = as_dataset(dataset)
+    fingerprint, num_bytes, num_conversations = _fingerprint(
+        dataset, [eos_id, vocab_size, encoder.json], template
+    )
+    if num_conversations and template is None:
+        say(
+            f"The tokenizer has no chat template: of {num_conversations:,} conversations the roles are plain words."
+        )
     parent = (cache_folder() if folder is None else Path(folder)) / "tokens"
     path = parent / fingerprint
     if (found := _find(path)) is not None:  # needs no lock, and so serves from a read-only cache too
@@ -62,21 +77,23 @@ def pack(
         if (found := _find(path)) is not None:
             return found
         remove_abandoned(parent)
+        record = StoreRecord(
+            dtype="uint16" if vocab_size <= 1 << 16 else "uint32",
+            num_tokens=0,
+            num_documents=len(dataset),
+            num_bytes=num_bytes,
+            num_conversations=0 if template is None else num_conversations,
+            eos_id=eos_id,
+            vocab_size=vocab_size,
+            fingerprint=fingerprint,
+            sha256={},
+        )
         try:
             with atomic_directory(path) as aside:
-                dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-                offsets = _write_tokens(aside / TOKENS, dataset, backend, eos_id, vocab_size)
+                offsets = _write_tokens(aside / TOKENS, dataset, encoder, template, record)
                 offsets.astype("<i8").tofile(aside / OFFSETS)
-                record = StoreRecord(
-                    dtype=dtype,
-                    num_tokens=int(offsets[-1]),
-                    num_documents=len(offsets) - 1,
-                    num_bytes=num_bytes,
-                    eos_id=eos_id,
-                    vocab_size=vocab_size,
-                    fingerprint=fingerprint,
-                    sha256={name: sha256_file(aside / name) for name in (TOKENS, OFFSETS)},
-                )
+                sums = {name: sha256_file(aside / name) for name in (TOKENS, OFFSETS)}
+                record = dataclasses.replace(record, num_tokens=int(offsets[-1]), sha256=sums)
                 write_json(aside / RECORD, dataclasses.asdict(record))
         except OSError as error:
             raise unwritable(parent, error) from error
@@ -95,12 +112,9 @@ def _find(path: Path) -> TokenStore | None:
     return store
 
 
-def _plain_backend(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, int]:
-    """Return a copy of the Rust tokenizer that neither cuts, pads nor takes text for special tokens."""
-    from tokenizers import Tokenizer
-
-    source = getattr(tokenizer, "backend_tokenizer", None)
-    if source is None:
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> tuple[DocumentEncoder, int]:
+    """Return the encoder of documents and the token that ends each."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise DataError(
             f"{type(tokenizer).__name__} is not a fast tokenizer.",
             hint="Use one from nbllm.data.train_tokenizer or a PreTrainedTokenizerFast.",
@@ -110,33 +124,32 @@ def _plain_backend(tokenizer: PreTrainedTokenizerFast) -> tuple[Any, int]:
             "The tokenizer has no end-of-text token to put between documents.",
             hint='Set one: tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"}).',
         )
-    backend = Tokenizer.from_str(source.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    return backend, int(tokenizer.eos_token_id)
+    return DocumentEncoder(tokenizer), int(tokenizer.eos_token_id)
 
 
-def _fingerprint(dataset: Dataset, tokenizer_json: str, eos_id: int, vocab_size: int) -> tuple[str, int]:
-    """Return the name of text + tokenizer and the number of UTF-8 bytes of the text."""
+def _fingerprint(dataset: Dataset, settings: list[object], template: str | None) -> tuple[str, int, int]:
+    """Return the name of text + tokenizer, the UTF-8 bytes of the text and the number of conversations."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([SCHEMA, eos_id, vocab_size]).encode() + tokenizer_json.encode())
-    num_bytes = num_documents = 0
-    for text in iterate_texts(dataset):
+    digest.update(json.dumps([SCHEMA, *settings]).encode())
+    num_bytes = num_documents = num_conversations = 0
+    for text, messages in iterate_documents(dataset):
         data = text.encode()
         digest.update(len(data).to_bytes(8, "little") + data)  # the length: ["ab", ""] is not ["a", "b"]
+        if messages is not None and template is not None:
+            digest.update(json.dumps([template, messages]).encode())
         num_bytes += len(data)
         num_documents += 1
+        num_conversations += messages is not None
     if num_documents == 0 or num_bytes == 0:
         raise DataError("There is no text to pack.", hint="Load a source that has text.")
-    return digest.hexdigest(), num_bytes
+    return digest.hexdigest(), num_bytes, num_conversations
 
 
-def _groups(dataset: Dataset) -> Iterator[list[str]]:
-    group: list[str] = []
+def _groups(dataset: Dataset) -> Iterator[list[tuple[str, list[Message] | None]]]:
+    group: list[tuple[str, list[Message] | None]] = []
     size = 0
-    for text in iterate_texts(dataset):
-        group.append(text)
+    for text, messages in iterate_documents(dataset):
+        group.append((text, messages))
         size += len(text) + 1
         if size >= GROUP_CHARACTERS:
             yield group
@@ -146,35 +159,47 @@ def _groups(dataset: Dataset) -> Iterator[list[str]]:
 
 
 def _write_tokens(
-    path: Path, dataset: Dataset, backend: Any, eos_id: int, vocab_size: int
+    path: Path, dataset: Dataset, encoder: DocumentEncoder, template: str | None, record: StoreRecord
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Encode group by group into `path`; return the offsets, (document + 1)."""
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     offsets = [np.zeros(1, np.int64)]
-    with open(path, "wb") as file, progress("encoding the text", len(dataset), " documents") as bar:
+    with open(path, "wb") as file, progress("encoding the text", record.num_bytes, "B") as bar:
         for group in _groups(dataset):
-            encodings = backend.encode_batch_fast(group, add_special_tokens=False)
-            ends = _write_group(file, encodings, dtype, eos_id, vocab_size)
+            plain = [text for text, messages in group if messages is None or template is None]
+            size = sum(len(text.encode()) for text, _ in group) / max(sum(len(text) for text, _ in group), 1)
+
+            def advance(count: int, size: float = size) -> None:
+                bar.update(count * size)
+
+            encoded = iter(encoder.encode(plain, advance))
+            documents = []
+            for text, messages in group:
+                if messages is None or template is None:
+                    documents.append(next(encoded))
+                else:
+                    ids = encoder.encode_conversation(messages)
+                    # The end that the template writes is the end of the document, which is written for all.
+                    documents.append(ids[:-1] if len(ids) and ids[-1] == record.eos_id else ids)
+                    advance(len(text))
+            ends = _write_group(file, documents, record)
             offsets.append(ends + offsets[-1][-1])
-            bar.update(len(group))
     return np.concatenate(offsets)
 
 
 def _write_group(
-    file: BinaryIO, encodings: list[Any], dtype: type[np.unsignedinteger], eos_id: int, vocab_size: int
+    file: BinaryIO, documents: list[NDArray[np.int64]], record: StoreRecord
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Write the tokens of some documents; return where each ends, counted from the first of them."""
     from nbllm.data.kernels.packing import append_documents
 
-    lists = [encoding.ids for encoding in encodings]
-    lengths = np.array([len(ids) for ids in lists], np.int64)
-    ids = np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
-    tokens = np.empty(len(ids) + len(lengths), dtype)
+    lengths = np.array([len(ids) for ids in documents], np.int64)
+    ids = np.concatenate(documents)
+    tokens = np.empty(len(ids) + len(lengths), record.dtype)
     ends = np.empty(len(lengths), np.int64)
-    wrong = append_documents(ids, lengths, eos_id, vocab_size, tokens, ends)
+    wrong = append_documents(ids, lengths, record.eos_id, record.vocab_size, tokens, ends)
     if wrong >= 0:
         raise DataError(
-            f"The tokenizer gave the id {ids[wrong]}, but says that it has {vocab_size:,} tokens.",
+            f"The tokenizer gave the id {ids[wrong]}, but says that it has {record.vocab_size:,} tokens.",
             hint="The tokenizer's files do not belong together; load it again.",
         )
     tokens.astype(tokens.dtype.newbyteorder("<"), copy=False).tofile(file)

@@ -1,23 +1,38 @@
-"""Read the texts out of a data set, or out of any iterable of strings."""
+"""Read the documents out of whatever holds text."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import DataError, nearest
+from nbllm.core.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from nbllm.data.sources.chats import Message
+
 ROWS = 256  # rows read from Arrow at once
 
 
-def iterate_texts(texts: Dataset | Iterable[str]) -> Iterator[str]:
-    """Yield each text in order.
+def as_dataset(source: Any) -> Dataset:
+    """Return a data set with a column `text`: `source` where it is one, else what `nbllm.data.load` makes of it.
 
     Raises:
-        DataError: There is no column `text`, or a text is not a string.
+        DataError: It holds no text.
+    """
+    from nbllm.data.sources.loading import load
+
+    columns = getattr(source, "column_names", None)
+    return source if isinstance(columns, list) and "text" in columns else load(source)
+
+
+def iterate_texts(texts: Dataset | str | os.PathLike[str] | Iterable[Any]) -> Iterator[str]:
+    """Yield each text in order, of a list or an iterator of texts or of anything that `nbllm.data.load` takes.
+
+    Raises:
+        DataError: There is no text, or a text is not a string.
     """
     for number, text in enumerate(_raw(texts)):
         if not isinstance(text, str):
@@ -28,18 +43,36 @@ def iterate_texts(texts: Dataset | Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def _raw(texts: Dataset | Iterable[str]) -> Iterator[object]:
-    if isinstance(texts, str):
-        raise DataError("One string is no collection of documents.", hint="Put it into a list: [text].")
-    columns = getattr(texts, "column_names", None)
-    if columns is None:
-        yield from texts
+def iterate_documents(dataset: Dataset) -> Iterator[tuple[str, list[Message] | None]]:
+    """Yield the text of each row, and the messages of those that are conversations.
+
+    Raises:
+        DataError: A text is not a string.
+    """
+    if "messages" not in dataset.column_names:
+        for text in iterate_texts(dataset):
+            yield text, None
         return
-    if not isinstance(columns, list):
-        raise DataError(
-            f"This is a dictionary of the splits {', '.join(columns)}.", hint="Choose one of them first."
+    conversations = _column(dataset, "messages")
+    for text, messages in zip(iterate_texts(dataset), conversations, strict=True):
+        yield text, messages  # type: ignore[misc]
+
+
+def _raw(texts: Any) -> Iterator[object]:
+    from nbllm.data.sources.frames import is_frame
+    from nbllm.data.sources.paths import paths_of_list
+
+    if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts[:1]):
+        loads = bool(paths_of_list(texts))
+    else:
+        loads = (
+            hasattr(texts, "column_names")
+            or is_frame(texts)
+            or isinstance(texts, list | tuple | str | os.PathLike)
         )
-    if "text" not in columns:
-        raise DataError("The data set has no column 'text'.", hint=nearest("text", columns))
-    for batch in texts.select_columns("text").with_format(None).iter(ROWS):  # type: ignore[union-attr]
-        yield from batch["text"]
+    yield from _column(as_dataset(texts), "text") if loads else texts
+
+
+def _column(dataset: Dataset, name: str) -> Iterator[object]:
+    for batch in dataset.select_columns(name).with_format(None).iter(ROWS):
+        yield from batch[name]

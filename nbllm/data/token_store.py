@@ -30,6 +30,7 @@ class StoreRecord:
     vocab_size: int
     fingerprint: str
     sha256: dict[str, str]
+    num_conversations: int = 0  # documents that a chat template rendered
     schema: str = SCHEMA
 
 
@@ -40,7 +41,7 @@ class TokenStore:
 
     Attributes:
         path: The folder.
-        num_bytes: UTF-8 bytes of the text that was encoded.
+        num_bytes: UTF-8 bytes of the text that was encoded; of conversations, of their plain rendering.
         eos_id: The id that ends each document.
         vocab_size: Ids are below this.
         fingerprint: Hexadecimal name of text + tokenizer.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbllm.core.errors import UserError
+from nbllm.data.encoding import encode_text
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
 from nbllm.lm import Score
 
@@ -47,7 +48,7 @@ def _document_likelihoods(lm: LM, requests: Sequence[DocumentLikelihood], batch_
     out: dict[int, Score] = {}
     for stride, indices in _grouped(requests, lambda request: request.stride).items():
         _check_stride(lm, stride)
-        sequences = [ends + _encode(lm, requests[i].text) + ends for i in indices]
+        sequences = [ends + encode_text(lm.tokenizer, requests[i].text) + ends for i in indices]
         found = lm.score_tokens(sequences, stride=stride, batch_tokens=batch_tokens)
         for i, values in zip(indices, found, strict=True):
             num_bytes = len(requests[i].text.encode())
@@ -86,10 +87,10 @@ def split_tokens(lm: LM, context: str, continuation: str) -> tuple[list[int], li
     stripped = context.rstrip()
     context, continuation = stripped, context[len(stripped) :] + continuation
     before = _begin(lm, context)
-    alone, together = _encode(lm, context), _encode(lm, context + continuation)
+    alone, together = encode_text(lm.tokenizer, context), encode_text(lm.tokenizer, context + continuation)
     if together[: len(alone)] == alone and len(together) > len(alone):
         return before + alone, together[len(alone) :]
-    return before + alone, _encode(lm, continuation)
+    return before + alone, encode_text(lm.tokenizer, continuation)
 
 
 def _begin(lm: LM, context: str) -> list[int]:
@@ -99,14 +100,10 @@ def _begin(lm: LM, context: str) -> list[int]:
     """
     if not context:
         return lm.start_tokens
-    plain = _encode(lm, context)
+    plain = encode_text(lm.tokenizer, context)
     whole = [int(token) for token in lm.tokenizer(context, verbose=False)["input_ids"]]
     begin = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
     return whole[:begin]
-
-
-def _encode(lm: LM, text: str) -> list[int]:
-    return list(lm.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
 
 def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> list[Answer]:

@@ -71,4 +71,11 @@ def _decode(lm: LM, store: Any) -> list[str]:
             where=store.path,
             hint="Give the text itself: data=...",
         )
+    if store.record.num_conversations:
+        raise DataError(
+            f"{store.record.num_conversations:,} documents are conversations that a chat template rendered; "
+            "decoded, its control tokens would be measured as plain text.",
+            where=store.path,
+            hint="Give the held-out conversations themselves: data=...; their plain rendering is measured.",
+        )
     return [str(lm.tokenizer.decode(store.document(i).tolist())) for i in range(len(store))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 def train(
     lm: LM,
-    data: Dataset | DatasetDict | tuple[Dataset, Dataset] | TokenStore,
+    data: Dataset | DatasetDict | tuple[Any, Any] | TokenStore | str | Path | Iterable[Any],
     *,
-    validation: Dataset | TokenStore | None = None,
+    validation: float | Dataset | TokenStore | str | Path | Iterable[Any] | None = None,
     name: str | None = None,
     folder: str | Path = "runs",
     where: str = "thread",
@@ -39,9 +39,11 @@ def train(
     Args:
         lm: The model. A thread's run gives it the new weights at each checkpoint and at the end; a process's run
             leaves it as it is: `nb.load(run.path)`.
-        data: Documents with a `text` column; a pair (training, validation); a `DatasetDict` with `train` and
-            perhaps `validation`; or a packed `TokenStore`.
-        validation: Held-out documents, measured at intervals.
+        data: Documents with a `text` column, or anything else that `nb.data.load` takes, such as the name of a file; a
+            pair of such (training, validation); a `DatasetDict` with `train` and perhaps `validation`; or a packed
+            `TokenStore`.
+        validation: Held-out text, measured at intervals: of the same kinds; or the share of `data` to hold out, such as
+            0.1, by document (`nb.data.split`); a single document is split by position.
         name: The run's name; made from the family and the time when not given.
         folder: Where runs are kept.
         where: "thread" (of this kernel) or "process" (which goes on when the kernel ends).
@@ -59,7 +61,7 @@ def train(
     settings = settings.replace(warmup_steps=settings.warmup)  # more steps later must not stretch the warm-up
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
-    training, held_out = _stores(lm, data, validation)
+    training, held_out = _stores(lm, data, validation, settings.seed)
     check_fits(settings, lm.config, lm.tokenizer, training, held_out)
     path = create(
         Path(folder),
@@ -90,7 +92,9 @@ def attach(path: str | Path, *, actor: str = "person", where: str | None = None)
     return Run(place, actor=actor, launcher=Launcher(where=where))
 
 
-def _stores(lm: LM, data: Any, validation: Any) -> tuple[TokenStore, TokenStore | None]:
+def _stores(lm: LM, data: Any, validation: Any, seed: int) -> tuple[TokenStore, TokenStore | None]:
+    from nbllm.data.splitting import split
+
     parts: tuple[Any, ...] = (data,)
     if isinstance(data, tuple):
         parts = data
@@ -103,6 +107,13 @@ def _stores(lm: LM, data: Any, validation: Any) -> tuple[TokenStore, TokenStore 
     if len(parts) == 2:
         if validation is not None:
             raise DataError("Held-out text is given twice: in data, and as validation.")
+        validation = parts[1]
+    elif isinstance(validation, float | int):
+        if isinstance(data, TokenStore):
+            raise DataError(
+                "What is packed cannot be split any more.", hint="Split the text: nb.data.split(text, 0.1)."
+            )
+        parts = split(parts[0], validation, seed=seed)
         validation = parts[1]
     return _store(lm, parts[0]), None if validation is None else _store(lm, validation)
 

@@ -60,5 +60,34 @@ def test_bad_requests_are_named():
         split(make(["a", "b"]), 1.0)
     with pytest.raises(DataError, match="sample_by='paragraph'"):
         split(make(["a", "a"]))
+    with pytest.raises(UserError, match="between 0 and 1"):
+        split(make(["a", "b"]), "a tenth")
     with pytest.raises(DataError, match="no column 'text'"):
-        split(Dataset.from_dict({"body": ["a", "b"]}))
+        split(Dataset.from_dict({"body": ["a", "b"], "title": ["a", "b"]}))
+    with pytest.raises(DataError, match="too short"):
+        split(["a"])
+
+
+def test_whatever_load_takes_is_split(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    for source in (str(tmp_path / "a.jsonl"), [tmp_path / "a.jsonl"], ["one", "two"]):
+        training, held = split(source, 0.5)
+        assert sorted([*training["text"], *held["text"]]) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("boundary", "share"), [("\n\n", 0.1), ("\n", 0.25), (" ", 0.5), ("", 0.1)])
+def test_a_single_text_is_split_by_position_and_that_is_said(tmp_path, capsys, boundary, share):
+    words = [f"word{n:04}" for n in range(2000)]
+    text = boundary.join(words)
+    path = tmp_path / "input.txt"
+    path.write_text(text)
+    training, held = split(path, share)
+    assert training["text"][0] + held["text"][0] == text
+    assert abs(len(held["text"][0]) / len(text) - share) < 0.2 * share
+    if boundary:
+        assert held["text"][0].startswith("word")
+        assert training["text"][0].endswith(boundary)
+    said = capsys.readouterr().out
+    assert "input.txt is one document, so it is split by position" in said
+    assert f"{len(held['text'][0]):,} of {len(text):,} characters" in said
+    assert held["source"][0] == f"input.txt, characters {len(training['text'][0])} to {len(text)}"

@@ -56,18 +56,19 @@ def test_saved_and_opened_by_transformers(tokenizer, tmp_path):
     assert again.pad_token_id == tokenizer.pad_token_id
 
 
-def test_same_text_same_tokenizer_in_another_process_with_other_threads(tokenizer):
+def test_same_text_same_tokenizer_in_another_process_with_other_threads():
     code = (
         "from nbllm.data import train_tokenizer\n"
         "texts = ['the quick brown fox. ' * 20, 'def add(a, b):\\n    return a + b\\n' * 20]\n"
-        "t = train_tokenizer(texts, 400)\n"
+        "t = train_tokenizer(texts, 280)\n"
         "print(t.backend_tokenizer.to_str())"
     )
     environment = {**os.environ, "RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "7"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
-    assert done.stdout.strip() == tokenizer.backend_tokenizer.to_str()
+    texts = ["the quick brown fox. " * 20, "def add(a, b):\n    return a + b\n" * 20]
+    assert done.stdout.strip() == train_tokenizer(texts, 280).backend_tokenizer.to_str()
 
 
 def test_pydocs_are_compressed_well():
@@ -83,7 +84,64 @@ def test_bad_requests_are_named():
         train_tokenizer(["a"], 256)
     with pytest.raises(DataError, match="no text"):
         train_tokenizer([], 300)
-    with pytest.raises(DataError, match=r"Put it into a list"):
+    with pytest.raises(DataError, match="no file, folder or embedded source 'one string'") as caught:
         train_tokenizer("one string", 300)
+    assert "[text]" in caught.value.hint
     with pytest.raises(DataError, match="Document 1 is not text but int"):
         train_tokenizer(["a", 3], 300)
+    with pytest.raises(UserError, match="Did you mean 'character'"):
+        train_tokenizer(["a"], kind="charcter")
+    with pytest.raises(UserError, match="whole number"):
+        train_tokenizer(["a"], "x")
+    with pytest.raises(UserError, match="at least 3"):
+        train_tokenizer(["a"], 2, kind="character")
+    with pytest.raises(UserError, match="has 257 tokens, not 300"):
+        train_tokenizer(["a"], 300, kind="byte")
+
+
+def test_a_smaller_vocabulary_than_asked_is_said(capsys):
+    tokenizer = train_tokenizer(["aaaa bbbb"], 500)
+    assert f"The vocabulary has {len(tokenizer)} tokens, not 500" in capsys.readouterr().out
+    train_tokenizer(["aaaa bbbb"], 258)
+    train_tokenizer(["aaaa bbbb"])  # nothing was asked for
+    assert capsys.readouterr().out == ""
+
+
+def test_files_and_lists_of_files_are_read(tmp_path):
+    (tmp_path / "a.txt").write_text("xyzzy " * 50)
+    wanted = train_tokenizer(["xyzzy " * 50], 260).get_vocab()
+    path = tmp_path / "a.txt"
+    for source in (str(path), path, [str(path)], (text for text in ["xyzzy " * 50])):
+        assert train_tokenizer(source, 260).get_vocab() == wanted
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_bytes_are_a_vocabulary_that_holds_any_text(text):
+    tokenizer = train_tokenizer(["whatever"], kind="byte")
+    assert len(tokenizer) == 257
+    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+    assert len(ids) == len(text.encode())
+    assert tokenizer.decode(ids) == text
+
+
+def test_characters(tmp_path):
+    from transformers import AutoTokenizer
+
+    texts = ["Grüße 世界\n", "👩‍👩‍👧 tab\t\r\n  two"]
+    tokenizer = train_tokenizer(texts, kind="character")
+    assert len(tokenizer) == len(set("".join(texts))) + 2
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert len(ids) == len(text)
+        assert tokenizer.decode(ids) == text
+    assert tokenizer.decode(tokenizer("Gruß?")["input_ids"]) == "Gruß\ufffd".replace("u", "\ufffd")
+    assert tokenizer.eos_token_id == tokenizer(END_OF_TEXT)["input_ids"][0]
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again(texts[0])["input_ids"] == tokenizer(texts[0])["input_ids"]
+    assert again.decode(again(texts[1])["input_ids"]) == texts[1]
+
+
+def test_of_many_characters_the_most_frequent_are_kept():
+    tokenizer = train_tokenizer(["aaabbc"], 4, kind="character")
+    assert set(tokenizer.get_vocab()) == {END_OF_TEXT, "\ufffd", "a", "b"}

@@ -238,11 +238,13 @@ def _check_hub_name(name: str, is_text: bool) -> None:
     if "\n" in name or len(name) > 1000:
         raise DataError(
             "This text is not the name of a file, a folder or an embedded source.",
-            hint="A text itself is loaded from a list: load([text]).",
+            hint="A text itself is given in a list: [text].",
         )
-    embedded = ", ".join(SOURCES)
+    hint = (
+        f"Check the path. Embedded sources: {', '.join(SOURCES)}. A text itself is given in a list: [text]."
+    )
     raise DataError(
         f"There is no file, folder or embedded source {name!r}.",
         where=Path(name).absolute(),
-        hint=f"Did you mean {close[0]!r}?" if close else f"Check the path. Embedded sources: {embedded}.",
+        hint=f"Did you mean {close[0]!r}?" if close else hint,
     )

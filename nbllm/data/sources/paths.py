@@ -15,6 +15,9 @@ from nbllm.data.sources.inputs import inner_suffix
 from nbllm.data.sources.splits import DATA_SUFFIXES
 
 MOST_CHARACTERS = 4096  # of a path
+LOOKED_AT = (
+    1000  # entries of a list, to tell texts from paths: asking the disk for a million texts takes its time
+)
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _HUB_PAGE = re.compile(
     r"(?:https?://(?:www\.)?huggingface\.co|hf:/)/datasets/([\w.-]+/[\w.-]+)/?", re.IGNORECASE
@@ -51,7 +54,9 @@ def paths_of_list(entries: Sequence[Any]) -> list[tuple[Path, str]]:
     """
     if not all(isinstance(entry, str | os.PathLike) for entry in entries):
         return []
-    found = [(entry, paths_of(entry)) for entry in entries]
+    begin = [(entry, paths_of(entry)) for entry in entries[:LOOKED_AT]]
+    rest = entries[LOOKED_AT:] if any(paths for _, paths in begin) else []
+    found = [*begin, *((entry, paths_of(entry)) for entry in rest)]
     is_list_of_paths = any(paths for _, paths in found) or any(
         isinstance(entry, os.PathLike) for entry in entries
     )

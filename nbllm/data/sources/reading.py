@@ -29,6 +29,10 @@ class Reading:
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(None))
 
     def __post_init__(self) -> None:
+        for name in ("column", "split", "subset"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{name} must be a name, not {value!r}.")
         if self.sample_by not in SAMPLE_BY:
             raise UserError(
                 f"sample_by is {self.sample_by!r}; it must be one of {', '.join(map(repr, SAMPLE_BY))}."

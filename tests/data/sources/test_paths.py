@@ -73,7 +73,7 @@ def test_a_page_of_the_hub_is_named_as_load_takes_it():
 def test_a_text_instead_of_a_name():
     with pytest.raises(DataError, match="not the name of a file") as caught:
         load("A whole\ntext")
-    assert "load([text])" in str(caught.value.hint)
+    assert "[text]" in str(caught.value.hint)
 
 
 def test_data_frames_tables_and_their_columns():

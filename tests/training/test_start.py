@@ -1,0 +1,75 @@
+"""What `nb.train` takes as text: files, frames, shares to hold out."""
+
+import pandas as pd
+import pytest
+
+import nbllm as nb
+from nbllm.core.errors import DataError, UserError
+from nbllm.data import pack, train_tokenizer
+
+TEXT = "\n".join(f"Line {n} of a text about {n * n}." for n in range(400))
+SMALL = {"steps": 2, "batch_size": 2, "sequence_length": 16, "num_threads": 1, "sample_interval": 0,
+         "precision": "float32", "device": "cpu"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lm():
+    tokenizer = train_tokenizer([TEXT], 280)
+    return nb.LM.new("gpt2", tokenizer=tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=32)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NBLLM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "input.txt").write_text(TEXT)
+    return tmp_path
+
+
+def data_of(run):
+    run.wait(progress=False)
+    assert run.state == "finished"
+    return run.record["data"]
+
+
+def test_a_file_is_trained_on_by_its_name(lm, folder):
+    expected = pack([TEXT], lm.tokenizer).fingerprint
+    frame = pd.DataFrame({"n": [1], "body": [TEXT]})
+    for source in ("input.txt", folder / "input.txt", ["input.txt"], "*.txt", frame, [TEXT]):
+        data = data_of(nb.train(lm, source, **SMALL))
+        assert data["train"]["fingerprint"] == expected
+        assert data["validation"] is None
+
+
+def test_a_share_is_held_out(lm, capsys):
+    data = data_of(nb.train(lm, "input.txt", validation=0.25, **SMALL))
+    assert "input.txt is one document, so it is split by position" in capsys.readouterr().out
+    total = data["train"]["num_bytes"] + data["validation"]["num_bytes"]
+    assert total == len(TEXT)
+    assert data["validation"]["num_bytes"] / total == pytest.approx(0.25, abs=0.03)
+    training, held = nb.data.split(TEXT.split("\n"), 0.1, seed=7)
+    data = data_of(nb.train(lm, TEXT.split("\n"), validation=0.1, seed=7, **SMALL))
+    assert data["train"]["fingerprint"] == pack(training, lm.tokenizer).fingerprint
+    assert data["validation"]["fingerprint"] == pack(held, lm.tokenizer).fingerprint
+
+
+def test_held_out_text_may_be_a_file_too(lm, folder):
+    (folder / "held.txt").write_text("Held out. " * 20)
+    for given in ({"data": ("input.txt", "held.txt")}, {"data": "input.txt", "validation": "held.txt"}):
+        data = data_of(nb.train(lm, **given, **SMALL))
+        assert data["validation"]["num_bytes"] == 200
+
+
+def test_shares_that_cannot_be_held_out(lm):
+    for wrong in (0, 1, 1.5, True, -0.1):
+        with pytest.raises(UserError, match="between 0 and 1"):
+            nb.train(lm, "input.txt", validation=wrong, **SMALL)
+    with pytest.raises(DataError, match="packed cannot be split") as caught:
+        nb.train(lm, pack([TEXT], lm.tokenizer), validation=0.1, **SMALL)
+    assert "nb.data.split" in caught.value.hint
+
+
+def test_what_is_no_file_is_not_trained_on(lm):
+    for source in ("inputt.txt", ["inputt.txt"], "https://example.org/input.txt"):
+        with pytest.raises(DataError):
+            nb.train(lm, source, **SMALL)
