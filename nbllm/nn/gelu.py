@@ -1,4 +1,4 @@
-"""GELU in its tanh form, computed on the CPU while the numbers are in the cache."""
+"""GELU in its tanh form, computed on the CPU block by block, each while it is in the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from nbllm.nn.kernels.gelu import C0, C1
 
-# Numbers per thread that pass through all the steps together: a few such blocks fit a core's cache.
+# Elements per thread that pass through all the steps together: a few such blocks fit a core's cache.
 _BLOCK = 65536
 _FEWEST = 4096
 
@@ -40,21 +40,21 @@ class _Gelu(torch.autograd.Function):
         derivative = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         size = min(_BLOCK * torch.get_num_threads(), x.numel())
         twice_c0 = torch.tensor(2 * C0, dtype=dtype)
-        room = torch.empty(4, size, dtype=dtype).unbind()
+        workspace = torch.empty(4, size, dtype=dtype).unbind()
         slopes = [None] * -(-x.numel() // size) if derivative is None else derivative.view(-1).split(size)
         for source, target, slope in zip(
             x.view(-1).split(size), out.view(-1).split(size), slopes, strict=True
         ):
             if len(source) < size:
-                room = tuple(part[: len(source)] for part in room)
+                workspace = tuple(part[: len(source)] for part in workspace)
             if x.dtype == dtype:
-                _gelu_of_block(source, target, slope, room[:2], twice_c0)
+                _gelu_of_block(source, target, slope, workspace[:2], twice_c0)
                 continue
-            wide_out, wide_slope = room[2], None if slope is None else room[0]
-            _gelu_of_block(room[3].copy_(source), wide_out, wide_slope, room[:2], twice_c0)
+            wide_out, wide_slope = workspace[2], None if slope is None else workspace[0]
+            _gelu_of_block(workspace[3].copy_(source), wide_out, wide_slope, workspace[:2], twice_c0)
             target.copy_(wide_out)
             if slope is not None:
-                slope.copy_(room[0])
+                slope.copy_(workspace[0])
         ctx.save_for_backward(derivative)
         return out
 
@@ -62,19 +62,19 @@ class _Gelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (derivative,) = ctx.saved_tensors
-        product: Tensor = grad * derivative
-        return product
+        grad_x: Tensor = grad * derivative
+        return grad_x
 
 
 def _gelu_of_block(
-    x: Tensor, out: Tensor, derivative: Tensor | None, room: tuple[Tensor, ...], twice_c0: Tensor
+    x: Tensor, out: Tensor, derivative: Tensor | None, workspace: tuple[Tensor, ...], twice_c0: Tensor
 ) -> None:
     """Set out = x s and derivative = s + s (1 - s) (3 z - 4 c0 x), with s = (1 + tanh(z / 2)) / 2.
 
     z = 2 c0 (x + c1 x^3); s is its logistic function, and s (1 - s) the derivative of that. `derivative` may
-    be the first of `room`.
+    be the first of `workspace`.
     """
-    z, share = room
+    z, share = workspace
     torch.addcmul(twice_c0, x, x, value=2 * C0 * C1, out=z)
     z *= x
     torch.sigmoid(z, out=share)

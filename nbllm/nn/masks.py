@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # What attention takes, broadcastable to (batch, heads, query, key): True where a query may see a key, or
-# numbers that are added to the scores.
+# values that are added to the scores.
 Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
 
 

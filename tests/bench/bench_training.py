@@ -1,7 +1,7 @@
 """How fast we train beside transformers: `python tests/bench/bench_training.py --help`.
 
-The same GPT-2 (6 layers, 384 wide, 6 heads, 4,096 words, 8 x 256 tokens a step, no dropout), the same precision
-and fused AdamW; every contestant in turn in one process, the machine's matrix-product rates in the same rounds.
+The same GPT-2 (6 layers, 384 wide, 6 heads, 4,096 tokens, 8 x 256 tokens a step, no dropout), the same precision
+and fused AdamW; every contestant in turn in one process, the machine's matmul rates in the same rounds.
 What counts is the best step of each: other work on the machine only ever adds time. Nothing is asserted.
 
 transformers runs as it comes, and once more within `kept_memory`, which our trainer uses. In bfloat16 it runs with
@@ -44,8 +44,8 @@ MATRICES = [
 Step = Callable[[], float]
 
 
-def products_of_a_step() -> float:
-    """Floating-point operations of a step's products: three a matrix, and attention below the diagonal."""
+def operations_of_a_step() -> float:
+    """Floating-point operations of a step's matmuls: three a matrix, and attention below the diagonal."""
     matrices = sum(3 * 2 * TOKENS * out * into * count for out, into, count in MATRICES)
     return matrices + 3 * LAYERS * 2 * 2 * BATCH * LENGTH * (LENGTH + 1) / 2 * WIDTH
 
@@ -124,7 +124,7 @@ def chosen_attention(precision: str) -> str:
 
 
 class Rates:
-    """The machine's rate of matrix products, the best over all rounds: at the model's shapes and at a large one."""
+    """The machine's rate of matmuls, the best over all rounds: at the model's shapes and at a large one."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.tests = []
@@ -190,28 +190,28 @@ def report(seconds: dict[str, list[float]], rates: dict[str, Rates]) -> None:
     own = seconds["nbllm"]
     print(f"{'':34}{'tokens/s':>9}{'median':>9}{'GFLOP/s':>9}{'nbllm is':>11}{'by median':>11}")
     for name, times in seconds.items():
-        speed = products_of_a_step() / min(times) / 1e9
+        speed = operations_of_a_step() / min(times) / 1e9
         ratio, by_median = min(times) / min(own), median(times) / median(own)
         print(
             f"{name:34}{TOKENS / min(times):9,.0f}{TOKENS / median(times):9,.0f}{speed:9.0f}"
             f"{ratio:10.2f}x{by_median:10.2f}x"
         )
-    speed = products_of_a_step() / min(own)
+    speed = operations_of_a_step() / min(own)
     for name, rate in rates.items():
         print(
-            f"{name} products: {rate.model() / 1e9:.0f} GFLOP/s at the model's shapes, {rate.large() / 1e9:.0f} at "
+            f"{name} matmuls: {rate.model() / 1e9:.0f} GFLOP/s at the model's shapes, {rate.large() / 1e9:.0f} at "
             f"2048 squared; nbllm reaches {speed / rate.model():.0%} and {speed / rate.large():.0%}"
         )
 
 
 KINDS = {
-    "products": ("aten::mm", "aten::addmm", "aten::addmm_"),
-    "attention": ("aten::bmm", "aten::baddbmm", "scaled_dot", "_Blocked", "aten::_softmax"),
-    "activation": ("gelu", "tanh", "pow", "sigmoid", "addcmul", "_Gelu"),
-    "normalization": ("layer_norm",),
+    "matmuls": ("aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"),
+    "attention": ("_PerHead", "aten::bmm", "aten::baddbmm", "scaled_dot", "_Blocked", "aten::_softmax"),
+    "activation": ("_Gelu", "_SwiGLU", "gelu", "tanh", "pow", "sigmoid", "addcmul"),
+    "normalization": ("layer_norm", "Normalize"),
     "optimizer": ("adamw", "AdamW"),
     "loss": ("log_softmax", "nll_loss", "_LinearCrossEntropy"),
-    "sums and products of elements": ("aten::add", "aten::mul", "aten::sum"),
+    "element by element": ("aten::add", "aten::mul", "aten::sum"),
     "copies": ("aten::copy_", "aten::cat", "aten::fill_"),
 }
 
@@ -255,7 +255,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     facts = machine_facts()
     print(f"{facts['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"transformers {transformers.__version__}; {products_of_a_step() / 1e9:.0f} GFLOP a step")
+    print(f"transformers {transformers.__version__}; {operations_of_a_step() / 1e9:.0f} GFLOP a step")
     for precision in options.precision:
         compare(precision, options.rounds, options.steps)
         if options.breakdown:

@@ -1,7 +1,7 @@
 """Causal attention, whole heads to a thread: what belongs to one head stays in one core's cache.
 
-Queries, keys and values are read, and gradients written, where they lie; the strides say where. Products are
-BLAS's, of a block of queries with just the keys that it may see.
+Queries, keys and values are read, and gradients written, where they lie; the strides say where. Matrices are
+multiplied by BLAS: a block of queries with just the keys that it may see.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @part(EXACT)
-def product(shape: Any, left: Any, right: Any, out: Any, factors: Any, room: Any) -> None:
+def matmul(shape: Any, left: Any, right: Any, out: Any, factors: Any, workspace: Any) -> None:
     """Set out = scale left right + keep out, for row-major matrices.
 
     Args:
@@ -44,19 +44,19 @@ def product(shape: Any, left: Any, right: Any, out: Any, factors: Any, room: Any
         right: The same.
         out: Its address and floats from row to row.
         factors: `scale` and `keep`.
-        room: Where BLAS reads its arguments: arrays of 6 integers, 2 floats and 2 letters.
+        workspace: Where BLAS reads its arguments: arrays of 6 integers, 2 floats and 2 letters.
     """
-    sizes, numbers, letters = room
+    sizes, factors_at, letters = workspace
     # BLAS counts by columns: it is asked for the transpose, right^T left^T.
     letters[0] = _TRANSPOSED if right[2] else _NONE
     letters[1] = _TRANSPOSED if left[2] else _NONE
     sizes[0], sizes[1], sizes[2] = shape[1], shape[0], shape[2]
     sizes[3], sizes[4], sizes[5] = right[1], left[1], out[1]
-    numbers[0], numbers[1] = factors[0], factors[1]
-    size, number, letter = sizes.ctypes.data, numbers.ctypes.data, letters.ctypes.data
+    factors_at[0], factors_at[1] = factors[0], factors[1]
+    size, factor, letter = sizes.ctypes.data, factors_at.ctypes.data, letters.ctypes.data
     sgemm(
-        letter, letter + 1, size, size + 4, size + 8, number, right[0], size + 12, left[0], size + 16,
-        number + 4, out[0], size + 20,
+        letter, letter + 1, size, size + 4, size + 8, factor, right[0], size + 12, left[0], size + 16,
+        factor + 4, out[0], size + 20,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def _largest(row: Any, count: int) -> Any:
 
 @part(SUMS)
 def softmax_row(row: Any, count: int) -> None:
-    """Set the first `count` numbers to their softmax and all others to 0."""
+    """Set the first `count` elements to their softmax and all others to 0."""
     largest, total = _largest(row, count), _ZERO
     for place in range(count):
         power = exp(row[place] - largest)
@@ -111,12 +111,12 @@ def _head(data: Any, argument: int, sequence: int, head: int) -> tuple[int, int]
 
 @part(EXACT)
 def _weights(
-    query: Any, key: Any, first: int, last: int, sizes: Any, scale: Any, out: int, room: Any
+    query: Any, key: Any, first: int, last: int, sizes: Any, scale: Any, out: int, workspace: Any
 ) -> None:
     """Write what queries `first` to `last` of a head give each of the first `last` keys."""
     rows, head_dim = last - first, sizes[4]
     left = (query[0] + FLOAT * first * query[1], query[1], False)
-    product((rows, last, head_dim), left, (key[0], key[1], True), (out, last), (scale, _ZERO), room)
+    matmul((rows, last, head_dim), left, (key[0], key[1], True), (out, last), (scale, _ZERO), workspace)
     weights = matrix_at(out, rows, last)
     for row in range(rows):
         softmax_row(weights[row], first + row + 1)
@@ -129,7 +129,7 @@ def _sizes(data: Any) -> tuple[int, int, int, int, int]:
 
 
 @part(EXACT)
-def _room() -> Any:
+def _workspace() -> Any:
     """Return where a thread writes the arguments of BLAS."""
     return np.empty(6, np.int32), np.empty(2, np.float32), np.empty(2, np.uint8)
 
@@ -143,11 +143,11 @@ def _kept_place(first: int) -> int:
 
 @kernel
 def forward(data: Any) -> None:
-    """Arguments: 5 sizes, scale, kept, numbers kept a head, scratch, numbers of it a share; query, key, value, out.
+    """Arguments: 5 sizes, scale, kept, elements kept a head, scratch buffer, its elements a share; query, key, value, out.
 
-    `kept` is room for the weights of all heads, or 0: then a share's scratch serves.
+    `kept` holds the weights of all heads, or is 0: then a share's scratch buffer serves.
     """
-    sizes, scale, room = _sizes(data), real(data, 6), _room()
+    sizes, scale, workspace = _sizes(data), real(data, 6), _workspace()
     heads, group, length, head_dim = sizes[1], sizes[1] // sizes[2], sizes[3], sizes[4]
     for share in own_shares(data):
         start, stop = bounds(share, data[0], sizes[0] * sizes[2])
@@ -161,17 +161,22 @@ def forward(data: Any) -> None:
                 weights = integer(data, 9) + FLOAT * share * integer(data, 10)
                 if integer(data, 7):
                     weights = integer(data, 7) + FLOAT * (task * integer(data, 8) + _kept_place(first))
-                _weights(query, key, first, last, sizes, scale, weights, room)
+                _weights(query, key, first, last, sizes, scale, weights, workspace)
                 place = (out[0] + FLOAT * first * out[1], out[1])
                 right = (value[0], value[1], False)
-                product(
-                    (last - first, head_dim, last), (weights, last, False), right, place, (_ONE, _ZERO), room
+                matmul(
+                    (last - first, head_dim, last),
+                    (weights, last, False),
+                    right,
+                    place,
+                    (_ONE, _ZERO),
+                    workspace,
                 )
 
 
 @part(EXACT)
 def _backward_of_block(
-    heads: Any, block: Any, sizes: Any, scale: Any, add: bool, places: Any, room: Any
+    heads: Any, block: Any, sizes: Any, scale: Any, add: bool, places: Any, workspace: Any
 ) -> None:
     """Write the gradient by a block's queries; set or add those by the keys and values that it sees."""
     query, key, value, grad, grad_query, grad_key, grad_value = heads
@@ -182,26 +187,31 @@ def _backward_of_block(
     own_grad = (grad[0] + FLOAT * first * grad[1], grad[1], False)
     own_query = (query[0] + FLOAT * first * query[1], query[1], False)
     transposed, key_shape = (weights, last, True), (last, head_dim, rows)
-    product(key_shape, transposed, own_grad, grad_value, (_ONE, keep), room)
-    product(
-        (rows, last, head_dim), own_grad, (value[0], value[1], True), (grad_scores, last), (_ONE, _ZERO), room
+    matmul(key_shape, transposed, own_grad, grad_value, (_ONE, keep), workspace)
+    matmul(
+        (rows, last, head_dim),
+        own_grad,
+        (value[0], value[1], True),
+        (grad_scores, last),
+        (_ONE, _ZERO),
+        workspace,
     )
     given, slopes = matrix_at(weights, rows, last), matrix_at(grad_scores, rows, last)
     for row in range(rows):
         softmax_backward_row(given[row], slopes[row], first + row + 1)
     place = (grad_query[0] + FLOAT * first * grad_query[1], grad_query[1])
     right = (key[0], key[1], False)
-    product((rows, head_dim, last), (grad_scores, last, False), right, place, (scale, _ZERO), room)
-    product(key_shape, (grad_scores, last, True), own_query, grad_key, (scale, keep), room)
+    matmul((rows, head_dim, last), (grad_scores, last, False), right, place, (scale, _ZERO), workspace)
+    matmul(key_shape, (grad_scores, last, True), own_query, grad_key, (scale, keep), workspace)
 
 
 @kernel
 def backward(data: Any) -> None:
     """Arguments as those of `forward`; in the place of out: grad; then the gradients by query, key and value.
 
-    A share's scratch has room for two blocks.
+    A share's scratch buffer holds two blocks.
     """
-    sizes, scale, room = _sizes(data), real(data, 6), _room()
+    sizes, scale, workspace = _sizes(data), real(data, 6), _workspace()
     kv_heads, group, length = sizes[2], sizes[1] // sizes[2], sizes[3]
     for share in own_shares(data):
         start, stop = bounds(share, data[0], sizes[0] * kv_heads)
@@ -222,6 +232,6 @@ def backward(data: Any) -> None:
                 if integer(data, 7):
                     weights = integer(data, 7) + FLOAT * (task * integer(data, 8) + _kept_place(first))
                 else:
-                    _weights(query, key, first, block[1], sizes, scale, weights, room)
+                    _weights(query, key, first, block[1], sizes, scale, weights, workspace)
                 add = first < final or head % group > 0
-                _backward_of_block(heads, block, sizes, scale, add, (weights, second), room)
+                _backward_of_block(heads, block, sizes, scale, add, (weights, second), workspace)

@@ -40,7 +40,7 @@ num_threads = types.ExternalFunction("nbllm_threads", types.int32())
 _enter("nbllm_barrier", _openmp.GOMP_barrier)
 barrier = types.ExternalFunction("nbllm_barrier", types.void())
 
-# BLAS's single-precision product as torch links it; 13 addresses, sizes are 32 bits wide. MKL's runs on one thread
+# BLAS's single-precision matmul as torch links it; 13 addresses, sizes are 32 bits wide. MKL's runs on one thread
 # when it is called from within a team; other libraries promise no such thing.
 has_sgemm = torch.backends.mkl.is_available()
 if has_sgemm:

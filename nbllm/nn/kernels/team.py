@@ -43,7 +43,7 @@ def _slots(argument: Tensor | int | float | None) -> tuple[int, int, int]:
 
 @part(EXACT)
 def own_shares(data: Any) -> range:
-    """Return the numbers of the shares that are this thread's: all of them when it is alone."""
+    """Return the indices of this thread's shares: all of them when it is alone."""
     return range(thread_number(), data[SLOTS * SHARES], num_threads())
 
 
