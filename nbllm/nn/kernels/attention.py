@@ -143,7 +143,7 @@ def _kept_place(first: int) -> int:
 
 @kernel
 def forward(data: Any) -> None:
-    """Arguments: 5 sizes, scale, kept, elements kept a head, scratch buffer, its elements a share; query, key, value, out.
+    """Arguments: 5 sizes, scale, kept, elements kept a head, scratch, its elements a share; query, key, value, out.
 
     `kept` holds the weights of all heads, or is 0: then a share's scratch buffer serves.
     """
