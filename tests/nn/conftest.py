@@ -5,7 +5,9 @@ import pytest
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.nn.kernels import FUSED_DTYPES
 
-ALL_KERNELS = ComputeChoices(float32_matmuls_from=None, onednn_matmuls_from=None, fused_kernels=FUSED_DTYPES)
+ALL_KERNELS = ComputeChoices(
+    float32_matmuls_from=None, onednn_matmuls_from=None, fused_kernels=FUSED_DTYPES, prompt_attention={}
+)
 
 
 @pytest.fixture(autouse=True)

@@ -470,7 +470,9 @@ def test_a_replay_computes_by_the_record_whatever_the_machine_is_measured_to_be(
     used = []
     original = decisions.use_choices
     monkeypatch.setattr(trainer, "use_choices", lambda choices: used.append(choices) or original(choices))
-    recorded = ComputeChoices(float32_matmuls_from=1, onednn_matmuls_from=1, fused_kernels=("float32",))
+    recorded = ComputeChoices(
+        float32_matmuls_from=1, onednn_matmuls_from=1, fused_kernels=("float32",), prompt_attention={}
+    )
     monkeypatch.setattr("nbllm.training.choices.compute_choices", lambda profile: recorded)
     run = start(precision="bfloat16", steps=4).wait(progress=False)
     assert run.record["choices"]["float32_matmuls_from"] == 1

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from nbllm.nn.attention_backends.registry import BACKENDS
+from nbllm.nn.compute.decisions import current_choices
 from nbllm.nn.heads import split_heads
-from nbllm.nn.kernels import compiled
+from nbllm.nn.kernels import compiled, readable
 
 USUAL = "sdpa"  # where nothing is measured
 CANDIDATES = ("sdpa", "blocked", "per_head")  # eager is the reference, never the fastest
 _ROUNDS = 4
+_SHORTEST_PROMPT = 128  # tokens: with fewer, all backends take about as long
 # Measuring must stay a matter of a second. So of a large batch some sequences are measured, with about so many
 # scores (time grows with the batch in proportion); where one sequence has more, the usual backend is taken.
 _SCORES = 1 << 24
@@ -42,8 +44,8 @@ def choose(query: Tensor, key: Tensor, *, causal: bool, mask: Tensor | None) -> 
     """Return the name of the backend for these inputs.
 
     Training on the CPU, causal and without a mask, is measured, forward and backward, at the first call for a
-    shape. All else is "sdpa": on a GPU its kernels are the fastest; and generation meets a new length at
-    every token, so that measuring would cost more than it brings.
+    shape. Without gradients, such as for a prompt, it is what the present choices say. All else is "sdpa": on a GPU
+    its kernels are the fastest, and a few queries have no blocks.
 
     Args:
         query: (batch, heads, query, head_dim).
@@ -53,8 +55,12 @@ def choose(query: Tensor, key: Tensor, *, causal: bool, mask: Tensor | None) -> 
     """
     training = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
     square = query.shape[2] == key.shape[2] > 1
-    if query.device.type != "cpu" or not training or not causal or mask is not None or not square:
+    if query.device.type != "cpu" or not causal or mask is not None or not square:
         return USUAL
+    if not training:
+        if query.shape[2] < _SHORTEST_PROMPT or not readable(query, key, dtype=query.dtype):
+            return USUAL
+        return current_choices().prompt_attention.get(str(query.dtype).removeprefix("torch."), USUAL)
     times = measured_times(query, key)
     return min(times, key=times.__getitem__) if times else USUAL
 
@@ -83,7 +89,7 @@ def measured_times(query: Tensor, key: Tensor) -> dict[str, float]:
         return _times[shape]
 
 
-def _candidates(dtype: torch.dtype) -> list[str]:
+def candidates(dtype: torch.dtype) -> list[str]:
     """Return the names of those that do something of their own here."""
     has_kernel = dtype == torch.float32 and compiled("attention") is not None
     return [name for name in CANDIDATES if name != "per_head" or has_kernel]
@@ -95,7 +101,7 @@ def _measure(shape: AttentionShape) -> dict[str, float]:
     counts = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
     fused = torch.randn(shape.batch, shape.length, sum(counts) * shape.head_dim, generator=draw)
     fused = fused.to(shape.dtype).requires_grad_()
-    best = dict.fromkeys(_candidates(shape.dtype), float("inf"))
+    best = dict.fromkeys(candidates(shape.dtype), float("inf"))
     with torch.enable_grad():
         for _ in range(_ROUNDS):
             for name in best:

@@ -31,11 +31,13 @@ class ComputeChoices(Config):
         float32_matmuls_from: Matrices of bfloat16 are multiplied in float32 from so many rows on; None: never.
         onednn_matmuls_from: Matrices of float32 are multiplied by oneDNN from so many rows on; None: never.
         fused_kernels: The dtypes for which compiled kernels take the place of several of torch's operations.
+        prompt_attention: By dtype, the attention backend for a prompt.
     """
 
     float32_matmuls_from: int | None
     onednn_matmuls_from: int | None
     fused_kernels: tuple[str, ...]
+    prompt_attention: dict[str, str]
 
     @classmethod
     def from_record(cls, choices: Mapping[str, Any]) -> Self:
@@ -44,11 +46,14 @@ class ComputeChoices(Config):
             float32_matmuls_from=choices["float32_matmuls_from"],
             onednn_matmuls_from=choices["onednn_matmuls_from"],
             fused_kernels=tuple(choices["fused_kernels"]),
+            prompt_attention=choices["prompt_attention"],
         )
 
 
 # What a GPU run computes on the CPU is too little to be worth a choice.
-PLAIN = ComputeChoices(float32_matmuls_from=None, onednn_matmuls_from=None, fused_kernels=())
+PLAIN = ComputeChoices(
+    float32_matmuls_from=None, onednn_matmuls_from=None, fused_kernels=(), prompt_attention={}
+)
 
 
 def training_dtype(profile: MachineProfile) -> str:
@@ -73,6 +78,9 @@ def compute_choices(profile: MachineProfile) -> ComputeChoices:
         float32_matmuls_from=_always_from(profile, _conversion_speedup),
         onednn_matmuls_from=_always_from(profile, _onednn_speedup),
         fused_kernels=tuple(dtype for dtype, speedup in profile.fused_speedups.items() if speedup > 1),
+        prompt_attention={
+            dtype: min(times, key=times.__getitem__) for dtype, times in profile.attention_times.items()
+        },
     )
 
 
@@ -113,6 +121,10 @@ def conclusions(profile: MachineProfile) -> list[tuple[str, str]]:
         choices = compute_choices(profile)
         found += _matmul_conclusions(profile, choices)
         found += _kernel_conclusions(profile, choices)
+        for dtype, name in choices.prompt_attention.items():
+            times = profile.attention_times[dtype]
+            shares = ", ".join(f"{other} {number(1e3 * seconds, 3)} ms" for other, seconds in times.items())
+            found.append((f"Read prompts in {dtype} by the attention backend {name!r}", shares))
         threads = f"torch has {profile.num_threads}, and this process may use {profile.cores} cores"
         found.append((f"Compute with {num_threads(profile)} threads", threads))
     return found

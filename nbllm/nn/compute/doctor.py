@@ -51,7 +51,7 @@ class Doctor:
             found += [(choice + where, reason) for choice, reason in conclusions(profile)]
         found.append(
             (
-                "Measure the attention backends at a run's start",
+                "Measure the attention backends for training at a run's start",
                 "which is fastest depends on the run's shapes; the record says which it was",
             )
         )

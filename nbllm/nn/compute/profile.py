@@ -34,7 +34,8 @@ _ROUNDS = 3  # of all tests in turn, at least; the first also warms up
 _AGREEING = 1.25  # a test's two shortest times are at most this factor apart where nothing else is going on
 _COPIED = 128 << 20  # bytes: more than the caches of most machines hold
 _ACTIVATED = (512, 1536)  # the matrix that an activation is timed on
-_FORMAT = 2  # raised when what is measured changes, so that profiles of before are measured again
+_PROMPT = (1, 512, 8, 64)  # batch, position, head, head_dim of what attention is timed on
+_FORMAT = 3  # raised when what is measured changes, so that profiles of before are measured again
 
 _known: dict[tuple[str, int], MachineProfile] = {}
 _lock = threading.RLock()
@@ -56,6 +57,8 @@ class MachineProfile(Config):
         memory_bandwidth: Bytes/s that a copy moves, reads and writes counted.
         fused_speedups: By dtype, how many times as fast as torch's operations the compiled kernels are; a dtype
             whose kernels could not be compiled is left out.
+        attention_times: By dtype, then by attention backend, seconds for a prompt of 512 tokens, forward only; the
+            CPU's alone.
         steady: Whether repeated measurements agreed. If not, the machine was busy, and the profile is not kept.
     """
 
@@ -68,6 +71,7 @@ class MachineProfile(Config):
     matmul_rates: dict[str, tuple[float, ...]]
     memory_bandwidth: float
     fused_speedups: dict[str, float]
+    attention_times: dict[str, dict[str, float]]
     steady: bool
 
     @classmethod
@@ -85,6 +89,7 @@ class MachineProfile(Config):
         measured = [
             self.memory_bandwidth,
             *self.fused_speedups.values(),
+            *(seconds for times in self.attention_times.values() for seconds in times.values()),
             *(rate for rates in self.matmul_rates.values() for rate in rates),
         ]
         named = {"float32", "bfloat16"} <= self.matmul_rates.keys() <= set(MATMULS)
@@ -184,7 +189,7 @@ def _measure(subject: dict[str, Any]) -> MachineProfile:
     with torch.no_grad(), torch.autocast(device, enabled=False):
         tests = _matmuls(device)
         times = watch.best_times(tests)
-        return MachineProfile(
+        profile = MachineProfile(
             **subject,
             rows=rows,
             matmul_rates={
@@ -193,8 +198,12 @@ def _measure(subject: dict[str, Any]) -> MachineProfile:
             },
             memory_bandwidth=_memory_bandwidth(watch),
             fused_speedups=_fused_speedups(watch) if device == "cpu" else {},
+            attention_times={},
             steady=watch.steady,
         )
+        if device == "cpu":
+            profile = profile.replace(attention_times=_attention_times(profile, watch), steady=watch.steady)
+    return profile
 
 
 def _matmuls(device: str) -> dict[tuple[str, int], Callable[[], Any]]:
@@ -252,6 +261,22 @@ def _fused_speedups(watch: _Watch) -> dict[str, float]:
 
         times = watch.best_times({"fused": fused, "plain": plain})
         found[name] = times["plain"] / times["fused"]
+    return found
+
+
+def _attention_times(profile: MachineProfile, watch: _Watch) -> dict[str, dict[str, float]]:
+    """Time the attention backends, which multiply as a profile without these times says."""
+    from nbllm.nn.attention_backends.measuring import candidates
+    from nbllm.nn.attention_backends.registry import BACKENDS
+    from nbllm.nn.compute.decisions import compute_choices, use_choices
+
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        heads = torch.linspace(-1, 1, math.prod(_PROMPT), dtype=torch.float32).view(_PROMPT).to(dtype)
+        operands = (*[heads.transpose(1, 2)] * 3, None, True, _PROMPT[-1] ** -0.5)
+        tests = {name: functools.partial(BACKENDS[name], *operands) for name in candidates(dtype)}
+        with use_choices(compute_choices(profile)):
+            found[str(dtype).removeprefix("torch.")] = watch.best_times(tests)
     return found
 
 

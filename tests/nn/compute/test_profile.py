@@ -22,6 +22,7 @@ def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(profile, "_AGREEING", 1e9)  # however busy the machine is
     monkeypatch.setattr(profile, "_WIDTH", {"cpu": 64})
     monkeypatch.setattr(profile, "_COPIED", 1 << 16)
+    monkeypatch.setattr(profile, "_PROMPT", (1, 64, 2, 8))
 
 
 @pytest.fixture
@@ -48,6 +49,7 @@ def test_what_is_measured():
     assert {"float32", "bfloat16"} <= set(found.matmul_rates)
     assert all(1e5 < rate < 1e15 for rates in found.matmul_rates.values() for rate in rates)
     assert 1e6 < found.memory_bandwidth < 1e14
+    assert all({"sdpa", "blocked"} <= set(times) for times in found.attention_times.values())
     assert found.matmul_rate("float32", 64) >= found.matmul_rates["float32"][1]
 
 
@@ -106,6 +108,7 @@ def without(field):
         lambda values: {**values, "matmul_rates": {**values["matmul_rates"], "float32": [1e9]}},
         lambda values: {**values, "matmul_rates": {"float32": values["matmul_rates"]["float32"]}},
         lambda values: {**values, "fused_speedups": []},
+        lambda values: {**values, "attention_times": {"float32": {"sdpa": -1.0}}},
         lambda values: {**values, "processor": "another"},
         lambda values: {**values, "num_threads": 77},
     ],
