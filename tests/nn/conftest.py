@@ -2,12 +2,10 @@
 
 import pytest
 
-from nbllm.nn.compute.decisions import ComputeChoices, use_choices
+from nbllm.nn.compute.decisions import PLAIN, use_choices
 from nbllm.nn.kernels import FUSED_DTYPES
 
-ALL_KERNELS = ComputeChoices(
-    float32_matmuls_from=None, onednn_matmuls_from=None, fused_kernels=FUSED_DTYPES, prompt_attention={}
-)
+ALL_KERNELS = PLAIN.replace(fused_kernels=FUSED_DTYPES)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nbllm.nn.compute.decisions import ComputeChoices, use_choices
+from nbllm.nn.compute.decisions import PLAIN, use_choices
 from nbllm.nn.linear import Linear, linear
 
 
@@ -61,11 +61,7 @@ def test_it_can_be_differentiated_twice():
 
 
 def test_gradients_of_gradients_do_not_stop_at_onednn(all_kernels):
-    with use_choices(
-        ComputeChoices(
-            float32_matmuls_from=None, onednn_matmuls_from=1, fused_kernels=(), prompt_attention={}
-        )
-    ):
+    with use_choices(PLAIN.replace(onednn_matmuls_from=1)):
         x, weight, _ = problem()
         (grad,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
         got = torch.autograd.grad(grad.square().sum(), weight)[0]

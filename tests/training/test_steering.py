@@ -17,7 +17,7 @@ from nbllm.core.errors import DataError, RefusedError, RunError, UserError
 from nbllm.lm import load
 from nbllm.models.decoder import Decoder
 from nbllm.nn.compute import decisions
-from nbllm.nn.compute.decisions import ComputeChoices
+from nbllm.nn.compute.decisions import PLAIN
 from nbllm.nn.compute.profile import MachineProfile
 from nbllm.runs.commands import send
 from nbllm.runs.lock import held_here
@@ -470,9 +470,7 @@ def test_a_replay_computes_by_the_record_whatever_the_machine_is_measured_to_be(
     used = []
     original = decisions.use_choices
     monkeypatch.setattr(trainer, "use_choices", lambda choices: used.append(choices) or original(choices))
-    recorded = ComputeChoices(
-        float32_matmuls_from=1, onednn_matmuls_from=1, fused_kernels=("float32",), prompt_attention={}
-    )
+    recorded = PLAIN.replace(float32_matmuls_from=1, onednn_matmuls_from=1, fused_kernels=("float32",))
     monkeypatch.setattr("nbllm.training.choices.compute_choices", lambda profile: recorded)
     run = start(precision="bfloat16", steps=4).wait(progress=False)
     assert run.record["choices"]["float32_matmuls_from"] == 1
