@@ -2,7 +2,7 @@
 
 Everything that asks for actions, takes them, records them or shows them reads `ACTIONS`: the handle (`nbllm.Run`), the
 training loop, rules, the timeline, the panels and the command line. To add one, `declare` it here and give the loop
-a method for it (`nbllm.training.steering`), or declare it anywhere with an `act` of its own.
+a function for it (`nbllm.training.applying`), or declare it anywhere with an `act` of its own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ActionType:
         example: How it is written on the command line.
         words: How it is worded with its arguments; by default its name and the values.
         act: How a loop carries it out, called with the trainer and the checked arguments; returns the arguments to be
-            recorded where they differ. `None`: `nbllm.training.steering` has a method for it.
+            recorded where they differ. `None`: `nbllm.training.applying` has a function for it.
     """
 
     name: str

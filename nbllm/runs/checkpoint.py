@@ -109,6 +109,17 @@ def checkpoints(run_folder: Path | str) -> list[CheckpointInfo]:
     return sorted(found, key=lambda info: (info.sequence, info.step, info.name))
 
 
+def named(run_folder: Path | str, name: str) -> CheckpointInfo:
+    """Return the checkpoint of that name.
+
+    Raises:
+        OSError: There is none, or its manifest cannot be read.
+        ValueError: Its manifest is damaged.
+    """
+    path = Path(run_folder) / FOLDER / name
+    return _info(path, _read_manifest(path))
+
+
 def verify(path: Path | str) -> list[str]:
     """Return what is wrong with a checkpoint, file by file; nothing, when every byte is as it was saved."""
     path = Path(path)

@@ -14,8 +14,9 @@ from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
 from nbllm.runs.store import check_name, create
+from nbllm.training.decisions import EndRun
 from nbllm.training.fork import new_record, say_if_renamed
-from nbllm.training.trainer_session import SETTINGS, TrainerSession
+from nbllm.training.transformers_session import SETTINGS, TransformersSession
 
 OWN_CODE = "the code that trains it is not here"
 
@@ -54,7 +55,7 @@ class RunCallback(TrainerCallback):
         self.rules = check_rules(rules)
         self.keep_checkpoints = keep_checkpoints
         self._run: Run | None = None
-        self._session: TrainerSession | None = None
+        self._session: TransformersSession | None = None
         self._rewinds = False  # whether `train` is there to take the Trainer back
 
     @property
@@ -100,7 +101,8 @@ class RunCallback(TrainerCallback):
             return
         try:
             if isinstance(error, KeyboardInterrupt):
-                session.record_end("stopped", f"interrupted in the step after {session.step}")
+                reason = f"interrupted in the step after {session.step}"
+                session.record_end(EndRun(state="stopped", reason=reason))
             else:
                 session.fail(error)
         finally:
@@ -123,7 +125,7 @@ class RunCallback(TrainerCallback):
         path = create(self.folder, self.name, record).resolve()
         say_if_renamed(self.name, path)
         self._run = Run(path)
-        self._session = TrainerSession(path, args, state, control, parts, keep=self.keep_checkpoints)
+        self._session = TransformersSession(path, args, state, control, parts, keep=self.keep_checkpoints)
         self._session.start()
         show(self._run)
 

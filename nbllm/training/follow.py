@@ -18,6 +18,7 @@ from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting, declared_settings
 from nbllm.runs.store import RECORD, check_name, create, read_record
+from nbllm.training.decisions import EndRun
 from nbllm.training.followed import FollowedSession, Hooks, Module
 from nbllm.training.fork import new_record, say_if_renamed
 
@@ -167,7 +168,7 @@ class Loop:
                 began = time.perf_counter()
                 yield self._session.step
                 self._session.take_step(time.perf_counter() - began)
-            self._session.finish(*end)
+            self._session.finish(end)
             self._end()
         except GeneratorExit:
             if not self._watched:  # else `__exit__` will know why
@@ -217,7 +218,8 @@ class Loop:
             stack.callback(self._end)
             if self._begun and (error is None or isinstance(error, KeyboardInterrupt)):
                 how = "interrupted" if isinstance(error, KeyboardInterrupt) else "left"
-                session.record_end("stopped", f"the loop was {how} in the step after {session.step}")
+                reason = f"the loop was {how} in the step after {session.step}"
+                session.record_end(EndRun(state="stopped", reason=reason))
             elif error is not None and session.is_claimed:
                 session.fail(error)
 

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from nbllm.core.errors import RefusedError, RunError, UserError
+from nbllm.core.errors import RunError, UserError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import discard
 from nbllm.runs.settings import Setting
-from nbllm.training.session import End, Session
-from nbllm.training.state import TrainState
+from nbllm.training.decisions import DoWork, EndRun
+from nbllm.training.session import Session
+from nbllm.training.train_state import TrainState
 from nbllm.training.tree import read_tree, write_tree
 
 NO_METRICS = ("step", "time", "kind")  # what every event has
@@ -113,7 +114,7 @@ class FollowedSession(Session):
         """Whether the run is this session's own."""
         return self._claimed
 
-    # -- what steering may ask for ------------------------------------------------------------------------------
+    # -- what may be asked of it ---------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> None:
         """Write the states of the modules, what `save` returns, and the random state of all three sources."""
@@ -148,8 +149,6 @@ class FollowedSession(Session):
         """Let the loop's own function continue a prompt."""
         function = self.hooks.sample
         assert function is not None
-        if not isinstance(prompt, str):
-            raise RefusedError("the prompt must be a text")
         length = {"max_new_tokens": max_new_tokens} if max_new_tokens and _takes_length(function) else {}
         with _random_state_kept():
             text = function(prompt, **length)
@@ -180,7 +179,7 @@ class FollowedSession(Session):
         if newest is None:
             self.save_or_warn()
 
-    def go_on(self) -> End | None:
+    def go_on(self) -> EndRun | None:
         """Come to the safe point before a step; return how the run ends here, if it does."""
         end = self.boundary()
         if end is None:
@@ -215,12 +214,15 @@ class FollowedSession(Session):
         self.change(step=self.step + 1, seconds=self.state.seconds + seconds)
         self._loss_is_finite = math.isfinite(metrics.get("loss", 0.0))
         self.emit("step", **metrics, memory=self.journal.memory, seconds=self.state.seconds)
+        self.finish_step()
+
+    def due(self) -> Iterator[DoWork]:
+        """Yield the evaluation and the checkpoint that are due after this step."""
         last = self.step >= self.values.get("steps", math.inf)
         if self.hooks.evaluate is not None and self._due("evaluation_interval", last):
-            self.validate()
+            yield DoWork(work="evaluate")
         if self._due("checkpoint_interval", False) and not last:
-            self.save_or_warn()
-        self.steering.follow_rules()
+            yield DoWork(work="save")
 
     def restore(self, info: CheckpointInfo) -> None:
         """Go to a checkpoint."""

@@ -20,7 +20,7 @@ from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.choices import DECISIVE, check_fits, make_choices
 from nbllm.training.config import TrainConfig
-from nbllm.training.state import TrainState
+from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits, open_store
 
 ITS_OWN = ("created", "host", "parent", "replay")  # what a run's record does not inherit

@@ -71,15 +71,18 @@ class Optimizer:
                 master.grad += parameter.grad
             parameter.grad = None
 
+    def gradients(self) -> list[Tensor]:
+        """Return the masters' gradients, where there are any."""
+        return [m.grad for m in self.masters.values() if m.grad is not None]
+
     def scale_gradients(self, factor: float) -> None:
         """Multiply all gradients by `factor`."""
-        torch._foreach_mul_([m.grad for m in self.masters.values() if m.grad is not None], factor)
+        torch._foreach_mul_(self.gradients(), factor)
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down to `max_norm` where their norm is larger; return the norm before."""
         with_gradient = [m for m in self.masters.values() if m.grad is not None]
-        gradients = [m.grad for m in with_gradient if m.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        norm = nn.utils.get_total_norm(self.gradients(), foreach=True)
         if not norm <= max_norm:  # else every gradient would be multiplied by one
             nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm, foreach=True)
         return float(norm)

@@ -13,10 +13,10 @@ from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.run import Run
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
+from nbllm.training.decider import REPLAYED
 from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
-from nbllm.training.state import weights_digest
-from nbllm.training.steering import REPLAYED
+from nbllm.training.train_state import weights_digest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,20 @@
-"""One turn of a trainer at a run: what our loop, a loop that is not ours, and transformers' Trainer have in common."""
+"""A trainer's session: what our loop, a loop that is not ours, and transformers' Trainer have in common.
+
+What happens beside the steps is decided on rank 0 (`decider`), carried out on every rank (`applying`), and recorded on
+rank 0 (`journal`).
+"""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbllm.core.errors import RefusedError
+from nbllm.core.errors import RefusedError, UserError
 from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs.actions import ACTIONS, action_of, changes_state, recordable
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.lock import TrainerLock
@@ -17,46 +22,63 @@ from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.settings import Setting, declared_limits
 from nbllm.runs.store import read_record
 from nbllm.runs.timeline import Timeline, read_timeline
-from nbllm.training.journal import Journal
-from nbllm.training.state import TrainState, weights_digest
-from nbllm.training.steering import Recorded, Steering
+from nbllm.training.applying import apply
+from nbllm.training.checkpoint_writer import CheckpointWriter, RankZeroWriter
+from nbllm.training.decider import Decider, Recorded
+from nbllm.training.decisions import Decision, DoWork, EndRun, TakeAction, TakeStep, from_plain, to_plain
+from nbllm.training.journal import Journal, SilentJournal
+from nbllm.training.ranks import OneRank, Ranks, from_rank_zero
+from nbllm.training.train_state import TrainState, weights_digest
 from nbllm.training.watch import Watch
-
-POLL_SECONDS = 0.02  # how often a paused run looks for commands
-SAVE_SECONDS = 0.5  # how often a full disk is tried again at the end
-
-End = tuple[str, str | None]  # "finished", "stopped" or "failed", and why
 
 
 class Session(ABC):
-    """A trainer's turn at a run directory: it alone trains it, obeys commands, and records what happens.
+    """A trainer's session at a run directory: it alone trains it, obeys commands, and records what happens.
 
     A subclass trains, says what a checkpoint holds, and calls `boundary` between its steps.
 
     Args:
         path: The run directory.
         where: "thread", "process" or "loop", for the record.
+        ranks: The processes that train the run together.
+        writer: Writes the checkpoints; rank 0 does when not given.
+
+    Attributes:
+        paused: Whether the run is held until it is resumed or stopped.
+        stop_reason: Why it is to stop at the next step boundary, or `None`.
+        exit_reason: The same, set from outside: by a signal, or by a kernel that shuts down.
     """
 
     settings: Sequence[Setting]
     metrics: frozenset[str] | None = None  # what rules can look at, where that is known beforehand
     state: TrainState
-    steering: Steering
     keep_checkpoints: int
 
-    def __init__(self, path: Path, *, where: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        where: str,
+        ranks: Ranks | None = None,
+        writer: CheckpointWriter | None = None,
+    ) -> None:
         self.path = path
         self.where = where
+        self.ranks = OneRank() if ranks is None else ranks
+        self.writer = RankZeroWriter(self.ranks) if writer is None else writer
         self.record = read_record(path)
         self.cannot = declared_limits(self.record)
-        self.journal = Journal(path)
+        self.journal = Journal(path) if self.ranks.rank == 0 else SilentJournal(path)
         self.inbox = CommandInbox(path)
         self.num_actions = 0
-        self.exit_reason: str | None = None  # set from outside: end at the next step boundary
+        self.paused = False
+        self.stop_reason: str | None = None
+        self.exit_reason: str | None = None
+        self.decider: Decider | None = None  # rank 0's
         self._lock = TrainerLock(path)
         self._claimed = self._begun = False
         self._saved: TrainState | None = None
-        self._base: CheckpointInfo | None = None  # the newest checkpoint of the live line
+        self._base: CheckpointInfo | None = None  # the newest checkpoint on the current branch
 
     # -- what a subclass says -----------------------------------------------------------------------------------
 
@@ -73,7 +95,11 @@ class Session(ABC):
         return None
 
     def publish(self, *, wait: bool = False) -> None:  # noqa: B027 (most have nobody to hand them to)
-        """Hand the weights of a new checkpoint on to whom they concern."""
+        """Hand the weights of a new checkpoint to whoever shows or uses them."""
+
+    def due(self) -> Iterator[DoWork]:
+        """Yield what is due after this step: evaluations, samples, checkpoints; called on rank 0 alone."""
+        return iter(())
 
     def validate(self) -> None:
         """Measure on held-out text."""
@@ -83,19 +109,24 @@ class Session(ABC):
         """Let the model continue a prompt."""
         raise RefusedError("this loop cannot sample")
 
-    def check_patterns(self, patterns: Sequence[str]) -> None:
-        """Raise `UserError` for name patterns that match no part of the model."""
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """Raise `RefusedError` for values of settings that cannot be set now, though they are in range."""
+        if values.get("steps", self.step) < self.step:
+            raise RefusedError(f"{values['steps']} steps are fewer than the {self.step} already taken")
+
+    def check_frozen(self, patterns: Sequence[str]) -> None:
+        """Raise `UserError` where just the parts that match `patterns` cannot be frozen."""
         raise RefusedError("this loop cannot freeze parts")
 
     def set_frozen(self, patterns: tuple[str, ...]) -> None:
         """Freeze just the parts that match `patterns`."""
         raise RefusedError("this loop cannot freeze parts")
 
-    # -- what steering may ask for ------------------------------------------------------------------------------
+    # -- what actions change ------------------------------------------------------------------------------------
 
     @property
     def step(self) -> int:
-        """Steps taken on the live line."""
+        """Steps taken on the current branch."""
         return self.state.step
 
     @property
@@ -108,13 +139,6 @@ class Session(ABC):
         """The patterns of what is frozen."""
         return self.state.frozen
 
-    def emit(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
-        """Record an event at this step."""
-        at = self.step if step is None else step
-        self.journal.emit(kind, step=at, **fields)
-        if kind in ("step", "evaluation"):
-            self.steering.watch.see(kind, at, fields)
-
     def set_values(self, values: dict[str, Any]) -> None:
         """Change settings from the next step on."""
         self.change(values={**self.state.values, **values})
@@ -125,7 +149,6 @@ class Session(ABC):
         Raises:
             RefusedError: The state is not fit to be saved, or the disk did not take it.
         """
-        self.steering.repeat_due()  # a checkpoint holds what was recorded up to its step
         if self._saved == self.state:
             return
         reason = self.why_not_save()
@@ -133,22 +156,19 @@ class Session(ABC):
             raise RefusedError(reason)
         self.store(self.write)
 
-    def store(self, fill: Any) -> None:
+    def store(self, fill: Callable[[Path], None]) -> None:
         """Write a checkpoint of this step with what `fill` writes into its folder.
 
         Raises:
             RefusedError: The disk did not take it.
         """
         began = time.perf_counter()
-        try:
-            info = checkpoints.save(
-                self.path, self.step, fill, {**self.state.to_dict(), "num_actions": self.num_actions}
-            )
-        except OSError as error:
-            raise RefusedError(f"the checkpoint could not be written: {error.strerror or error}") from error
+        state = {**self.state.to_dict(), "num_actions": self.num_actions}
+        info = self.writer(self.path, self.step, fill, state)
         self._saved, self._base = self.state, info
         self.emit("checkpoint", path=info.name, bytes=info.bytes, seconds=time.perf_counter() - began)
-        checkpoints.prune(self.path, keep=self.keep_checkpoints)
+        if self.ranks.rank == 0:
+            checkpoints.prune(self.path, keep=self.keep_checkpoints)
         self.publish()
 
     def save_or_warn(self) -> None:
@@ -160,110 +180,15 @@ class Session(ABC):
         except RefusedError as error:
             self.emit("warning", text=error.what)
 
-    def rewind(self, step: int) -> dict[str, Any]:
-        """Go back to the newest checkpoint at or before `step`: weights, optimizer, data, settings, all.
-
-        Raises:
-            RefusedError: There is none, or it is damaged.
-        """
-        on_branch = self.timeline().on_branch
-        target, problems = checkpoints.newest_good(self.path, lambda c: c.step <= step and on_branch(c))
-        for problem in problems:
-            self.emit("warning", text=problem)
-        if target is None:
-            raise RefusedError(f"there is no good checkpoint at or before step {step}")
-        self.restore(target)
-        return {"to": target.step, "keep": target.num_actions, "asked": step}
-
-    # -- the turn -----------------------------------------------------------------------------------------------
-
-    def claim(self, patience: float = 0.0) -> None:
-        """Make this trainer the run's own; whoever starts a thread calls this first, to hear the error.
+    def rewind(self, checkpoint: str) -> None:
+        """Go back to a checkpoint: weights, optimizer, data, settings, all.
 
         Args:
-            patience: Seconds to wait for another to let go.
-
-        Raises:
-            RunError: Somebody else trains the run, or its folder cannot be written.
+            checkpoint: Its folder's name.
         """
-        if self._claimed:
-            return
-        self._lock.timeout = patience
-        self._lock.acquire()
-        try:
-            self.journal.open()
-        except BaseException:
-            self._lock.release()
-            raise
-        self._claimed = True
-
-    def begin(
-        self,
-        timeline: Timeline,
-        base: CheckpointInfo | None,
-        problems: Iterable[str] = (),
-        choices: dict[str, Any] | None = None,
-    ) -> None:
-        """Take the run up from a checkpoint, or without one from `state`; record that, and what was odd about it."""
-        if base is not None:
-            self.restore(base)
-        replay = self.record.get("replay")
-        missing = timeline.pending_after(base.num_actions, base.step) if base is not None else []
-        self.num_actions = timeline.num_actions
-        self.steering = Steering(
-            self,
-            Watch(timeline, self.step, blind=replay is not None),
-            to_repeat=[Recorded(a.step, a.action, a.args, a.actor) for a in missing],
-            # a replay's actions that are not yet in its own log
-            script=None if replay is None else [Recorded(**e) for e in replay["script"]][self.num_actions :],
-        )
-        self._begun = True
-        name = None if base is None else base.name
-        self.journal.start(step=self.step, where=self.where, checkpoint=name, choices=choices)
-        for problem in problems:
-            self.emit("warning", text=problem)
-
-    def boundary(self) -> End | None:
-        """Obey what was asked, wait while paused, and return how the run ends here, if it does."""
-        self.steering.at_boundary()
-        while self.is_held():
-            time.sleep(POLL_SECONDS)
-            self.steering.at_boundary()
-        if self.exit_reason or self.steering.stop_reason:
-            return "stopped", self.exit_reason or self.steering.stop_reason
-        steps = self.values.get("steps")
-        return ("finished", None) if steps is not None and self.step >= steps else None
-
-    def is_held(self) -> bool:
-        """Whether no step is to be taken now: paused, or the disk does not take what was done; a stop ends that."""
-        held = self.steering.paused or not self.journal.flush()
-        return held and not (self.exit_reason or self.steering.stop_reason)
-
-    def finish(self, end: str, reason: str | None) -> None:
-        """Leave the last checkpoint, and record the end."""
-        if end == "failed" and self._base is not None:
-            self.restore(self._base)  # the weights that are left are those of the last good checkpoint
-        elif end != "failed" and "save" not in self.cannot:
-            problem = self._save_at_end(patient=end == "finished")
-            if problem is not None:  # not "finished": what is not saved can be taken up again
-                end, reason = "stopped", f"{reason or 'all steps are taken'}, but {problem}"
-        self.publish(wait=True)
-        self.record_end(end, reason)
-
-    def record_end(self, end: str, reason: str | None) -> None:
-        """Answer what was asked too late, and record the end."""
-        self.steering.refuse_rest(f"the run has {end}")
-        digest = None if self._base is None else weights_digest(self._base.path)
-        self.journal.end(step=self.step, state=end, reason=reason, digest=digest)
-
-    def fail(self, error: BaseException) -> None:
-        """Record that an error ended the run, perhaps before it began."""
-        self.journal.fail(error, step=self.step if self._begun else 0)
-
-    def release(self) -> None:
-        """Let go of the run."""
-        self.journal.close()
-        self._lock.release()
+        self.restore(checkpoints.named(self.path, checkpoint))
+        if self.decider is not None:
+            self.decider.went_back(self.step)
 
     def restore(self, info: CheckpointInfo) -> None:
         """Go to a checkpoint."""
@@ -275,9 +200,195 @@ class Session(ABC):
         """Change the state."""
         self.state = self.state.replace(**changes)
 
+    # -- the session --------------------------------------------------------------------------------------------
+
+    def claim(self, patience: float = 0.0) -> None:
+        """Make this trainer the run's own; whoever starts a thread calls this first, to hear the error.
+
+        Args:
+            patience: Seconds to wait for another to let go.
+
+        Raises:
+            RunError: Somebody else trains the run, or its folder cannot be written.
+        """
+        if self._claimed or self.ranks.rank > 0:
+            return
+        self._lock.timeout = patience
+        self._lock.acquire()
+        try:
+            self.journal.open()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._claimed = True
+
+    def newest_checkpoint(self, timeline: Timeline | None) -> tuple[CheckpointInfo | None, list[str]]:
+        """Return the newest good checkpoint on the run's branch, as rank 0 finds it, and what is wrong with newer ones.
+
+        Args:
+            timeline: The run so far; `None` on the other ranks.
+        """
+
+        def find() -> list[Any]:
+            assert timeline is not None
+            info, problems = checkpoints.newest_good(self.path, timeline.on_branch)
+            return [None if info is None else info.name, problems]
+
+        name, problems = from_rank_zero(self.ranks, find)
+        return None if name is None else checkpoints.named(self.path, name), problems
+
+    def begin(
+        self,
+        timeline: Timeline | None,
+        base: CheckpointInfo | None,
+        problems: Iterable[str] = (),
+        choices: dict[str, Any] | None = None,
+    ) -> None:
+        """Take the run up from a checkpoint, or without one from `state`; record that, and what was odd about it.
+
+        Args:
+            timeline: The run so far; `None` on all ranks but the first.
+            base: The checkpoint.
+            problems: What was wrong with newer ones.
+            choices: What the run is fixed to, for the record.
+        """
+        if base is not None:
+            self.restore(base)
+        self.num_actions = from_rank_zero(self.ranks, lambda: 0 if timeline is None else timeline.num_actions)
+        if timeline is not None:
+            self.decider = self._make_decider(timeline, base)
+        self._begun = True
+        name = None if base is None else base.name
+        self.journal.start(step=self.step, where=self.where, checkpoint=name, choices=choices)
+        for problem in problems:
+            self.emit("warning", text=problem)
+
+    def boundary(self) -> EndRun | None:
+        """Obey what was asked, wait while paused, and return how the run ends here, if it does."""
+        return self.carry_out(Decider.before_step)
+
+    def finish_step(self) -> None:
+        """Do what is due after a step, and what the rules ask."""
+        self.carry_out(Decider.after_step)
+
+    def carry_out(self, decide: Callable[[Decider], Iterator[Decision]]) -> EndRun | None:
+        """Carry out on every rank what rank 0 decides, one decision after the other.
+
+        Args:
+            decide: What rank 0 asks its decider; each decision sees what came of those before.
+
+        Returns:
+            How the run ends, if that was decided; `None` to go on.
+        """
+        decisions = None if self.decider is None else decide(self.decider)
+
+        def next_one() -> list[Any] | None:
+            assert decisions is not None
+            return to_plain(next(decisions, None))
+
+        while (decision := from_plain(from_rank_zero(self.ranks, next_one))) is not None:
+            if isinstance(decision, EndRun):
+                return decision
+            if isinstance(decision, TakeStep):
+                return None
+            if isinstance(decision, DoWork):
+                self._do(decision)
+            else:
+                self._perform(decision)
+        return None
+
+    def finish(self, end: EndRun) -> None:
+        """Leave the last checkpoint, and record the end."""
+        if end.state == "failed" and self._base is not None:
+            self.restore(self._base)  # the weights that are left are those of the last good checkpoint
+        elif end.state != "failed" and "save" not in self.cannot:
+            problem = self._save_at_end(patient=end.state == "finished")
+            if problem is not None:  # not "finished": what is not saved can be taken up again
+                reason = f"{end.reason or 'all steps are taken'}, but {problem}"
+                end = EndRun(state="stopped", reason=reason)
+        self.publish(wait=True)
+        self.record_end(end)
+
+    def release(self) -> None:
+        """Let go of the run."""
+        self.journal.close()
+        if self._claimed:
+            self._lock.release()
+
     def timeline(self) -> Timeline:
         """Return the fold of all that was recorded so far."""
         return read_timeline(self.path, recorded_rules(self.record))
+
+    # -- recording, which only rank 0 does -----------------------------------------------------------------------
+
+    def emit(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
+        """Record an event at this step."""
+        at = self.step if step is None else step
+        self.journal.emit(kind, step=at, **fields)
+        if self.decider is not None and kind in ("step", "evaluation"):
+            self.decider.watch.see(kind, at, fields)
+
+    def record_action(self, asked: TakeAction, outcome: str, reason: str, *, step: int | None = None) -> None:
+        """Record what became of an action: the event that whoever sent the command waits for."""
+        at = self.step if step is None else step
+        event = asked.to_event(outcome, reason)
+        self.emit("action", step=at, **event)
+        if self.decider is not None:
+            self.decider.watch.book.take(action_of({"step": at, "time": 0.0, **event}))
+
+    def refuse(self, asked: TakeAction, reason: str) -> None:
+        """Record that an action was refused."""
+        self.record_action(asked.replace(args=recordable(asked.args)), "refused", reason)
+
+    def record_end(self, end: EndRun) -> None:
+        """Answer what was asked too late, and record the end."""
+        if self.decider is not None:
+            self.decider.refuse_rest(f"the run has {end.state}")
+        digest = None if self._base is None else weights_digest(self._base.path)
+        self.journal.end(step=self.step, state=end.state, reason=end.reason, digest=digest)
+
+    def fail(self, error: BaseException) -> None:
+        """Record that an error ended the run, perhaps before it began."""
+        self.journal.fail(error, step=self.step if self._begun else 0)
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    def _make_decider(self, timeline: Timeline, base: CheckpointInfo | None) -> Decider:
+        replay = self.record.get("replay")
+        missing = timeline.pending_after(base.num_actions, base.step) if base is not None else []
+        return Decider(
+            self,
+            Watch(timeline, self.step, blind=replay is not None),
+            to_repeat=[Recorded(a.step, a.action, a.args, a.actor) for a in missing],
+            # a replay's actions that are not yet in its own log
+            script=None if replay is None else [Recorded(**e) for e in replay["script"]][self.num_actions :],
+        )
+
+    def _do(self, due: DoWork) -> None:
+        work: dict[str, Callable[..., None]] = {
+            "evaluate": self.validate,
+            "sample": self.sample,
+            "save": self.save_or_warn,
+        }
+        work[due.work](**due.args)
+
+    def _perform(self, decision: TakeAction) -> None:
+        """Carry out an action, and record what became of it."""
+        if decision.recorded:
+            apply(self, decision)
+            return
+        step = self.step
+        try:
+            args = apply(self, decision)
+        except UserError as error:
+            self.refuse(decision, error.one_line)
+        except Exception as error:
+            if not ACTIONS[decision.action].may_fail:
+                raise
+            self.refuse(decision, f"{type(error).__name__}: {error}")
+        else:
+            self.record_action(decision.replace(args=args), "applied", decision.reason, step=step)
+            self.num_actions += changes_state(decision.action)
 
     def _save_at_end(self, *, patient: bool) -> str | None:
         """Write the last checkpoint; `patient`, hold the run until the disk takes it. Return what prevented it."""
@@ -289,10 +400,9 @@ class Session(ABC):
                 if not warned:
                     self.emit("warning", text=error.what)
                 warned = True
-                asked = self.exit_reason or self.steering.stop_reason
-                if not patient or asked or self.why_not_save() is not None:
+                if not patient or self.why_not_save() is not None:
                     return error.what
-                time.sleep(SAVE_SECONDS)
-                self.steering.at_boundary()
+                if self.carry_out(Decider.before_next_try) is not None:
+                    return error.what
             else:
                 return None

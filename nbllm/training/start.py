@@ -17,7 +17,7 @@ from nbllm.training.choices import check_fits, make_choices
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
-from nbllm.training.state import TrainState
+from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits
 
 if TYPE_CHECKING:

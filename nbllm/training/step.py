@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nbllm.core.seeding import derive
@@ -15,8 +16,9 @@ from nbllm.data.loader import WindowSource
 from nbllm.objectives import Batch, Objective
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
+from nbllm.training.ranks import Ranks
 from nbllm.training.schedules import schedule_factor
-from nbllm.training.state import TrainState
+from nbllm.training.train_state import TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,8 @@ class StepResult:
 class Stepper:
     """Takes steps with a network, its objective, its optimizer and its data.
 
-    The gradient is that of the loss summed over all batches of the step, divided by how much counts in all of them;
-    so accumulation changes nothing but memory.
+    The gradient is that of the loss summed over all batches of the step and all ranks, divided by how much counts in
+    all of them; so accumulation changes nothing but memory.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Stepper:
         source: WindowSource,
         config: TrainConfig,
         device: str,
+        ranks: Ranks,
     ) -> None:
         self.network = network
         self.objective = objective
@@ -62,23 +65,25 @@ class Stepper:
         self.source = source
         self.config = config
         self.device = device
+        self.ranks = ranks
 
     def step(self, state: TrainState) -> StepResult:
         """Take one step from `state`."""
         began = time.perf_counter()
-        values, optimizer, position = state.values, self.optimizer, state.position
-        sequences = values["accumulation"] * self.config.batch_size
+        values, optimizer = state.values, self.optimizer
         total, count = 0.0, 0
         # The count of all batches is known only when the last one is made, so until then the losses are divided by
         # the count of an objective that counts every token. Where that was right there is nothing left to do.
+        sequences = self._sequences(state)
         expected = sequences * self.config.sequence_length
-        for _ in range(values["accumulation"]):
+        first = state.position + self.ranks.rank * self.config.batch_size
+        for position in range(first, state.position + sequences, self.ranks.size * self.config.batch_size):
             loss, counted = self.objective.loss(self.network, self.batch(position))
             (loss / expected).backward()
             optimizer.gather_gradients()
             total += float(loss.detach())
             count += counted
-            position += self.config.batch_size
+        total, count = self._over_ranks(total, count)
         if count not in (0, expected):
             optimizer.scale_gradients(expected / count)
         mean = total / count if count else math.nan
@@ -93,7 +98,7 @@ class Stepper:
         tokens = sequences * self.source.stride
         after = state.replace(
             step=state.step + 1,
-            position=position,
+            position=state.position + sequences,
             tokens=state.tokens + tokens,
             seconds=state.seconds + seconds,
             bad_steps=0 if good else state.bad_steps + 1,
@@ -101,6 +106,10 @@ class Stepper:
         return StepResult(
             state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good
         )
+
+    def positions_before(self, state: TrainState) -> range:
+        """Return where the batches of the step that led to `state` were drawn, those of all ranks."""
+        return range(state.position - self._sequences(state), state.position, self.config.batch_size)
 
     def batch(self, position: int) -> Batch:
         """Return the batch drawn at `position`, on the device.
@@ -111,6 +120,16 @@ class Stepper:
         windows = self.source.draw(position, self.config.batch_size)
         rng = np.random.default_rng(derive(self.config.seed, "objective", position))
         return on_device(self.objective.batch(windows, rng), self.device)
+
+    def _sequences(self, state: TrainState) -> int:
+        """Return how many sequences make one step, on all ranks together."""
+        return int(state.values["accumulation"]) * self.config.batch_size * self.ranks.size
+
+    def _over_ranks(self, total: float, count: int) -> tuple[float, int]:
+        """Add up loss, count and gradients over all ranks."""
+        sums = torch.tensor([total, count], dtype=torch.float64)
+        self.ranks.sum([sums, *self.optimizer.gradients()])
+        return float(sums[0]), int(sums[1])
 
     def _shape(self, steps: int) -> TrainConfig:
         """The configuration as the schedule sees it: `steps` may have been changed since."""

@@ -17,20 +17,22 @@ from nbllm.models.decoder import Decoder
 from nbllm.models.loading import read_config
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
-from nbllm.runs import checkpoint as checkpoints
+from nbllm.training.checkpoint_writer import CheckpointWriter
 from nbllm.training.config import TrainConfig
+from nbllm.training.decisions import DoWork, EndRun
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.metrics import reported_metrics
-from nbllm.training.optim import Optimizer, check_patterns
+from nbllm.training.optim import Optimizer, check_patterns, is_frozen
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES
-from nbllm.training.session import End, Session
-from nbllm.training.state import read_model, write_model
+from nbllm.training.ranks import Ranks
+from nbllm.training.session import Session
 from nbllm.training.step import Stepper
+from nbllm.training.train_state import read_model, write_model
 from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
 
@@ -42,13 +44,23 @@ class Trainer(Session):
         path: The run directory.
         where: "thread" or "process", for the record.
         publish_to: A model that is given the new weights at each checkpoint and at the end, or `None`.
+        ranks: The processes that train the run together, each with its own batches; one when not given.
+        writer: Writes the checkpoints; rank 0 does when not given.
 
     Raises:
         RunError: Another trainer has this run, or no checkpoint of it is good.
     """
 
-    def __init__(self, path: Path, *, where: str, publish_to: LM | None = None) -> None:
-        super().__init__(path, where=where)
+    def __init__(
+        self,
+        path: Path,
+        *,
+        where: str,
+        publish_to: LM | None = None,
+        ranks: Ranks | None = None,
+        writer: CheckpointWriter | None = None,
+    ) -> None:
+        super().__init__(path, where=where, ranks=ranks, writer=writer)
         self.publish_to = publish_to
         self.config = TrainConfig.from_dict(self.record["config"])
         self.settings = self.config.settings
@@ -68,7 +80,7 @@ class Trainer(Session):
             with kept_memory(), use_choices(ComputeChoices.from_record(self.record["choices"])):
                 try:
                     self._start()
-                    self.finish(*self._loop())
+                    self.finish(self._loop())
                 finally:  # before the block ends, which gives back what is free
                     self._forget_model()
         except BaseException as error:
@@ -77,22 +89,17 @@ class Trainer(Session):
         finally:
             self.release()
 
-    # -- what steering may ask for ------------------------------------------------------------------------------
+    # -- what may be asked of it ---------------------------------------------------------------------------------
 
-    def check_patterns(self, patterns: Sequence[str]) -> None:
-        """Raise `UserError` for name patterns that match no parameter."""
+    def check_frozen(self, patterns: Sequence[str]) -> None:
+        """Raise `UserError` for patterns that match no parameter, or that leave nothing to train."""
         check_patterns(self.optimizer.names, patterns)
+        if all(is_frozen(name, patterns) for name in self.optimizer.names):
+            raise RefusedError("nothing would be left to train")
 
     def set_frozen(self, patterns: tuple[str, ...]) -> None:
-        """Freeze just the parameters that match `patterns`.
-
-        Raises:
-            RefusedError: Nothing would be left to train.
-        """
+        """Freeze just the parameters that match `patterns`."""
         self.optimizer.freeze(patterns)
-        if not any(parameter.requires_grad for parameter in self.optimizer.parameters.values()):
-            self.optimizer.freeze(self.frozen)
-            raise RefusedError("nothing would be left to train")
         self.change(frozen=patterns)
 
     def validate(self) -> None:
@@ -161,8 +168,8 @@ class Trainer(Session):
         choices = self.record["choices"]
         torch.set_num_threads(choices["num_threads"])
         self._device = choices["device"]
-        timeline = self.timeline()
-        newest, problems = checkpoints.newest_good(self.path, timeline.on_branch)
+        timeline = self.timeline() if self.ranks.rank == 0 else None
+        newest, problems = self.newest_checkpoint(timeline)
         if newest is None:
             raise RunError(
                 "No checkpoint of this run is good.", where=self.path, hint="; ".join(problems) or None
@@ -182,7 +189,9 @@ class Trainer(Session):
             overlap=objective.overlap,
             seed=self.config.seed,
         )
-        self.stepper = Stepper(self.lm.model, objective, self.optimizer, source, self.config, self._device)
+        self.stepper = Stepper(
+            self.lm.model, objective, self.optimizer, source, self.config, self._device, self.ranks
+        )
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
 
@@ -191,13 +200,12 @@ class Trainer(Session):
         for name in ("lm", "optimizer", "stepper", "validation"):
             self.__dict__.pop(name, None)
 
-    def _loop(self) -> End:
+    def _loop(self) -> EndRun:
         while (end := self.boundary()) is None:
             self._step()
-            self._at_intervals()
-            self.steering.follow_rules()  # before the next line: one may go back to where all was finite
+            self.finish_step()  # before the next line: a rule may go back to where all was finite
             if self.state.bad_steps >= self.config.max_bad_steps:
-                return "failed", self._diagnose()
+                return EndRun(state="failed", reason=self._diagnose())
         return end
 
     def _step(self) -> None:
@@ -217,26 +225,27 @@ class Trainer(Session):
             text = f"step skipped: loss {result.loss}, gradient norm {result.grad_norm}"
             self.emit("warning", text=f"{text} ({self.state.bad_steps} in a row)")
 
-    def _at_intervals(self) -> None:
-        def due(interval: int) -> bool:
+    def due(self) -> Iterator[DoWork]:
+        """Yield the measurements, samples and checkpoints that are due after this step."""
+
+        def every(interval: int) -> bool:
             return interval > 0 and self.step % interval == 0
 
         last = self.step >= self.values["steps"]
         if self.state.bad_steps:
             return
-        if self.validation is not None and (last or due(self.config.validation_interval)):
-            self.validate()
-        if self.config.sample_interval and (last or due(self.config.sample_interval)):
+        if self.validation is not None and (last or every(self.config.validation_interval)):
+            yield DoWork(work="evaluate")
+        if self.config.sample_interval and (last or every(self.config.sample_interval)):
             for prompt in self.config.sample_prompts:
-                self.sample(prompt)
-        if due(self.config.checkpoint_interval) and not last:
-            self.save_or_warn()
+                yield DoWork(work="sample", args={"prompt": prompt})
+        if every(self.config.checkpoint_interval) and not last:
+            yield DoWork(work="save")
 
     def _diagnose(self) -> str:
         culprit = NOTHING
-        passes = self.values["accumulation"]
-        for count in range(passes, 0, -1):
-            batch = self.stepper.batch(self.state.position - count * self.config.batch_size)
+        for position in self.stepper.positions_before(self.state):
+            batch = self.stepper.batch(position)
             culprit = first_bad_module(self.lm.model, self.stepper.objective, batch)
             if culprit != NOTHING:
                 break

@@ -15,7 +15,7 @@ from nbllm.runs.actions import ACTIONS, ActionType, changes_state, words
 from nbllm.runs.arguments import Argument
 from nbllm.runs.commands import send
 from nbllm.runs.rules import Rule
-from nbllm.training.steering import Steering
+from nbllm.training import applying
 from nbllm.widgets.card import CardMaker
 from nbllm.widgets.training import TrainingPanel
 from tests.training.conftest import config, held_out, lm, store, texts, tokenizer  # noqa: F401
@@ -138,7 +138,7 @@ def test_the_record_of_what_is_refused_is_short(run):
 
 def test_every_action_of_the_loop_has_something_that_carries_it_out():
     for name in actions.loop_actions():
-        assert ACTIONS[name].act is not None or callable(getattr(Steering, f"_{name}", None)), name
+        assert ACTIONS[name].act is not None or name in applying._APPLY, name
         assert changes_state(name) <= ACTIONS[name].scripted, name
 
 

@@ -19,7 +19,7 @@ from nbllm.runs.commands import send
 from nbllm.runs.rules import Rule, pause, rewind, save, scale, stop
 from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting
-from nbllm.training.state import weights_digest
+from nbllm.training.train_state import weights_digest
 
 
 class Task:

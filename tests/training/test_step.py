@@ -13,8 +13,9 @@ from nbllm.objectives import CausalLM
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
-from nbllm.training.state import TrainState
+from nbllm.training.ranks import OneRank
 from nbllm.training.step import Stepper
+from nbllm.training.train_state import TrainState
 
 
 class EveryThird(CausalLM):
@@ -38,7 +39,7 @@ def test_accumulated_batches_are_one_batch_divided_by_all_that_counts(objective,
     source = WindowSource(store, length=33, overlap=1)
     reference = copy.deepcopy(lm.model)
     stepper = Stepper(
-        lm.model, objective, Optimizer(lm.model, AdamW, dtype=torch.float32), source, config, "cpu"
+        lm.model, objective, Optimizer(lm.model, AdamW, dtype=torch.float32), source, config, "cpu", OneRank()
     )
     result = stepper.step(TrainState(values=values))
 
@@ -62,7 +63,7 @@ def test_batches_are_made_again_and_their_randomness_is_their_own(lm, store):
 
     def stepper(seed=0):
         optimizer = Optimizer(lm.model, AdamW, dtype=torch.float32)
-        return Stepper(lm.model, Draws(), optimizer, source, config.replace(seed=seed), "cpu")
+        return Stepper(lm.model, Draws(), optimizer, source, config.replace(seed=seed), "cpu", OneRank())
 
     drawn = [stepper().batch(position)["drawn"] for position in (0, 2, 4)]
     again = stepper()

@@ -1,4 +1,4 @@
-"""The session of transformers' Trainer: what steering asks for is done through the Trainer's own means."""
+"""The session of transformers' Trainer: what is asked of it is done through the Trainer's own means."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import torch
 
 from nbllm.core.errors import RefusedError
 from nbllm.runs.settings import Setting
+from nbllm.training.decider import POLL_SECONDS, Decider
+from nbllm.training.decisions import EndRun
 from nbllm.training.followed import NO_METRICS
-from nbllm.training.session import POLL_SECONDS, Session
-from nbllm.training.state import TrainState
+from nbllm.training.session import Session
+from nbllm.training.train_state import TrainState
 
 SETTINGS = (
     Setting(
@@ -33,7 +35,7 @@ PICKLED = "training_args.bin"  # left out of our copy: it is a pickle, and nothi
 NOT_METRICS = ("epoch", "total_flos", "runtime", "samples_per_second", "steps_per_second")
 
 
-class TrainerSession(Session):
+class TransformersSession(Session):
     """Follows a Trainer.
 
     Args:
@@ -71,12 +73,20 @@ class TrainerSession(Session):
     def _take(self, args: Any, state: Any, control: Any, parts: dict[str, Any]) -> None:
         self._args, self._trainer_state, self._control, self._parts = args, state, control, parts
 
-    # -- what steering may ask for ------------------------------------------------------------------------------
+    # -- what may be asked of it ---------------------------------------------------------------------------------
+
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """Raise `RefusedError` where the schedule has no rate that could be changed."""
+        super().check_values(values)
+        if "lr" not in values:
+            return
+        if not hasattr(self._schedule, "base_lrs"):
+            raise RefusedError("the Trainer's schedule has no base rate to change")
+        if self.values["lr"] == 0:
+            raise RefusedError("the Trainer began with a rate of 0, which its schedule multiplies")
 
     def set_values(self, values: dict[str, Any]) -> None:
         """Change the learning rate in optimizer and schedule, and the Trainer's clipping."""
-        if "lr" in values:
-            self._check_rate()
         if self.back_to is None:  # else the Trainer is about to load its own, and `went_back` does this
             self._apply(self.values, values)
         super().set_values(values)
@@ -85,12 +95,6 @@ class TrainerSession(Session):
     def _schedule(self) -> Any:
         schedule = self._parts["lr_scheduler"]
         return getattr(schedule, "scheduler", schedule)  # accelerate wraps it
-
-    def _check_rate(self) -> None:
-        if not hasattr(self._schedule, "base_lrs"):
-            raise RefusedError("the Trainer's schedule has no base rate to change")
-        if self.values["lr"] == 0:
-            raise RefusedError("the Trainer began with a rate of 0, which its schedule multiplies")
 
     def _apply(self, before: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         if "lr" in values and values["lr"] != before["lr"]:
@@ -121,8 +125,6 @@ class TrainerSession(Session):
 
     def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
         """Let the model continue a prompt, without a trace in the random numbers of the training."""
-        if not isinstance(prompt, str):
-            raise RefusedError("the prompt must be a text")
         model, tokenizer = self._parts["model"], self._parts["processing_class"]
         was_training, devices = model.training, [model.device.index] if model.device.type == "cuda" else []
         start = prompt or tokenizer.bos_token or tokenizer.eos_token or ""
@@ -165,9 +167,10 @@ class TrainerSession(Session):
         if self.back_to is not None:
             return
         self._waits = True
-        while self.is_held() and not self._goes_back():  # then the Trainer takes one more step, not recorded
+        assert self.decider is not None  # a Trainer of one process
+        while self.decider.is_held() and not self._goes_back():  # then it takes one more step, not recorded
             time.sleep(POLL_SECONDS)
-            self.steering.at_boundary()
+            self.carry_out(Decider.requests)
         self._waits = False
         self._began = time.perf_counter()
 
@@ -204,12 +207,12 @@ class TrainerSession(Session):
             return
         numbers, self._logs = self._logs, None
         self._emit_step(numbers)
-        self.steering.follow_rules()
+        self.carry_out(Decider.rules)
         if not self._goes_back():
-            self.steering.at_boundary()
+            self.carry_out(Decider.requests)
         if self._goes_back():
             return
-        ends = self.steering.stop_reason is not None or self.step >= self._trainer_state.max_steps
+        ends = self.stop_reason is not None or self.step >= self._trainer_state.max_steps
         if ends or self.exit_reason:
             self._control.should_training_stop = True
             self._control.should_save = True
@@ -254,9 +257,10 @@ class TrainerSession(Session):
         """Record the end of the training."""
         self._settle()
         if self.step >= self._trainer_state.max_steps:
-            self.record_end("finished", None)
+            self.record_end(EndRun(state="finished"))
         else:
-            self.record_end("stopped", self.steering.stop_reason or "the Trainer was stopped")
+            reason = self.stop_reason or "the Trainer was stopped"
+            self.record_end(EndRun(state="stopped", reason=reason))
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
