@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from nbllm.runs.actions import ACTIONS
 
 if TYPE_CHECKING:
-    from nbllm.training.decisions import TakeAction
     from nbllm.training.session import Session
+    from nbllm.training.steering_decisions import TakeAction
 
 
 def apply(session: Session, decision: TakeAction) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
 from nbllm.runs.store import check_name, create
-from nbllm.training.decisions import EndRun
 from nbllm.training.fork import new_record, say_if_renamed
+from nbllm.training.steering_decisions import EndRun
 from nbllm.training.transformers_session import SETTINGS, TransformersSession
 
 OWN_CODE = "the code that trains it is not here"
@@ -38,8 +38,8 @@ class RunCallback(TrainerCallback):
     Args:
         name: The run's name.
         folder: Where runs are kept.
-        rules: What is done by itself when a condition holds: `nb.rules`.
-        keep_checkpoints: So many of the run's copies are kept; the first one always is.
+        rules: What the run does on its own when a condition holds: `nb.rules`.
+        keep_checkpoints: How many of the run's copies are kept; the first one always is.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class RunCallback(TrainerCallback):
         if self._session is not None and self._session.back_to is not None:
             self._session.went_back(args, state, control, parts)
             return
-        if self._session is not None:  # the training before was left by an error that nobody told us of
-            self._fail(RuntimeError("the Trainer ended without a word"))
+        if self._session is not None:  # an error ended the training before, and no callback was called
+            self._fail(RuntimeError("the Trainer ended without reporting an end"))
         record = self._record(args, state, parts)
         path = create(self.folder, self.name, record).resolve()
         say_if_renamed(self.name, path)
@@ -135,21 +135,21 @@ class RunCallback(TrainerCallback):
             self._session.before_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-        """A step is taken; if the Trainer is about to log it, its numbers are awaited."""
+        """A step is taken; if the Trainer is about to log it, its metrics are still to come."""
         if self._session is not None:
             self._session.after_step(logs_follow=control.should_log)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """The numbers of the step come."""
+        """The metrics of the step arrive."""
         if self._session is not None and logs and "loss" in logs:
             self._session.take_logs(logs)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """The numbers of an evaluation come."""
+        """The metrics of an evaluation arrive."""
         if self._session is not None and metrics:
             self._session.take_evaluation(metrics)
 

@@ -13,8 +13,8 @@ from nbllm.training.applying import with_patterns
 from nbllm.training.metrics import check_metrics
 
 if TYPE_CHECKING:
-    from nbllm.training.decisions import TakeAction
     from nbllm.training.session import Session
+    from nbllm.training.steering_decisions import TakeAction
     from nbllm.training.watch import Watch
 
 

@@ -24,7 +24,7 @@ class TrainConfig(PlainConfig):
     """Configuration of a run. What may change while it runs is declared in `training.hyperparameters`.
 
     The optimizer's own settings are given by name beside the fields, as in `nb.train(lm, data, weight_decay=0.05)` and
-    `TrainConfig.from_dict`, and stand there in `to_dict`.
+    `TrainConfig.from_dict`; `to_dict` returns them the same way.
 
     Args:
         objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
@@ -44,19 +44,19 @@ class TrainConfig(PlainConfig):
         freeze: Name patterns (as in file names: `blocks.0.*`) of what is not trained; `run.unfreeze` thaws it. What is
             frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes less for each element.
         seed: Data order and samples.
-        precision: "float32", "bfloat16" (bfloat16 weights beside a float32 master copy), or "auto": what the
-            machine multiplies faster.
+        precision: "float32", "bfloat16" (bfloat16 weights beside a float32 master copy), or "auto": whichever
+            the machine trains faster in.
         device: "cpu", "cuda", "cuda:1", ..., or "auto": the GPU where there is one.
         num_threads: CPU threads; `None` is what torch has chosen. Recorded, since sums depend on it.
         validation_interval: Steps between measurements on held-out text; 0 for the end only.
-        validation_tokens: About so many held-out tokens are measured, spread over the text.
+        validation_tokens: Roughly how many held-out tokens are measured, spread over the text.
         sample_interval: Steps between samples; 0 for none.
         sample_prompts: What the samples continue.
         sample_tokens: Length of a sample.
         checkpoint_interval: Steps between checkpoints; 0 for the first and last only.
-        keep_checkpoints: So many are kept; the first one always is.
-        max_bad_steps: After so many steps in a row with a loss or gradient that is not finite, the run ends.
-        rules: What the run does by itself when a condition holds: `[nb.rules.nan(), nb.rules.plateau()]`.
+        keep_checkpoints: How many checkpoints are kept; the first one always is.
+        max_bad_steps: The run ends after this many steps in a row with a loss or gradient that is not finite.
+        rules: What the run does on its own when a condition holds: `[nb.rules.nan(), nb.rules.plateau()]`.
     """
 
     objective: str = "causal_lm"
@@ -89,7 +89,7 @@ class TrainConfig(PlainConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping in which the optimizer's settings stand beside the fields.
+        """Build from a mapping that holds the optimizer's settings beside the fields.
 
         Raises:
             UserError: A name is unknown (the nearest is named), a value of another type or out of range.

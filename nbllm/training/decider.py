@@ -11,7 +11,7 @@ from nbllm.core.errors import RefusedError, UserError
 from nbllm.runs.actions import ACTIONS, loop_action
 from nbllm.runs.events import is_number
 from nbllm.training.checks import checked
-from nbllm.training.decisions import Decision, EndRun, TakeAction, TakeStep
+from nbllm.training.steering_decisions import Decision, EndRun, TakeAction, TakeStep
 
 if TYPE_CHECKING:
     from nbllm.runs.commands import Command
@@ -185,7 +185,7 @@ class Decider:
         """Return what a rule asks for in the terms of a command."""
         action, args = asked["action"], asked["args"]
         if action == "rewind":
-            # The weights at `begins` gave the first of the numbers, so what is to be trusted is older.
+            # The first of the values came from the weights at `begins`, so only older weights can be trusted.
             back = self.session.step - args["steps"] if "steps" in args else due.begins - 1
             return "rewind", {"step": max(0, back)}
         if action == "scale":

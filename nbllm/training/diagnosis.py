@@ -1,4 +1,4 @@
-"""Where numbers that are not finite come from."""
+"""Find where values that are not finite come from."""
 
 from __future__ import annotations
 

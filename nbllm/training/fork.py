@@ -18,8 +18,9 @@ from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
-from nbllm.training.choices import DECISIVE, check_fits, make_choices
 from nbllm.training.config import TrainConfig
+from nbllm.training.requirements import check_fits
+from nbllm.training.run_choices import DECISIVE, make_choices
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits, open_store
 
@@ -35,13 +36,13 @@ def fork(
         path: The parent's directory.
         name: The new run's name.
         step: The checkpoint's step; `None` is the newest.
-        changes: Settings of `TrainConfig` that differ from the parent's as they were at that step; rules are taken
-            over as they stand now, and begin to count anew.
+        changes: Settings of `TrainConfig` that differ from the parent's at that step; its present rules are taken over,
+            and start counting from zero.
         actor: Who forks.
         where: Where the fork executes; `None` is where the parent did.
 
     Raises:
-        RunError: There is no good checkpoint of that step on the run's live line; those there are, are named.
+        RunError: There is no good checkpoint of that step on the run's current branch; the message names the others.
         UserError: A setting is unknown or out of range, or the run would have no step left.
     """
     record = read_record(path)

@@ -53,7 +53,7 @@ class Launcher:
         """
         path = path.resolve()  # the working directory may change while the run goes on
         run = Run(path, launcher=self)
-        # A trainer that has written its last event may still be about to let go of the run.
+        # A trainer that has written its last event may still hold the run for a moment.
         patience = 0.0 if run.is_live else HANDOVER_SECONDS
         if (self.where or read_record(path)["where"]) == "process":
             _start_process(path, patience)

@@ -105,7 +105,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
 
 
 def _ends(path: Path, timeline: Timeline) -> tuple[CheckpointInfo, CheckpointInfo]:
-    """Return the first and the newest good checkpoint of the live line."""
+    """Return the first and the newest good checkpoint on the current branch."""
     on_branch = [c for c in checkpoints.checkpoints(path) if timeline.on_branch(c)]
     last, problems = checkpoints.newest_good(path, timeline.on_branch)
     if last is None or last.step == min(c.step for c in on_branch):

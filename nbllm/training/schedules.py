@@ -11,7 +11,7 @@ from typing import Protocol
 from nbllm.core.registry import Registry
 
 
-class Shape(Protocol):
+class ScheduleConfig(Protocol):
     """What a schedule reads of a run's configuration."""
 
     @property
@@ -34,41 +34,41 @@ class Shape(Protocol):
 class Schedule(Protocol):
     """A function from a step (0 is the first) to a factor between 0 and 1."""
 
-    def __call__(self, step: int, shape: Shape) -> float:
+    def __call__(self, step: int, config: ScheduleConfig) -> float:
         """Return the factor after warm-up; `schedule_factor` applies the warm-up."""
 
 
 schedules: Registry[Schedule] = Registry("schedule")
 
 
-def schedule_factor(name: str, step: int, shape: Shape) -> float:
-    """Return the factor of schedule `name` at `step`; the first `shape.warmup` steps rise linearly to 1."""
-    if step < shape.warmup:
-        return (step + 1) / shape.warmup
-    return schedules[name](step, shape)
+def schedule_factor(name: str, step: int, config: ScheduleConfig) -> float:
+    """Return the factor of schedule `name` at `step`; the first `config.warmup` steps rise linearly to 1."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    return schedules[name](step, config)
 
 
 @schedules.register("cosine")
-def cosine(step: int, shape: Shape) -> float:
+def cosine(step: int, config: ScheduleConfig) -> float:
     """Half a cosine from 1 down to `min_lr_ratio`. Source: Loshchilov and Hutter 2016, arXiv:1608.03983, eq. 5."""
-    progress = min(1.0, (step - shape.warmup) / max(1, shape.steps - shape.warmup))
-    return shape.min_lr_ratio + (1 - shape.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @schedules.register("wsd")
-def warmup_stable_decay(step: int, shape: Shape) -> float:
+def warmup_stable_decay(step: int, config: ScheduleConfig) -> float:
     """Constant, then 1 minus the square root of the progress through the decay.
 
     Source: Hu et al. 2024, arXiv:2404.06395, section 4; the square-root form: Hagele et al. 2024, arXiv:2405.18392.
     """
-    decay_steps = max(1, round(shape.steps * shape.decay_fraction))
-    progress = (step - (shape.steps - decay_steps)) / decay_steps
+    decay_steps = max(1, round(config.steps * config.decay_fraction))
+    progress = (step - (config.steps - decay_steps)) / decay_steps
     if progress <= 0:
         return 1.0
-    return shape.min_lr_ratio + (1 - shape.min_lr_ratio) * (1 - math.sqrt(min(1.0, progress)))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * (1 - math.sqrt(min(1.0, progress)))
 
 
 @schedules.register("constant")
-def constant(step: int, shape: Shape) -> float:
+def constant(step: int, config: ScheduleConfig) -> float:
     """The peak learning rate throughout."""
     return 1.0

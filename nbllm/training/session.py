@@ -1,4 +1,4 @@
-"""A trainer's session: what our loop, a loop that is not ours, and transformers' Trainer have in common.
+"""A trainer's session: what our loop, a loop of the user's own, and transformers' Trainer have in common.
 
 What happens beside the steps is decided on rank 0 (`decider`), carried out on every rank (`applying`), and recorded on
 rank 0 (`journal`).
@@ -25,15 +25,23 @@ from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.applying import apply
 from nbllm.training.checkpoint_writer import CheckpointWriter, RankZeroWriter
 from nbllm.training.decider import Decider, Recorded
-from nbllm.training.decisions import Decision, DoWork, EndRun, TakeAction, TakeStep, from_plain, to_plain
 from nbllm.training.journal import Journal, SilentJournal
 from nbllm.training.ranks import OneRank, Ranks, from_rank_zero
+from nbllm.training.steering_decisions import (
+    Decision,
+    DoWork,
+    EndRun,
+    TakeAction,
+    TakeStep,
+    from_plain,
+    to_plain,
+)
 from nbllm.training.train_state import TrainState, weights_digest
 from nbllm.training.watch import Watch
 
 
 class Session(ABC):
-    """A trainer's session at a run directory: it alone trains it, obeys commands, and records what happens.
+    """One trainer's session with a run directory: it alone trains the run, obeys commands, and records what happens.
 
     A subclass trains, says what a checkpoint holds, and calls `boundary` between its steps.
 
@@ -44,9 +52,9 @@ class Session(ABC):
         writer: Writes the checkpoints; rank 0 does when not given.
 
     Attributes:
-        paused: Whether the run is held until it is resumed or stopped.
-        stop_reason: Why it is to stop at the next step boundary, or `None`.
-        exit_reason: The same, set from outside: by a signal, or by a kernel that shuts down.
+        paused: Whether the run waits until it is resumed or stopped.
+        stop_reason: Why the run is to stop at the next step boundary, or `None`.
+        exit_reason: The same, set from outside: by a signal handler, or when the kernel shuts down.
     """
 
     settings: Sequence[Setting]
@@ -94,7 +102,7 @@ class Session(ABC):
         """Return why there should be no checkpoint of this state, or `None`."""
         return None
 
-    def publish(self, *, wait: bool = False) -> None:  # noqa: B027 (most have nobody to hand them to)
+    def publish(self, *, wait: bool = False) -> None:  # noqa: B027 (most sessions hand them to no one)
         """Hand the weights of a new checkpoint to whoever shows or uses them."""
 
     def due(self) -> Iterator[DoWork]:
@@ -206,7 +214,7 @@ class Session(ABC):
         """Make this trainer the run's own; whoever starts a thread calls this first, to hear the error.
 
         Args:
-            patience: Seconds to wait for another to let go.
+            patience: Seconds to wait for another trainer to release it.
 
         Raises:
             RunError: Somebody else trains the run, or its folder cannot be written.
@@ -244,7 +252,7 @@ class Session(ABC):
         problems: Iterable[str] = (),
         choices: dict[str, Any] | None = None,
     ) -> None:
-        """Take the run up from a checkpoint, or without one from `state`; record that, and what was odd about it.
+        """Take the run up from a checkpoint, or without one from `state`; record that, and its problems.
 
         Args:
             timeline: The run so far; `None` on all ranks but the first.
@@ -310,7 +318,7 @@ class Session(ABC):
         self.record_end(end)
 
     def release(self) -> None:
-        """Let go of the run."""
+        """Release the run."""
         self.journal.close()
         if self._claimed:
             self._lock.release()

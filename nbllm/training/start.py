@@ -13,10 +13,11 @@ from nbllm.lm import LM
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
-from nbllm.training.choices import check_fits, make_choices
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
+from nbllm.training.requirements import check_fits
+from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits
 

@@ -26,7 +26,7 @@ class TrainState(Config):
     """The loop's own state at a step boundary; the data order needs `position` alone.
 
     Args:
-        step: Optimizer steps taken on the live line.
+        step: Optimizer steps taken on the current branch.
         position: Sequences drawn from the token store.
         tokens: Tokens trained on.
         seconds: Time spent in training steps.
@@ -84,7 +84,7 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     """Put back into `lm` and `optimizer` what `write_model` wrote."""
     from nbllm.models.loading import read_parameters
 
-    for name, stored in read_parameters(folder):  # one at a time: there may be no room for a second model
+    for name, stored in read_parameters(folder):  # one at a time: there may be no memory for a second model
         optimizer.masters[name].copy_(stored)
     optimizer.publish()
     optimizer.zero_grad()

@@ -19,7 +19,6 @@ from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.checkpoint_writer import CheckpointWriter
 from nbllm.training.config import TrainConfig
-from nbllm.training.decisions import DoWork, EndRun
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.metrics import reported_metrics
 from nbllm.training.optim import Optimizer, check_patterns, is_frozen
@@ -27,6 +26,7 @@ from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES
 from nbllm.training.ranks import Ranks
 from nbllm.training.session import Session
+from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.step import Stepper
 from nbllm.training.train_state import read_model, write_model
 from nbllm.training.validation import NO_VALIDATION, Validation, open_store
@@ -174,7 +174,7 @@ class Trainer(Session):
             raise RunError(
                 "No checkpoint of this run is good.", where=self.path, hint="; ".join(problems) or None
             )
-        # `begin` reads the weights: read here too, they would need room twice.
+        # `begin` reads the weights: read here too, they would need the memory twice.
         model = Decoder.without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
         self.lm = LM(model, load_tokenizer(newest.path))
         self.lm.model.attention_backend = choices["attention"]
@@ -196,7 +196,7 @@ class Trainer(Session):
         self.begin(timeline, newest, problems, choices)
 
     def _forget_model(self) -> None:
-        """Let go of the weights and the optimizer's state: whoever holds this trainer does not need them."""
+        """Drop the weights and the optimizer's state: whoever holds this trainer does not need them."""
         for name in ("lm", "optimizer", "stepper", "validation"):
             self.__dict__.pop(name, None)
 

@@ -14,9 +14,9 @@ import torch
 from nbllm.core.errors import RefusedError
 from nbllm.runs.settings import Setting
 from nbllm.training.decider import POLL_SECONDS, Decider
-from nbllm.training.decisions import EndRun
-from nbllm.training.followed import NO_METRICS
+from nbllm.training.external_session import NO_METRICS
 from nbllm.training.session import Session
+from nbllm.training.steering_decisions import EndRun
 from nbllm.training.train_state import TrainState
 
 SETTINGS = (
@@ -61,7 +61,7 @@ class TransformersSession(Session):
         self.back_to: Path | None = None  # where a rewind goes, until the Trainer has begun again
         self._take(args, state, control, parts)
         self._waits = False
-        self._logs: dict[str, Any] | None = None  # of a step whose numbers are awaited
+        self._logs: dict[str, Any] | None = None  # of a step whose metrics are still to come
         self._last: dict[str, Any] = {}  # of the last step recorded
         self._began = time.perf_counter()
 
@@ -124,7 +124,7 @@ class TransformersSession(Session):
         self._control.should_evaluate = True
 
     def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
-        """Let the model continue a prompt, without a trace in the random numbers of the training."""
+        """Let the model continue a prompt, and leave the random state of the training as it was."""
         model, tokenizer = self._parts["model"], self._parts["processing_class"]
         was_training, devices = model.training, [model.device.index] if model.device.type == "cuda" else []
         start = prompt or tokenizer.bos_token or tokenizer.eos_token or ""
@@ -189,7 +189,7 @@ class TransformersSession(Session):
             self._settle()
 
     def take_logs(self, logs: dict[str, Any]) -> None:
-        """The numbers of the step are here."""
+        """Take the metrics of the step."""
         if self.back_to is not None:
             return
         numbers = _numbers(logs)

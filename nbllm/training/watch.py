@@ -26,7 +26,7 @@ class Due:
         rule: The rule.
         firing: How often it has acted, this time included.
         begins: What the condition looks at begins with the weights of this step.
-        reason: The condition, and the numbers.
+        reason: The condition, and the values of its metrics.
         last: Whether it has reached its limit with this.
     """
 
@@ -43,7 +43,7 @@ class Watch:
     Args:
         timeline: The run so far: its rules, and what they remember.
         step: The step that the run goes on from.
-        blind: For a replay, whose rules are silent.
+        blind: For a replay, in which rules do not act.
     """
 
     def __init__(self, timeline: Timeline, step: int, *, blind: bool = False) -> None:
@@ -56,7 +56,7 @@ class Watch:
         self.cut(step)
 
     def see(self, kind: str, step: int, numbers: Mapping[str, Any]) -> None:
-        """Take the numbers of a step or an evaluation."""
+        """Take the metrics of a step or an evaluation."""
         if self.blind:
             return
         prefix = EVALUATION if kind == "evaluation" else ""
@@ -88,7 +88,7 @@ class Watch:
         return found, broken
 
     def doubt(self, condition: Condition) -> str:
-        """Return what is odd about a condition: a metric that was not reported so far. "" for nothing."""
+        """Return a note on a metric that was not reported so far; "" where there is none."""
         unseen = sorted(condition.metrics - set(self.memory))
         if not unseen:
             return ""

@@ -92,7 +92,7 @@ def install(shell: InteractiveShell) -> None:
     formatter = shell.display_formatter.ipython_display_formatter
     formatter.for_type_by_name("nbllm.runs.run", "Run", _show_run)
     formatter.for_type_by_name("nbllm.runs.listing", "RunList", _show_runs)
-    formatter.for_type_by_name("nbllm.training.follow", "Loop", lambda loop: _show_run(loop.run))
+    formatter.for_type_by_name("nbllm.training.external_loop", "Loop", lambda loop: _show_run(loop.run))
     formatter.for_type_by_name("nbllm.widgets.chat", "ChatPanel", _show_chat)
     shell.events.register("post_run_cell", lambda *_: refresh())
     show_with(display)

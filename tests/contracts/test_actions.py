@@ -176,7 +176,7 @@ def test_examples_of_the_command_line_are_right(name):
 
 
 def test_what_loops_say_they_cannot_do_are_actions():
-    from nbllm.training.followed import Hooks
+    from nbllm.training.external_session import Hooks
     from nbllm.training.validation import limits
 
     for cannot in (Hooks().cannot(), Hooks(save=list).cannot(), limits(None)):

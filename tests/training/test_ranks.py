@@ -13,9 +13,9 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.run import Run
 from nbllm.training.checkpoint_writer import RankZeroWriter
-from nbllm.training.decisions import DoWork, EndRun, TakeAction, TakeStep, from_plain, to_plain
 from nbllm.training.launcher import Launcher
 from nbllm.training.ranks import from_rank_zero
+from nbllm.training.steering_decisions import DoWork, EndRun, TakeAction, TakeStep, from_plain, to_plain
 from nbllm.training.trainer import Trainer
 
 SECONDS = 120

@@ -471,11 +471,11 @@ def test_a_replay_computes_by_the_record_whatever_the_machine_is_measured_to_be(
     original = decisions.use_choices
     monkeypatch.setattr(trainer, "use_choices", lambda choices: used.append(choices) or original(choices))
     recorded = PLAIN.replace(float32_matmuls_from=1, onednn_matmuls_from=1, fused_kernels=("float32",))
-    monkeypatch.setattr("nbllm.training.choices.compute_choices", lambda profile: recorded)
+    monkeypatch.setattr("nbllm.training.run_choices.compute_choices", lambda profile: recorded)
     run = start(precision="bfloat16", steps=4).wait(progress=False)
     assert run.record["choices"]["float32_matmuls_from"] == 1
     assert MachineProfile.from_dict(run.record["profile"]).device == "cpu"
-    monkeypatch.setattr("nbllm.training.choices.machine_profile", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("nbllm.training.run_choices.machine_profile", lambda *_: pytest.fail("measured"))
     monkeypatch.setattr(decisions, "machine_profile", lambda *_: pytest.fail("measured"))
     assert nb.replay(run, progress=False).identical
     assert used == [recorded, recorded]

@@ -1,4 +1,4 @@
-"""The session of a loop that is not ours: what it gave us to save, restore, evaluate and sample with."""
+"""The session of a training loop of the user's own, and the functions it gave to save, restore, evaluate and sample."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import discard
 from nbllm.runs.settings import Setting
-from nbllm.training.decisions import DoWork, EndRun
 from nbllm.training.session import Session
+from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.train_state import TrainState
 from nbllm.training.tree import read_tree, write_tree
 
@@ -87,8 +87,8 @@ class Hooks:
         return reasons
 
 
-class FollowedSession(Session):
-    """Follows a loop that is not ours.
+class ExternalSession(Session):
+    """Follows a training loop of the user's own.
 
     Args:
         path: The run directory.
@@ -195,7 +195,7 @@ class FollowedSession(Session):
             )
         for name in metrics:
             if name in OURS:
-                raise UserError(f"{name!r} is recorded by itself.", hint="Report it under another name.")
+                raise UserError(f"{name!r} is recorded anyway.", hint="Report it under another name.")
         numbers = numbers_of(metrics, "log() was given")
         if not 0 <= numbers.get("tokens", 0) < math.inf:  # not with NaN either
             raise UserError(f"log() was given tokens={numbers['tokens']}, which is no number of tokens.")
@@ -281,7 +281,7 @@ def _random_state() -> dict[str, Any]:
     """Return the state of Python's, NumPy's and torch's random numbers."""
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 (a loop that is not ours may draw from it)
+        "numpy": np.random.get_state(),  # noqa: NPY002 (the user's loop may draw from it)
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_initialized():

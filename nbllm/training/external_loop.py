@@ -1,4 +1,4 @@
-"""`nb.follow`: the panel, the controls, the rules and the record for a training loop that is not ours."""
+"""`nb.follow`: the panel, the controls, the rules and the record for a training loop of the user's own."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting, declared_settings
 from nbllm.runs.store import RECORD, check_name, create, read_record
-from nbllm.training.decisions import EndRun
-from nbllm.training.followed import FollowedSession, Hooks, Module
+from nbllm.training.external_session import ExternalSession, Hooks, Module
 from nbllm.training.fork import new_record, say_if_renamed
+from nbllm.training.steering_decisions import EndRun
 
 STEPS = Setting(name="steps", kind="int", low=1, high=10**9, unit="steps", help="Steps in all.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FollowConfig(PlainConfig):
-    """What `nb.follow` does by itself.
+    """What `nb.follow` does on its own.
 
     Args:
         steps: Steps in all, which `run.set(steps=...)` can change; `None`: until the loop is left.
         checkpoint_interval: Steps between checkpoints; 0 for the first and last only.
-        keep_checkpoints: So many are kept; the first one always is.
+        keep_checkpoints: How many checkpoints are kept; the first one always is.
         evaluation_interval: Steps between calls of `evaluate`, and at the end; 0 for when it is asked for.
-        rules: What is done by itself when a condition holds: `nb.rules`.
+        rules: What the run does on its own when a condition holds: `nb.rules`.
     """
 
     steps: int | None = None
@@ -83,7 +83,7 @@ def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked
                 loss = train_step(step, lr=loop.settings["lr"])
                 loop.log(loss=loss, tokens=4096)
 
-    `step` counts the steps done, from 0. Each turn of the `for` is one step; before it is a safe point, where a pause
+    `step` counts the steps done, from 0. Each iteration is one step; before it is a safe point, where a pause
     waits, a stop ends the loop, and a rewind goes back: `step` is then smaller than before. What is computed from
     `step` and the random numbers of torch, NumPy and Python alone is repeated exactly.
 
@@ -121,14 +121,14 @@ def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked
     else:
         place = create(folder, name, _record(chosen, declared, values, hooks))
         say_if_renamed(name, place)
-    session = FollowedSession(place.resolve(), declared, hooks, {**chosen.to_dict(), **values})
+    session = ExternalSession(place.resolve(), declared, hooks, {**chosen.to_dict(), **values})
     return Loop(session, resume=again)
 
 
 class Loop:
     """A loop that is followed; `nb.follow` makes it. Iterate over it once."""
 
-    def __init__(self, session: FollowedSession, *, resume: bool) -> None:
+    def __init__(self, session: ExternalSession, *, resume: bool) -> None:
         self._session = session
         self._resume = resume
         self._run = Run(session.path)
