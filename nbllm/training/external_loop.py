@@ -60,7 +60,7 @@ class FollowConfig(PlainConfig):
         return {**super().to_dict(), "rules": [rule.to_dict() for rule in self.rules]}
 
 
-def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked for)
+def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do)
     name: str,
     *,
     settings: Mapping[str, float | Setting] | None = None,
@@ -83,31 +83,31 @@ def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked
                 loss = train_step(step, lr=loop.settings["lr"])
                 loop.log(loss=loss, tokens=4096)
 
-    `step` counts the steps done, from 0. Each iteration is one step; before it is a safe point, where a pause
-    waits, a stop ends the loop, and a rewind goes back: `step` is then smaller than before. What is computed from
-    `step` and the random numbers of torch, NumPy and Python alone is repeated exactly.
+    `step` counts the steps done, from 0. Each iteration is one step. Between two of them the run can be paused, stopped
+    and rewound; after a rewind `step` is smaller than before. Whatever depends only on `step` and the random state of
+    torch, NumPy and Python is repeated exactly.
 
-    The `with` sees how the loop is left: an error is recorded as the run's failure. Without it, all that can be
-    recorded of a loop left early is that it was left: the run counts as stopped.
+    The `with` sees how the loop is left, so an error is recorded as the run's failure. Without it, a loop that is left
+    early is recorded as stopped, whatever the reason.
 
     Args:
         name: The run's name.
-        settings: What may change while it runs, each with its first value, or as a `Setting` with a `default`. A
-            number above zero may be set to any that is not negative, a whole number to whole ones.
-        modules: What has `state_dict` and `load_state_dict`: they are saved, and restored in a rewind.
+        settings: What may change while it runs, each with its first value, or as a `Setting` with a `default`. From the
+            first value follow kind and range: a value of 0 or more cannot become negative, an int stays an int.
+        modules: Objects with `state_dict` and `load_state_dict`, by name; they are saved, and restored by a rewind.
         save: Returns anything else to be saved: tensors, numbers, texts, and dicts and lists of them.
         restore: Takes back what `save` returned, tensors on the CPU.
         evaluate: Measures on held-out data and returns numbers by name, such as "loss" or "bits_per_byte".
         sample: Continues a prompt; it may take `max_new_tokens` too.
         folder: Where runs are kept.
         resume: Go on with the run of this name, where there is one, from its newest checkpoint, with its settings and
-            rules; one that has finished is restored, and its loop has no more steps. Else a new run is made, and a
+            rules; one that has finished is restored, and its loop has no more steps. Otherwise a new run is made; a
             name that is taken gets a number.
         config: Fields of `FollowConfig`: steps, checkpoint_interval, keep_checkpoints, evaluation_interval, rules.
 
     Raises:
         UserError: Something given cannot be used.
-        RunError: The folder cannot be written; or the run to resume cannot be taken up.
+        RunError: The folder cannot be written, or the run cannot be resumed.
     """
     chosen = FollowConfig.from_dict(config)
     hooks = Hooks(modules=modules or {}, save=save, restore=restore, evaluate=evaluate, sample=sample)
@@ -126,7 +126,7 @@ def follow(  # noqa: PLR0913 (each is one thing that a loop lets itself be asked
 
 
 class Loop:
-    """A loop that is followed; `nb.follow` makes it. Iterate over it once."""
+    """A training loop that a run follows; `nb.follow` makes it. Iterate over it once."""
 
     def __init__(self, session: ExternalSession, *, resume: bool) -> None:
         self._session = session
@@ -136,12 +136,12 @@ class Loop:
 
     @property
     def run(self) -> Run:
-        """The run, to be shown and steered."""
+        """The handle on the run."""
         return self._run
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings as they are now; read them anew in every step."""
+        """The settings as they are now; read them again in every step."""
         return MappingProxyType(dict(self._session.values))
 
     @property
@@ -157,7 +157,7 @@ class Loop:
                 "tokens" is how many tokens this step trained on.
 
         Raises:
-            UserError: A value is no number, or no step is under way.
+            UserError: A value is not a number, or no step is under way.
         """
         self._session.log(metrics)
 

@@ -30,7 +30,7 @@ NOT_FINITE = "the loss is not finite; the last checkpoint is kept instead"
 
 
 class Module(Protocol):
-    """What has a state that can be saved: a model, an optimizer, a schedule, a data loader that can go back."""
+    """An object whose state can be saved and restored: a model, an optimizer, a schedule, a data loader."""
 
     def state_dict(self) -> Any:
         """Return the state."""
@@ -41,7 +41,7 @@ class Module(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What a loop lets itself be asked for; see `follow`."""
+    """What a loop can be asked to do; see `follow`."""
 
     modules: Mapping[str, Module] = dataclasses.field(default_factory=dict)
     save: Callable[[], Any] | None = None
@@ -93,7 +93,7 @@ class ExternalSession(Session):
     Args:
         path: The run directory.
         settings: What may change while it runs.
-        hooks: What it lets itself be asked for.
+        hooks: What it can be asked to do.
         config: `checkpoint_interval`, `evaluation_interval`, `keep_checkpoints`, and the settings' first values.
     """
 
@@ -134,7 +134,7 @@ class ExternalSession(Session):
         _set_random_state(tree["random"])
 
     def why_not_save(self) -> str | None:
-        """A step whose loss was not finite is not worth a checkpoint."""
+        """Return a reason where the loss of the last step was not finite."""
         return None if self._loss_is_finite else NOT_FINITE
 
     def validate(self) -> None:
@@ -157,14 +157,14 @@ class ExternalSession(Session):
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def start(self, *, resume: bool) -> None:
-        """Take the run up: from its newest good checkpoint, or from the beginning with a first one."""
+        """Start the run, or resume it from its newest good checkpoint."""
         self.claim()
         timeline = self.timeline()
         newest: CheckpointInfo | None = None
         problems: list[str] = []
         given = dict(self.values)
         if resume:
-            discard(self.path)  # what was asked of a session that died is not for this one
+            discard(self.path)  # commands sent to a session that died are not for this one
             newest, problems = checkpoints.newest_good(self.path, timeline.on_branch)
         self.begin(timeline, newest, problems)
         if self.config["rules"] not in ([], self.record["config"].get("rules", [])):
@@ -187,7 +187,7 @@ class ExternalSession(Session):
         return end
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Take numbers of the step under way."""
+        """Take metrics of the step under way."""
         if self.logged is None:
             raise UserError(
                 "log() reports numbers of a step, and no step is under way.",
@@ -198,7 +198,7 @@ class ExternalSession(Session):
                 raise UserError(f"{name!r} is recorded anyway.", hint="Report it under another name.")
         numbers = numbers_of(metrics, "log() was given")
         if not 0 <= numbers.get("tokens", 0) < math.inf:  # not with NaN either
-            raise UserError(f"log() was given tokens={numbers['tokens']}, which is no number of tokens.")
+            raise UserError(f"log() was given tokens={numbers['tokens']}, which is not a number of tokens.")
         self.logged.update(numbers)
 
     def take_step(self, seconds: float) -> None:
@@ -238,7 +238,7 @@ def numbers_of(metrics: Mapping[str, Any], by: str) -> dict[str, float]:
     """Return metrics as numbers: of Python, NumPy or torch.
 
     Raises:
-        UserError: A name or a value is none.
+        UserError: A name is not a text or a value not a number.
     """
     if not isinstance(metrics, Mapping):
         raise UserError(f"{by} {str(metrics)[:40]!r}, not numbers by name.", hint='{"loss": 2.5}')
@@ -251,7 +251,7 @@ def numbers_of(metrics: Mapping[str, Any], by: str) -> dict[str, float]:
         except (RuntimeError, ValueError):
             number = None  # a tensor of several numbers
         if isinstance(number, bool) or not isinstance(number, (int, float)):
-            raise UserError(f"{by} {name!r} as {str(value)[:40]!r}, which is no number.")
+            raise UserError(f"{by} {name!r} as {str(value)[:40]!r}, which is not a number.")
         try:
             float(number)
         except OverflowError:
@@ -269,7 +269,7 @@ def _takes_length(function: Callable[..., Any]) -> bool:
 
 @contextlib.contextmanager
 def _random_state_kept() -> Iterator[None]:
-    """What is measured in between must not change what the loop draws next."""
+    """Restore the random state at the end, so that a measurement does not change what the loop draws next."""
     state = _random_state()
     try:
         yield

@@ -74,7 +74,7 @@ class Launcher:
 def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
     _forget_ended()
     trainer = Trainer(path, where="thread", publish_to=lm)
-    trainer.claim(patience)  # here, so that a run that somebody else trains is an error in this cell
+    trainer.claim(patience)  # here, so that the error appears in this cell when somebody else trains the run
     _discard_old_commands(path)
     name = f"nbllm run {path.name}"
     thread = threading.Thread(target=_train_quietly, args=(trainer,), name=name, daemon=True)
@@ -98,8 +98,8 @@ def _start_process(path: Path, patience: float) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # an interrupted or closed kernel does not take it along,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # nor does it on Windows
+            start_new_session=True,  # it survives when the kernel is interrupted or closed,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows too
         )
     watch = threading.Thread(
         target=_watch, args=(process, path, sessions), name=f"watch {path.name}", daemon=True
@@ -108,13 +108,13 @@ def _start_process(path: Path, patience: float) -> None:
 
 
 def _discard_old_commands(path: Path) -> None:
-    """Under the lock: what was asked of a trainer that died is not for the next one."""
+    """Drop the commands sent to a trainer that died; the caller holds the lock."""
     if event_files(path):
         discard(path)
 
 
 def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:
-    """Collect a process that ended; one that could not even start writing events is recorded as failed."""
+    """Wait for a process to end; if it ended before it could write events, record that it failed."""
     code = process.wait()
     with contextlib.suppress(RunError, OSError), TrainerLock(path):
         if len(event_files(path)) == sessions:

@@ -27,10 +27,10 @@ def reported_metrics(objective: type[Objective[Any]], *, evaluates: bool) -> fro
 
 
 def check_metrics(rule: Rule, reported: Collection[str]) -> None:
-    """Check that a rule looks at nothing that never comes: it would wait for ever.
+    """Check that a rule looks only at metrics that the run reports: otherwise it would never act.
 
     Raises:
-        UserError: It does.
+        UserError: It looks at another.
     """
     for name in sorted(rule.condition.metrics.difference(reported)):
         if name.startswith(EVALUATION) and not any(known.startswith(EVALUATION) for known in reported):

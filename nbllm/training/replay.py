@@ -44,7 +44,7 @@ class Replay:
 
 
 def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
-    """Train a run again from its first checkpoint, taking every action that is on its line at the same step.
+    """Train a run again from its first checkpoint, taking every action on its current branch at the same step.
 
     The replay is a run of its own beside the original, and executes where that one did. What a rewind undid is not
     repeated: the weights do not depend on it. What rules did is repeated like all else; the replay itself has none.
@@ -54,9 +54,8 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
         progress: Print a line of progress.
 
     Raises:
-        RunError: The run is still going, has no second checkpoint to compare with, or was trained by a loop that is
-            not ours, which cannot be repeated; or the wait was interrupted,
-            and the replay goes on.
+        RunError: The run is still going, has no second checkpoint to compare with, or was trained by a loop of
+            the user's own, which cannot be repeated; or the wait was interrupted, and the replay goes on.
     """
     original = run if isinstance(run, Run) else Run(Path(run))
     if original.is_live:

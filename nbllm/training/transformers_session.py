@@ -1,4 +1,4 @@
-"""The session of transformers' Trainer: what is asked of it is done through the Trainer's own means."""
+"""The session of transformers' Trainer: actions are carried out by the Trainer itself, through its control flags."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = (
         name="clip", low=0, high=1e6, help="Largest norm of the gradient (max_grad_norm); 0: not clipped."
     ),
 )
-PICKLED = "training_args.bin"  # left out of our copy: it is a pickle, and nothing needs it
+PICKLED = "training_args.bin"  # a pickle that nothing needs: not copied
 NOT_METRICS = ("epoch", "total_flos", "runtime", "samples_per_second", "steps_per_second")
 
 
@@ -42,7 +42,7 @@ class TransformersSession(Session):
         path: The run directory.
         args: The Trainer's arguments.
         state: The Trainer's state.
-        control: What the Trainer is told with.
+        control: The flags that tell the Trainer what to do.
         parts: Model, optimizer and schedule, as callbacks are given them.
         keep: How many checkpoints are kept.
     """
@@ -87,7 +87,7 @@ class TransformersSession(Session):
 
     def set_values(self, values: dict[str, Any]) -> None:
         """Change the learning rate in optimizer and schedule, and the Trainer's clipping."""
-        if self.back_to is None:  # else the Trainer is about to load its own, and `went_back` does this
+        if self.back_to is None:  # otherwise the Trainer is about to load its own, and `went_back` does this
             self._apply(self.values, values)
         super().set_values(values)
 

@@ -25,7 +25,7 @@ class Due:
     Args:
         rule: The rule.
         firing: How often it has acted, this time included.
-        begins: What the condition looks at begins with the weights of this step.
+        begins: The oldest step whose metrics the condition looks at.
         reason: The condition, and the values of its metrics.
         last: Whether it has reached its limit with this.
     """
@@ -65,7 +65,7 @@ class Watch:
                 self.memory.add(f"{prefix}{name}", step, value)
 
     def cut(self, step: int) -> None:
-        """The run went back to `step`: what came after has not been."""
+        """Forget what came after `step`: the run was rewound to it."""
         self.memory.cut(step)
         self._looked_at = step
 

@@ -325,7 +325,7 @@ def test_an_error_is_the_runs_failure_and_the_next_training_is_a_run_of_its_own(
     broken[0] = False
     follower.train(trainer)
     assert lost.state == "failed"
-    assert "without a word" in lost.reason
+    assert "without reporting an end" in lost.reason
     assert [follower.run.name, follower.run.state] == ["mine-3", "finished"]
 
 

@@ -221,7 +221,7 @@ def test_a_checkpoint_that_the_writer_refuses_is_refused_on_every_rank(prepare, 
         full = True
 
         def __call__(self, *args):
-            if Refusing.full:
+            if self.ranks.broadcast(Refusing.full):  # one answer for both, whenever it changes
                 raise RefusedError("the other machine's disk is full")
             return super().__call__(*args)
 
