@@ -15,6 +15,7 @@ from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
+from nbllm.nn.joined import empty_parameters
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import padded_causal_mask
 from nbllm.nn.normalization import make_norm
@@ -56,7 +57,7 @@ class Decoder(nn.Module):
                 else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
             )
         if torch.get_default_device().type != "meta":
-            self.to_empty(device=torch.get_default_device())
+            self.load_state_dict(empty_parameters(self, device=torch.get_default_device()), assign=True)
             self.initialize(seed)
 
     @classmethod
@@ -152,7 +153,7 @@ class Decoder(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers are learned; a tied head counts once."""
+        """How many elements the parameters have; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def make_cache(self, batch: int, max_length: int) -> KVCache:

@@ -23,6 +23,7 @@ from nbllm.models.families.settings import Settings
 from nbllm.models.tensor_files import INDEX, SINGLE, TensorFiles
 
 CONFIG = "config.json"
+EMBEDDING = "embedding.weight"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
@@ -59,10 +60,10 @@ def read_parameters(
         if dtype is None:
             dtype = files.widest_dtype()
         for rule in rules:
-            parameter = _read_parameter(files, rule, shapes[rule.target], dtype)
-            if rule.target == "embedding.weight" and config.tie_embeddings and HEAD in files:
-                _check_tied(files, parameter)
-            yield rule.target, parameter
+            for name, parameter in _read_parameters(files, rule, shapes, dtype):
+                if name == EMBEDDING and config.tie_embeddings and HEAD in files:
+                    _check_tied(files, parameter)
+                yield name, parameter
 
 
 def read_config(directory: Path) -> tuple[Family, ModelConfig]:
@@ -141,15 +142,17 @@ def save_model(
 def _rules(family: Family, config: ModelConfig, files: TensorFiles) -> list[WeightRule]:
     """Return the weight map; of a tied pair the file may hold either."""
     rules = family.rules(config)
-    if config.tie_embeddings and HEAD in files and rules[0].sources[0][0] not in files:
-        assert rules[0].target == "embedding.weight"
-        rules[0] = WeightRule("embedding.weight", ((HEAD, config.vocab_size),))
+    if config.tie_embeddings and HEAD in files:
+        either = WeightRule(HEAD, (EMBEDDING,))
+        rules = [
+            either if rule.targets == (EMBEDDING,) and rule.source not in files else rule for rule in rules
+        ]
     return rules
 
 
 def _check_names(files: TensorFiles, rules: list[WeightRule], config: ModelConfig) -> None:
     """Refuse missing and surplus tensors by name."""
-    wanted = {name for rule in rules for name, _ in rule.sources}
+    wanted = {rule.source for rule in rules}
     allowed = wanted | ({HEAD} if config.tie_embeddings else set())
     missing = sorted(wanted - files.names)
     if missing:
@@ -171,17 +174,16 @@ def _list(kind: str, names: list[str]) -> str:
     return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {kind}: {shown}."
 
 
-def _read_parameter(
-    files: TensorFiles, rule: WeightRule, shape: tuple[int, ...], dtype: torch.dtype
-) -> torch.nn.Parameter:
-    """Read one of our parameters from the family's tensors."""
-    parts = []
-    for name, rows in rule.sources:
-        expected = (rows, *shape[1:])
-        stored = files.read(name, expected[::-1] if rule.transposed else expected).to(dtype)
-        parts.append(stored.t() if rule.transposed else stored)
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return torch.nn.Parameter(whole.contiguous())
+def _read_parameters(
+    files: TensorFiles, rule: WeightRule, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield the parameters that one of the family's tensors holds; several are slices of one storage."""
+    rows = [shapes[name][0] for name in rule.targets]
+    expected = (sum(rows), *shapes[rule.targets[0]][1:])
+    stored = files.read(rule.source, expected[::-1] if rule.transposed else expected).to(dtype)
+    whole = (stored.t() if rule.transposed else stored).contiguous()
+    for name, part in zip(rule.targets, whole.split(rows), strict=True):
+        yield name, torch.nn.Parameter(part)
 
 
 def _check_tied(files: TensorFiles, embedding: Tensor) -> None:
@@ -200,9 +202,9 @@ def _family_tensors(model: Decoder, family: Family) -> dict[str, Tensor]:
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors = {}
     for rule in family.rules(model.config):
-        parts = state[rule.target].split([rows for _, rows in rule.sources])
-        for (name, _), part in zip(rule.sources, parts, strict=True):
-            tensors[name] = (part.t() if rule.transposed else part).contiguous()
+        parts = [state[name] for name in rule.targets]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        tensors[rule.source] = (whole.t() if rule.transposed else whole).contiguous()
     return tensors
 
 

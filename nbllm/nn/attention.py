@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbllm.nn.attention_backends.dispatch import attend
 from nbllm.nn.heads import split_heads
 from nbllm.nn.hooks import keep_methods
+from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
 from nbllm.nn.masks import Mask
@@ -36,18 +37,19 @@ class AttentionContext:
 
 
 @keep_methods
-class Attention(nn.Module):
+class Attention(JoinedLinears):
     """Multi-head, grouped-query (num_kv_heads < num_heads) or multi-query (num_kv_heads = 1) attention.
 
-    Queries, keys and values come from one matrix, `qkv`: its rows are the query heads, then the key heads,
-    then the value heads. Weights of attention are never stored by the forward pass.
+    How many heads there are follows from the widths of `query`, `key` and `value`, so that a part of the heads, as
+    tensor parallelism leaves it to each process, is computed like all of them. Attention weights are never stored
+    by the forward pass.
 
     Args:
         hidden_size: Width of the residual stream.
         num_heads: Query heads.
         num_kv_heads: Key/value heads, each shared by num_heads / num_kv_heads query heads.
         head_dim: Width of a head.
-        bias: Whether `qkv` has a bias.
+        bias: Whether `query`, `key` and `value` have biases.
         output_bias: Whether `output` has one.
         layer: Which layer of the model this is; the cache keeps layers apart by it.
     """
@@ -63,15 +65,13 @@ class Attention(nn.Module):
         output_bias: bool,
         layer: int,
     ) -> None:
-        super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim, self.layer = (
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            layer,
-        )
-        self.qkv = Linear(hidden_size, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
+        super().__init__("query", "key", "value")
+        self.head_dim, self.layer = head_dim, layer
+        self.query = Linear(hidden_size, num_heads * head_dim, bias=bias)
+        self.key = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
+        self.value = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
         self.output = Linear(num_heads * head_dim, hidden_size, bias=output_bias)
+        self.join()
 
     def project(
         self, x: Float[Tensor, "batch position hidden"], rotation: Rotation | None
@@ -81,14 +81,21 @@ class Attention(nn.Module):
         Float[Tensor, "batch kv_head position head_dim"],
     ]:
         """Return the queries, keys and values of `x`, rotated to their positions."""
-        fused, kv = self.qkv(x), self.num_kv_heads
+        together = self.multiply_joined(x)
+        if together is None:
+            query, key, value = (
+                layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.query, self.key, self.value)
+            )
+            if rotation is not None:
+                query, key = rotate(query, rotation), rotate(key, rotation)
+            return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        heads, kv_heads = (len(layer.weight) // self.head_dim for layer in (self.query, self.key))
         if rotation is None:
-            query, key, value = split_heads(fused, (self.num_heads, kv, kv), self.head_dim)
+            query, key, value = split_heads(together, (heads, kv_heads, kv_heads), self.head_dim)
             return query, key, value
-        # Queries and keys are turned in one go.
-        heads = fused.unflatten(-1, (-1, self.head_dim))
-        both, value = heads.split((self.num_heads + kv, kv), dim=2)
-        query, key = rotate(both, rotation).split((self.num_heads, kv), dim=2)
+        # Queries and keys are rotated in one pass.
+        both, value = together.unflatten(-1, (-1, self.head_dim)).split((heads + kv_heads, kv_heads), dim=2)
+        query, key = rotate(both, rotation).split((heads, kv_heads), dim=2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
     def forward(

@@ -73,7 +73,7 @@ def test_two_texts_at_a_time_do_not_meet():
 def test_what_is_not_finite_is_not_kept():
     model = make("llama")
     with torch.no_grad():
-        model.blocks[0].attention.qkv.weight.fill_(float("nan"))
+        model.blocks[0].attention.key.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
         generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)
     model.initialize(1)

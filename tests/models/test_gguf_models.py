@@ -97,19 +97,17 @@ def test_the_package_reads_what_we_write(case, dtype, tokenizer, tmp_path):
     stored = {tensor.name: tensor for tensor in reader.tensors}
     kinds = {tensor.tensor_type.name for tensor in reader.tensors}
     assert kinds == {"F32", dtype}
-    qkv = lm.model.blocks[1].attention.qkv.weight.detach()
-    width = lm.config.head_dim * lm.config.num_heads
-    kv = lm.config.head_dim * lm.config.num_kv_heads
+    attention = lm.model.blocks[1].attention
+    parts = [layer.weight.detach() for layer in (attention.query, attention.key, attention.value)]
     expected = {
         "token_embd.weight": lm.model.embedding.weight.detach(),
         "output_norm.weight": lm.model.norm.weight.detach(),
-        "blk.1.attn_output.weight": lm.model.blocks[1].attention.output.weight.detach(),
+        "blk.1.attn_output.weight": attention.output.weight.detach(),
         "blk.1.ffn_down.weight": lm.model.blocks[1].feed_forward.down.weight.detach(),
     }
     if lm.config.family == "gpt2":
-        expected["blk.1.attn_qkv.weight"] = qkv
+        expected["blk.1.attn_qkv.weight"] = torch.cat(parts)
     else:
-        parts = qkv.split([width, kv, kv])
         expected |= {f"blk.1.attn_{name}.weight": part for name, part in zip("qkv", parts, strict=True)}
     for name, weight in expected.items():
         kind = stored[name].tensor_type
@@ -222,7 +220,7 @@ def test_what_gguf_cannot_hold(tokenizer, tmp_path):
     path.write_bytes(b"what was here before")
     for case, changes, dtype, message in (
         ("gpt2", {"activation": "relu"}, None, "means activation='gelu_tanh'"),
-        ("llama", {"hidden_size": 48}, "Q8_0", "Q8_0 packs 32 numbers of a row"),
+        ("llama", {"hidden_size": 48}, "Q8_0", "Q8_0 packs 32 elements of a row"),
         ("llama", {}, "Q4_0", "Known: F32, F16, Q8_0"),
     ):
         with pytest.raises(UserError, match=message):

@@ -200,11 +200,14 @@ def _sizes(config: Any, activations: tuple[str, ...]) -> dict[str, float]:
 
 
 def _layer_row(block: Any, cache: Tensor) -> tuple[int, ...]:
-    """Return a layer's row of the kernel's table, in the order of `decoding.LAYER`."""
+    """Return a layer's row of the kernel's table, in the order of `decoding.LAYER`.
+
+    Of joined layers, the first one's address is that of all.
+    """
     attention, feed_forward = block.attention, block.feed_forward
     modules = (
-        block.attention_norm, attention.qkv, attention.output, block.feed_forward_norm, feed_forward.up,
-        feed_forward.down,
+        block.attention_norm, attention.query, attention.output, block.feed_forward_norm,
+        feed_forward.gate or feed_forward.up, feed_forward.down,
     )  # fmt: skip
     weights = [_address(module, name) for module in modules for name in ("weight", "bias")]
     return (*weights, cache.data_ptr())

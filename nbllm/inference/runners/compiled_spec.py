@@ -26,6 +26,7 @@ from nbllm.nn.attention import Attention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.gelu import gelu_tanh
 from nbllm.nn.hooks import has_hooks, methods_are_original
+from nbllm.nn.joined import JoinedLinears, side_by_side
 from nbllm.nn.linear import Linear
 from nbllm.nn.normalization import LayerNorm, RMSNorm
 from nbllm.nn.positions import LearnedPositions, RotaryPositions
@@ -130,23 +131,29 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
     output_bias = config.attention_bias and config.attention_output_bias
     attention = ExpectedModule(
         Attention,
-        {
-            "num_heads": config.num_heads, "num_kv_heads": config.num_kv_heads, "head_dim": config.head_dim,
-            "layer": layer,
-        },
+        {"head_dim": config.head_dim, "layer": layer, "joined": ("query", "key", "value")},
         children={
-            "qkv": _expected_linear(hidden, queries + 2 * keys, bias=config.attention_bias),
+            "query": _expected_linear(hidden, queries, bias=config.attention_bias),
+            "key": _expected_linear(hidden, keys, bias=config.attention_bias),
+            "value": _expected_linear(hidden, keys, bias=config.attention_bias),
             "output": _expected_linear(queries, hidden, bias=output_bias),
         },
-    )  # fmt: skip
+    )
+    gate_and_up = ("gate", "up") if config.gated else ()
     feed_forward = ExpectedModule(
         FeedForward,
-        {"gated": config.gated, "activation": ACTIVATIONS[config.activation]},
+        {
+            "activation": ACTIVATIONS[config.activation], "joined": gate_and_up,
+            **({} if config.gated else {"gate": None}),
+        },
         children={
-            "up": _expected_linear(hidden, (1 + config.gated) * inner, bias=config.feed_forward_bias),
+            **{
+                name: _expected_linear(hidden, inner, bias=config.feed_forward_bias)
+                for name in gate_and_up or ("up",)
+            },
             "down": _expected_linear(inner, hidden, bias=config.feed_forward_bias),
         },
-    )
+    )  # fmt: skip
     children = {
         "attention_norm": norm, "attention": attention, "feed_forward_norm": norm, "feed_forward": feed_forward,
     }  # fmt: skip
@@ -202,6 +209,7 @@ def _matches(module: nn.Module | None, expected: ExpectedModule, dtype: torch.dt
         and list(module._modules) == list(expected.children)
         and all(_matches(module._modules[name], child, dtype) for name, child in expected.children.items())
         and (not isinstance(module, RotaryPositions) or _is_readable(module))
+        and (not isinstance(module, JoinedLinears) or _is_joined(module))
     )
 
 
@@ -214,6 +222,15 @@ def _has_shape(parameter: Tensor | None, shape: tuple[int, ...] | None, dtype: t
     if parameter is None or shape is None:
         return parameter is None and shape is None
     return parameter.shape == shape and kernels.is_memory(parameter, dtype) and parameter.is_contiguous()
+
+
+def _is_joined(module: JoinedLinears) -> bool:
+    """Return whether layers that read the same input lie side by side: the kernel reads them as one matrix."""
+    layers = [module.get_submodule(name) for name in module.joined]
+    kinds = ("weight", "bias") if layers and layers[0].bias is not None else ("weight",)
+    return not layers or all(
+        side_by_side(*[getattr(layer, kind) for layer in layers]) is not None for kind in kinds
+    )
 
 
 def _is_readable(positions: RotaryPositions) -> bool:

@@ -14,16 +14,16 @@ from nbllm.models.families.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class WeightRule:
-    """How one of our parameters is made of a family's tensors.
+    """Which parameters of ours one of a family's tensors holds.
 
     Attributes:
-        target: Our parameter's name.
-        sources: The family's tensors, each with how many of our rows it fills; in order, one below the other.
+        source: The family's tensor.
+        targets: Our parameters; where there are several, its rows are theirs, in order.
         transposed: Whether the family stores (in, out) where we have (out, in).
     """
 
-    target: str
-    sources: tuple[tuple[str, int], ...]
+    source: str
+    targets: tuple[str, ...]
     transposed: bool = False
 
 

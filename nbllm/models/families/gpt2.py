@@ -54,34 +54,29 @@ def write(config: ModelConfig) -> dict[str, Any]:
 
 def rules(config: ModelConfig) -> list[WeightRule]:
     """Return the weight map. GPT-2's matrices are stored (in, out): its Conv1D layer."""
-    width = config.hidden_size
     out = [
-        _same("embedding.weight", "transformer.wte.weight", config.vocab_size),
-        _same("positions.weight", "transformer.wpe.weight", config.max_positions),
+        WeightRule("transformer.wte.weight", ("embedding.weight",)),
+        WeightRule("transformer.wpe.weight", ("positions.weight",)),
     ]
     for layer in range(config.num_layers):
         ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
         parts = (
-            ("attention_norm", "ln_1", width, False),
-            ("attention.qkv", "attn.c_attn", 3 * width, True),
-            ("attention.output", "attn.c_proj", width, True),
-            ("feed_forward_norm", "ln_2", width, False),
-            ("feed_forward.up", "mlp.c_fc", config.intermediate_size, True),
-            ("feed_forward.down", "mlp.c_proj", width, True),
+            ("ln_1", ("attention_norm",), False),
+            ("attn.c_attn", ("attention.query", "attention.key", "attention.value"), True),
+            ("attn.c_proj", ("attention.output",), True),
+            ("ln_2", ("feed_forward_norm",), False),
+            ("mlp.c_fc", ("feed_forward.up",), True),
+            ("mlp.c_proj", ("feed_forward.down",), True),
         )
-        for our_part, their_part, rows, transposed in parts:
-            out += [
-                _same(f"{ours}.{our_part}.weight", f"{theirs}.{their_part}.weight", rows, transposed),
-                _same(f"{ours}.{our_part}.bias", f"{theirs}.{their_part}.bias", rows),
-            ]
-    out += [_same(f"norm.{kind}", f"transformer.ln_f.{kind}", width) for kind in ("weight", "bias")]
+        for their_part, our_parts, is_matrix in parts:
+            for kind in ("weight", "bias"):
+                targets = tuple(f"{ours}.{part}.{kind}" for part in our_parts)
+                transposed = is_matrix and kind == "weight"
+                out.append(WeightRule(f"{theirs}.{their_part}.{kind}", targets, transposed))
+    out += [WeightRule(f"transformer.ln_f.{kind}", (f"norm.{kind}",)) for kind in ("weight", "bias")]
     if not config.tie_embeddings:
-        out.append(_same("head.weight", HEAD, config.vocab_size))
+        out.append(WeightRule(HEAD, ("head.weight",)))
     return out
-
-
-def _same(target: str, source: str, rows: int, transposed: bool = False) -> WeightRule:
-    return WeightRule(target, ((source, rows),), transposed)
 
 
 def _heads(config: ModelConfig) -> str | None:

@@ -89,36 +89,31 @@ def write_shared(config: ModelConfig) -> dict[str, Any]:
 
 
 def rules(config: ModelConfig) -> list[WeightRule]:
-    """Return the weight map: three projections are one matrix here, and so are gate and up."""
-    heads, kv_heads = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    width, inner = config.hidden_size, config.intermediate_size
-    out = [WeightRule("embedding.weight", (("model.embed_tokens.weight", config.vocab_size),))]
+    """Return the weight map, which is one to one."""
+    out = [WeightRule("model.embed_tokens.weight", ("embedding.weight",))]
     for layer in range(config.num_layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
         out += [
-            WeightRule(f"{ours}.attention_norm.weight", ((f"{theirs}.input_layernorm.weight", width),)),
-            WeightRule(
-                f"{ours}.feed_forward_norm.weight", ((f"{theirs}.post_attention_layernorm.weight", width),)
-            ),
+            WeightRule(f"{theirs}.{their_norm}.weight", (f"{ours}.{our_norm}.weight",))
+            for their_norm, our_norm in (
+                ("input_layernorm", "attention_norm"),
+                ("post_attention_layernorm", "feed_forward_norm"),
+            )
         ]
-        attention = f"{theirs}.self_attn"
-        for kind in ("weight", "bias") if config.attention_bias else ("weight",):
-            qkv = (("q_proj", heads), ("k_proj", kv_heads), ("v_proj", kv_heads))
-            sources = tuple((f"{attention}.{name}.{kind}", rows) for name, rows in qkv)
-            out.append(WeightRule(f"{ours}.attention.qkv.{kind}", sources))
-            if kind == "weight" or config.attention_output_bias:
-                source = (f"{attention}.o_proj.{kind}", width)
-                out.append(WeightRule(f"{ours}.attention.output.{kind}", (source,)))
-        mlp = f"{theirs}.mlp"
-        for kind in ("weight", "bias") if config.feed_forward_bias else ("weight",):
-            sources = tuple((f"{mlp}.{name}.{kind}", inner) for name in ("gate_proj", "up_proj"))
-            out += [
-                WeightRule(f"{ours}.feed_forward.up.{kind}", sources),
-                WeightRule(f"{ours}.feed_forward.down.{kind}", ((f"{mlp}.down_proj.{kind}", width),)),
-            ]
-    out.append(WeightRule("norm.weight", (("model.norm.weight", width),)))
+        for their_part, our_part, has_bias in (
+            ("self_attn.q_proj", "attention.query", config.attention_bias),
+            ("self_attn.k_proj", "attention.key", config.attention_bias),
+            ("self_attn.v_proj", "attention.value", config.attention_bias),
+            ("self_attn.o_proj", "attention.output", config.attention_bias and config.attention_output_bias),
+            ("mlp.gate_proj", "feed_forward.gate", config.feed_forward_bias),
+            ("mlp.up_proj", "feed_forward.up", config.feed_forward_bias),
+            ("mlp.down_proj", "feed_forward.down", config.feed_forward_bias),
+        ):
+            for kind in ("weight", "bias") if has_bias else ("weight",):
+                out.append(WeightRule(f"{theirs}.{their_part}.{kind}", (f"{ours}.{our_part}.{kind}",)))
+    out.append(WeightRule("model.norm.weight", ("norm.weight",)))
     if not config.tie_embeddings:
-        out.append(WeightRule("head.weight", ((HEAD, config.vocab_size),)))
+        out.append(WeightRule(HEAD, ("head.weight",)))
     return out
 
 

@@ -29,14 +29,14 @@ class Architecture:
         id: Its number in the gguf package.
         eps: The setting of the normalizations' epsilon.
         fixed: Settings of `ModelConfig` that a GGUF of this architecture cannot vary.
-        short_switch_interval: Whether the rows of queries and keys are stored pair by pair, as llama.cpp turns them;
-            ours (and transformers') come half by half.
+        interleaved: Whether the rows of queries and keys are stored pair by pair, as llama.cpp rotates them; ours
+            (and transformers') come half by half.
     """
 
     id: MODEL_ARCH
     eps: str
     fixed: Mapping[str, Any]
-    short_switch_interval: bool = False
+    interleaved: bool = False
 
 
 _ROTARY = {"positions": "rotary", "norm": "rms_norm", "gated": True, "activation": "silu"}
@@ -48,7 +48,7 @@ ARCHITECTURES = {
         fixed={"positions": "learned", "norm": "layer_norm", "activation": "gelu_tanh"},
     ),
     "llama": Architecture(
-        MODEL_ARCH.LLAMA, eps="attention.layer_norm_rms_epsilon", fixed=_ROTARY, short_switch_interval=True
+        MODEL_ARCH.LLAMA, eps="attention.layer_norm_rms_epsilon", fixed=_ROTARY, interleaved=True
     ),
     "qwen2": Architecture(
         MODEL_ARCH.QWEN2,
@@ -60,44 +60,37 @@ assert all(MODEL_ARCH_NAMES[entry.id] == name for name, entry in ARCHITECTURES.i
 
 
 class Source(NamedTuple):
-    """A tensor of the file that fills some of our parameter's rows.
+    """A tensor of the file.
 
     Attributes:
-        name: The tensor's.
-        rows: How many rows it fills.
-        heads: Into how many heads its rows are short_switch_interval; 0: they are in our order.
+        name: Its name.
+        targets: The parameters of ours that it holds; where there are several, its rows are theirs, in order.
+        heads: Into how many heads its rows are interleaved; 0: they are in our order.
     """
 
     name: str
-    rows: int
+    targets: tuple[str, ...]
     heads: int
 
-    @property
-    def order(self) -> Tensor | None:
-        """Our row of each of the file's rows; None where they are the same."""
+    def order(self, rows: int) -> Tensor | None:
+        """Return our row of each of the file's rows; None where they are the same."""
         if not self.heads:
             return None
-        return torch.arange(self.rows).view(self.heads, 2, -1).transpose(1, 2).reshape(-1)
+        return torch.arange(rows).view(self.heads, 2, -1).transpose(1, 2).reshape(-1)
 
 
-def tensor_map(config: ModelConfig) -> dict[str, tuple[Source, ...]]:
-    """Return, for each of our parameters, the tensors of the file that fill it, one below the other."""
+def tensor_map(config: ModelConfig) -> list[Source]:
+    """Return the tensors of a model's file, and which of our parameters each of them holds."""
     architecture = ARCHITECTURES[config.family]
     names = get_tensor_name_map(architecture.id, config.num_layers)
-    heads = (
-        {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
-        if architecture.short_switch_interval
-        else {}
-    )
-
-    def source(name: str, rows: int) -> Source:
-        stem, kind = name.rsplit(".", 1)
+    heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads} if architecture.interleaved else {}
+    out = []
+    for rule in FAMILIES[config.family].rules(config):
+        stem, kind = rule.source.rsplit(".", 1)
         found = names.get_name(stem)
-        assert found is not None, name
-        return Source(f"{found}.{kind}", rows, heads.get(found.rsplit(".", 1)[-1], 0))
-
-    rules = FAMILIES[config.family].rules(config)
-    return {rule.target: tuple(source(*pair) for pair in rule.sources) for rule in rules}
+        assert found is not None, rule.source
+        out.append(Source(f"{found}.{kind}", rule.targets, heads.get(found.rsplit(".", 1)[-1], 0)))
+    return out
 
 
 def read_config(header: Header) -> ModelConfig:

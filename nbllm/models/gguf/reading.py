@@ -15,12 +15,11 @@ from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import Source, read_config, tensor_map
 from nbllm.models.gguf.blocks import BLOCKS
 from nbllm.models.gguf.header import Header, TensorInfo
+from nbllm.nn.joined import empty_parameters, side_by_side
 
-_PIECE = 1 << 15  # numbers expanded at once: they stay in a core's cache
+_PIECE = 1 << 15  # elements expanded at once: they stay in a core's cache
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-Sources = dict[str, tuple[Source, ...]]
 
 
 def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder:
@@ -48,24 +47,23 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
             f"The metadata state sizes that no tensor can have: {error}", where=header.path
         ) from None
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for target, shape in shapes.items():
-        for source in sources[target]:
-            _check_shape(header.tensors[source.name], (source.rows, *shape[1:]), header.path)
+    for source in sources:
+        rows = sum(shapes[target][0] for target in source.targets)
+        expected = (rows, *shapes[source.targets[0]][1:])
+        _check_shape(header.tensors[source.name], expected, header.path)
     dtype = _stored_dtype(header) if dtype is None else dtype
-    state = {}
+    state = empty_parameters(model, dtype=dtype, device="cpu")
     with open(header.path, "rb") as file:
-        for target, shape in shapes.items():
-            parameter = torch.empty(shape, dtype=dtype, device="cpu")
-            parts = parameter.split([source.rows for source in sources[target]])
-            for source, part in zip(sources[target], parts, strict=True):
-                _fill(part, header.tensors[source.name], source.order, file)
-            state[target] = torch.nn.Parameter(parameter)
+        for source in sources:
+            whole = side_by_side(*[state[target] for target in source.targets])
+            assert whole is not None, source  # several are those of joined layers
+            _fill(whole, header.tensors[source.name], source.order(len(whole)), file)
     model.load_state_dict(state, assign=True)
     return model
 
 
-def _check_names(sources: Sources, header: Header) -> None:
-    wanted = {source.name for parts in sources.values() for source in parts}
+def _check_names(sources: list[Source], header: Header) -> None:
+    wanted = {source.name for source in sources}
     for name in sorted(wanted - header.tensors.keys()):
         raise WeightsError(
             f"The file lacks the tensor {name}.",
@@ -92,14 +90,14 @@ def _stored_dtype(header: Header) -> torch.dtype:
     return _STORED.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
-def _fill(part: Tensor, info: TensorInfo, order: Tensor | None, file: BinaryIO) -> None:
-    """Expand a tensor into a part of a parameter; `order` says to which of its rows each of the file's belongs."""
+def _fill(out: Tensor, info: TensorInfo, order: Tensor | None, file: BinaryIO) -> None:
+    """Expand a tensor into memory of ours; `order` says to which of its rows each of the file's belongs."""
     if order is None:
-        _expand(part, info, file)
+        _expand(out, info, file)
         return
-    stored = torch.empty_like(part)
+    stored = torch.empty_like(out)
     _expand(stored, info, file)
-    part[order] = stored
+    out[order] = stored
 
 
 def _expand(out: Tensor, info: TensorInfo, file: BinaryIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,26 +89,27 @@ def save_gguf(
 def _write_tensors(writer: GGUFWriter, model: Decoder, matrix_type: GGMLQuantizationType) -> None:
     """Announce every tensor, then write them one at a time."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    planned: list[tuple[str, Tensor, Tensor | None, GGMLQuantizationType]] = []
-    for target, sources in tensor_map(model.config).items():
-        parts = state[target].split([source.rows for source in sources])
-        for source, part in zip(sources, parts, strict=True):
-            plain = part.dim() < 2 or source.name == _POSITIONS
-            kind = GGMLQuantizationType.F32 if plain else matrix_type
-            numbers, nbytes = GGML_QUANT_SIZES[kind]
-            if part.shape[-1] % numbers:
-                raise UserError(
-                    f"{kind.name} packs {numbers} numbers of a row; those of {source.name} have {part.shape[-1]}.",
-                    hint='Save with dtype="F16".',
-                )
-            size = part.numel() // numbers * nbytes
-            writer.add_tensor_info(source.name, part.shape, np.dtype(np.float32), size, raw_dtype=kind)
-            planned.append((source.name, part, source.order, kind))
+    planned: list[tuple[str, list[Tensor], Tensor | None, GGMLQuantizationType]] = []
+    for source in tensor_map(model.config):
+        parts = [state[target] for target in source.targets]
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        plain = len(shape) < 2 or source.name == _POSITIONS
+        kind = GGMLQuantizationType.F32 if plain else matrix_type
+        block, nbytes = GGML_QUANT_SIZES[kind]
+        if shape[-1] % block:
+            raise UserError(
+                f"{kind.name} packs {block} elements of a row; those of {source.name} have {shape[-1]}.",
+                hint='Save with dtype="F16".',
+            )
+        size = math.prod(shape) // block * nbytes
+        writer.add_tensor_info(source.name, shape, np.dtype(np.float32), size, raw_dtype=kind)
+        planned.append((source.name, parts, source.order(shape[0]), kind))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, part, order, kind in planned:
-        values = part.to("cpu", torch.float32)
+    for name, parts, order, kind in planned:
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        values = whole.to("cpu", torch.float32)
         if kind == GGMLQuantizationType.F32:
             limit = torch.finfo(torch.float32).max
         else:  # an F16 scale of 127 steps, or the number itself

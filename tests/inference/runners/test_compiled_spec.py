@@ -18,6 +18,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
 from nbllm.nn.attention import Attention
 from nbllm.nn.feed_forward import ACTIVATIONS, FeedForward
+from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kernels import decoding
 from nbllm.nn.linear import Linear
 from nbllm.nn.normalization import LayerNorm, RMSNorm
@@ -150,13 +151,18 @@ def exchange_attentions(model):
     first.attention, second.attention = second.attention, first.attention
 
 
+def exchange_gate(feed_forward):
+    feed_forward.gate, feed_forward.up = feed_forward.up, feed_forward.gate
+
+
 REFUSED = {
     "a subclass that overrides logits": lambda model: as_subclass(model, Scaled),
     "any subclass": lambda model: as_subclass(model, Quiet),
     "a layer with another activation": lambda model: setattr(
         model.blocks[1].feed_forward, "activation", F.relu
     ),
-    "gating switched": lambda model: setattr(model.blocks[0].feed_forward, "gated", False),
+    "layers joined otherwise": lambda model: setattr(model.blocks[0].feed_forward, "joined", ()),
+    "gate and up exchanged": lambda model: exchange_gate(model.blocks[0].feed_forward),
     "a patched forward": lambda model: patch(model.blocks[0].feed_forward, "forward"),
     "a patched method of the model": lambda model: patch(model, "logits"),
     "a patched method of a layer": lambda model: patch(model.blocks[1].attention, "project"),
@@ -167,7 +173,7 @@ REFUSED = {
     "cosines of another type": lambda model: setattr(
         model.positions, "_table", tuple(each.double() for each in model.positions.table(64, torch.device("cpu")))
     ),
-    "other head counts": lambda model: setattr(model.blocks[0].attention, "num_kv_heads", 4),
+    "heads of another width": lambda model: setattr(model.blocks[0].attention, "head_dim", 4),
     "another place in the cache": lambda model: setattr(model.blocks[0].attention, "layer", 1),
     "layers in another order": exchange,
     "attentions exchanged": exchange_attentions,
@@ -198,6 +204,9 @@ REFUSED = {
     "a weight that is not contiguous": lambda model: setattr(
         model.norm, "weight", nn.Parameter(torch.ones(64)[::2])
     ),
+    "a weight that is not beside its neighbours": lambda model: setattr(
+        model.blocks[0].attention.key, "weight", nn.Parameter(model.blocks[0].attention.key.weight.detach().clone())
+    ),
     "more tokens than configured": lambda model: setattr(model, "embedding", nn.Embedding(310, 32)),
     "another backend": lambda model: setattr(model, "attention_backend", "eager"),
     "compiled": lambda model: model.blocks[0].compile(backend="eager"),
@@ -216,7 +225,8 @@ def test_what_changes_the_computation_is_refused(change):
 
 
 CLASSES = {
-    Decoder: "logits", Block: "forward", Attention: "project", FeedForward: "_activate", Linear: "forward",
+    Decoder: "logits", Block: "forward", Attention: "project", FeedForward: "_multiply_gate", Linear: "forward",
+    JoinedLinears: "multiply_joined",
     RMSNorm: "forward", RotaryPositions: "table", nn.Embedding: "forward", nn.Linear: "forward",
     nn.Module: "__call__", nn.ModuleList: "__iter__",
 }  # fmt: skip
@@ -256,7 +266,7 @@ def test_a_hook_of_all_modules_is_refused():
 
 def scale_parameter(module, draw):
     for parameter in module.parameters(recurse=False):
-        parameter.data = parameter.data * draw.choice((0.5, 1.5))
+        parameter.data.mul_(draw.choice((0.5, 1.5)))
 
 
 def replace_parameter(module, draw):
@@ -343,12 +353,14 @@ MUTATIONS = (
 @pytest.mark.parametrize("family", FAMILIES)
 def test_random_mutations_are_computed_or_refused(family):
     served = {mutation: [] for mutation in MUTATIONS}
-    for seed in range(10 * len(MUTATIONS)):
+    for seed in range(20 * len(MUTATIONS)):
         model, draw = opinionated(small_config(family)), random.Random(seed)
         mutation = MUTATIONS[seed % len(MUTATIONS)]
         mutation(model if mutation is change_config else draw.choice(list(model.modules())), draw)
         served[mutation].append(is_served_rightly(model))
-    always = (scale_parameter, replace_parameter, change_mode)
+    always = (scale_parameter, change_mode)
+    either = (*always, replace_parameter)  # a replaced one may lie apart from those it was joined with
     assert all(all(served[mutation]) for mutation in always), "weights and modes change no computation"
     assert not any(served[add_hook]) and not any(served[derive])
-    assert all(any(not each for each in served[mutation]) for mutation in MUTATIONS if mutation not in always)
+    kept = [one.__name__ for one in MUTATIONS if one not in either and all(served[one])]
+    assert not kept, "some change of each other kind is refused"
