@@ -56,6 +56,7 @@ class LM:
 
     Attributes:
         sampling: The same, a dictionary; `chat` answers by them, `generate` does not.
+        origin: The name it was opened by (a published model's, or that of its folder or file); "" for a new model.
         lock: Guards the weights: whoever changes them, or reads them all at one moment, holds it.
 
     Raises:
@@ -73,6 +74,7 @@ class LM:
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = dict(sampling or {})
+        self.origin = ""
         self.lock = threading.RLock()
 
     @classmethod
@@ -330,6 +332,7 @@ def load(
     from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
 
+    origin = Path(path).resolve().name
     path = locate(path)
     if path.suffix == ".gguf" or path.is_file():
         from nbllm.models import gguf
@@ -343,7 +346,9 @@ def load(
         model = load_model(path, dtype=dtype)
         tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
         sampling = read_recommended(path)
-    return LM(model, tokenizer, sampling=usable(sampling, path))
+    lm = LM(model, tokenizer, sampling=usable(sampling, path))
+    lm.origin = origin
+    return lm
 
 
 def _resolve(path: Path) -> Path:

@@ -7,6 +7,7 @@ A string that is HTML already is wrapped in `Raw`; every other string is escaped
 from __future__ import annotations
 
 import html as _html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from nbllm.core.terminal import visible
 from nbllm.core.theme import PAGE_CSS, THEME_CSS as THEME_CSS
 
 _GAP = "&ndash;"
+_TAG = re.compile(r"<[^>]*>")
 
 
 class Raw(str):
@@ -60,6 +62,9 @@ def table(
     shown = [iter(_column(values, flag)) for values, flag in zip(columns, right, strict=True)]
     kinds = [' class="number"' if flag else "" for flag in right]
     parts = [f"<caption>{escape(caption)}</caption>"] if caption else []
+    labels = [
+        f' data-label="{_TAG.sub("", cell(name))}"' for name in header
+    ]  # shown beside the cell on a phone
     if header:
         names = "".join(f'<th scope="col"{kinds[i]}>{cell(name)}</th>' for i, name in enumerate(header))
         parts.append(f"<thead><tr>{names}</tr></thead>")
@@ -68,7 +73,8 @@ def table(
         cells = []
         for i in range(len(row)):
             name, scope = ("th", ' scope="row"') if row_headers and i == 0 else ("td", "")
-            cells.append(f"<{name}{scope}{kinds[i]}>{next(shown[i])}</{name}>")
+            label = labels[i] if i < len(labels) else ""
+            cells.append(f"<{name}{scope}{kinds[i]}{label}>{next(shown[i])}</{name}>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     parts.append(f"<tbody>{''.join(body)}</tbody>")
     return Raw(f'<div class="nbllm-scroll"><table>{"".join(parts)}</table></div>')

@@ -68,8 +68,9 @@ body {{ margin: 0; }}
   html {{ background: #ffffff; }}
   .nbllm {{{_LIGHT}}}
   .nbllm-page {{ max-width: none; padding: 0; font-size: 10.5pt; }}
-  .nbllm h2, .nbllm h3 {{ break-after: avoid; }}
-  .nbllm figure, .nbllm table, .nbllm pre {{ break-inside: avoid; }}
+  .nbllm h2, .nbllm h3, .nbllm caption, .nbllm section > p:has(+ *) {{ break-after: avoid; }}
+  .nbllm figure, .nbllm tr, .nbllm pre, .nbllm p {{ break-inside: avoid; }}
+  .nbllm tbody tr:nth-child(-n+2):not(:last-child) {{ break-after: avoid; }}
   .nbllm .nbllm-scroll {{ overflow: visible; }}
 }}
 @page {{ margin: 18mm; }}

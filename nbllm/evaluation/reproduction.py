@@ -62,14 +62,15 @@ def _data(task: Task, examples: Examples) -> Iterator[tuple[str, Cell]]:
 
 
 def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:
-    """Yield the leaves of nested mappings, named by their path within them; file paths are left out.
+    """Yield the leaves of nested mappings, named by their path within them; file paths and sources are left out.
 
-    A file path reveals folders of the person's own machine and is of no use to anybody else.
+    A file path reveals folders of the person's own machine and is of no use to anybody else; where a text comes from is
+    told where the training is.
     """
     if not isinstance(values, Mapping):
         return
     for name, value in values.items():
-        if name == "path":
+        if name in ("path", "source"):
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix} {name}")

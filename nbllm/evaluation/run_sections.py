@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import Chart, Event, KeyValues, Line, Sample, Samples, Section, Table, Text
 from nbllm.core.report.values import Cell
 from nbllm.runs.actions import words
+from nbllm.training.optim import is_frozen
 
 if TYPE_CHECKING:
+    from nbllm.lm import LM
     from nbllm.runs.actions import Action
     from nbllm.runs.run import Run
     from nbllm.runs.summary import RunSummary
@@ -24,9 +26,16 @@ _SAMPLES = 6
 _MARKED = frozenset({"set", "freeze", "unfreeze", "rewind", "pause", "stop"})
 
 
-def run_sections(run: Run) -> list[Section]:
-    """Return a run's summary, curves, actions and samples."""
-    parts = [_course(run), _curve(run), _learning_rate(run), _actions(run), _samples(run)]
+def run_sections(run: Run, lm: LM | None = None) -> list[Section]:
+    """Return what a run started from, its course, curves, actions and samples.
+
+    Args:
+        run: The run.
+        lm: The model that it trained, for the share of its parameters that was trained.
+    """
+    parts = [
+        _origins(run, lm), _course(run), _curve(run), _learning_rate(run), _actions(run), _samples(run)
+    ]  # fmt: skip
     return [part for part in parts if part is not None]
 
 
@@ -68,8 +77,7 @@ def _course(run: Run) -> Text:
             f"{tokens / seconds:,.0f} tokens a second."
         )
     if summary.parent:
-        at = "?" if summary.parent_step is None else summary.parent_step
-        sentences.append(f"It is a fork of {summary.parent} at step {at}.")
+        sentences.append(f"It is a fork of {_parent(summary)}.")
     if len(timeline.starts) > 1:
         again = [f"{start['step']:,}" for start in timeline.starts[1:]]
         sentences.append(f"It was interrupted, and resumed at step {', '.join(again)}.")
@@ -77,6 +85,63 @@ def _course(run: Run) -> Text:
         newest = str(timeline.warnings[-1].get("text", "")).rstrip(".")
         sentences.append(f"Warnings: {timeline.num_warnings}; the newest: {newest}.")
     return Text(title="How it was trained", text=" ".join(sentences))
+
+
+def _origins(run: Run, lm: LM | None) -> KeyValues | None:
+    """Return what the run started from: texts, base model, trained share, parent; `None` where nothing is recorded."""
+    data, base, summary = run.record.get("data"), run.record.get("base"), run.summary
+    entries: list[tuple[str, Cell]] = []
+    if isinstance(data, Mapping):
+        for part, label in (("train", "training text"), ("validation", "held-out text")):
+            if isinstance(data.get(part), Mapping):
+                entries += _text(label, data[part])
+    if isinstance(base, str):
+        entries.append(("base model", base or "none: the weights were new"))
+    if lm is not None and (share := _trained_share(run, lm)):
+        entries.append(("trained", share))
+    if summary.parent:
+        entries.append(("fork of", _parent(summary)))
+    return KeyValues(title="What it was trained on", entries=tuple(entries)) if entries else None
+
+
+def _text(label: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
+    """Yield where a text of the run comes from, how much it is, and its fingerprint."""
+    if facts.get("source"):
+        yield label, str(facts["source"])
+    counts = [
+        f"{facts[name]:,} {unit}"
+        for name, unit in (("num_documents", "documents"), ("num_tokens", "tokens"), ("num_bytes", "bytes"))
+        if isinstance(facts.get(name), int)
+    ]
+    if counts:
+        yield f"{label}, size", ", ".join(counts)
+    if facts.get("fingerprint"):
+        yield f"{label}, fingerprint", str(facts["fingerprint"])
+
+
+def _trained_share(run: Run, lm: LM) -> str:
+    """Return how many parameters were trained at the end; "" where the run does not say."""
+    frozen = run.config.get("freeze")
+    if frozen is None:
+        return ""
+    patterns = list(frozen)
+    for action in run.timeline.effective:
+        named = action.args.get("patterns", ())
+        if action.action == "freeze":
+            patterns += named
+        elif action.action == "unfreeze":
+            patterns = [pattern for pattern in patterns if pattern not in named]
+    sizes = [(name, parameter.numel()) for name, parameter in lm.model.named_parameters()]
+    total = sum(count for _, count in sizes)
+    trained = sum(count for name, count in sizes if not is_frozen(name, patterns))
+    if trained == total:
+        return f"all {total:,} parameters"
+    return f"{trained:,} of {total:,} parameters ({trained / total:.1%}); frozen: {', '.join(patterns)}"
+
+
+def _parent(summary: RunSummary) -> str:
+    at = "?" if summary.parent_step is None else summary.parent_step
+    return f"{summary.parent} at step {at}"
 
 
 def _curve(run: Run) -> Chart | None:
@@ -143,7 +208,7 @@ def _samples(run: Run) -> Samples | None:
         Sample(
             prompt=str(event.get("prompt", "")),
             text=str(event.get("text", "")),
-            label=_sample_label(event),
+            label=_sample_label(event, superseded=_superseded(run, event)),
         )
         for event in chosen
     )
@@ -154,10 +219,29 @@ def _samples(run: Run) -> Samples | None:
     )
 
 
-def _sample_label(event: Mapping[str, Any]) -> str:
+def _sample_label(event: Mapping[str, Any], *, superseded: bool) -> str:
     """Return "step 120, asked by person"; for samples that the loop takes at intervals, only the step."""
     actor = event.get("actor", "loop")
-    return f"step {event['step']:,}" + ("" if actor == "loop" else f", asked by {actor}")
+    asked = "" if actor == "loop" else f", asked by {actor}"
+    return f"step {event['step']:,}{asked}{', superseded by a rewind' * superseded}"
+
+
+def _superseded(run: Run, event: Mapping[str, Any]) -> bool:
+    """Say whether the run went back to before a sample after it was taken, by a rewind or to resume."""
+    timeline = run.timeline
+    returns: list[tuple[Any, Any]] = [
+        (action.time, action.args.get("to")) for action in timeline.actions if _is_rewind(action)
+    ]
+    returns += [(start.get("time"), start.get("from_step", start["step"])) for start in timeline.starts]
+    taken = event.get("time", 0.0)
+    return any(
+        isinstance(time, (int, float)) and isinstance(step, int) and time > taken and step < event["step"]
+        for time, step in returns
+    )
+
+
+def _is_rewind(action: Action) -> bool:
+    return action.action == "rewind" and action.outcome == "applied"
 
 
 def _spread(count: int, most: int) -> Sequence[int]:

@@ -60,7 +60,7 @@ def evaluate(
             (of "perplexity": stride).
 
     Returns:
-        The report: shown in a cell, `report.save("report.html")` (or .md, .json) and `report.metric(name)`.
+        The report: shown in a cell, `report.save("report.html")` (or .pdf, .md, .json) and `report.metric(name)`.
         Interrupting reports what was measured so far, and says so.
 
     Raises:
@@ -82,7 +82,7 @@ def evaluate(
         report.add(comparison_section(against, Report("", [s for part in found for s in part]), config))
     report.add(_model(lm))
     if run is not None:
-        report.add(*run_sections(run))
+        report.add(*run_sections(run, lm))
     for part in found:
         report.add(*part)
     if run is not None:

@@ -62,12 +62,15 @@ def train(
     settings = settings.replace(warmup_steps=settings.warmup)  # more steps later must not stretch the warm-up
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
-    training, held_out = _stores(lm, data, validation, settings.seed)
+    text, held_out_text = _parts(data, validation, settings.seed)
+    training = _store(lm, text)
+    held_out = None if held_out_text is None else _store(lm, held_out_text)
     check_fits(settings, lm.config, lm.tokenizer, training, held_out)
+    held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
         Path(folder),
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
-        _record(lm, settings, training, held_out, where),
+        _record(lm, settings, {"train": _describe(training, text), "validation": held}, where),
     )
     say_if_renamed(name, path)
     state = TrainState(values=settings.values, frozen=settings.freeze)
@@ -93,7 +96,8 @@ def attach(path: str | Path, *, actor: str = "person", where: str | None = None)
     return Run(place, actor=actor, launcher=Launcher(where=where))
 
 
-def _stores(lm: LM, data: Any, validation: Any, seed: int) -> tuple[TokenStore, TokenStore | None]:
+def _parts(data: Any, validation: Any, seed: int) -> tuple[Any, Any]:
+    """Return the training text and the held-out text, or `None`, as they were given."""
     from nbllm.data.splitting import split
 
     parts: tuple[Any, ...] = (data,)
@@ -116,7 +120,7 @@ def _stores(lm: LM, data: Any, validation: Any, seed: int) -> tuple[TokenStore, 
             )
         parts = split(parts[0], validation, seed=seed)
         validation = parts[1]
-    return _store(lm, parts[0]), None if validation is None else _store(lm, validation)
+    return parts[0], validation
 
 
 def _store(lm: LM, data: Any) -> TokenStore:
@@ -126,22 +130,24 @@ def _store(lm: LM, data: Any) -> TokenStore:
 
 
 def _record(
-    lm: LM, settings: TrainConfig, training: TokenStore, held_out: TokenStore | None, where: str
+    lm: LM, settings: TrainConfig, data: dict[str, dict[str, Any] | None], where: str
 ) -> dict[str, Any]:
-    validation = None if held_out is None else _describe(held_out)
     return new_record(
         config=settings.to_dict(),
         model=lm.config.to_dict(),
-        data={"train": _describe(training), "validation": validation},
+        data=data,
+        base=lm.origin,
         settings=[setting.to_dict() for setting in settings.settings],
-        cannot=limits(validation),
+        cannot=limits(data["validation"]),
         where=where,
         **make_choices(settings, lm.config),
     )
 
 
-def _describe(store: TokenStore) -> dict[str, Any]:
+def _describe(store: TokenStore, given: Any) -> dict[str, Any]:
+    """Return what a run's record says of a text; its source is the description that `nb.data.load` gave it."""
     return {
+        "source": getattr(getattr(given, "info", None), "description", None) or "",
         "path": str(store.path.resolve()),
         "fingerprint": store.fingerprint,
         "num_documents": len(store),

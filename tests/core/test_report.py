@@ -223,16 +223,20 @@ def test_reports_are_added():
     assert len(first.sections) == 9 and len(second.sections) == 1
 
 
-@pytest.mark.parametrize("name", ["report.pdf", "report", "report.json.gz"])
+@pytest.mark.parametrize("name", ["report.docx", "report", "report.json.gz"])
 def test_an_unknown_format_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r"Use one of \.json, \.html, \.md"):
+    with pytest.raises(UserError, match=r"Use one of \.json, \.html, \.md, \.pdf"):
         full().save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be written: No such file"):
-        full().save(tmp_path / "missing" / "report.md")
+def test_folders_are_made_and_the_home_folder_is_understood(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert full().save("~/new/deeper/report.json") == tmp_path / "new" / "deeper" / "report.json"
+    assert Report.load("~/new/deeper/report.json") == full()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written: (Not a directory|File exists)"):
+        full().save(tmp_path / "file" / "report.md")
 
 
 def rows(**changes):

@@ -113,6 +113,44 @@ def test_the_run_is_told_from_its_events(make_run):
     ]  # fmt: skip
 
 
+def test_samples_that_a_rewind_left_behind_are_marked(make_run):
+    run = make_run()
+    writer = EventWriter(run.path)
+    act(writer, 100, "rewind", {"to": 60}, "person", "applied", None)
+    writer.write("sample", 75, prompt="The", text=" dog", actor="person")
+    labels = [sample.label for sample in run_sections(run)[-1].samples]
+    assert [label.replace(", asked by schedule", "") for label in labels] == [
+        "step 25", "step 50", "step 75, superseded by a rewind", "step 100, superseded by a rewind",
+        "step 75, asked by person",
+    ]  # fmt: skip
+
+
+def test_what_a_run_was_trained_on_is_told(lm, make_run):
+    text = {
+        "source": f"input.txt {HOSTILE}",
+        "path": "/home/somebody",
+        "fingerprint": "f00",
+        "num_tokens": 1200,
+    }
+    run = make_run(
+        data={"train": text, "validation": None},
+        base="smollm2-135m",
+        parent={"run": "demo", "step": 40},
+        config={"steps": 100, "freeze": ["blocks.0.*"]},
+    )
+    act(EventWriter(run.path), 50, "freeze", {"patterns": ["embedding.*"]}, "person", "applied", None)
+    section = run_sections(run, lm)[0]
+    assert isinstance(section, KeyValues) and section.title == "What it was trained on"
+    facts, total = dict(section.entries), lm.num_parameters
+    assert facts["training text"] == text["source"] and facts["training text, fingerprint"] == "f00"
+    assert facts["training text, size"] == "1,200 tokens" and facts["base model"] == "smollm2-135m"
+    assert facts["fork of"] == "demo at step 40" and "/home" not in str(section)
+    frozen = sum(p.numel() for p in (*lm.model.blocks[0].parameters(), *lm.model.embedding.parameters()))
+    assert facts["trained"].startswith(f"{total - frozen:,} of {total:,} parameters (")
+    assert facts["trained"].endswith("frozen: blocks.0.*, embedding.*")
+    assert "<script" not in Report("r").add(section)._repr_html_()
+
+
 def test_a_run_that_nobody_steered_and_that_has_no_steps_is_told_too(make_run):
     sections = run_sections(make_run(steps=0))
     assert [section.title for section in sections] == ["How it was trained", "What was done while it ran"]
@@ -128,7 +166,9 @@ def test_a_long_run_makes_a_small_report(make_run):
 def test_saved_in_every_format_and_escaped(lm, texts, make_run, tmp_path):
     report = evaluate(lm, data=[*texts, HOSTILE], run=make_run(), progress=False)
     page = report.save(tmp_path / "report.html").read_text("utf-8")
-    assert "<script" not in page and "alert(1)" in page and page.count("<svg") == 2
+    assert (
+        "<script" not in page and "alert(1)" in page and page.count("<svg") == 4
+    )  # two charts, wide and narrow
     assert "<script" not in re.sub(
         r"(?ms)^```text$.*?^```$", "", report.save(tmp_path / "r.md").read_text("utf-8")
     )

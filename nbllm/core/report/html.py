@@ -46,6 +46,21 @@ REPORT_CSS = """
 .nbllm-report figcaption, .nbllm-report caption { font-size: .88em; color: var(--nbllm-muted); }
 .nbllm-report figcaption { margin-top: .4em; }
 .nbllm-report .sample { margin: 1em 0; break-inside: avoid; }
+.nbllm-report .narrow { display: none; }
+@media screen and (max-width: 600px) {
+  .nbllm-report .wide { display: none; }
+  .nbllm-report .narrow { display: block; }
+  .nbllm-report table, .nbllm-report tbody, .nbllm-report tr, .nbllm-report caption { display: block; width: 100%; }
+  .nbllm-report thead { display: none; }
+  .nbllm-report tr { border-bottom: 1px solid var(--nbllm-line); padding: .4em 0; }
+  .nbllm.nbllm.nbllm .nbllm-report :is(td, th) { display: flex; justify-content: space-between; gap: 1em; border: 0;
+    padding: .1em 0; white-space: normal; overflow-wrap: anywhere; text-align: right; }
+  .nbllm.nbllm.nbllm .nbllm-report :is(td, th):empty { display: none; }
+  .nbllm.nbllm.nbllm .nbllm-report .pairs :is(td, th) { text-align: left; }
+  .nbllm-report td[data-label]::before { content: attr(data-label); color: var(--nbllm-muted); text-align: left;
+    flex: none; max-width: 50%; }
+  .nbllm.nbllm.nbllm .nbllm-report .unbroken { white-space: normal; }
+}
 .nbllm-report .sample > p { font-size: .88em; color: var(--nbllm-muted); margin: 0; }
 """
 
@@ -155,17 +170,25 @@ def _chart(section: Chart, count: _Counter) -> str:
         for line in section.lines
     ]
     marks = [Mark(event.x, event.label) for event in section.events]
-    drawn = line_chart(
-        series,
-        x_label=section.x_label,
-        y_label=section.y_label,
-        marks=marks,
-        width=860,
-        height=180 if section.minor else 320,
-        log=section.log,
+
+    def drawn(width: int, height: int) -> str:
+        return line_chart(
+            series,
+            x_label=section.x_label,
+            y_label=section.y_label,
+            marks=marks,
+            width=width,
+            height=height,
+            log=section.log,
+        )
+
+    # Shrunk to a phone's width the letters of the wide chart could not be read: it has a chart of its own.
+    charts = (
+        f'<div class="wide">{drawn(860, 180 if section.minor else 320)}</div>'
+        f'<div class="narrow" hidden>{drawn(360, 180 if section.minor else 260)}</div>'
     )
     caption = escape(count.caption("Figure", section.caption))
-    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{charts}<figcaption>{caption}</figcaption></figure>"
 
 
 def _samples(section: Samples, count: _Counter) -> str:

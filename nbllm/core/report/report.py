@@ -16,12 +16,13 @@ from nbllm.core.registry import Registry
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.html import to_fragment, to_page
 from nbllm.core.report.markdown import to_markdown
+from nbllm.core.report.pdf import to_pdf
 from nbllm.core.report.sections import Changes, Measurements, Rows, Section, section_from_dict
 
 SCHEMA = "nbllm-report/1"
 
 _Named = TypeVar("_Named", Measurement, Change)
-exporters: Registry[Callable[[Report], str]] = Registry("report format")
+exporters: Registry[Callable[[Report], str | bytes]] = Registry("report format")
 
 
 def _now() -> str:
@@ -143,17 +144,18 @@ class Report:
         return cls(sections=sections, **texts)
 
     def save(self, path: str | Path) -> Path:
-        """Write the report; the file's suffix says in which format: .html, .md or .json.
+        """Write the report in the format of the path's suffix: .html, .md, .json or .pdf.
 
-        The file is written whole or not at all. HTML is one self-contained page without script.
+        The file is written whole or not at all; folders that do not exist are made. HTML is one self-contained page
+        without script. PDF is that page printed by an installed Chromium or Chrome.
 
         Returns:
             The path.
 
         Raises:
-            UserError: The suffix is none of these, or the file cannot be written.
+            UserError: The suffix is none of these, the file cannot be written, or there is no browser to print with.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         suffix = path.suffix.lower()
         if suffix not in exporters:
             raise UserError(
@@ -161,8 +163,10 @@ class Report:
                 where=path,
                 hint=f"Use one of {', '.join(exporters)}.",
             )
+        content = exporters[suffix](self)
         try:
-            write_atomic(path, exporters[suffix](self))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
         except OSError as error:
             raise UserError(
                 f"The report cannot be written: {error.strerror or error}.", where=path
@@ -176,7 +180,7 @@ class Report:
         Raises:
             DataError: The file cannot be read, is no report, or is of another schema version.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         try:
             record = json.loads(path.read_bytes())
         except OSError as error:
@@ -241,3 +245,4 @@ def _json(report: Report) -> str:
 
 exporters.register(".html")(to_page)
 exporters.register(".md")(to_markdown)
+exporters.register(".pdf")(to_pdf)
