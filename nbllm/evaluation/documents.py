@@ -26,10 +26,11 @@ def documents(source: Source) -> tuple[list[str], str]:
     Raises:
         DataError: The data are none of these, or have no held-out split.
     """
+    from nbllm.data.provenance import source_of
     from nbllm.data.texts import iterate_texts
     from nbllm.data.token_store import TokenStore
 
-    data, words = source.data, "given as data"
+    data, words = source.data, source_of(source.data) or "given as data"
     if data is None:
         data, words = _default(source.run)
     if isinstance(data, TokenStore):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.data.provenance import source_of
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
 from nbllm.runs import checkpoint as checkpoints
@@ -145,9 +146,9 @@ def _record(
 
 
 def _describe(store: TokenStore, given: Any) -> dict[str, Any]:
-    """Return what a run's record says of a text; its source is the description that `nb.data.load` gave it."""
+    """Return what a run's record says of a text."""
     return {
-        "source": getattr(getattr(given, "info", None), "description", None) or "",
+        "source": source_of(given),
         "path": str(store.path.resolve()),
         "fingerprint": store.fingerprint,
         "num_documents": len(store),

@@ -131,7 +131,7 @@ def test_it_is_in_every_format_and_hostile_names_are_text(after, tmp_path, suffi
     text = path.read_text("utf-8")
     for word in (
         "Before and after",
-        "interval of the change",
+        "paired difference",
         "draws the same documents for both",
         "alert(1)",
     ):

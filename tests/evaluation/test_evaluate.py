@@ -196,12 +196,15 @@ def test_texts_come_in_every_form(lm, texts, tokenizer, tmp_path, make_run):
     dataset = datasets.Dataset.from_dict({"text": texts})
     store = pack(dataset, tokenizer, folder=tmp_path / "store")
     run = make_run(data={"validation": {"path": str(store.path)}})
+    saved = tmp_path / "held-out.jsonl"
+    dataset.to_json(saved)
     forms = [
         {"data": dataset},
         {"data": datasets.DatasetDict(train=dataset.select([0]), test=dataset)},
         {"data": store},
         {"data": None, "run": run},
         {"data": iter(texts)},
+        {"data": saved},
     ]
     values = [evaluate(lm, progress=False, **form).metric("bits per byte").value for form in forms]
     assert values == pytest.approx([values[0]] * len(forms))
@@ -241,13 +244,13 @@ BAD = {
     "stride": (dict(stride=0), UserError, "stride must be greater than 0"),
     "long stride": (dict(stride=99), UserError, "stride of 99 skips tokens"),
     "confidence": (dict(confidence=95), UserError, "confidence must be between 0 and 1, not 95"),
-    "one string": (dict(data="text"), DataError, "One string is no collection"),
+    "no such file": (dict(data="./text"), DataError, "no file, folder or embedded source"),
     "empty": (dict(data=[]), DataError, "no held-out text to measure"),
     "no name": (dict(data={}), DataError, "no text to measure"),
     "an empty name": (dict(data={" ": ["a"]}), DataError, "' ' names no text"),
     "a name of nothing": (dict(data={"mine": None}), DataError, "'mine' names no text"),
-    "no text": (dict(data=[1]), DataError, "Document 0 is not text but int"),
-    "no column": (dict(data=datasets.Dataset.from_dict({"txt": ["a"]})), DataError, "no column 'text'"),
+    "no text": (dict(data=[1]), DataError, "holds int where text should be"),
+    "no column": (dict(data=datasets.Dataset.from_dict({"n": [1]})), DataError, "no column 'text'"),
     "no held-out split": (
         dict(data=datasets.DatasetDict(train=datasets.Dataset.from_dict({"text": ["a"]}))), DataError,
         "Of the splits train none is held out"),
