@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.core.io import atomic_directory
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
     from nbllm.models.decoder import Decoder
+    from nbllm.models.network import Network
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -64,7 +65,7 @@ class LM:
     """
 
     def __init__(
-        self, model: Decoder, tokenizer: PreTrainedTokenizerBase, *, sampling: Mapping[str, Any] | None = None
+        self, model: Network, tokenizer: PreTrainedTokenizerBase, *, sampling: Mapping[str, Any] | None = None
     ) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
@@ -92,7 +93,7 @@ class LM:
         Raises:
             UserError: An unknown name or setting, or a value out of range; the nearest known name is given.
         """
-        from nbllm.models.decoder import Decoder
+        from nbllm.models.network import build
         from nbllm.models.presets import make_config
 
         if not callable(tokenizer):
@@ -101,16 +102,23 @@ class LM:
                 hint="nb.data.train_tokenizer(texts) makes one; AutoTokenizer.from_pretrained(path) opens one.",
             )
         shape = make_config(family, **{"vocab_size": len(tokenizer), **config})
-        return cls(Decoder(shape, seed=seed), tokenizer)
+        return cls(build(shape, seed=seed), tokenizer)
 
     @property
     def config(self) -> ModelConfig:
         """The model's shape."""
         return self.model.config
 
+    def decoder_for(self, verb: str) -> Decoder:
+        """Return the network for `verb`, which only decoders can do today; refuse with the reason where it cannot."""
+        from nbllm.models.network import check_can
+
+        check_can(self.model, verb)
+        return cast("Decoder", self.model)
+
     @property
     def num_parameters(self) -> int:
-        """How many numbers the model learns; a tied head counts once."""
+        """How many elements the model's parameters have; a tied head counts once."""
         return self.model.num_parameters
 
     def save(self, path: Path | str, *, dtype: str | None = None) -> Path:
@@ -190,7 +198,9 @@ class LM:
         from nbllm.inference.text import generate
 
         config = SamplingConfig.from_dict(sampling)
-        return generate(self.model, self.tokenizer, prompt, stream=stream, config=config, lock=self.lock)
+        return generate(
+            self.decoder_for("generate"), self.tokenizer, prompt, stream=stream, config=config, lock=self.lock
+        )
 
     def chat(self, messages: str | Sequence[Mapping[str, str]], **sampling: Any) -> ChatStream:
         """Answer a conversation; the answer streams.
@@ -214,13 +224,14 @@ class LM:
         from nbllm.inference.chat_stream import ChatStream
         from nbllm.inference.runners.compiled import load_kernel
 
-        load_kernel(self.model)  # while the cell can say so: an answer is written in a thread of its own
+        model = self.decoder_for("generate")
+        load_kernel(model)  # while the cell can say so: an answer is written in a thread of its own
         config = chat_config(sampling, self.sampling)
         prompt = render_chat(self.tokenizer, messages)
 
         def write(receive: Callable[[StreamedText], object], should_stop: Callable[[], bool]) -> Generation:
             return answer(
-                self.model, self.tokenizer, prompt, config, on_text=receive, should_stop=should_stop,
+                model, self.tokenizer, prompt, config, on_text=receive, should_stop=should_stop,
                 lock=self.lock,
             )  # fmt: skip
 
@@ -260,7 +271,7 @@ class LM:
 
         with self.lock:
             return token_log_probabilities(
-                self.model, sequences, stride=stride, max_batch_tokens=batch_tokens
+                self.decoder_for("score"), sequences, stride=stride, max_batch_tokens=batch_tokens
             )
 
     @property
@@ -293,16 +304,20 @@ class LM:
     def _repr_html_(self) -> str:
         from nbllm.core.html import escape, fragment, table
         from nbllm.inference.workspace import held_bytes
-        from nbllm.models.summary import summarize
 
         rows = [
             (row.part, row.what, row.shape, row.parameters, round(row.num_bytes / 1e6, 2))
-            for row in summarize(self.model)
+            for row in self.model.describe()
         ]
-        weight = self.model.embedding.weight
         total = sum(parameter.nbytes for parameter in self.model.parameters())
         rows.append(
-            ("total", f"{weight.dtype} on {weight.device}", "", self.num_parameters, round(total / 1e6, 2))
+            (
+                "total",
+                f"{self.model.dtype} on {self.model.device}",
+                "",
+                self.num_parameters,
+                round(total / 1e6, 2),
+            )
         )
         held = held_bytes(self.model)
         kept = [("kept for the next answer", "release() gives it back", "", "", round(held / 1e6, 2))]

@@ -206,9 +206,7 @@ def test_what_a_cell_shows(lm):
 
 
 def test_the_rows_of_the_table_add_up(lm):
-    from nbllm.models.summary import summarize
-
-    rows = summarize(lm.model)
+    rows = lm.model.describe()
     assert sum(row.parameters for row in rows) == lm.num_parameters
     assert sum(row.num_bytes for row in rows) == sum(p.nbytes for p in lm.model.parameters())
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from nbllm.lm import LM
     from nbllm.runs.run import Run
 
-_ACTIVATIONS = {"gelu": "GELU", "gelu_tanh": "GELU (tanh)", "silu": "SiLU", "relu": "ReLU"}
 _FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2"}
 _IN_SUMMARY = 3  # figures of a task
 
@@ -149,10 +148,11 @@ def _sentence(measured: Measured) -> str:
 
 
 def _model(lm: LM) -> KeyValues:
+    from nbllm.nn.activations import ACTIVATIONS
+
     shape = lm.config
-    weight = lm.model.embedding.weight
     memory = sum(parameter.nbytes for parameter in lm.model.parameters())
-    activation = _ACTIVATIONS.get(shape.activation, shape.activation)
+    activation = ACTIVATIONS[shape.activation].label
     heads = f"{shape.num_heads} of width {shape.head_dim}"
     if shape.num_kv_heads != shape.num_heads:
         heads += f", {shape.num_kv_heads} for keys and values"
@@ -168,7 +168,7 @@ def _model(lm: LM) -> KeyValues:
             ("vocabulary", f"{shape.vocab_size:,} tokens"),
             (
                 "parameters",
-                f"{lm.num_parameters:,}, {size(memory)} as {str(weight.dtype).removeprefix('torch.')}",
+                f"{lm.num_parameters:,}, {size(memory)} as {str(lm.model.dtype).removeprefix('torch.')}",
             ),
         ),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from nbllm.models.decoder import Decoder
+    from nbllm.models.network import Network
     from nbllm.nn.cache import Cache
 
 
@@ -50,7 +51,7 @@ class Workspace:
         return buffer[:size].view(shape)
 
 
-_kept: weakref.WeakKeyDictionary[Decoder, Workspace] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[Network, Workspace] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -66,13 +67,13 @@ def workspace_of(model: Decoder) -> Iterator[Workspace]:
         _kept[model] = workspace
 
 
-def held_bytes(model: Decoder) -> int:
+def held_bytes(model: Network) -> int:
     """Return how much memory is kept for the model's next generation, in bytes."""
     workspace = _kept.get(model)
     return 0 if workspace is None else workspace.num_bytes
 
 
-def release(model: Decoder) -> int:
+def release(model: Network) -> int:
     """Free what is kept for the model's next generation; return how many bytes."""
     workspace = _kept.pop(model, None)
     return 0 if workspace is None else workspace.num_bytes

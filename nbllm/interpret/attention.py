@@ -47,6 +47,8 @@ def attention_weights(
         UserError: There is no such layer or head, no token, or more tokens than the model has positions.
     """
     model = source.model if isinstance(source, LM) else source
+    if not isinstance(model, Decoder):
+        raise UserError(f"Attention is shown of decoders alone; this is {model.kind}.")
     ids = token_ids(source, text)
     kept_layers = chosen(layers, model.config.num_layers, "layer")
     kept_heads = chosen(heads, model.config.num_heads, "head")
@@ -57,7 +59,7 @@ def attention_weights(
         if threading.get_ident() != caller:  # somebody else uses the model at the same time
             return
         x, context = given
-        query, key, _ = attention.project(x, context.rotation)
+        query, key, _ = attention.project(x, context)
         scale = attention.head_dim**-0.5
         weights = eager.attention_weights(query, key, context.mask, context.causal, scale)
         out[kept_layers.index(attention.layer)] = weights[0, kept_heads]

@@ -3,9 +3,9 @@ from .config import ModelConfig as ModelConfig
 from .decoder import Decoder as Decoder
 from .families import FAMILIES as FAMILIES
 from .loading import load_model as load_model, save_model as save_model
+from .network import NETWORKS as NETWORKS, Network as Network, build as build
 from .presets import PRESETS as PRESETS, make_config as make_config
 from .scoring import token_log_probabilities as token_log_probabilities
-from .summary import summarize as summarize
 from .zoo.fetching import fetch as fetch
 from .zoo.known import PublishedModel as PublishedModel
 from .zoo.listing import ModelList as ModelList

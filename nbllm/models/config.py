@@ -6,6 +6,9 @@ import dataclasses
 
 from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
+from nbllm.nn.activations import ACTIVATIONS
+from nbllm.nn.normalization import NORMS
+from nbllm.nn.positions import POSITIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,6 +17,7 @@ class ModelConfig(PlainConfig):
 
     Attributes:
         family: The Hugging Face layout that it is saved in: "gpt2", "llama", "qwen2".
+        network: What is built of it, a name in `models.network.NETWORKS`: "decoder".
         vocab_size: Rows of the embedding.
         hidden_size: Width of the residual stream.
         num_layers: Blocks.
@@ -24,7 +28,7 @@ class ModelConfig(PlainConfig):
         intermediate_size: Width inside the feed-forward part; 0: 4 * hidden_size, or when gated 8/3 *
             hidden_size rounded up to a multiple of 64, which costs as many parameters.
         max_positions: The longest context, in tokens.
-        positions: "learned" (a vector a position) or "rotary" (queries and keys turned).
+        positions: "learned" (a vector a position) or "rotary" (queries and keys rotated).
         norm: "layer_norm" or "rms_norm", before each part and after the last block.
         norm_eps: Added to the variance by the normalizations.
         activation: "gelu_tanh", "gelu", "silu" or "relu".
@@ -38,6 +42,7 @@ class ModelConfig(PlainConfig):
     """
 
     family: str
+    network: str = "decoder"
     vocab_size: int
     hidden_size: int = 768
     num_layers: int = 12
@@ -61,9 +66,9 @@ class ModelConfig(PlainConfig):
     def __post_init__(self) -> None:
         check_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
         check_positive(self, "norm_eps", "rope_theta", "initializer_range")
-        check_choice(self, "positions", ("learned", "rotary"))
-        check_choice(self, "norm", ("layer_norm", "rms_norm"))
-        check_choice(self, "activation", ("gelu_tanh", "gelu", "silu", "relu"))
+        check_choice(self, "positions", tuple(POSITIONS))
+        check_choice(self, "norm", tuple(NORMS))
+        check_choice(self, "activation", tuple(ACTIVATIONS))
         for name in ("num_kv_heads", "head_dim", "intermediate_size"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.", where="ModelConfig")
@@ -76,7 +81,7 @@ class ModelConfig(PlainConfig):
             )
         if self.positions == "rotary" and self.head_dim % 2:
             raise UserError(
-                f"head_dim is {self.head_dim}; rotary positions turn pairs, so it must be even.",
+                f"head_dim is {self.head_dim}; rotary positions rotate pairs, so it must be even.",
                 where="ModelConfig",
             )
 

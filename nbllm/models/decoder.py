@@ -2,89 +2,49 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
-from nbllm.core.seeding import generator
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
+from nbllm.models.network import NETWORKS, Network, Row, describe_parts
+from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
-from nbllm.nn.joined import empty_parameters
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import padded_causal_mask
-from nbllm.nn.normalization import make_norm
-from nbllm.nn.positions import LearnedPositions, RotaryPositions, Rotation
+from nbllm.nn.normalization import NORMS, make_norm
+from nbllm.nn.positions import Places, make_positions
 
 
+@NETWORKS.register("decoder")
 @keep_methods
-class Decoder(nn.Module):
-    """A causal language model.
+class Decoder(Network):
+    """A causal language model; arguments as `Network` takes them."""
 
-    Args:
-        config: Its shape.
-        seed: Of the initial weights. They depend on the seed and each weight's name and shape alone; the
-            global random state is neither read nor moved.
+    can = frozenset({"generate", "score"})
+    kind = "a causal decoder, which predicts the next token"
 
-    Attributes:
-        attention_backend: A name in `nn.attention_backends.BACKENDS`, or "auto": measured.
-    """
-
-    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
-        super().__init__()
-        self.config = config
-        self.attention_backend = "auto"
-        # The layers' own initialisation would draw from the global random state; on "meta" it draws nothing.
-        with torch.device("meta"):
-            # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
-            empty = torch.empty(config.vocab_size, config.hidden_size)
-            self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
-            self.positions: LearnedPositions | RotaryPositions
-            if config.positions == "learned":
-                self.positions = LearnedPositions(config.max_positions, config.hidden_size)
-            else:
-                self.positions = RotaryPositions(config.head_dim, config.rope_theta)
-            self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-            self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
-            self.head = (
-                None
-                if config.tie_embeddings
-                else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-            )
-        if torch.get_default_device().type != "meta":
-            self.load_state_dict(empty_parameters(self, device=torch.get_default_device()), assign=True)
-            self.initialize(seed)
-
-    @classmethod
-    def without_weights(cls, config: ModelConfig) -> Decoder:
-        """Return a model whose parameters have shapes but no memory (device "meta"), to be loaded into."""
-        with torch.device("meta"):
-            return cls(config)
-
-    @torch.no_grad()
-    def initialize(self, seed: int) -> None:
-        """Draw new weights.
-
-        Matrices are normal with `initializer_range`; those that write into the residual stream are scaled
-        down by sqrt(2 * num_layers), as many as write into it. Biases are 0, normalizations 1.
-
-        Source: Radford et al. 2019 (GPT-2), section 2.3.
-        """
-        residual = 1 / math.sqrt(2 * self.config.num_layers)
-        for name, weight in self.named_parameters():
-            if weight.dim() < 2:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
-                continue
-            into_stream = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
-            std = self.config.initializer_range * (residual if into_stream else 1.0)
-            # Drawn on the CPU in float32, so that every device and precision begins from the same weights.
-            drawn = torch.empty(weight.shape, device="cpu", dtype=torch.float32)
-            weight.copy_(drawn.normal_(0.0, std, generator=generator(seed, "weights", name)))
+    def add_parts(self, config: ModelConfig) -> None:
+        """Add embedding, positions, blocks, the last normalization and the head."""
+        # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
+        empty = torch.empty(config.vocab_size, config.hidden_size)
+        self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.positions = make_positions(
+            config.positions,
+            hidden_size=config.hidden_size,
+            head_dim=config.head_dim,
+            max_positions=config.max_positions,
+            theta=config.rope_theta,
+        )
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.head = (
+            None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
 
     def forward(
         self,
@@ -121,19 +81,27 @@ class Decoder(nn.Module):
         """
         past = 0 if cache is None else cache.length
         count = input_ids.shape[1]
+        of_keys: Tensor | None = None
         if positions is None and attention_mask is not None:
-            positions = (attention_mask.long().cumsum(1) - 1).clamp_(min=0)[:, past:]
+            of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
+            positions = of_keys[:, past:]
         length = self._check_length(past + count, positions)
-        where = slice(past, past + count) if positions is None else positions
-        x = self.embedding(input_ids)
-        rotation: Rotation | None = None
-        if isinstance(self.positions, RotaryPositions):
-            rotation = self.positions(where, length, input_ids.device)
-        else:
-            x = x + self.positions(where)
-        mask = None if attention_mask is None else padded_causal_mask(attention_mask, count)
+        where = Places(slice(past, past + count) if positions is None else positions, length)
+        x = self.positions.embed(self.embedding(input_ids), where)
+        mask: Tensor | None = None if attention_mask is None else padded_causal_mask(attention_mask, count)
+        causal = mask is None
+        bias = self.positions.bias(
+            where, Places(slice(0, past + count) if of_keys is None else of_keys, length)
+        )
+        if bias is not None:
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         context = AttentionContext(
-            causal=mask is None, mask=mask, rotation=rotation, cache=cache, backend=self.attention_backend
+            causal=causal,
+            mask=mask,
+            scheme=self.positions,
+            positions=where,
+            cache=cache,
+            backend=self.attention_backend,
         )
         for block in self.blocks:
             x = block(x, context)
@@ -151,10 +119,28 @@ class Decoder(nn.Module):
         """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    @property
-    def num_parameters(self) -> int:
-        """How many elements the parameters have; a tied head counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def describe(self) -> list[Row]:
+        """Return embedding, positions, the parts of all blocks together, last normalization and head."""
+        config = self.config
+        heads = f"{config.num_heads} heads of {config.head_dim}"
+        if config.num_kv_heads != config.num_heads:
+            heads += f", {config.num_kv_heads} key/value heads"
+        norm, activation = NORMS[config.norm].label, ACTIVATIONS[config.activation].label
+        many, gate = f"{config.num_layers} x ", "gated " if config.gated else ""
+        feed_forward = f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"
+
+        def of_blocks(name: str) -> list[nn.Module | None]:
+            return [getattr(block, part) for block in self.blocks for part in (f"{name}_norm", name)]
+
+        parts: list[tuple[str, str, list[nn.Module | None]]] = [
+            ("embedding", "token embedding", [self.embedding]),
+            ("positions", self.positions.label, [self.positions]),
+            ("blocks.*.attention", f"{many}{norm} + attention: {heads}", of_blocks("attention")),
+            ("blocks.*.feed_forward", f"{many}{norm} + {feed_forward}", of_blocks("feed_forward")),
+            ("norm", norm, [self.norm]),
+            ("head", "head" if self.head is not None else "head, tied to the embedding", [self.head]),
+        ]
+        return describe_parts(parts, config.num_layers)
 
     def make_cache(self, batch: int, max_length: int) -> KVCache:
         """Return an empty key/value cache for `batch` sequences of up to `max_length` tokens."""
@@ -170,14 +156,13 @@ class Decoder(nn.Module):
         )
 
     def _check_length(self, length: int, positions: Int[Tensor, "batch position"] | None) -> int:
-        """Return one more than the highest position; refuse what learned positions cannot number."""
-        if positions is not None and (
-            self.config.positions == "rotary" or length > self.config.max_positions
-        ):
+        """Return one more than the highest position; refuse what the position scheme cannot number."""
+        limit = self.positions.limit
+        if positions is not None and (limit is None or length > limit):
             length = int(positions.max()) + 1
-        if self.config.positions == "learned" and length > self.config.max_positions:
+        if limit is not None and length > limit:
             raise UserError(
-                f"{length} tokens were given; this model has {self.config.max_positions} positions.",
+                f"{length} tokens were given; this model has {limit} positions.",
                 hint="Shorten the text, or make the model with a greater max_positions.",
             )
         return length

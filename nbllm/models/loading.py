@@ -16,10 +16,10 @@ from torch import Tensor
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.core.io import write_json
 from nbllm.models.config import ModelConfig
-from nbllm.models.decoder import Decoder
 from nbllm.models.families.base import HEAD, Family, WeightRule
 from nbllm.models.families.known import FAMILIES
 from nbllm.models.families.settings import Settings
+from nbllm.models.network import Network, build_without_weights
 from nbllm.models.tensor_files import INDEX, SINGLE, TensorFiles
 
 CONFIG = "config.json"
@@ -27,7 +27,7 @@ EMBEDDING = "embedding.weight"
 MAX_SHARD_BYTES = 5_000_000_000
 
 
-def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Decoder:
+def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Network:
     """Open a model directory: ours or transformers'.
 
     Dropout, if the configuration has any, is for training and not applied here. Settings that nbllm does not
@@ -42,7 +42,7 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> De
             floating, not finite or damaged; the tensor and the file are named.
     """
     _, config = read_config(Path(directory))
-    model = Decoder.without_weights(config)
+    model = build_without_weights(config)
     model.load_state_dict(dict(read_parameters(directory, dtype=dtype)), assign=True)
     return model
 
@@ -53,7 +53,7 @@ def read_parameters(
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
     directory = Path(directory)
     family, config = read_config(directory)
-    shapes = {name: tuple(p.shape) for name, p in Decoder.without_weights(config).named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in build_without_weights(config).named_parameters()}
     with TensorFiles(directory, family) as files:
         rules = _rules(family, config, files)
         _check_names(files, rules, config)
@@ -104,7 +104,7 @@ def read_config(directory: Path) -> tuple[Family, ModelConfig]:
 
 
 def save_model(
-    model: Decoder,
+    model: Network,
     directory: Path | str,
     *,
     token_ids: Mapping[str, int | None] | None = None,
@@ -130,7 +130,7 @@ def save_model(
     family = FAMILIES[model.config.family]
     family.check(model.config)
     tensors = _family_tensors(model, family)
-    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    dtype = str(model.dtype).removeprefix("torch.")
     ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **(token_ids or {})}
     values = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
     write_json(directory / CONFIG, {**values, **family.write(model.config), **ids, "use_cache": True})
@@ -197,7 +197,7 @@ def _check_tied(files: TensorFiles, embedding: Tensor) -> None:
         )
 
 
-def _family_tensors(model: Decoder, family: Family) -> dict[str, Tensor]:
+def _family_tensors(model: Network, family: Family) -> dict[str, Tensor]:
     """Return the weights under the family's names and in its shapes."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tensors = {}

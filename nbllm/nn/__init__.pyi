@@ -1,12 +1,16 @@
+from .activations import ACTIVATIONS as ACTIVATIONS
 from .attention import Attention as Attention, AttentionContext as AttentionContext
 from .attention_backends import attend as attend
-from .feed_forward import ACTIVATIONS as ACTIVATIONS, FeedForward as FeedForward
+from .feed_forward import FeedForward as FeedForward
 from .kv_cache import KVCache as KVCache
 from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .masks import causal_mask as causal_mask, padded_causal_mask as padded_causal_mask
 from .normalization import make_norm as make_norm
 from .positions import (
+    POSITIONS as POSITIONS,
     LearnedPositions as LearnedPositions,
+    Places as Places,
+    Positions as Positions,
     RotaryPositions as RotaryPositions,
     rotate as rotate,
 )

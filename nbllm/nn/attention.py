@@ -14,7 +14,7 @@ from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
 from nbllm.nn.masks import Mask
-from nbllm.nn.positions import Rotation, rotate
+from nbllm.nn.positions import Places, Positions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,16 @@ class AttentionContext:
     Attributes:
         causal: Whether a query sees only keys up to its own place.
         mask: Broadcastable to (batch, heads, query, key), as `attend` takes it; None sees everything.
-        rotation: Cosines and sines for queries and keys; None when positions enter elsewhere.
+        scheme: How queries and keys learn of their positions; None: not here.
+        positions: Of the queries.
         cache: Keys and values of earlier tokens.
         backend: An attention backend's name or "auto".
     """
 
     causal: bool = True
     mask: Mask | None = None
-    rotation: Rotation | None = None
+    scheme: Positions | None = None
+    positions: Places | None = None
     cache: KVCache | None = None
     backend: str = "auto"
 
@@ -74,7 +76,7 @@ class Attention(JoinedLinears):
         self.join()
 
     def project(
-        self, x: Float[Tensor, "batch position hidden"], rotation: Rotation | None
+        self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> tuple[
         Float[Tensor, "batch head position head_dim"],
         Float[Tensor, "batch kv_head position head_dim"],
@@ -84,25 +86,21 @@ class Attention(JoinedLinears):
         together = self.multiply_joined(x)
         if together is None:
             query, key, value = (
-                layer(x).unflatten(-1, (-1, self.head_dim)) for layer in (self.query, self.key, self.value)
+                layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+                for layer in (self.query, self.key, self.value)
             )
-            if rotation is not None:
-                query, key = rotate(query, rotation), rotate(key, rotation)
-            return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        heads, kv_heads = (len(layer.weight) // self.head_dim for layer in (self.query, self.key))
-        if rotation is None:
-            query, key, value = split_heads(together, (heads, kv_heads, kv_heads), self.head_dim)
-            return query, key, value
-        # Queries and keys are rotated in one pass.
-        both, value = together.unflatten(-1, (-1, self.head_dim)).split((heads + kv_heads, kv_heads), dim=2)
-        query, key = rotate(both, rotation).split((heads, kv_heads), dim=2)
-        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        else:
+            heads = [len(layer.weight) // self.head_dim for layer in (self.query, self.key, self.value)]
+            query, key, value = split_heads(together, heads, self.head_dim)
+        if context.scheme is not None and context.positions is not None:
+            query, key = context.scheme.rotate(query, key, context.positions)
+        return query, key, value
 
     def forward(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
         """Let each position gather from those it may see."""
-        query, key, value = self.project(x, context.rotation)
+        query, key, value = self.project(x, context)
         if context.cache is not None:
             key, value = context.cache.update(self.layer, key, value)
         gathered = attend(

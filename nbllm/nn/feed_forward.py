@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.fused_feed_forward import gelu_feed_forward, swiglu
 from nbllm.nn.gelu import gelu_tanh
 from nbllm.nn.hooks import is_plain, keep_methods
 from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.linear import Linear
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_tanh": gelu_tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "relu": F.relu,
-}
 
 
 @keep_methods
@@ -29,7 +21,7 @@ class FeedForward(JoinedLinears):
     Args:
         hidden_size: Width of the residual stream.
         intermediate_size: Width between the two matrices.
-        activation: A name in `ACTIVATIONS`.
+        activation: A name in `nn.activations.ACTIVATIONS`.
         gated: Whether a second projection, `gate`, multiplies the first (Shazeer 2020, arXiv:2002.05202).
         bias: Whether the matrices have biases.
     """
@@ -38,7 +30,7 @@ class FeedForward(JoinedLinears):
         self, hidden_size: int, intermediate_size: int, *, activation: str, gated: bool, bias: bool
     ) -> None:
         super().__init__(*(("gate", "up") if gated else ()))
-        self.activation = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation].function
         self.gate = Linear(hidden_size, intermediate_size, bias=bias) if gated else None
         self.up = Linear(hidden_size, intermediate_size, bias=bias)
         self.down = Linear(intermediate_size, hidden_size, bias=bias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,21 +13,6 @@ from torch.autograd.function import once_differentiable
 
 from nbllm.nn.hooks import is_plain, keep_methods
 from nbllm.nn.kernels import num_blocks, run_for, serves
-
-NORMS = ("layer_norm", "rms_norm")
-
-
-def make_norm(kind: str, size: int, eps: float) -> nn.Module:
-    """Return a normalization over the last dimension.
-
-    Args:
-        kind: "layer_norm" (Ba et al. 2016, arXiv:1607.06450; weight and bias) or "rms_norm" (Zhang and
-            Sennrich 2019, arXiv:1910.07467; weight only).
-        size: Length of the last dimension.
-        eps: Added to the variance.
-    """
-    assert kind in NORMS, kind
-    return LayerNorm(size, eps=eps) if kind == "layer_norm" else RMSNorm(size, eps=eps)
 
 
 @keep_methods
@@ -44,6 +31,38 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
         """Return x over its root mean square, times the weight."""
         return _normalize(self, x) if _has_kernel(self, x) else super().forward(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A kind of normalization.
+
+    Attributes:
+        make: Makes one of a size and an epsilon.
+        label: Its name in tables for people.
+    """
+
+    make: Callable[[int, float], nn.Module]
+    label: str
+
+
+# Layer normalization (Ba et al. 2016, arXiv:1607.06450) has weight and bias, RMS normalization (Zhang and Sennrich
+# 2019, arXiv:1910.07467) a weight only.
+NORMS: dict[str, Norm] = {
+    "layer_norm": Norm(lambda size, eps: LayerNorm(size, eps=eps), "LayerNorm"),
+    "rms_norm": Norm(lambda size, eps: RMSNorm(size, eps=eps), "RMSNorm"),
+}
+
+
+def make_norm(kind: str, size: int, eps: float) -> nn.Module:
+    """Return a normalization over the last dimension.
+
+    Args:
+        kind: A name in `NORMS`.
+        size: Length of the last dimension.
+        eps: Added to the variance.
+    """
+    return NORMS[kind].make(size, eps)
 
 
 def add_and_normalize(

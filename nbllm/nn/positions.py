@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,63 @@ from nbllm.nn.hooks import keep_methods
 Rotation = tuple[Float[Tensor, "... position half"], Float[Tensor, "... position half"]]
 
 
+class Places(NamedTuple):
+    """The positions of some tokens in their sequences.
+
+    Attributes:
+        ids: (batch, position), or a slice that serves the whole batch and costs no gather.
+        length: One more than the highest of them.
+    """
+
+    ids: Int[Tensor, "batch position"] | slice
+    length: int
+
+
 @keep_methods
-class LearnedPositions(nn.Module):
+class Positions(nn.Module):
+    """A position scheme: how a model knows the order of its tokens. Each hook changes nothing unless overridden."""
+
+    @classmethod
+    def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> Positions:
+        """Return the scheme for a model of these sizes."""
+        return cls()
+
+    @property
+    def label(self) -> str:
+        """What it is, in words."""
+        return type(self).__name__
+
+    @property
+    def limit(self) -> int | None:
+        """How many positions there are; None: as many as are asked for."""
+        return None
+
+    def embed(
+        self, x: Float[Tensor, "batch position hidden"], positions: Places
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the embedded tokens with what they are to know of their positions."""
+        return x
+
+    def rotate(
+        self,
+        query: Float[Tensor, "batch head position head_dim"],
+        key: Float[Tensor, "batch kv_head position head_dim"],
+        positions: Places,
+    ) -> tuple[
+        Float[Tensor, "batch head position head_dim"], Float[Tensor, "batch kv_head position head_dim"]
+    ]:
+        """Return queries and keys changed by their positions."""
+        return query, key
+
+    def bias(
+        self, query_positions: Places, key_positions: Places
+    ) -> Float[Tensor, "#batch #head query key"] | None:
+        """Return what is added to the scores, broadcastable to (batch, head, query, key); None: nothing."""
+        return None
+
+
+@keep_methods
+class LearnedPositions(Positions):
     """A learned vector a position, added to the token's.
 
     Args:
@@ -26,19 +81,34 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(max_positions, hidden_size))
 
-    def forward(
-        self, positions: Int[Tensor, "batch position"] | slice
-    ) -> Float[Tensor, "... position hidden"]:
-        """Return the vectors at `positions`; a slice (one for the whole batch) costs no gather."""
-        return self.weight[positions]
+    @classmethod
+    def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> LearnedPositions:
+        """Return the scheme for a model of these sizes."""
+        return cls(max_positions, hidden_size)
+
+    @property
+    def label(self) -> str:
+        """What it is, in words."""
+        return "learned positions"
+
+    @property
+    def limit(self) -> int:
+        """How many positions there are."""
+        return len(self.weight)
+
+    def embed(
+        self, x: Float[Tensor, "batch position hidden"], positions: Places
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the embedded tokens plus the vectors of their positions."""
+        return x + self.weight[positions.ids]
 
 
 @keep_methods
-class RotaryPositions(nn.Module):
-    """Cosines and sines that turn each pair of a query's or key's components by position * frequency.
+class RotaryPositions(Positions):
+    """Rotates each pair of a query's or key's components by the angle position * frequency.
 
     Component i is paired with i + head_dim / 2, as in transformers, so that weights need no permutation.
-    Tables are kept and grow by doubling; positions have no upper bound.
+    Tables of cosines and sines are kept and grow by doubling; positions have no upper bound.
 
     Args:
         head_dim: Width of a head; even.
@@ -52,18 +122,32 @@ class RotaryPositions(nn.Module):
         self.head_dim, self.theta = head_dim, theta
         self._table: Rotation | None = None  # no buffer: it is neither state nor ever trained
 
-    def forward(
-        self, positions: Int[Tensor, "batch position"] | slice, length: int, device: torch.device
-    ) -> Rotation:
-        """Return the cosines and sines at `positions`.
+    @classmethod
+    def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> RotaryPositions:
+        """Return the scheme for a model of these sizes."""
+        return cls(head_dim, theta)
 
-        Args:
-            positions: (batch, position), or a slice that serves the whole batch.
-            length: One more than the highest position.
-            device: Where they are needed.
-        """
-        cos, sin = self.table(length, device)
-        return cos[positions], sin[positions]
+    @property
+    def label(self) -> str:
+        """What it is, in words."""
+        return f"rotary positions, base {self.theta:g}"
+
+    def rotate(
+        self,
+        query: Float[Tensor, "batch head position head_dim"],
+        key: Float[Tensor, "batch kv_head position head_dim"],
+        positions: Places,
+    ) -> tuple[
+        Float[Tensor, "batch head position head_dim"], Float[Tensor, "batch kv_head position head_dim"]
+    ]:
+        """Return queries and keys rotated to their positions."""
+        rotation = self.angles(positions, query.device)
+        return rotate(query, rotation), rotate(key, rotation)
+
+    def angles(self, positions: Places, device: torch.device) -> Rotation:
+        """Return the cosines and sines at `positions`: (position, head_dim / 2), or one such for each sequence."""
+        cos, sin = self.table(positions.length, device)
+        return cos[positions.ids], sin[positions.ids]
 
     def table(self, length: int, device: torch.device) -> Rotation:
         """Return the cosines and sines of at least the first `length` positions."""
@@ -84,15 +168,15 @@ class RotaryPositions(nn.Module):
 
 
 def rotate(
-    x: Float[Tensor, "batch position head head_dim"], rotation: Rotation
-) -> Float[Tensor, "batch position head head_dim"]:
-    """Turn queries or keys by their position's angles.
+    x: Float[Tensor, "batch head position head_dim"], rotation: Rotation
+) -> Float[Tensor, "batch head position head_dim"]:
+    """Rotate queries or keys by the angles of their positions.
 
     Args:
-        x: (batch, position, heads, head_dim).
+        x: (batch, heads, position, head_dim).
         rotation: Cosines and sines, each (position, head_dim / 2) or (batch, position, head_dim / 2).
     """
-    cos, sin = (table.to(x.dtype).unsqueeze(-2) for table in rotation)
+    cos, sin = (table.to(x.dtype).unsqueeze(-3) for table in rotation)
     out: Tensor = _Rotate.apply(x, torch.cat((cos, cos), dim=-1), sin)
     return out
 
@@ -119,3 +203,15 @@ class _Rotate(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _Rotate.apply(gradients[0], cos, -sin), None, None
+
+
+POSITIONS: dict[str, type[Positions]] = {"learned": LearnedPositions, "rotary": RotaryPositions}
+
+
+def make_positions(
+    kind: str, *, hidden_size: int, head_dim: int, max_positions: int, theta: float
+) -> Positions:
+    """Return the position scheme `kind`, a name in `POSITIONS`, for a model of these sizes."""
+    return POSITIONS[kind].make(
+        hidden_size=hidden_size, head_dim=head_dim, max_positions=max_positions, theta=theta
+    )

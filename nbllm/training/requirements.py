@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbllm.core.errors import DataError, UserError
-from nbllm.models.decoder import Decoder
+from nbllm.models.network import build_without_weights
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.optim import check_patterns, is_frozen
@@ -63,7 +63,7 @@ def check_fits(
 def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig) -> None:
     if not patterns:
         return
-    names = [name for name, _ in Decoder.without_weights(shape).named_parameters()]
+    names = [name for name, _ in build_without_weights(shape).named_parameters()]
     check_patterns(names, patterns)
     if all(is_frozen(name, patterns) for name in names):
         raise UserError("Everything is frozen: nothing would be left to train.", hint="Freeze less.")

@@ -13,8 +13,8 @@ from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM, load_tokenizer
-from nbllm.models.decoder import Decoder
 from nbllm.models.loading import read_config
+from nbllm.models.network import build_without_weights
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.checkpoint_writer import CheckpointWriter
@@ -115,6 +115,10 @@ class Trainer(Session):
 
     def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
         """Write a sample that continues `prompt`; its randomness depends on seed and step alone."""
+        if "generate" not in self.lm.model.can:
+            if "actor" in asked:
+                raise RefusedError(f"this model cannot generate: it is {self.lm.model.kind}")
+            return  # it was due, but nobody asked for it
         seed = derive(self.config.seed, "sample", self.step, prompt) % 2**31
         sampling = SamplingConfig(
             max_new_tokens=min(max_new_tokens or self.config.sample_tokens, MAX_SAMPLE),
@@ -124,7 +128,7 @@ class Trainer(Session):
             overflow="slide",
         )
         text = generate(
-            self.lm.model,
+            self.lm.decoder_for("generate"),
             self.lm.tokenizer,
             prompt,
             config=sampling,
@@ -175,7 +179,7 @@ class Trainer(Session):
                 "No checkpoint of this run is good.", where=self.path, hint="; ".join(problems) or None
             )
         # `begin` reads the weights: read here too, they would need the memory twice.
-        model = Decoder.without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
+        model = build_without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
         self.lm = LM(model, load_tokenizer(newest.path))
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()

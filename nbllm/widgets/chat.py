@@ -191,7 +191,7 @@ class ChatPanel(Panel):
             try:
                 prompt = render_chat(self.lm.tokenizer, messages)
                 made = answer(
-                    self.lm.model, self.lm.tokenizer, prompt, config,
+                    self.lm.decoder_for("generate"), self.lm.tokenizer, prompt, config,
                     on_token=take, should_stop=stop.is_set, lock=self.lm.lock,
                 )  # fmt: skip
             except UserError as error:
@@ -301,7 +301,8 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
         raise UserError(f"There is no chat with {type(lm).__name__}.", hint="nb.load(path) opens a model.")
     check_messages([{"role": "system", "content": system}, {"role": "user", "content": ""}])
     config = chat_config({"seed": None, **sampling}, lm.sampling)
-    load_kernel(lm.model)  # while the cell can say so: an answer is written in a thread of its own
+    # Now, while the cell can say so: an answer is written in a thread of its own.
+    load_kernel(lm.decoder_for("generate"))
     return ChatPanel(lm, system, config, on_change=refresh)
 
 

@@ -1,8 +1,9 @@
 import pytest
 
 from nbllm.core.errors import UserError
-from nbllm.models import PRESETS, Decoder, ModelConfig, make_config
+from nbllm.models import PRESETS, ModelConfig, make_config
 from nbllm.models.families import FAMILIES
+from nbllm.models.network import build_without_weights
 
 PUBLISHED = {  # as their authors or their model cards state them
     "gpt2": 124_439_808,
@@ -19,7 +20,7 @@ PUBLISHED = {  # as their authors or their model cards state them
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_presets_have_the_published_size(name):
-    assert Decoder.without_weights(make_config(name)).num_parameters == PUBLISHED[name]
+    assert build_without_weights(make_config(name)).num_parameters == PUBLISHED[name]
 
 
 def test_every_preset_can_be_saved_and_is_what_its_family_reads():

@@ -8,6 +8,7 @@ import torch
 
 from nbllm.core.errors import UserError
 from nbllm.models import Decoder, make_config
+from nbllm.models.network import build_without_weights
 
 
 def test_a_token_never_sees_those_after_it(small, tokens):
@@ -120,7 +121,7 @@ def test_initial_weights_have_the_published_scale(family):
 
 
 def test_a_model_without_weights_takes_no_memory(family):
-    model = Decoder.without_weights(make_config(family, vocab_size=97))
+    model = build_without_weights(make_config(family, vocab_size=97))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 

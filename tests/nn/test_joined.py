@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from nbllm.nn.attention import Attention
+from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.joined import JoinedLinears, empty_parameters, joined, side_by_side
 from nbllm.nn.linear import Linear
+from nbllm.nn.positions import Places, RotaryPositions
 
 
 class Three(JoinedLinears):
@@ -177,7 +178,7 @@ def test_frozen_parts_get_no_gradient_and_the_others_theirs():
 
     def gradients():
         attention.zero_grad()
-        query, key, value = attention.project(x, None)
+        query, key, value = attention.project(x, AttentionContext())
         (query.square().sum() + key.square().sum() + value.square().sum()).backward()
         return {name: parameter.grad for name, parameter in attention.named_parameters()}
 
@@ -195,15 +196,15 @@ def test_attention_and_gated_feed_forward_give_the_same_when_called(change, rota
     torch.manual_seed(0)
     attention = Attention(8, num_heads=4, num_kv_heads=2, head_dim=4, bias=True, output_bias=True, layer=0)
     feed_forward = FeedForward(8, 12, activation="silu", gated=True, bias=True)
-    x, angles = torch.randn(2, 40, 8), torch.randn(40, 2)
-    rotation = (angles.cos(), angles.sin()) if rotated else None
-    before = [*attention.project(x, rotation), feed_forward(x)]
+    x, scheme = torch.randn(2, 40, 8), RotaryPositions(4, 100.0) if rotated else None
+    context = AttentionContext(scheme=scheme, positions=Places(slice(0, 40), 40))
+    before = [*attention.project(x, context), feed_forward(x)]
     for layer in (attention.key, feed_forward.up):
         if change == "hooked":
             layer.register_forward_hook(lambda *_: None)
         else:
             layer.weight = nn.Parameter(layer.weight.detach().clone())
-    after = [*attention.project(x, rotation), feed_forward(x)]
+    after = [*attention.project(x, context), feed_forward(x)]
     for one, other in zip(before, after, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -2,24 +2,24 @@ import math
 
 import torch
 
-from nbllm.nn.positions import LearnedPositions, RotaryPositions, rotate
+from nbllm.nn.positions import LearnedPositions, Places, RotaryPositions, rotate
 
 CPU = torch.device("cpu")
 
 
-def test_rotation_turns_pairs_by_position_times_frequency():
+def test_pairs_are_rotated_by_position_times_frequency():
     rotary = RotaryPositions(8, 10000.0)
-    x = torch.randn(1, 5, 1, 8, generator=torch.Generator().manual_seed(0))
-    turned = rotate(x, rotary(slice(0, 5), 5, CPU))
+    x = torch.randn(1, 1, 5, 8, generator=torch.Generator().manual_seed(0))
+    rotated = rotate(x, rotary.angles(Places(slice(0, 5), 5), CPU))
     for position in range(5):
         for i in range(4):
             angle = position * 10000.0 ** (-2 * i / 8)
-            a, b = float(x[0, position, 0, i]), float(x[0, position, 0, i + 4])
+            a, b = float(x[0, 0, position, i]), float(x[0, 0, position, i + 4])
             assert math.isclose(
-                turned[0, position, 0, i], a * math.cos(angle) - b * math.sin(angle), abs_tol=1e-5
+                rotated[0, 0, position, i], a * math.cos(angle) - b * math.sin(angle), abs_tol=1e-5
             )
             assert math.isclose(
-                turned[0, position, 0, i + 4], b * math.cos(angle) + a * math.sin(angle), abs_tol=1e-5
+                rotated[0, 0, position, i + 4], b * math.cos(angle) + a * math.sin(angle), abs_tol=1e-5
             )
 
 
@@ -30,8 +30,8 @@ def test_scores_depend_on_distance_only():
     def score(at, of):
         return float(
             (
-                rotate(query, rotary(slice(at, at + 1), 100, CPU))
-                * rotate(key, rotary(slice(of, of + 1), 100, CPU))
+                rotate(query, rotary.angles(Places(slice(at, at + 1), 100), CPU))
+                * rotate(key, rotary.angles(Places(slice(of, of + 1), 100), CPU))
             ).sum()
         )
 
@@ -41,37 +41,42 @@ def test_scores_depend_on_distance_only():
 
 def test_the_table_grows_and_keeps_its_values():
     rotary = RotaryPositions(8, 500.0)
-    before = rotary(slice(0, 10), 10, CPU)[0].clone()
-    assert rotary(torch.tensor([[999]]), 1000, CPU)[0].shape == (1, 1, 4)
-    assert torch.equal(rotary(slice(0, 10), 10, CPU)[0], before)
+    before = rotary.angles(Places(slice(0, 10), 10), CPU)[0].clone()
+    assert rotary.angles(Places(torch.tensor([[999]]), 1000), CPU)[0].shape == (1, 1, 4)
+    assert torch.equal(rotary.angles(Places(slice(0, 10), 10), CPU)[0], before)
 
 
 def test_a_table_made_in_inference_mode_serves_training():
     rotary = RotaryPositions(8, 500.0)
     with torch.inference_mode():
-        rotary(slice(0, 10), 10, CPU)
-    x = torch.ones(1, 10, 1, 8, requires_grad=True)
-    rotate(x, rotary(slice(0, 10), 10, CPU)).sum().backward()
+        rotary.angles(Places(slice(0, 10), 10), CPU)
+    x = torch.ones(1, 1, 10, 8, requires_grad=True)
+    rotate(x, rotary.angles(Places(slice(0, 10), 10), CPU)).sum().backward()
     assert x.grad is not None
 
 
 def test_learned_positions_by_slice_and_by_index_agree():
     positions = LearnedPositions(6, 3)
     torch.nn.init.normal_(positions.weight, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(positions(slice(2, 5)), positions(torch.tensor([[2, 3, 4]]))[0])
+    x = torch.zeros(1, 3, 3)
+    by_slice = positions.embed(x, Places(slice(2, 5), 5))
+    assert torch.equal(by_slice, positions.embed(x, Places(torch.tensor([[2, 3, 4]]), 5)))
+    assert torch.equal(by_slice[0], positions.weight[2:5])
 
 
 def test_rotation_keeps_bfloat16():
     rotary = RotaryPositions(8, 500.0)
-    x = torch.ones(1, 3, 2, 8, dtype=torch.bfloat16)
-    assert rotate(x, rotary(slice(0, 3), 3, CPU)).dtype == torch.bfloat16
+    x = torch.ones(1, 2, 3, 8, dtype=torch.bfloat16)
+    assert rotate(x, rotary.angles(Places(slice(0, 3), 3), CPU)).dtype == torch.bfloat16
 
 
 def test_gradients_of_the_rotation():
     rotary = RotaryPositions(6, 500.0)
-    rotation = tuple(table.double() for table in rotary(torch.tensor([[3, 1, 4], [1, 5, 9]]), 10, CPU))
+    rotation = tuple(
+        table.double() for table in rotary.angles(Places(torch.tensor([[3, 1, 4], [1, 5, 9]]), 10), CPU)
+    )
     x = torch.randn(
-        2, 3, 2, 6, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0)
+        2, 2, 3, 6, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0)
     )
     assert torch.autograd.gradcheck(lambda x: rotate(x, rotation), x)
     assert torch.autograd.gradgradcheck(lambda x: rotate(x, rotation), x)

@@ -42,7 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 # Fields that change nothing once a model is built; the scheduler ends a text at `max_positions`.
 _WITHOUT_EFFECT = ("family", "initializer_range", "max_positions")
 _FIELDS = {
-    *_WITHOUT_EFFECT, "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
+    *_WITHOUT_EFFECT, "network", "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
     "intermediate_size", "positions", "norm", "norm_eps", "activation", "gated", "attention_bias",
     "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta",
 }  # fmt: skip
@@ -91,7 +91,8 @@ def expected_modules(config: object) -> ExpectedModule | None:
     if type(config) is not ModelConfig or vars(config).keys() != _FIELDS:
         return None
     if (
-        config.activation not in ACTIVATIONS
+        config.network != "decoder"
+        or config.activation not in ACTIVATIONS
         or config.norm not in _NORMS
         or config.positions not in _POSITIONS
     ):

@@ -10,6 +10,7 @@ from typing import Any
 from nbllm.core.errors import UserError
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.settings import Settings
+from nbllm.nn.activations import ACTIVATIONS as TABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +77,6 @@ class Family:
 
 HEAD = "lm_head.weight"
 
-ACTIVATIONS = {
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu": "gelu",
-    "silu": "silu",
-    "swish": "silu",
-    "relu": "relu",
-}
-
-# Ours to transformers': the first name above for each.
-ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+# transformers' names of activations to ours, and back: to the first that transformers has for each.
+ACTIVATIONS = {theirs: ours for ours, entry in TABLE.items() for theirs in entry.transformers_names}
+ACTIVATION_NAMES = {ours: entry.transformers_names[0] for ours, entry in TABLE.items()}

@@ -91,6 +91,7 @@ FAMILIES.register("gpt2")(
         architecture="GPT2LMHeadModel",
         base_prefix="transformer.",
         fixed={
+            "network": "decoder",
             "positions": "learned",
             "norm": "layer_norm",
             "gated": False,

@@ -41,6 +41,7 @@ FAMILIES.register("qwen2")(
         architecture="Qwen2ForCausalLM",
         base_prefix="model.",
         fixed={
+            "network": "decoder",
             "positions": "rotary",
             "norm": "rms_norm",
             "gated": True,

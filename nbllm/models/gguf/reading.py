@@ -11,10 +11,10 @@ from gguf import quants
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import Source, read_config, tensor_map
 from nbllm.models.gguf.blocks import BLOCKS
 from nbllm.models.gguf.header import Header, TensorInfo
+from nbllm.models.network import Network, build_without_weights
 from nbllm.nn.joined import empty_parameters, side_by_side
 
 _PIECE = 1 << 15  # elements expanded at once: they stay in a core's cache
@@ -22,7 +22,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder:
+def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Network:
     """Return the model of a GGUF file whose header has been read, of the architecture llama, gpt2 or qwen2.
 
     Blocks are expanded piece by piece into the model's own memory, so that opening takes little more than
@@ -41,7 +41,7 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Decoder
     sources = tensor_map(config)
     _check_names(sources, header)
     try:
-        model = Decoder.without_weights(config)
+        model = build_without_weights(config)
     except (RuntimeError, TypeError) as error:
         raise WeightsError(
             f"The metadata state sizes that no tensor can have: {error}", where=header.path

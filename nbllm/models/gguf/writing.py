@@ -21,10 +21,10 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.core.io import atomic_file
-from nbllm.models.decoder import Decoder
 from nbllm.models.gguf.architectures import tensor_map, write_config
 from nbllm.models.gguf.sampling import write_sampling
 from nbllm.models.gguf.tokenizer_writing import write_tokenizer
+from nbllm.models.network import Network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ _LARGEST_F16 = 65504.0
 
 
 def save_gguf(
-    model: Decoder,
+    model: Network,
     tokenizer: PreTrainedTokenizerBase,
     path: Path | str,
     *,
@@ -63,7 +63,7 @@ def save_gguf(
         OSError: The disk is full or the file cannot be written.
     """
     if dtype is None:
-        dtype = "F16" if model.embedding.weight.dtype == torch.float16 else "F32"
+        dtype = "F16" if model.dtype == torch.float16 else "F32"
     if dtype not in _FILE_TYPES:
         raise UserError(f"A GGUF is not written as {dtype!r}.", hint=f"Known: {', '.join(_FILE_TYPES)}.")
     matrix_type, file_type = _FILE_TYPES[dtype]
@@ -86,7 +86,7 @@ def save_gguf(
             writer.close()
 
 
-def _write_tensors(writer: GGUFWriter, model: Decoder, matrix_type: GGMLQuantizationType) -> None:
+def _write_tensors(writer: GGUFWriter, model: Network, matrix_type: GGMLQuantizationType) -> None:
     """Announce every tensor, then write them one at a time."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     planned: list[tuple[str, list[Tensor], Tensor | None, GGMLQuantizationType]] = []

@@ -16,8 +16,9 @@ from nbllm.inference.runners.compiled import CompiledRunner
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
+from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import Attention
-from nbllm.nn.feed_forward import ACTIVATIONS, FeedForward
+from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kernels import decoding
 from nbllm.nn.linear import Linear
@@ -48,6 +49,7 @@ def is_served_rightly(model):
 
 CHOICES = {  # of the fields that hold a name
     "family": ("gpt2", "llama", "qwen2"),
+    "network": ("decoder", "encoder"),
     "positions": ("learned", "rotary"),
     "norm": ("layer_norm", "rms_norm"),
     "activation": ("gelu_tanh", "gelu", "silu", "relu"),
@@ -107,11 +109,11 @@ def test_a_value_that_nobody_has_taught_the_kernel_is_refused(field):
 
 def test_the_kernel_and_its_specification_number_the_same_activations():
     assert set(decoding.ACTIVATIONS) == set(compiled_spec.ACTIVATIONS)
-    assert all(ACTIVATIONS[name] is function for name, function in compiled_spec.ACTIVATIONS.items())
+    assert all(ACTIVATIONS[name].function is function for name, function in compiled_spec.ACTIVATIONS.items())
 
 
 def test_a_new_function_under_an_old_name_is_refused(monkeypatch):
-    monkeypatch.setitem(ACTIVATIONS, "silu", F.mish)
+    monkeypatch.setitem(ACTIVATIONS, "silu", dataclasses.replace(ACTIVATIONS["silu"], function=F.mish))
     assert not CompiledRunner.serves(opinionated(small_config("llama")))
 
 
@@ -295,7 +297,7 @@ def change_attribute(module, draw):
     for name in draw.sample(own, min(1, len(own))):
         value = getattr(module, name)
         if callable(value) and not isinstance(value, nn.Module):
-            setattr(module, name, draw.choice(list(ACTIVATIONS.values())))
+            setattr(module, name, draw.choice(list(ACTIVATIONS.values())).function)
         elif type(value) in changes:
             setattr(module, name, changes[type(value)](value))
 

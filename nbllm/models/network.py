@@ -1,0 +1,168 @@
+"""What every network is, whatever its architecture: how it is made, what it can do, and what it consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from nbllm.core.errors import UserError
+from nbllm.core.registry import Registry
+from nbllm.core.seeding import generator
+from nbllm.models.config import ModelConfig
+from nbllm.nn.hooks import keep_methods
+from nbllm.nn.joined import empty_parameters
+
+VERBS = ("generate", "fill", "embed", "score")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a network's description.
+
+    Attributes:
+        part: Where in the network.
+        what: What it is, in words.
+        shape: The shapes of its matrices.
+        parameters: How many elements its parameters have, all its copies together.
+        num_bytes: Their memory.
+    """
+
+    part: str
+    what: str
+    shape: str
+    parameters: int
+    num_bytes: int
+
+
+@keep_methods
+class Network(nn.Module):
+    """Base of all networks. A subclass is one file that registers itself in `NETWORKS`.
+
+    Args:
+        config: Its shape.
+        seed: Of the initial weights. They depend on the seed and each weight's name and shape alone; the global
+            random state is neither read nor moved.
+
+    Attributes:
+        can: Which of `VERBS` it can do.
+        kind: What it is, in words, for people who ask it for something else.
+        attention_backend: A name in `nn.attention_backends.BACKENDS`, or "auto": measured.
+    """
+
+    can: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[str] = "network"
+
+    def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.attention_backend = "auto"
+        # The layers' own initialisation would draw from the global random state; on "meta" it draws nothing.
+        with torch.device("meta"):
+            self.add_parts(config)
+        device = torch.get_default_device()
+        if device.type != "meta":
+            self.load_state_dict(empty_parameters(self, device=device), assign=True)
+            self.initialize(seed)
+
+    def add_parts(self, config: ModelConfig) -> None:
+        """Add the modules that the network consists of; to be defined by each network."""
+        raise NotImplementedError
+
+    def describe(self) -> list[Row]:
+        """Return what the network consists of; to be defined by each network."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Draw new weights.
+
+        Matrices are normal with `initializer_range`; those that write into the residual stream are scaled
+        down by sqrt(2 * num_layers), as many as write into it. Biases are 0, normalizations 1.
+
+        Source: Radford et al. 2019 (GPT-2), section 2.3.
+        """
+        residual = 1 / math.sqrt(2 * self.config.num_layers)
+        for name, weight in self.named_parameters():
+            if weight.dim() < 2:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            into_stream = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            std = self.config.initializer_range * (residual if into_stream else 1.0)
+            # Drawn on the CPU in float32, so that every device and precision begins from the same weights.
+            drawn = torch.empty(weight.shape, device="cpu", dtype=torch.float32)
+            weight.copy_(drawn.normal_(0.0, std, generator=generator(seed, "weights", name)))
+
+    @property
+    def num_parameters(self) -> int:
+        """How many elements the parameters have; a tied head counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        return next(self.parameters()).dtype
+
+
+NETWORKS: Registry[type[Network]] = Registry("network")
+
+
+def build(config: ModelConfig, *, seed: int = 0) -> Network:
+    """Return the network of a configuration, with new weights.
+
+    Raises:
+        UserError: There is no network of that name.
+    """
+    return _kind_of(config)(config, seed=seed)
+
+
+def build_without_weights(config: ModelConfig) -> Network:
+    """Return the network of a configuration with parameters on the device "meta", to be loaded into."""
+    with torch.device("meta"):
+        return _kind_of(config)(config)
+
+
+def _kind_of(config: ModelConfig) -> type[Network]:
+    from nbllm.models import decoder  # noqa: F401 - importing a network registers it
+
+    return NETWORKS[config.network]
+
+
+def check_can(network: Network, verb: str) -> None:
+    """Raise `UserError` with the reason unless the network can do `verb`."""
+    assert verb in VERBS, verb
+    if verb not in network.can:
+        able = [name for name in VERBS if name in network.can]
+        raise UserError(
+            f"This model cannot {verb}: it is {network.kind}.",
+            hint=f"It can {', '.join(able)}." if able else None,
+        )
+
+
+def describe_parts(parts: Sequence[tuple[str, str, Sequence[nn.Module | None]]], copies: int) -> list[Row]:
+    """Return a row for each part of a network.
+
+    Args:
+        parts: Name, what it is in words, and its modules; a name with "*" is that of the same part of all layers.
+        copies: How many layers there are.
+    """
+    return [_row(part, what, modules, copies) for part, what, modules in parts]
+
+
+def _row(part: str, what: str, modules: Sequence[nn.Module | None], copies: int) -> Row:
+    weights: list[Any] = [
+        weight for module in modules if module is not None for weight in module.parameters()
+    ]
+    once = weights[: len(weights) // copies] if "*" in part else weights
+    shapes = [" x ".join(map(str, weight.shape)) for weight in once if weight.dim() > 1]
+    num_bytes = sum(weight.nbytes for weight in weights)
+    return Row(part, what, ", ".join(shapes) or "-", sum(weight.numel() for weight in weights), num_bytes)

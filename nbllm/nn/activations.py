@@ -1,0 +1,34 @@
+"""The one table of activations: what each computes, what people and transformers call it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from nbllm.nn.gelu import gelu_tanh
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """An activation.
+
+    Attributes:
+        function: Computes it, element by element.
+        label: Its name in tables for people.
+        transformers_names: What transformers' configurations call it; the first is the one to write.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    label: str
+    transformers_names: tuple[str, ...]
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu_tanh": Activation(gelu_tanh, "GELU (tanh)", ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")),
+    "gelu": Activation(F.gelu, "GELU", ("gelu",)),
+    "silu": Activation(F.silu, "SiLU", ("silu", "swish")),
+    "relu": Activation(F.relu, "ReLU", ("relu",)),
+}
