@@ -63,13 +63,14 @@ class CompiledRunner:
     def __init__(self, model: Decoder, workspace: Workspace) -> None:
         self._model, self._workspace = model, workspace
         self._called = CalledRunner(model, workspace)
-        self._bound: BoundKernel | None = None
+        self._batch: Batch | None = None
+        self._bound: BoundKernel | None = None  # to that batch; None where the model is called
 
     @staticmethod
     def serves(model: Decoder) -> bool:
         """Return whether the kernel computes what calling the model would, and could be compiled here.
 
-        Looks at every module, so it is asked once a generation.
+        Looks at every module, so it is asked once a batch and not for every step.
         """
         name = kernel_name(model)
         return name is not None and kernels.compiled(name) is not None
@@ -79,10 +80,15 @@ class CompiledRunner:
         batch = step.batch
         if batch.cache.length == 0 or sum(map(len, step.tokens)) > MAX_TOKENS:
             return self._called.run(step)
-        bound = self._bound
-        if bound is None or bound.batch is not batch or bound.threads < torch.get_num_threads():
-            self._bound = bound = BoundKernel(self._model, self._workspace, batch)
-        return bound(step.tokens)[:, -step.num_logits :]
+        if self._batch is not batch or (self._bound and self._bound.threads < torch.get_num_threads()):
+            # Asked again whenever addresses are taken: a callback may have replaced weights since, which then no longer
+            # lie side by side, and the kernel would read beyond their memory.
+            serves = self.serves(self._model)
+            self._batch = batch
+            self._bound = BoundKernel(self._model, self._workspace, batch) if serves else None
+        if self._bound is None:
+            return self._called.run(step)
+        return self._bound(step.tokens)[:, -step.num_logits :]
 
 
 class BoundKernel:
@@ -99,7 +105,6 @@ class BoundKernel:
     """
 
     def __init__(self, model: Decoder, workspace: Workspace, batch: Batch) -> None:
-        self.batch = batch
         self._batch_size = len(batch.padding)
         self.max_rows, self.threads = max(self._batch_size, 1 + MAX_DRAFT_TOKENS), torch.get_num_threads()
         config, cache = model.config, cast("KVCache", batch.cache)
