@@ -17,10 +17,10 @@ from nbllm.core.errors import UserError, WeightsError
 from nbllm.core.io import write_json
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import HEAD, Family, WeightRule
+from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
-from nbllm.models.families.settings import Settings
 from nbllm.models.network import Network, build_without_weights
-from nbllm.models.tensor_files import INDEX, SINGLE, TensorFiles
+from nbllm.models.tensor_files import INDEX, TensorFiles
 
 CONFIG = "config.json"
 EMBEDDING = "embedding.weight"
@@ -92,7 +92,7 @@ def read_config(directory: Path) -> tuple[Family, ModelConfig]:
             where=path,
             hint=f"Known: {', '.join(FAMILIES)}.",
         )
-    settings = Settings(values, path)
+    settings = ConfigReader(values, path)
     try:
         config = FAMILIES[name].read(settings)
         settings.finish()
@@ -210,24 +210,18 @@ def _family_tensors(model: Network, family: Family) -> dict[str, Tensor]:
 
 def _write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
     """Write one file, or shards and their index."""
-    shards: list[dict[str, Tensor]] = [{}]
-    room = max_shard_bytes
-    for name, tensor in tensors.items():
-        if tensor.nbytes > room and shards[-1]:
-            shards.append({})
-            room = max_shard_bytes
-        shards[-1][name] = tensor
-        room -= tensor.nbytes
-    if len(shards) == 1:
-        _write_file(shards[0], directory / SINGLE)
-        return
-    weight_map = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _write_file(shard, directory / file)
-        weight_map.update(dict.fromkeys(shard, file))
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    plan = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: int(tensor.nbytes),
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_shard_bytes,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        _write_file({name: tensors[name] for name in names}, directory / file)
+    if plan.is_sharded:
+        write_json(directory / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
 
 
 def _write_file(tensors: dict[str, Tensor], path: Path) -> None:

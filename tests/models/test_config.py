@@ -24,7 +24,7 @@ def test_presets_have_the_published_size(name):
 
 
 def test_every_preset_can_be_saved_and_is_what_its_family_reads():
-    from nbllm.models.families.settings import Settings
+    from nbllm.models.families.config_reader import Settings
 
     assert PUBLISHED.keys() | {"llama", "qwen2"} == PRESETS.keys()
     for name in PRESETS:

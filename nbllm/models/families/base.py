@@ -9,7 +9,7 @@ from typing import Any
 
 from nbllm.core.errors import UserError
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.settings import Settings
+from nbllm.models.families.config_reader import ConfigReader
 from nbllm.nn.activations import ACTIVATIONS as TABLE
 
 
@@ -48,7 +48,7 @@ class Family:
     architecture: str
     base_prefix: str
     fixed: Mapping[str, Any]
-    read: Callable[[Settings], ModelConfig]
+    read: Callable[[ConfigReader], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], list[WeightRule]]
     unused: re.Pattern[str]

@@ -7,11 +7,11 @@ from typing import Any
 
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
+from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
-from nbllm.models.families.settings import Settings
 
 
-def read(settings: Settings) -> ModelConfig:
+def read(settings: ConfigReader) -> ModelConfig:
     """Read a GPT2Config."""
     hidden_size = settings.integer("n_embd", 768)
     max_positions = settings.integer("n_positions", 1024)

@@ -7,13 +7,13 @@ from typing import Any
 
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
+from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
-from nbllm.models.families.settings import Settings
 
 FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # old files carry them
 
 
-def read(settings: Settings) -> ModelConfig:
+def read(settings: ConfigReader) -> ModelConfig:
     """Read a LlamaConfig, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
     settings.only("rope_interleaved", False)
     return ModelConfig(
@@ -27,7 +27,7 @@ def read(settings: Settings) -> ModelConfig:
     )
 
 
-def read_shared(settings: Settings) -> dict[str, Any]:
+def read_shared(settings: ConfigReader) -> dict[str, Any]:
     """Read what LLaMA and its relatives name alike, with the same defaults."""
     hidden_size = settings.integer("hidden_size", 4096)
     num_heads = settings.integer("num_attention_heads", 32)
@@ -48,11 +48,11 @@ def read_shared(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _read_rope(settings: Settings) -> float:
+def _read_rope(settings: ConfigReader) -> float:
     """Return the base of the rotary frequencies, old or new; refuse every scaling of them."""
     theta = settings.number("rope_theta", 10000.0)
     for key in ("rope_scaling", "rope_parameters"):
-        nested = Settings(settings.mapping(key), settings.where(key))
+        nested = ConfigReader(settings.mapping(key), settings.where(key))
         for kind in ("rope_type", "type"):
             nested.only(kind, "default")
         nested.only("partial_rotary_factor", 1.0)

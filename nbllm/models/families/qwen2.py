@@ -6,12 +6,12 @@ from typing import Any
 
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family
+from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.llama import FREQUENCIES, read_shared, rules, write_shared
 from nbllm.models.families.registry import FAMILIES
-from nbllm.models.families.settings import Settings
 
 
-def read(settings: Settings) -> ModelConfig:
+def read(settings: ConfigReader) -> ModelConfig:
     """Read a Qwen2Config, whose attention must see the whole context."""
     settings.only("use_sliding_window", False)
     for unused in ("sliding_window", "max_window_layers"):  # without use_sliding_window they say nothing

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.models.config import ModelConfig
+from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
-from nbllm.models.families.settings import Settings
 from nbllm.models.gguf.header import Header, TensorInfo
 
 EMBEDDING = "token_embd.weight"
@@ -110,7 +110,7 @@ def read_config(header: Header) -> ModelConfig:
         for key, value in header.metadata.items()
         if key.startswith(prefix)
     }
-    settings = Settings(values, f"{path}, {name}.*")
+    settings = ConfigReader(values, f"{path}, {name}.*")
     try:
         config = _READERS[name](settings, header)
         settings.finish()
@@ -166,7 +166,7 @@ def _plain(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _common(settings: Settings, header: Header, name: str) -> dict[str, Any]:
+def _common(settings: ConfigReader, header: Header, name: str) -> dict[str, Any]:
     """Return what every architecture states, as settings of `ModelConfig`."""
     architecture = ARCHITECTURES[name]
     for key in ("context_length", "embedding_length", "feed_forward_length", "attention.head_count"):
@@ -192,7 +192,7 @@ def _common(settings: Settings, header: Header, name: str) -> dict[str, Any]:
     }
 
 
-def _num_layers(settings: Settings, header: Header) -> int:
+def _num_layers(settings: ConfigReader, header: Header) -> int:
     """Return the number of blocks, which would be costly to believe without counting them."""
     count = settings.integer("block_count", 0)
     held = sum(name.startswith("blk.") and name.endswith(".attn_norm.weight") for name in header.tensors)
@@ -201,13 +201,13 @@ def _num_layers(settings: Settings, header: Header) -> int:
     return count
 
 
-def _read_gpt2(settings: Settings, header: Header) -> ModelConfig:
+def _read_gpt2(settings: ConfigReader, header: Header) -> ModelConfig:
     common = _common(settings, header, "gpt2")
     settings.only("attention.head_count_kv", common["num_heads"])
     return ModelConfig(**common)
 
 
-def _read_rotary(settings: Settings, header: Header) -> dict[str, Any]:
+def _read_rotary(settings: ConfigReader, header: Header) -> dict[str, Any]:
     """Return what the architectures with rotary positions state."""
     common = _common(settings, header, header.metadata["general.architecture"])
     heads, hidden = common["num_heads"], common["hidden_size"]
@@ -223,7 +223,7 @@ def _read_rotary(settings: Settings, header: Header) -> dict[str, Any]:
     }
 
 
-def _read_llama(settings: Settings, header: Header) -> ModelConfig:
+def _read_llama(settings: ConfigReader, header: Header) -> ModelConfig:
     return ModelConfig(
         **_read_rotary(settings, header),
         attention_bias="blk.0.attn_q.bias" in header.tensors,
@@ -231,11 +231,11 @@ def _read_llama(settings: Settings, header: Header) -> ModelConfig:
     )
 
 
-def _read_qwen2(settings: Settings, header: Header) -> ModelConfig:
+def _read_qwen2(settings: ConfigReader, header: Header) -> ModelConfig:
     return ModelConfig(**_read_rotary(settings, header), attention_bias=True, feed_forward_bias=False)
 
 
-_READERS: dict[str, Callable[[Settings, Header], ModelConfig]] = {
+_READERS: dict[str, Callable[[ConfigReader, Header], ModelConfig]] = {
     "gpt2": _read_gpt2,
     "llama": _read_llama,
     "qwen2": _read_qwen2,

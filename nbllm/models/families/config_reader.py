@@ -44,7 +44,7 @@ IMPLEMENTED: dict[str, Any] = {
 }
 
 
-class Settings:
+class ConfigReader:
     """A `config.json`, read key by key; `finish` refuses what nobody read.
 
     Args:
