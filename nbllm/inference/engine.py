@@ -126,15 +126,21 @@ def decode(
             torch.inference_mode(),
             workspace_of(model) as workspace,
         ):
+            make_runner = execution.runner_for(model)
             scheduler = Scheduler(
                 sequences,
                 config,
                 max_positions=model.config.max_positions,
                 make_cache=lambda batch_size, length: workspace.cache(model, batch_size, length),
-                make_drafter=execution.drafter,
+                make_drafter=execution.drafter_for(make_runner),
             )
-            runner = execution.runner_for(model)(model, workspace)
-            _run(scheduler, runner, Sampler(config, num_alternatives), accept, should_stop)
+            _run(
+                scheduler,
+                make_runner(model, workspace),
+                Sampler(config, num_alternatives),
+                accept,
+                should_stop,
+            )
     except KeyboardInterrupt:
         for sequence in sequences:
             sequence.stopped_by = sequence.stopped_by or "interrupt"

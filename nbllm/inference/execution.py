@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nbllm.inference.drafters.base import MakeDrafter
 from nbllm.inference.drafters.prompt_lookup import PromptLookup
@@ -24,11 +24,12 @@ class Execution:
 
     Args:
         runner: Makes the model runner; `None`: the fastest that computes the model.
-        drafter: Makes what proposes draft tokens for a sequence that runs alone; `None`: nothing does.
+        drafter: Makes what proposes draft tokens for a sequence that runs alone; `None`: nothing does. "auto": prompt
+            lookup with the compiled kernel, where several tokens cost little more than one and have the same bits.
     """
 
     runner: MakeRunner | None = None
-    drafter: MakeDrafter | None = PromptLookup
+    drafter: MakeDrafter | Literal["auto"] | None = "auto"
 
     def prepare(self, model: Decoder) -> None:
         """Load what the model runner needs; it may take long, and then says so."""
@@ -40,3 +41,9 @@ class Execution:
         if self.runner is not None:
             return self.runner
         return CompiledRunner if CompiledRunner.serves(model) else CalledRunner
+
+    def drafter_for(self, make_runner: MakeRunner) -> MakeDrafter | None:
+        """Return what makes the drafter of a sequence that this runner computes."""
+        if self.drafter == "auto":
+            return PromptLookup if make_runner is CompiledRunner else None
+        return self.drafter

@@ -31,11 +31,13 @@ class Objective(ABC, Generic[Network]):
     Attributes:
         overlap: Tokens at the start of a window that are read but not predicted: the windows of a text overlap by so
             many, and each token is predicted once.
+        needs: What a network must be able to do (`models.network.VERBS`) to be trained so; `None`: any network is.
         counts_every_token: Whether the loss is the negative log-likelihood of every token of the text but the first,
             and so a code length: bits per byte can then be computed from it.
     """
 
     overlap: ClassVar[int] = 0
+    needs: ClassVar[str | None] = None
     counts_every_token: ClassVar[bool] = False
 
     @classmethod

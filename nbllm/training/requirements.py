@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbllm.core.errors import DataError, UserError
-from nbllm.models.network import build_without_weights
+from nbllm.models.network import build_without_weights, check_can
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.optim import check_patterns, is_frozen
@@ -28,10 +28,14 @@ def check_fits(
     """Check that model and text can be trained as configured.
 
     Raises:
-        UserError: A sequence is longer than the model has positions, what is to be frozen is no part of the model or
-            all of it, a rule looks at what is never reported, or the tokenizer lacks what the objective needs.
+        UserError: The network cannot do what the objective trains it for, a sequence is longer than the model has
+            positions, what is to be frozen is no part of the model or all of it, a rule looks at what is never
+            reported, or the tokenizer lacks what the objective needs.
         DataError: The text is too short, or of a larger vocabulary than the model's.
     """
+    objective = OBJECTIVES[config.objective].for_tokenizer(tokenizer)
+    if objective.needs is not None:
+        check_can(build_without_weights(shape), objective.needs)
     longest = shape.max_positions
     if config.sequence_length > longest:
         raise UserError(
@@ -41,7 +45,6 @@ def check_fits(
     _check_frozen(config.freeze, shape)
     for rule in config.rules:
         check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
-    objective = OBJECTIVES[config.objective].for_tokenizer(tokenizer)
     needed = {training: objective.window_length(config.sequence_length)}
     if held_out is not None:
         needed[held_out] = objective.overlap + 1

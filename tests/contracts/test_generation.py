@@ -177,6 +177,17 @@ def test_a_runner_of_ones_own_serves_generate(model):
     assert Counting.last.steps == [[2]] + [[1]] * 8  # the last token is not read
 
 
+def test_only_the_compiled_kernel_is_given_drafts_unasked(model, monkeypatch):
+    """A called model computes several tokens to other bits than one, and perhaps for nothing."""
+    assert Execution().drafter_for(CompiledRunner) is PromptLookup
+    assert Execution().drafter_for(CalledRunner) is None
+    assert Execution(drafter=Parrot).drafter_for(CalledRunner) is Parrot
+    config, prompt = CONFIGS["greedy"].replace(max_new_tokens=9), [5, 6, 7, 5, 6, 7, 5, 6]
+    monkeypatch.setattr(Execution, "runner_for", lambda self, model: Counting)
+    generate_ids(model, [prompt], config, eos_id=None)
+    assert Counting.last.steps == [[8]] + [[1]] * 8
+
+
 def test_accepted_draft_tokens_are_not_read_again(model):
     config, prompt = SamplingConfig(temperature=0, max_new_tokens=33), [1, 2, 3]
     (text,) = texts(model, config, NO_DRAFTS, [prompt])

@@ -224,6 +224,12 @@ def test_the_encoder_trains_in_a_run_and_its_checkpoint_opens(tokenizer, texts, 
     assert type(nb.load(run.checkpoints[-1].path).model) is Encoder
 
 
+def test_an_objective_that_the_network_cannot_learn_is_refused(tokenizer, texts, tmp_path):
+    with pytest.raises(UserError, match="cannot generate: it is an encoder"):
+        nb.train(encoder(tokenizer), texts, folder=tmp_path, objective="causal_lm", sequence_length=32)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("padding", [0, 5])
 def test_a_position_scheme_that_biases_scores_is_one_class(monkeypatch, padding):
     monkeypatch.setitem(POSITIONS, "test_distance", Distance)
