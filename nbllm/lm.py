@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from nbllm.inference.generation import Generation, Generations
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
-    from nbllm.models.decoder import Decoder
-    from nbllm.models.network import Network
+    from nbllm.models.network import CausalNetwork, Network
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -109,12 +108,12 @@ class LM:
         """The model's shape."""
         return self.model.config
 
-    def decoder_for(self, verb: str) -> Decoder:
-        """Return the network for `verb`, which only decoders can do today; refuse with the reason where it cannot."""
+    def causal_network_for(self, verb: str) -> CausalNetwork:
+        """Return the network for `verb`, which only causal ones can do; refuse with the reason where it cannot."""
         from nbllm.models.network import check_can
 
         check_can(self.model, verb)
-        return cast("Decoder", self.model)
+        return cast("CausalNetwork", self.model)
 
     @property
     def num_parameters(self) -> int:
@@ -199,7 +198,12 @@ class LM:
 
         config = SamplingConfig.from_dict(sampling)
         return generate(
-            self.decoder_for("generate"), self.tokenizer, prompt, stream=stream, config=config, lock=self.lock
+            self.causal_network_for("generate"),
+            self.tokenizer,
+            prompt,
+            stream=stream,
+            config=config,
+            lock=self.lock,
         )
 
     def chat(self, messages: str | Sequence[Mapping[str, str]], **sampling: Any) -> ChatStream:
@@ -224,7 +228,7 @@ class LM:
         from nbllm.inference.chat_stream import ChatStream
         from nbllm.inference.runners.compiled import load_kernel
 
-        model = self.decoder_for("generate")
+        model = self.causal_network_for("generate")
         load_kernel(model)  # while the cell can say so: an answer is written in a thread of its own
         config = chat_config(sampling, self.sampling)
         prompt = render_chat(self.tokenizer, messages)
@@ -271,7 +275,7 @@ class LM:
 
         with self.lock:
             return token_log_probabilities(
-                self.decoder_for("score"), sequences, stride=stride, max_batch_tokens=batch_tokens
+                self.causal_network_for("score"), sequences, stride=stride, max_batch_tokens=batch_tokens
             )
 
     @property

@@ -16,7 +16,7 @@ from nbllm.inference.generation import Generation
 from nbllm.inference.sequence import Sequence, make_sequences
 
 if TYPE_CHECKING:
-    from nbllm.models.decoder import Decoder
+    from nbllm.models.network import CausalNetwork
 
 NUM_ALTERNATIVES = 3
 MAX_NEW_TOKENS = 512  # an answer is longer than the sample of a text
@@ -61,7 +61,7 @@ def chat_config(sampling: Mapping[str, Any], recommended: Mapping[str, Any]) -> 
 
 
 def answer(
-    model: Decoder,
+    model: CausalNetwork,
     tokenizer: Any,
     prompt: ChatPrompt,
     config: SamplingConfig,

@@ -32,7 +32,7 @@ class ChatPrompt:
     """A conversation as the model reads it.
 
     Attributes:
-        tokens: Token numbers, the beginning of the answer included.
+        tokens: Token ids, the beginning of the answer included.
         parts: The same as text, in parts of the template's own control tokens (True) and all else (False): a control
             token that somebody wrote into a message is text.
         end_ids: Tokens that end the answer: the tokenizer's end of text, and the template's end of a turn.

@@ -25,14 +25,14 @@ from nbllm.inference.sequence import Sequence, make_sequences
 from nbllm.inference.workspace import workspace_of
 
 if TYPE_CHECKING:
-    from nbllm.models.decoder import Decoder
+    from nbllm.models.network import CausalNetwork
 
 # Called with the prompt's index and each new token; a true answer ends the sequence ("stop").
 OnToken = Callable[[int, int], bool | None]
 
 
 def generate_ids(
-    model: Decoder,
+    model: CausalNetwork,
     prompts: list[list[int]],
     config: SamplingConfig,
     *,
@@ -81,7 +81,7 @@ def generate_ids(
 
 
 def decode(
-    model: Decoder,
+    model: CausalNetwork,
     sequences: list[Sequence],
     config: SamplingConfig,
     *,
@@ -176,7 +176,7 @@ def _run(
                 break
 
 
-def _check_prompts(model: Decoder, sequences: list[Sequence], config: SamplingConfig) -> None:
+def _check_prompts(model: CausalNetwork, sequences: list[Sequence], config: SamplingConfig) -> None:
     vocabulary, limit = model.config.vocab_size, model.config.max_positions
     for sequence in sequences:
         if not all(0 <= token < vocabulary for token in sequence.prompt):

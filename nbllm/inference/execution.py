@@ -12,7 +12,7 @@ from nbllm.inference.runners.called import CalledRunner
 from nbllm.inference.runners.compiled import CompiledRunner, load_kernel
 
 if TYPE_CHECKING:
-    from nbllm.models.decoder import Decoder
+    from nbllm.models.network import CausalNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,12 @@ class Execution:
     runner: MakeRunner | None = None
     drafter: MakeDrafter | Literal["auto"] | None = "auto"
 
-    def prepare(self, model: Decoder) -> None:
+    def prepare(self, model: CausalNetwork) -> None:
         """Load what the model runner needs; it may take long, and then says so."""
         if self.runner is None:
             load_kernel(model)
 
-    def runner_for(self, model: Decoder) -> MakeRunner:
+    def runner_for(self, model: CausalNetwork) -> MakeRunner:
         """Return what makes the model runner for a model as it is now."""
         if self.runner is not None:
             return self.runner

@@ -21,7 +21,7 @@ class Generation(str):
 
     Attributes:
         prompt: The text that was continued.
-        tokens: The generated token numbers, those of a stop string included, without the end token.
+        tokens: The generated token ids, those of a stop string included, without the end token.
         stopped_by: A key of `ENDINGS`: "eos", "stop", "length", "context", "interrupt" or "caller".
         stop_string: The stop string that ended the text, or `None`.
         seed: The seed that gives this text again.

@@ -17,12 +17,12 @@ from nbllm.inference.streaming import Printer
 from nbllm.inference.unicode import check_unicode
 
 if TYPE_CHECKING:
-    from nbllm.models.decoder import Decoder
+    from nbllm.models.network import CausalNetwork
 
 
 @overload
 def generate(
-    model: Decoder,
+    model: CausalNetwork,
     tokenizer: Any,
     prompt: str,
     *,
@@ -34,7 +34,7 @@ def generate(
 ) -> Generation: ...
 @overload
 def generate(
-    model: Decoder,
+    model: CausalNetwork,
     tokenizer: Any,
     prompt: list[str],
     *,
@@ -45,7 +45,7 @@ def generate(
     execution: Execution | None = None,
 ) -> Generations: ...
 def generate(
-    model: Decoder,
+    model: CausalNetwork,
     tokenizer: Any,
     prompt: str | list[str],
     *,

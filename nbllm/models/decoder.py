@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
-from nbllm.models.network import NETWORKS, Network, Row, describe_parts
+from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
@@ -22,10 +22,9 @@ from nbllm.nn.positions import Places, make_positions
 
 @NETWORKS.register("decoder")
 @keep_methods
-class Decoder(Network):
+class Decoder(CausalNetwork):
     """A causal language model; arguments as `Network` takes them."""
 
-    can = frozenset({"generate", "score"})
     kind = "a causal decoder, which predicts the next token"
 
     def add_parts(self, config: ModelConfig) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
 from nbllm.core.registry import Registry
@@ -111,6 +112,46 @@ class Network(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of the parameters."""
         return next(self.parameters()).dtype
+
+
+@keep_methods
+class CausalNetwork(Network):
+    """Base of the networks that predict each token from those before it: what generating and scoring ask of one."""
+
+    can = frozenset({"generate", "score"})
+
+    def hidden(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        *,
+        cache: Any = None,
+        positions: Int[Tensor, "batch position"] | None = None,
+        attention_mask: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"] | None = None,
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return what `logits` reads, at each position; to be defined by each network.
+
+        Args:
+            input_ids: (batch, position) token ids.
+            cache: What `make_cache` made, with the state after the tokens before these; these are added to it.
+            positions: (batch, position), the place of each token in its sequence. None: counted from the
+                tokens held in the cache, and over the real tokens alone where there is a mask.
+            attention_mask: (batch, key), nonzero at real tokens, zero at padding; the keys are those of the
+                cache and then these. None: all are real.
+        """
+        raise NotImplementedError
+
+    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
+        """Return the scores of every token of the vocabulary; to be defined by each network."""
+        raise NotImplementedError
+
+    def make_cache(self, batch: int, max_length: int) -> Any:
+        """Return an empty `nn.cache.Cache` of this network's kind; to be defined by each network.
+
+        Args:
+            batch: Sequences.
+            max_length: The most tokens of each.
+        """
+        raise NotImplementedError
 
 
 NETWORKS: Registry[type[Network]] = Registry("network")

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nbllm.models.decoder import Decoder
+from nbllm.models.network import CausalNetwork
 
-# Most logits held at a time, in numbers: 64 MB of float32.
+# Most logits held at a time, in elements: 64 MB of float32.
 _LOGITS_AT_ONCE = 1 << 24
 
 
 @torch.inference_mode()
 def token_log_probabilities(
-    model: Decoder,
+    model: CausalNetwork,
     sequences: Sequence[Sequence[int]],
     *,
     stride: int | None = None,
@@ -48,11 +48,10 @@ def token_log_probabilities(
     ]
     # By length, so that little is padded; padding goes to the right, where a causal model never sees it.
     windows.sort(key=lambda window: min(context, len(sequences[window[0]]) - 1 - window[1]))
-    device = model.embedding.weight.device
     for batch in _batches(windows, sequences, context, max_batch_tokens):
         rows = [list(sequences[index][start : start + context + 1]) for index, start, _ in batch]
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=model.device)
         found = _next_token_log_probabilities(model, ids).cpu()
         for (index, start, first), row, values in zip(batch, rows, found, strict=True):
             out[index][first : start + len(row) - 1] = values[first - start : len(row) - 1]
@@ -82,7 +81,7 @@ def _batches(
         yield batch
 
 
-def _next_token_log_probabilities(model: Decoder, ids: Tensor) -> Tensor:
+def _next_token_log_probabilities(model: CausalNetwork, ids: Tensor) -> Tensor:
     """Return (batch, position - 1): the log-probability of each token after the first."""
     hidden = model.hidden(ids[:, :-1]).flatten(0, 1)
     targets = ids[:, 1:].flatten()

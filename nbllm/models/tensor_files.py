@@ -76,7 +76,7 @@ class TensorFiles:
         """Return a tensor.
 
         Raises:
-            WeightsError: It has another shape, is not floating, holds numbers that are not finite, or cannot
+            WeightsError: It has another shape, is not floating, holds values that are not finite, or cannot
                 be read.
         """
         path, stored_name = self._stored[name]
@@ -98,7 +98,7 @@ class TensorFiles:
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise WeightsError(
-                f"{name} holds {count} numbers that are not finite.",
+                f"{name} holds {count} values that are not finite.",
                 where=path,
                 hint="The file is damaged, or the model was saved after its training broke down.",
             )

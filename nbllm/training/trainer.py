@@ -128,7 +128,7 @@ class Trainer(Session):
             overflow="slide",
         )
         text = generate(
-            self.lm.decoder_for("generate"),
+            self.lm.causal_network_for("generate"),
             self.lm.tokenizer,
             prompt,
             config=sampling,

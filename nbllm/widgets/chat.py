@@ -191,7 +191,7 @@ class ChatPanel(Panel):
             try:
                 prompt = render_chat(self.lm.tokenizer, messages)
                 made = answer(
-                    self.lm.decoder_for("generate"), self.lm.tokenizer, prompt, config,
+                    self.lm.causal_network_for("generate"), self.lm.tokenizer, prompt, config,
                     on_token=take, should_stop=stop.is_set, lock=self.lm.lock,
                 )  # fmt: skip
             except UserError as error:
@@ -302,7 +302,7 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     check_messages([{"role": "system", "content": system}, {"role": "user", "content": ""}])
     config = chat_config({"seed": None, **sampling}, lm.sampling)
     # Now, while the cell can say so: an answer is written in a thread of its own.
-    load_kernel(lm.decoder_for("generate"))
+    load_kernel(lm.causal_network_for("generate"))
     return ChatPanel(lm, system, config, on_change=refresh)
 
 

@@ -228,7 +228,7 @@ def test_what_gguf_cannot_hold(tokenizer, tmp_path):
     lm = make("llama", tokenizer)
     with torch.no_grad():
         lm.model.blocks[0].attention.output.weight[3, 4] = 1e5
-    with pytest.raises(UserError, match=r"blk\.0\.attn_output\.weight holds numbers that F16 cannot"):
+    with pytest.raises(UserError, match=r"blk\.0\.attn_output\.weight holds values that F16 cannot hold"):
         lm.save(path, dtype="F16")
     assert path.read_bytes() == b"what was here before"
     assert [file.name for file in tmp_path.iterdir()] == ["x.gguf"]
@@ -314,7 +314,7 @@ def test_numbers_that_are_not_finite(tokenizer, tmp_path):
     data = bytearray(path.read_bytes())
     data[info.offset + 40 : info.offset + 44] = np.float32("nan").tobytes()
     path.write_bytes(data)
-    with pytest.raises(WeightsError, match=r"blk\.1\.ffn_up\.weight holds numbers that are not finite"):
+    with pytest.raises(WeightsError, match=r"blk\.1\.ffn_up\.weight holds values that are not finite"):
         load_weights(read_header(path))
 
 

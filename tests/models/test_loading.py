@@ -93,7 +93,7 @@ def test_a_misshapen_tensor(folder, family):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_tensor_that_is_not_finite(folder, family, value):
     change(folder, lambda tensors: tensors[PROJECTION[family]][0, :2].fill_(value))
-    refused(folder, PROJECTION[family], "2 numbers that are not finite", "model.safetensors")
+    refused(folder, PROJECTION[family], "2 values that are not finite", "model.safetensors")
 
 
 def test_a_tensor_that_is_not_floating(folder, family):

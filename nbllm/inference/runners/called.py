@@ -14,7 +14,7 @@ from nbllm.inference.runners.base import Step
 
 if TYPE_CHECKING:
     from nbllm.inference.workspace import Workspace
-    from nbllm.models.decoder import Decoder
+    from nbllm.models.network import CausalNetwork
 
 
 _LONG = 128  # tokens of a prompt: with fewer, giving memory back at the end costs what was saved
@@ -28,7 +28,7 @@ class CalledRunner:
         workspace: Not needed.
     """
 
-    def __init__(self, model: Decoder, workspace: Workspace) -> None:
+    def __init__(self, model: CausalNetwork, workspace: Workspace) -> None:
         self._model = model
         self._device = next(model.parameters()).device
 

@@ -24,6 +24,7 @@ from nbllm.nn.positions import RotaryPositions
 if TYPE_CHECKING:
     from nbllm.inference.workspace import Workspace
     from nbllm.models.decoder import Decoder
+    from nbllm.models.network import CausalNetwork
     from nbllm.nn.kv_cache import KVCache
 
 MIN_PARAMETERS = 1 << 20  # a smaller model has answered before Numba is loaded
@@ -32,7 +33,7 @@ _KERNELS = {torch.float32: "decoding_float32", torch.bfloat16: "decoding_bfloat1
 _PER_ROW = ("tokens", "sequences", "columns", "padding")  # int64 arrays of the kernel
 
 
-def kernel_name(model: Decoder) -> str | None:
+def kernel_name(model: CausalNetwork) -> str | None:
     """Return the name of the kernel that computes this model; None where it is too small for one or there is none."""
     weight = next(model.parameters(), None)
     if weight is None or weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
@@ -42,7 +43,7 @@ def kernel_name(model: Decoder) -> str | None:
     return _KERNELS[weight.dtype] if is_computed(model) else None
 
 
-def load_kernel(model: Decoder) -> None:
+def load_kernel(model: CausalNetwork) -> None:
     """Load the kernel that computes this model; a line says so where a cell waits for it to be compiled."""
     name = kernel_name(model)
     if name is not None:
@@ -56,18 +57,18 @@ class CompiledRunner:
     Prompts, and steps of more than `MAX_TOKENS` tokens, are computed by calling the model.
 
     Args:
-        model: The decoder; its weights must stay where they are, not what they are.
+        model: The network; its weights must stay where they are, not what they are.
         workspace: Where the kernel keeps intermediate results.
     """
 
-    def __init__(self, model: Decoder, workspace: Workspace) -> None:
-        self._model, self._workspace = model, workspace
+    def __init__(self, model: CausalNetwork, workspace: Workspace) -> None:
+        self._model, self._workspace = cast("Decoder", model), workspace  # `serves` looks at its class
         self._called = CalledRunner(model, workspace)
         self._batch: Batch | None = None
         self._bound: BoundKernel | None = None  # to that batch; None where the model is called
 
     @staticmethod
-    def serves(model: Decoder) -> bool:
+    def serves(model: CausalNetwork) -> bool:
         """Return whether the kernel computes what calling the model would, and could be compiled here.
 
         Looks at every module, so it is asked once a batch and not for every step.

@@ -1,4 +1,4 @@
-"""GGUF's number formats: plain numbers, and blocks that share a scale. The arithmetic is the gguf package's."""
+"""GGUF's tensor types: plain ones, and blocks that share a scale. The arithmetic is the gguf package's."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Bytes = NDArray[np.uint8]
 
 
 class BlockType(NamedTuple):
-    """How a type packs numbers.
+    """How a type packs a tensor's elements.
 
     Attributes:
         name: Its name in llama.cpp.
-        numbers: Numbers of a block.
+        elements: Elements of a block.
         nbytes: Bytes of a block.
-        expand: Turns blocks, (block, nbytes), into numbers, (block, numbers).
+        expand: Turns blocks, (block, nbytes), into values, (block, elements).
     """
 
     name: str
-    numbers: int
+    elements: int
     nbytes: int
     expand: Callable[[Bytes], Floats]
 

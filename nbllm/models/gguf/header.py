@@ -140,12 +140,12 @@ def _tensor(cursor: Cursor, index: int) -> TensorInfo:
             hint=f"Known: {', '.join(block.name for block in BLOCKS.values())}.",
         )
     block = BLOCKS[kind]
-    if 0 in shape or shape[-1] % block.numbers:
+    if 0 in shape or shape[-1] % block.elements:
         raise WeightsError(
-            f"{name} has the shape {list(shape)}; {block.name} packs rows of a multiple of {block.numbers}.",
+            f"{name} has the shape {list(shape)}; {block.name} packs rows of a multiple of {block.elements}.",
             where=cursor.path,
         )
-    return TensorInfo(name, shape, kind, offset, math.prod(shape) // block.numbers * block.nbytes)
+    return TensorInfo(name, shape, kind, offset, math.prod(shape) // block.elements * block.nbytes)
 
 
 def _place(

@@ -109,7 +109,7 @@ def _expand(out: Tensor, info: TensorInfo, file: BinaryIO) -> None:
     block, width = BLOCKS[info.type], info.shape[-1]
     target = _rows(out, width)
     limit = torch.finfo(out.dtype).max
-    row_bytes = width // block.numbers * block.nbytes
+    row_bytes = width // block.elements * block.nbytes
     step = max(1, _PIECE // width)
     file.seek(info.offset)
     for start in range(0, len(target), step):
@@ -123,9 +123,9 @@ def _expand(out: Tensor, info: TensorInfo, file: BinaryIO) -> None:
             piece = block.expand(packed.reshape(-1, block.nbytes)).reshape(count, width)
         if not np.abs(piece).max() <= limit:  # not a number is not
             raise WeightsError(
-                f"{info.name} holds numbers that are not finite, or too large for {_name(out.dtype)}.",
+                f"{info.name} holds values that are not finite, or too large for {_name(out.dtype)}.",
                 where=file.name,
-                hint="The file is damaged, or the numbers need a wider dtype.",
+                hint="The file is damaged, or the values need a wider dtype.",
             )
         if out.dtype == torch.bfloat16:
             piece = quants.BF16.quantize_blocks(piece).view(np.int16)

@@ -115,6 +115,6 @@ def _write_tensors(writer: GGUFWriter, model: Network, matrix_type: GGMLQuantiza
         else:  # an F16 scale of 127 steps, or the number itself
             limit = _LARGEST_F16 * (127 if kind == GGMLQuantizationType.Q8_0 else 1)
         if not bool((values.abs() <= limit).all()):
-            raise UserError(f"{name} holds numbers that {kind.name} cannot: too large, or not finite.")
+            raise UserError(f"{name} holds values that {kind.name} cannot hold: too large, or not finite.")
         ordered = values if order is None else values[order]
         writer.write_tensor_data(quants.quantize(ordered.contiguous().numpy(), kind))

@@ -17,7 +17,7 @@ class PublishedModel:
     Attributes:
         name: What `nbllm.load` takes.
         family: Its architecture.
-        num_parameters: How many numbers it learned.
+        num_parameters: How many parameters it has.
         licence: Of the weights, as an SPDX identifier.
         purpose: What it can do.
         sources: Where it can be had, in the order tried.

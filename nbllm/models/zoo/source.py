@@ -14,7 +14,7 @@ class Source(abc.ABC):
     Attributes:
         sha256: Of what is downloaded, or of the largest file of it: the weights.
         num_bytes: Of the same.
-        weights: The type of the numbers in the weights.
+        weights: The dtype of the weights.
     """
 
     sha256: str
