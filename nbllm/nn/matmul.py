@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from nbllm.nn.compute.decisions import current_choices
 from nbllm.nn.compute.profile import onednn_matmul
 
+# Elements of the largest matrix that oneDNN is given: it copies operands into a layout of its own and returns new
+# memory, which for a large vocabulary's logits would be hundreds of megabytes. Binder has 2 GB.
+_MOST_FOR_ONEDNN = 1 << 23
+
 
 def matmul_dtype(operand: Tensor, rows: int) -> torch.dtype:
     """Return the dtype in which to multiply `operand`, which has so many rows, by another matrix like it.
@@ -52,6 +56,8 @@ def _is_for_onednn(left: Tensor, right: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
         return False  # autograd does not know what oneDNN does; here it is asked for gradients of gradients
+    if max(left.numel(), right.numel(), len(left) * right.shape[1]) > _MOST_FOR_ONEDNN:
+        return False
     fewest = current_choices().onednn_matmuls_from
     return fewest is not None and len(left) >= fewest and min(*left.shape, *right.shape) > 0
 

@@ -24,13 +24,13 @@ def test_presets_have_the_published_size(name):
 
 
 def test_every_preset_can_be_saved_and_is_what_its_family_reads():
-    from nbllm.models.families.config_reader import Settings
+    from nbllm.models.families.config_reader import ConfigReader
 
     assert PUBLISHED.keys() | {"llama", "qwen2"} == PRESETS.keys()
     for name in PRESETS:
         config = make_config(name)
         family = FAMILIES[config.family]
-        settings = Settings(family.write(config), "config.json")
+        settings = ConfigReader(family.write(config), "config.json")
         assert family.read(settings) == config
         settings.finish()
 
