@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.io import atomic_directory
 
 if TYPE_CHECKING:
     import torch
@@ -123,8 +122,8 @@ class LM:
     def save(self, path: Path | str, *, dtype: str | None = None) -> Path:
         """Save model and tokenizer so that `load` and transformers open them; all of it or nothing.
 
-        A path that ends in `.gguf` becomes a GGUF file, any other a directory of Hugging Face layout. What was
-        there is replaced if it is of the same kind, or an empty folder.
+        A path that ends in `.gguf` becomes a GGUF file, any other a directory of Hugging Face layout. In a directory
+        that exists, the files of an older model are replaced and all others stay; a link is written through.
 
         Args:
             path: The directory or the file.
@@ -135,22 +134,23 @@ class LM:
             The path.
 
         Raises:
-            UserError: The family, or GGUF, cannot express this model, or `path` is something else.
+            UserError: The family, or GGUF, cannot express this model, or what would be replaced is no model.
             OSError: The disk is full or the path cannot be written.
         """
-        directory = Path(path)
-        if directory.suffix == ".gguf":
+        from nbllm.models.replacing import replacing_model
+
+        path = Path(path).expanduser()
+        if path.suffix.lower() == ".gguf":
             from nbllm.models.gguf import save_gguf
 
             with self.lock:
-                save_gguf(self.model, self.tokenizer, directory, dtype=dtype, sampling=self.sampling)
-            return directory
+                save_gguf(self.model, self.tokenizer, path, dtype=dtype, sampling=self.sampling)
+            return path
         if dtype is not None:
             raise UserError("dtype is for GGUF files.", where=path, hint="Name the file *.gguf, or leave it.")
-        _refuse_to_replace(directory)
-        with atomic_directory(directory) as folder:
+        with replacing_model(path) as folder:
             self.write_files(folder)
-        return directory
+        return path
 
     def write_files(self, folder: Path) -> None:
         """Write the files of `save` into an existing folder, as part of a checkpoint for instance."""
@@ -351,9 +351,9 @@ def load(
     from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
 
-    origin = Path(path).resolve().name
+    origin = Path(path).expanduser().resolve().name
     path = locate(path)
-    if path.suffix == ".gguf" or path.is_file():
+    if path.suffix.lower() == ".gguf" or path.is_file():
         from nbllm.models import gguf
 
         header = gguf.read_header(path)
@@ -407,18 +407,6 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizer libraries raise bare Exception for a broken file
         raise WeightsError(f"The tokenizer cannot be read: {error}", where=directory) from error
-
-
-def _refuse_to_replace(directory: Path) -> None:
-    """Saving replaces a model, never anything else that happens to have the name."""
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise UserError("There is a file of this name.", where=directory, hint="Save under another name.")
-    if any(directory.iterdir()) and not (directory / "config.json").is_file():
-        raise UserError(
-            "The folder holds something that is not a model.", where=directory, hint="Save into a new folder."
-        )
 
 
 def _count(number: int) -> str:

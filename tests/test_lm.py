@@ -93,20 +93,6 @@ def test_greedy_text_is_transformers(lm, tmp_path):
     assert got == lm.tokenizer.decode(expected, skip_special_tokens=True)
 
 
-def test_saving_replaces_a_model_but_nothing_else(lm, tmp_path):
-    path = lm.save(tmp_path / "model")
-    (path / "stale.txt").write_text("from before")
-    lm.save(path)
-    assert not (path / "stale.txt").exists()
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "diary.txt").write_text("dear")
-    with pytest.raises(UserError, match="holds something that is not a model"):
-        lm.save(tmp_path / "notes")
-    with pytest.raises(UserError, match="a file of this name"):
-        lm.save(tmp_path / "notes" / "diary.txt")
-    assert [entry.name for entry in sorted(tmp_path.iterdir())] == ["model", "notes"]
-
-
 def test_a_failed_save_leaves_what_was_there(lm, tmp_path, monkeypatch):
     path = lm.save(tmp_path / "model")
     before = {file.name: file.read_bytes() for file in path.iterdir()}

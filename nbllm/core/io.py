@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,10 +60,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                sync_file(file)
-        sync_directory(aside)
+        _finish(aside)
         if path.exists():  # os.replace cannot replace a filled folder
             old = path.with_name(f"{ASIDE}{uuid.uuid4().hex}")
             os.replace(path, old)
@@ -75,6 +72,78 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_files(directory: Path, stale: Callable[[Path], Iterable[Path]]) -> Iterator[Path]:
+    """Yield a folder to fill; on success its files are synced and take their places in `directory`.
+
+    There they replace files of the same names; everything else in `directory` stays. On any error `directory` is as
+    it was. Each file is replaced at once, all of them one after another: whoever is killed in between leaves some old
+    and some new files.
+
+    Args:
+        directory: An existing folder.
+        stale: Given the filled folder, says which files of `directory` are to go when the new ones come.
+    """
+    aside = directory / f"{ASIDE}{uuid.uuid4().hex}"
+    aside.mkdir()
+    try:
+        yield aside
+        _finish(aside)
+        _exchange(aside, directory, list(stale(aside)))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    sync_directory(directory)
+
+
+def _finish(folder: Path) -> None:
+    """Sync a filled folder; give its files the mode that the umask grants, whichever library wrote them."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            sync_file(file)
+    sync_directory(folder)
+
+
+def _exchange(new: Path, directory: Path, stale: list[Path]) -> None:
+    """Move files from `new` into `directory` and delete the stale ones; on any error, put back what was there."""
+    moves = [(file, directory / file.relative_to(new)) for file in sorted(new.rglob("*")) if file.is_file()]
+    replaced = directory / f"{ASIDE}{uuid.uuid4().hex}"
+    replaced.mkdir()
+    kept: list[tuple[Path, Path]] = []  # a file of `directory`, and its second name among the replaced
+    made: set[Path] = set()
+    try:
+        for place in [*stale, *(place for _, place in moves)]:
+            if place.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
+            if os.path.lexists(place):
+                kept.append((place, replaced / str(len(kept))))
+                _second_name(*kept[-1])
+        for file, place in moves:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
+            made.add(place)
+        for place in set(stale) - made:
+            place.unlink(missing_ok=True)
+    except BaseException:
+        for place in made:
+            place.unlink()
+        for place, second in kept:
+            if os.path.lexists(second):
+                os.replace(second, place)
+        shutil.rmtree(replaced, ignore_errors=True)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _second_name(file: Path, second: Path) -> None:
+    """Give a file a second name; where file systems cannot, move it."""
+    try:
+        os.link(file, second, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        os.replace(file, second)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Ne
         WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not
             floating, not finite or damaged; the tensor and the file are named.
     """
-    _, config = read_config(Path(directory))
+    _, config = read_config(directory)
     model = build_without_weights(config)
     model.load_state_dict(dict(read_parameters(directory, dtype=dtype)), assign=True)
     return model
@@ -51,7 +52,7 @@ def read_parameters(
     directory: Path | str, *, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
-    directory = Path(directory)
+    directory = Path(directory).expanduser()
     family, config = read_config(directory)
     shapes = {name: tuple(p.shape) for name, p in build_without_weights(config).named_parameters()}
     with TensorFiles(directory, family) as files:
@@ -66,12 +67,13 @@ def read_parameters(
                 yield name, parameter
 
 
-def read_config(directory: Path) -> tuple[Family, ModelConfig]:
+def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     """Read a directory's `config.json`.
 
     Raises:
         WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
     """
+    directory = Path(directory).expanduser()
     path = directory / CONFIG
     if not directory.is_dir():
         raise WeightsError("There is no such model directory.", where=directory)
@@ -113,7 +115,7 @@ def save_model(
 ) -> None:
     """Write a model's files into a folder, in the layout of its family, readable by transformers.
 
-    The folder is filled as it is; for all or nothing, fill one of `core.io.atomic_directory`.
+    The folder is filled as it is; for all or nothing, fill one of `models.replacing.replacing_model`.
 
     Args:
         model: The model.
@@ -126,7 +128,7 @@ def save_model(
         UserError: The family cannot express this model.
         OSError: The disk is full or the folder cannot be written.
     """
-    directory = Path(directory)
+    directory = Path(directory).expanduser()
     family = FAMILIES[model.config.family]
     family.check(model.config)
     tensors = _family_tensors(model, family)
@@ -225,8 +227,11 @@ def _write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_bytes:
 
 
 def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(mode)  # save_file makes what only its owner may read
     except SafetensorError as error:  # it wraps the system's errors: a full disk must stay an OSError
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else 5, str(error), str(path)) from error

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import WeightsError
+from nbllm.core.io import open_regular
 from nbllm.models.gguf.blocks import BLOCKS, type_name
 from nbllm.models.gguf.cursor import Cursor
 
-_MAGIC = b"GGUF"
+MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32  # bytes
 _MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -67,18 +68,20 @@ def read_header(path: Path) -> Header:
     Source: the GGUF specification, github.com/ggml-org/ggml, docs/gguf.md.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, 2)
-            if size < len(_MAGIC):  # an empty file cannot be mapped
+            if size < len(MAGIC):  # an empty file cannot be mapped
                 raise WeightsError("The file is no GGUF file: it is too short.", where=path)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parse(Cursor(data, path), path)
     except FileNotFoundError:
         raise WeightsError("There is no such file.", where=path) from None
+    except OSError as error:
+        raise WeightsError(f"The file cannot be read: {error.strerror}.", where=path) from None
 
 
 def _parse(cursor: Cursor, path: Path) -> Header:
-    if cursor.take(4, "the magic bytes") != _MAGIC:
+    if cursor.take(4, "the magic bytes") != MAGIC:
         raise WeightsError("The file is no GGUF file: it does not begin with GGUF.", where=path)
     _check_version(cursor.number("I", "the version"), path)
     num_tensors = cursor.number("Q", "the number of tensors")

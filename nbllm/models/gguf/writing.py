@@ -20,8 +20,9 @@ from gguf import (
 from torch import Tensor
 
 from nbllm.core.errors import UserError
-from nbllm.core.io import atomic_file
+from nbllm.core.io import atomic_file, open_regular
 from nbllm.models.gguf.architectures import tensor_map, write_config
+from nbllm.models.gguf.header import MAGIC
 from nbllm.models.gguf.sampling import write_sampling
 from nbllm.models.gguf.tokenizer_writing import write_tokenizer
 from nbllm.models.network import Network
@@ -59,7 +60,8 @@ def save_gguf(
             in GGUF.
 
     Raises:
-        UserError: GGUF cannot express the model, the tokenizer or a number, or `dtype` is none of these.
+        UserError: GGUF cannot express the model, the tokenizer or a number, `dtype` is none of these, or what is at
+            `path` is no GGUF file.
         OSError: The disk is full or the file cannot be written.
     """
     if dtype is None:
@@ -67,7 +69,9 @@ def save_gguf(
     if dtype not in _FILE_TYPES:
         raise UserError(f"A GGUF is not written as {dtype!r}.", hint=f"Known: {', '.join(_FILE_TYPES)}.")
     matrix_type, file_type = _FILE_TYPES[dtype]
-    path = Path(path)
+    path = Path(path).expanduser().resolve()  # a link is written through
+    _refuse_to_replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as aside:
         writer = GGUFWriter(aside, model.config.family)
         try:
@@ -84,6 +88,20 @@ def save_gguf(
             _write_tensors(writer, model, matrix_type)
         finally:
             writer.close()
+
+
+def _refuse_to_replace(path: Path) -> None:
+    """Saving replaces a GGUF file, or an empty one, never anything else that happens to have the name."""
+    if path.is_dir():
+        raise UserError("There is a folder of this name.", where=path, hint="Save under another name.")
+    if path.exists():
+        with open_regular(path) as file:
+            if file.read(len(MAGIC)) not in (MAGIC, b""):
+                raise UserError(
+                    "The file is no GGUF file; saving would replace it.",
+                    where=path,
+                    hint="Save under another name.",
+                )
 
 
 def _write_tensors(writer: GGUFWriter, model: Network, matrix_type: GGMLQuantizationType) -> None:

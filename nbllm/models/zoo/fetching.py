@@ -42,7 +42,7 @@ def locate(path: Path | str) -> Path:
         WeightsError: It is neither; the nearest name is given.
         FetchError, CacheError: As `fetch`.
     """
-    place = Path(path)
+    place = Path(path).expanduser()
     if isinstance(path, Path) or place.exists():
         return place
     if path in MODELS:
