@@ -73,7 +73,7 @@ class TensorFiles:
         return found.pop() if len(found) == 1 else torch.float32
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor.
+        """Return a tensor, mapped from its file: to be copied before the file may change.
 
         Raises:
             WeightsError: It has another shape, is not floating, holds values that are not finite, or cannot

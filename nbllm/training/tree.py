@@ -42,7 +42,8 @@ def read_tree(folder: Path) -> Any:
     """
     try:
         structure = json.loads((folder / STRUCTURE).read_bytes())
-        return _unpack(structure, load_file(folder / TENSORS))
+        mapped = load_file(folder / TENSORS)  # copied: what is mapped changes with the file
+        return _unpack(structure, {name: tensor.clone() for name, tensor in mapped.items()})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"The loop's state cannot be read: {error}.", where=folder) from error
 

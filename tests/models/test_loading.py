@@ -3,6 +3,8 @@
 import errno
 import json
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -330,3 +332,47 @@ def test_a_full_disk_stays_an_oserror(small, tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert caught.value.errno == errno.EFBIG
     assert "model.safetensors" in str(caught.value)
+
+
+def test_the_weights_do_not_change_with_the_file(folder, family):
+    """In a process of its own, which would end by SIGBUS where weights were still mapped."""
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom nbllm.models import load_model\n"
+        "model, path = load_model(sys.argv[1]), Path(sys.argv[1]) / 'model.safetensors'\n"
+        "before = {name: parameter.double().sum().item() for name, parameter in model.named_parameters()}\n"
+        "size = path.stat().st_size\n"
+        "for content in (bytes(size), b''):\n"
+        "    with open(path, 'r+b') as file: file.write(content), file.truncate(len(content))\n"
+        "    for name, parameter in model.named_parameters():\n"
+        "        assert parameter.double().sum().item() == before[name], name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+HEADERS = {
+    "longer than the file": (2**40, b"{}"),
+    "as long as a number can say": (2**64 - 1, b"{}"),
+    "nested": (None, b'{"a":' * 50_000),
+    "no object": (None, b"[" * 100_000),
+    "a shape that overflows": (None, {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 4]}),
+    "a shape that wraps to nothing": (
+        None,
+        {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 0]},
+    ),
+    "a negative size": (None, {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}),
+    "many dimensions": (None, {"dtype": "F32", "shape": [1] * 100_000, "data_offsets": [0, 4]}),
+    "beyond the end": (None, {"dtype": "F32", "shape": [1], "data_offsets": [2**60, 2**60 + 4]}),
+    "backwards": (None, {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_that_claims_the_impossible(folder, family, case):
+    length, header = HEADERS[case]
+    if isinstance(header, dict):
+        header = json.dumps({PROJECTION[family]: header}).encode()
+    length = len(header) if length is None else length
+    (folder / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    error = refused(folder, str(folder / "model.safetensors"))
+    assert len(error) < 10_000
