@@ -163,7 +163,7 @@ def test_post_build_installs_the_package_fetches_the_model_and_leaves_the_kernel
     code = (
         "import sys; sys.path.insert(0, 'binder'); import warm\n"
         "from nbllm.data.kernels import packing, windows\n"
-        "for kernel in (packing.append_documents, windows.window_starts, windows.cut_windows):\n"
+        "for kernel in (packing.append_documents, windows.window_starts):\n"
         "    print(kernel.py_func.__name__, *(sum(counts.values()) for counts in kernel.stats[1:]))"
     )
     link = tmp_path / "binder"
@@ -176,8 +176,8 @@ def test_post_build_installs_the_package_fetches_the_model_and_leaves_the_kernel
         capture_output=True,
         text=True,
     )
-    found = [line.split() for line in done.stdout.splitlines()[-3:]]
-    assert found == [["append_documents", "1", "0"], ["window_starts", "1", "0"], ["cut_windows", "1", "0"]]
+    found = [line.split() for line in done.stdout.splitlines()[-2:]]
+    assert found == [["append_documents", "1", "0"], ["window_starts", "1", "0"]]
 
 
 def test_start_tells_the_libraries_how_many_cores_there_are(environment):

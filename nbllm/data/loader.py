@@ -34,9 +34,9 @@ class WindowSource:
     def __init__(self, store: TokenStore, *, length: int, overlap: int = 0, seed: int = 0) -> None:
         if not 0 <= overlap < length:
             raise UserError(f"A window of {length} tokens cannot overlap the next by {overlap}.")
-        if len(store.tokens) < length:
+        if store.num_tokens < length:
             raise DataError(
-                f"The text has {len(store.tokens):,} tokens; one window needs {length:,}.",
+                f"The text has {store.num_tokens:,} tokens; one window needs {length:,}.",
                 where=store.path,
                 hint="Use more text, or a smaller sequence_length.",
             )
@@ -44,13 +44,12 @@ class WindowSource:
         self.length = length
         self.stride = length - overlap
         self.seed = seed
-        self._tokens = np.asarray(store.tokens)  # a plain view: Numba need not learn the memmap type
         self._key = np.uint64(derive(seed, "batch order"))
 
     @property
     def windows_per_epoch(self) -> int:
         """Number of windows after which every window was drawn once."""
-        return len(self._tokens) // self.stride
+        return self.store.num_tokens // self.stride
 
     def epoch(self, position: int) -> float:
         """Return how many times the text was seen after `position` windows."""
@@ -65,16 +64,15 @@ class WindowSource:
 
         Raises:
             UserError: `position` is negative or `count` not positive.
+            DataError: The store's files were changed meanwhile.
         """
-        from nbllm.data.kernels.windows import cut_windows, window_starts
+        from nbllm.data.kernels.windows import window_starts
 
         if position < 0 or count < 1:
             raise UserError(f"Cannot draw {count} windows at position {position}.")
         starts = np.empty(count, np.int64)
-        windows = np.empty((count, self.length), np.int64)
-        window_starts(position, self.stride, len(self._tokens), self._key, starts)
-        cut_windows(self._tokens, starts, windows)
-        return windows
+        window_starts(position, self.stride, self.store.num_tokens, self._key, starts)
+        return self.store.windows(starts, self.length)
 
     def __repr__(self) -> str:
         return (

@@ -1,4 +1,4 @@
-"""Tokens on disk, mapped into memory: never more than the pages in use, shared between processes."""
+"""Tokens on disk: what is asked for is read, so a text may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbllm.core.errors import DataError
-from nbllm.core.io import sha256_file
+from nbllm.core.config import PlainConfig
+from nbllm.core.errors import DataError, UserError
+from nbllm.core.io import open_regular
+from nbllm.data.token_file import TokenFile, damaged
 
 SCHEMA = "nbllm-tokens/1"
 RECORD, TOKENS, OFFSETS = "store.json", "tokens.bin", "offsets.bin"
+MAX_RECORD = 1 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StoreRecord:
+class StoreRecord(PlainConfig):
     """What `store.json` says of the arrays beside it."""
 
     dtype: str
@@ -54,6 +57,12 @@ class TokenStore:
         self.eos_id = record.eos_id
         self.vocab_size = record.vocab_size
         self.fingerprint = record.fingerprint
+        dtype = np.dtype(record.dtype).newbyteorder("<").str
+        sizes = {TOKENS: (dtype, record.num_tokens), OFFSETS: ("<i8", record.num_documents + 1)}
+        self._files = {
+            name: TokenFile(path / name, dtype=kind, count=count, sha256=record.sha256[name])
+            for name, (kind, count) in sizes.items()
+        }
 
     @classmethod
     def open(cls, path: str | Path) -> TokenStore:
@@ -63,14 +72,7 @@ class TokenStore:
             DataError: There is no store in `path`, it is of another version, or a file has the wrong size.
         """
         path = Path(path)
-        record = _read_record(path)
-        itemsize = np.dtype(record.dtype).itemsize
-        expected = {TOKENS: record.num_tokens * itemsize, OFFSETS: (record.num_documents + 1) * 8}
-        for name, size in expected.items():
-            file = path / name
-            if not file.is_file() or file.stat().st_size != size:
-                raise _damaged(file, f"{name} is missing or has not the {size:,} bytes it should have")
-        return cls(path, record)
+        return cls(path, _read_record(path))
 
     def verify(self) -> None:
         """Read everything and compare it with the checksums.
@@ -78,26 +80,50 @@ class TokenStore:
         Raises:
             DataError: A file's content is not what was written.
         """
-        for name in (TOKENS, OFFSETS):
-            if sha256_file(self.path / name) != self.record.sha256.get(name):
-                raise _damaged(self.path / name, f"the checksum of {name} does not match")
+        for file in self._files.values():
+            file.verify()
 
-    @functools.cached_property
-    def tokens(self) -> np.memmap[Any, np.dtype[np.unsignedinteger]]:
-        """(token) uint16, or uint32 when the vocabulary has more than 65,536 words; read-only."""
-        return np.memmap(self.path / TOKENS, dtype=self.record.dtype, mode="r")
+    def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """Return the tokens from `start` up to `stop`, or to the end: (token).
+
+        Raises:
+            DataError: The files were changed since they were opened.
+        """
+        return self._checked(self._files[TOKENS].read(start, self.num_tokens if stop is None else stop))
+
+    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+        """Return `length` tokens from each start on, where the first token follows the last: (window, length).
+
+        Args:
+            starts: (window) indices of tokens.
+            length: At most `num_tokens`.
+
+        Raises:
+            DataError: The files were changed since they were opened.
+        """
+        return self._checked(self._files[TOKENS].windows(starts, length))
 
     @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """(document + 1) int64: where in `tokens` each document begins; the last entry is the end."""
-        return np.asarray(np.memmap(self.path / OFFSETS, dtype="<i8", mode="r"))
+        """(document + 1) int64: where each document begins among the tokens; the last entry is the end."""
+        offsets = self._files[OFFSETS].read(0, len(self) + 1).astype(np.int64)
+        if offsets[0] != 0 or offsets[-1] != self.num_tokens or (np.diff(offsets) < 1).any():
+            raise damaged(self.path / OFFSETS, f"{OFFSETS} does not divide the tokens into documents")
+        return offsets
+
+    def _checked(self, tokens: NDArray[np.integer]) -> NDArray[np.int64]:
+        if tokens.max(initial=0) >= self.vocab_size:  # compiled code would read beyond the embedding
+            raise damaged(
+                self.path / TOKENS, f"it holds the token {tokens.max()} of a vocabulary of {self.vocab_size}"
+            )
+        return tokens.astype(np.int64)
 
     @property
     def num_tokens(self) -> int:
         """Number of tokens, the end tokens included."""
         return self.record.num_tokens
 
-    def document(self, index: int) -> NDArray[np.unsignedinteger]:
+    def document(self, index: int) -> NDArray[np.int64]:
         """Return document `index` (from 0, or from the end when negative) without its end token: (token).
 
         Raises:
@@ -106,7 +132,7 @@ class TokenStore:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no document {index} among {len(self)}.")
         index %= len(self)
-        return np.asarray(self.tokens[self.offsets[index] : self.offsets[index + 1] - 1])
+        return self.read(int(self.offsets[index]), int(self.offsets[index + 1]) - 1)
 
     def __len__(self) -> int:
         return self.record.num_documents
@@ -126,24 +152,26 @@ def _read_record(path: Path) -> StoreRecord:
     if not file.is_file():
         raise DataError("There is no token store here.", where=path, hint="Make one with nbllm.data.pack.")
     try:
-        values = json.loads(file.read_text("utf-8"))
+        with open_regular(file) as opened:
+            values = json.loads(opened.read(MAX_RECORD))
         if values.get("schema") != SCHEMA:
             raise DataError(
                 f"The token store is of version {values.get('schema')!r}, not {SCHEMA!r}.",
                 where=file,
                 hint="Pack the text again.",
             )
-        record = StoreRecord(**values)
-        if record.dtype not in ("uint16", "uint32") or record.num_tokens < 1 or record.num_documents < 1:
-            raise _damaged(file, "its record makes no sense")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-        raise _damaged(file, f"its record cannot be read ({error})") from error
+        record = StoreRecord.from_dict(values)
+        sums = [record.sha256.get(name) for name in (TOKENS, OFFSETS)]
+    except DataError:
+        raise
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        reason = error.what if isinstance(error, UserError) else error
+        raise damaged(file, f"its record cannot be read ({reason})") from error
+    counts = (record.num_tokens, record.num_documents, record.vocab_size)
+    if (
+        record.dtype not in ("uint16", "uint32")
+        or min(counts) < 1
+        or not all(isinstance(s, str) for s in sums)
+    ):
+        raise damaged(file, "its record makes no sense")
     return record
-
-
-def _damaged(file: Path, reason: str) -> DataError:
-    return DataError(
-        f"The token store is damaged: {reason}.",
-        where=file,
-        hint="Pack the text again: damage is then replaced.",
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError
@@ -56,12 +55,12 @@ def _held_out(columns: dict[str, Any]) -> str:
 
 def _default(run: Run | None) -> tuple[Any, str]:
     from nbllm.data import load, split
-    from nbllm.data.token_store import TokenStore
+    from nbllm.training.validation import open_store
 
     record = run.record.get("data") if run is not None else None
     kept = record.get("validation") if isinstance(record, dict) else None
-    if isinstance(kept, dict) and "path" in kept:
-        return TokenStore.open(Path(kept["path"])), "what the run held out"
+    if isinstance(kept, dict):
+        return open_store(kept), "what the run held out"
     return split(load("pydocs"), 0.1, seed=0)[1], "pydocs, its held-out tenth (split by document, seed 0)"
 
 

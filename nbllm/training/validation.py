@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -33,8 +32,12 @@ def open_store(record: Mapping[str, Any]) -> TokenStore:
     Raises:
         DataError: It is gone, damaged, or no longer what the run was started with.
     """
-    store = TokenStore.open(Path(record["path"]))
-    if store.fingerprint != record["fingerprint"]:
+    path = record.get("path")
+    if not isinstance(path, str):
+        raise DataError("The run's record does not say where its packed text is.")
+    store = TokenStore.open(path)
+    store.verify()
+    if store.fingerprint != record.get("fingerprint"):
         raise DataError(
             "The packed text is not what this run was started with.",
             where=store.path,
@@ -59,14 +62,14 @@ class Validation:
     def __init__(self, store: TokenStore, objective: Objective[Any], config: TrainConfig) -> None:
         self.objective = objective
         self.config = config
-        self.tokens = store.tokens
+        self.store = store
         self.length = objective.window_length(config.sequence_length)
         stride = self.length - objective.overlap
-        starts = range(0, len(store.tokens) - objective.overlap, stride)
+        starts = range(0, store.num_tokens - objective.overlap, stride)
         # Where not all are measured, they are spread evenly: the beginning alone would be but a few documents.
         every = max(1, round(len(starts) * stride / config.validation_tokens))
         self.starts = list(starts)[::every]
-        self.bytes_per_token = store.num_bytes / len(store.tokens)
+        self.bytes_per_token = store.num_bytes / store.num_tokens
 
     @classmethod
     def of(
@@ -93,9 +96,8 @@ class Validation:
 
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         """Yield windows, (batch, window); one that the text's end cuts short is a batch of its own."""
-        whole = [start for start in self.starts if start + self.length <= len(self.tokens)]
+        whole = [start for start in self.starts if start + self.length <= self.store.num_tokens]
         for first in range(0, len(whole), self.config.batch_size):
-            places = np.array(whole[first : first + self.config.batch_size])[:, None]
-            yield self.tokens[places + np.arange(self.length)].astype(np.int64)
+            yield self.store.windows(np.array(whole[first : first + self.config.batch_size]), self.length)
         for start in self.starts[len(whole) :]:
-            yield self.tokens[start:].astype(np.int64)[None]
+            yield self.store.read(start)[None]

@@ -6,7 +6,7 @@ import pytest
 
 from nbllm.data.kernels.jit import kernel
 from nbllm.data.kernels.packing import append_documents
-from nbllm.data.kernels.windows import cut_windows, mix, permute, window_starts
+from nbllm.data.kernels.windows import mix, permute, window_starts
 
 U = np.uint64
 
@@ -85,15 +85,6 @@ def test_window_starts_equal_the_reference(num_tokens, stride):
     for first in (0, 30, 10**12):
         window_starts(first, stride, num_tokens, U(99), starts)
         np.testing.assert_array_equal(starts, reference_starts(first, 50, stride, num_tokens, 99))
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-def test_cut_windows_equals_indexing_on_a_circle(dtype):
-    tokens = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, 37, dtype=dtype, endpoint=True)
-    starts = np.array([0, 5, 30, 36])
-    windows = np.empty((4, 10), np.int64)
-    cut_windows(tokens, starts, windows)
-    np.testing.assert_array_equal(windows, tokens[(starts[:, None] + np.arange(10)) % 37])
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])

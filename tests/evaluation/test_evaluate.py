@@ -195,7 +195,7 @@ def test_without_a_run_the_machine_is_this_one(lm, texts):
 def test_texts_come_in_every_form(lm, texts, tokenizer, tmp_path, make_run):
     dataset = datasets.Dataset.from_dict({"text": texts})
     store = pack(dataset, tokenizer, folder=tmp_path / "store")
-    run = make_run(data={"validation": {"path": str(store.path)}})
+    run = make_run(data={"validation": {"path": str(store.path), "fingerprint": store.fingerprint}})
     saved = tmp_path / "held-out.jsonl"
     dataset.to_json(saved)
     forms = [

@@ -1,4 +1,4 @@
-"""Which window of the token store is drawn at which position, and the cutting of it.
+"""Which window of the token store is drawn at which position.
 
 An epoch visits every window once, in the order of a keyed bijection (a balanced Feistel network, cycle-walked
 onto the number of windows), so that no permutation is ever held in memory and the window at a position is a
@@ -73,24 +73,3 @@ def window_starts(
         phase = mix(epoch_key ^ GOLDEN) % size
         window = permute(position % num_windows, num_windows, epoch_key)
         starts[row] = np.int64((phase + window * np.uint64(stride)) % size)
-
-
-@kernel
-def cut_windows(
-    tokens: NDArray[np.unsignedinteger], starts: NDArray[np.int64], windows: NDArray[np.int64]
-) -> None:
-    """Copy windows of tokens; the token after the last one is the first.
-
-    Args:
-        tokens: (token) the store.
-        starts: (window) first token of each window.
-        windows: (window, length) buffer to fill.
-    """
-    num_tokens = np.intp(tokens.shape[0])
-    for row in range(starts.shape[0]):
-        place = np.intp(starts[row])
-        for column in range(windows.shape[1]):
-            windows[row, column] = tokens[place]
-            place += 1
-            if place == num_tokens:
-                place = np.intp(0)
