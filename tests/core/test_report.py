@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 import unicodedata
 from html.parser import HTMLParser
@@ -261,7 +262,7 @@ BAD = {
         lambda r: r | {"sections": [{"kind": "table", "header": ["a"], "rows": [[1, 2]]}]}, "needs 1 cells"),
     "no number": (
         lambda r: r | {"sections": [{"kind": "measurements", "measurements": [{"name": "a", "value": "b"}]}]},
-        "'b' is no number"),
+        "'b' is not a number"),
     "uneven line": (
         lambda r: r | {"sections": [{"kind": "chart", "x_label": "", "y_label": "",
                                      "lines": [{"name": "a", "x": [1], "y": []}]}]}, "an x for every y"),
@@ -269,24 +270,24 @@ BAD = {
     "no columns": (lambda r: r | {"sections": [rows(columns={})]}, "a value for every row"),
     "more rows than examples": (lambda r: r | {"sections": [rows(num_examples=0)]}, "more rows .* than examples"),
     "no such cluster": (lambda r: r | {"sections": [rows(cluster="b")]}, "no column 'b' to cluster by"),
-    "no subject": (lambda r: r | {"sections": [rows(subject="mmlu")]}, "subject: 'mmlu' is no Subject"),
-    "a number for a text": (lambda r: r | {"sections": [{"kind": "text", "text": 5}]}, "text: 5 is no text"),
+    "no subject": (lambda r: r | {"sections": [rows(subject="mmlu")]}, "subject: 'mmlu' is not a Subject"),
+    "a number for a text": (lambda r: r | {"sections": [{"kind": "text", "text": 5}]}, "text: 5 is not a text"),
     "a text for a list": (
-        lambda r: r | {"sections": [{"kind": "samples", "samples": "abc"}]}, "samples: 'abc' is no list"),
+        lambda r: r | {"sections": [{"kind": "samples", "samples": "abc"}]}, "samples: 'abc' is not a list"),
     "a number for a truth value": (
         lambda r: r | {"sections": [{"kind": "measurements", "measurements": [], "prominent": 2}]},
-        "prominent: 2 is no truth value"),
+        "prominent: 2 is not a truth value"),
     "a long text for a number": (
         lambda r: r | {"sections": [{"kind": "chart", "x_label": "", "y_label": "", "lines": [],
-                                     "events": [{"x": "9" * 10_000, "label": ""}]}]}, r"'9+\.\.\.9+' is no number"),
+                                     "events": [{"x": "9" * 10_000, "label": ""}]}]}, r"'9+\.\.\.9+' is not a number"),
     "no direction": (
         lambda r: r | {"sections": [{"kind": "measurements", "measurements": [
             {"name": "a", "value": 1, "better": "up"}]}]}, "better is 'up'"),
-    "a title that is none": (lambda r: r | {"title": ["a"]}, "its title is no text"),
+    "a title that is none": (lambda r: r | {"title": ["a"]}, "its title is not a text"),
     "no change": (
         lambda r: r | {"sections": [{"kind": "changes",
                                      "changes": [{"name": "a", "before": 1, "after": math.nan}]}]},
-        "after: nan is no finite number"),
+        "after: nan is not a finite number"),
     "no interval": (
         lambda r: r | {"sections": [{"kind": "measurements",
                                      "measurements": [{"name": "a", "value": 1, "interval": [1]}]}]}, "malformed"),
@@ -322,3 +323,61 @@ def test_loading_the_html_says_where_to_read_from(tmp_path):
 
 def test_repr_is_one_line():
     assert repr(full()) == "Report('words', 9 sections, 3 figures)"
+
+
+ODD = [None, True, -1, 0, 1.5, 1e308, 10**400, float("nan"), "", HOSTILE, "x" * 5000, [], [[]], [None], ["a", 1], {},
+       {"a": 1}, {"name": [], "x": {}, "y": None}, 2**63, "²", [[[[[]]]]] ]  # fmt: skip
+
+
+def places(value, path=()):
+    """Every place in a record."""
+    yield path
+    entries = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, item in entries:
+        yield from places(item, (*path, key))
+
+
+def changed(record, path, value):
+    if not path:
+        return value
+    copy = dict(record) if isinstance(record, dict) else list(record)
+    copy[path[0]] = changed(record[path[0]], path[1:], value)
+    return copy
+
+
+def test_what_loads_can_be_shown_whatever_stands_in_the_file(tmp_path):
+    """Each value of a report in turn is replaced by others: an error that names the file, or a report that is shown."""
+    record = full().to_dict()
+    path = tmp_path / "report.json"
+    refused = shown = 0
+    for place in places(record):
+        for value in ODD:
+            path.write_text(json.dumps(changed(record, place, value)))
+            try:
+                report = Report.load(path)
+            except DataError as error:
+                assert str(path) in str(error) and len(str(error)) < 5000, (place, value)
+                refused += 1
+                continue
+            assert str(report) and check(report._repr_html_()) and repr(report), (place, value)
+            json.dumps(report.to_dict(), allow_nan=False)
+            list(report.measurements())
+            shown += 1
+    assert refused > 1000 and shown > 200
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"sections":' * 50_000, b"\xff\xfe", b"9" * 5000, b"null"]
+)
+def test_files_that_are_no_json_of_ours(tmp_path, content):
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(DataError):
+        Report.load(tmp_path / "report.json")
+
+
+def test_a_report_is_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(DataError, match="cannot be read"):
+        Report.load(tmp_path / "report.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from nbllm.core.errors import DataError, UserError, nearest
-from nbllm.core.io import write_atomic
+from nbllm.core.io import open_regular, write_atomic
 from nbllm.core.registry import Registry
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.html import to_fragment, to_page
@@ -127,7 +127,7 @@ class Report:
             where: The file that it came from, for error messages.
 
         Raises:
-            DataError: The record is no report, is of another schema version, or a section is malformed.
+            DataError: The record is not a report, is of another schema version, or a section is malformed.
         """
         _check_schema(record, where)
         sections = []
@@ -140,7 +140,7 @@ class Report:
         texts = {name: record.get(name, "") for name in ("title", "created", "generator")}
         for name, text in texts.items():
             if not isinstance(text, str):
-                raise DataError(f"This is no report: its {name} is no text.", where=where)
+                raise DataError(f"This is not a report: its {name} is not a text.", where=where)
         return cls(sections=sections, **texts)
 
     def save(self, path: str | Path) -> Path:
@@ -178,11 +178,12 @@ class Report:
         """Read a report back from its JSON.
 
         Raises:
-            DataError: The file cannot be read, is no report, or is of another schema version.
+            DataError: The file cannot be read, is not a report, or is of another schema version.
         """
         path = Path(path).expanduser()
         try:
-            record = json.loads(path.read_bytes())
+            with open_regular(path) as file:
+                record = json.loads(file.read())
         except OSError as error:
             raise DataError(f"The report cannot be read: {error.strerror or error}.", where=path) from error
         except (ValueError, RecursionError) as error:
@@ -219,7 +220,7 @@ def _first(name: str, things: Iterable[_Named], kind: str) -> _Named:
 
 def _check_schema(record: object, where: object) -> None:
     if not isinstance(record, Mapping) or not isinstance(record.get("sections"), list):
-        raise DataError("This is no report: it has no sections.", where=where)
+        raise DataError("This is not a report: it has no sections.", where=where)
     schema = record.get("schema")
     if schema == SCHEMA:
         return
@@ -232,7 +233,7 @@ def _check_schema(record: object, where: object) -> None:
             hint="A newer nbllm wrote it: update nbllm to read it.",
         )
     raise DataError(
-        f"This is no report that nbllm can read: its schema is {schema!r}, not {SCHEMA!r}.", where=where
+        f"This is not a report that nbllm can read: its schema is {schema!r}, not {SCHEMA!r}.", where=where
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import numbers
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,17 +69,17 @@ def conform(value: Any, kind: Any) -> Any:
         return _conform_mapping(value, arguments)
     if kind in (str, bool):
         if not isinstance(value, kind):
-            raise TypeError(f"{reprlib.repr(value)} is no {'text' if kind is str else 'truth value'}")
+            raise TypeError(f"{reprlib.repr(value)} is not a {'text' if kind is str else 'truth value'}")
         return plain(value)
     if kind in (int, float):
         number = finite(value)
         if number is None or (kind is int and not isinstance(number, int)):
-            raise ValueError(f"{value!r} is no {'whole' if kind is int else 'finite'} number")
+            raise ValueError(f"{value!r} is not a {'whole' if kind is int else 'finite'} number")
         return number
     if isinstance(value, Mapping) and not isinstance(value, kind):
         return kind(**value)
     if not isinstance(value, kind):
-        raise TypeError(f"{reprlib.repr(value)} is no {kind.__name__}")
+        raise TypeError(f"{reprlib.repr(value)} is not a {kind.__name__}")
     return value
 
 
@@ -97,7 +97,7 @@ def _conform_optional(value: Any, kinds: tuple[Any, ...]) -> Any:
 
 def _conform_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise TypeError(f"{reprlib.repr(value)} is no list")
+        raise TypeError(f"{reprlib.repr(value)} is not a list")
     items = list(value)
     if kinds[-1] is Ellipsis:
         return tuple(conform(item, kinds[0]) for item in items)
@@ -108,7 +108,7 @@ def _conform_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _conform_mapping(value: Any, kinds: tuple[Any, ...]) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{reprlib.repr(value)} is no mapping")
+        raise TypeError(f"{reprlib.repr(value)} is not a mapping")
     return {conform(name, str): conform(item, kinds[1]) for name, item in value.items()}
 
 
@@ -130,18 +130,17 @@ def plain(value: Any) -> Cell:
 
 
 def finite(value: Any) -> int | float | None:
-    """Return a number as Python's own; `None` for `None` and for what is not finite.
+    """Return a number as Python's own; `None` for `None` and for what is not finite or beyond what a float holds.
 
     Raises:
-        TypeError: It is no number.
+        TypeError: It is not a number.
     """
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{reprlib.repr(value)} is no number")
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if math.isfinite(value) else None
+        raise TypeError(f"{reprlib.repr(value)} is not a number")
+    number = int(value) if isinstance(value, numbers.Integral) else float(value)
+    return number if abs(number) <= sys.float_info.max else None
 
 
 def listed(value: Any) -> Any:
