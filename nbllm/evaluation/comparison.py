@@ -20,7 +20,7 @@ def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
     """Check that an earlier report measured just these subjects.
 
     Raises:
-        UserError: It is no report that was measured, or differs in a task, its settings or its examples.
+        UserError: It is not a report that was measured, or differs in a task, its settings or its examples.
     """
     if not isinstance(before, Report):
         raise UserError(

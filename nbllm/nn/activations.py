@@ -1,4 +1,4 @@
-"""The one table of activations: what each computes, what people and transformers call it."""
+"""The table of activations: what each computes, and what people and transformers call it."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ class AttentionContext:
     """What all layers of one forward pass share.
 
     Attributes:
-        causal: Whether a query sees only keys up to its own place.
-        mask: Broadcastable to (batch, heads, query, key), as `attend` takes it; None sees everything.
-        scheme: How queries and keys learn of their positions; None: not here.
+        causal: Whether a query sees only keys up to its own position.
+        mask: Broadcastable to (batch, heads, query, key), as `attend` takes it; None: every key is visible.
+        scheme: How positions enter queries and keys; None: not in attention.
         positions: Of the queries.
         cache: Keys and values of earlier tokens.
         backend: An attention backend's name or "auto".
@@ -99,7 +99,7 @@ class Attention(JoinedLinears):
     def forward(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
-        """Let each position gather from those it may see."""
+        """Attend from each position to those that it may see."""
         query, key, value = self.project(x, context)
         if context.cache is not None:
             key, value = context.cache.update(self.layer, key, value)

@@ -1,4 +1,4 @@
-"""What a network keeps of the tokens that it has read, so that none is read twice."""
+"""What a network keeps of the tokens that it has read, so that none is computed twice."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class Cache(Protocol):
     """The state of a batch of sequences after the tokens read so far, all of one length, padding included.
 
-    What it holds is between a network and its cache (keys and values, a recurrent state): the layers add to it in a
-    forward pass, at whose end the network calls `advance` once. This is what generation does with any of them.
+    What it holds is a matter between a network and its cache (keys and values, a recurrent state): the layers add to it
+    in a forward pass, at the end of which the network calls `advance` once. Generation uses the methods below.
 
     Attributes:
         length: How many tokens of each sequence are held.
@@ -42,4 +42,4 @@ class Cache(Protocol):
         """Forget everything, so that other sequences of the same number can be read."""
 
     def fits(self, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device) -> bool:
-        """Return whether, once reset, it serves so many sequences of at least so many tokens."""
+        """Return whether, once reset, it can hold `batch_size` sequences of at least `max_length` tokens."""

@@ -20,7 +20,7 @@ def gelu_feed_forward(
     down: Float[Tensor, "output inner"],
     down_bias: Float[Tensor, " output"] | None,
 ) -> Float[Tensor, "... output"] | None:
-    """Return gelu_tanh(x up^T + up_bias) down^T + down_bias, or None where no kernel serves.
+    """Return gelu_tanh(x up^T + up_bias) down^T + down_bias, or None where no kernel can compute it.
 
     Args:
         x: (..., input).
@@ -37,7 +37,7 @@ def gelu_feed_forward(
 
 
 def swiglu(x: Float[Tensor, "... twice"]) -> Float[Tensor, "... half"] | None:
-    """Return silu(gate) * up of x = (gate, up) side by side, or None where no kernel serves.
+    """Return silu(gate) * up of x = (gate, up) side by side, or None where no kernel can compute it.
 
     Source: Shazeer 2020, arXiv:2002.05202, section 2.
     """

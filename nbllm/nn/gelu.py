@@ -1,4 +1,4 @@
-"""GELU in its tanh form, computed on the CPU block by block, each while it is in the cache."""
+"""GELU in its tanh form, computed on the CPU block by block, each while it is in the cache of a core."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def has_hooks(module: nn.Module) -> bool:
 def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Return whether `module` is just one of `kinds`, so that its parameters alone say what it computes.
 
-    A subclass (an adapter, a parametrization), a module with hooks or one whose `forward` was replaced wants to be
+    A subclass (an adapter, a parametrization), a module with hooks or one whose `forward` was replaced must be
     called.
     """
     return type(module) in kinds and not has_hooks(module) and "forward" not in vars(module)

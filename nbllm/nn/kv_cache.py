@@ -82,7 +82,7 @@ class KVCache:
     def gather(self, rows: Int[Tensor, " row"]) -> None:
         """Keep the sequences `rows`, in that order; one may be there several times.
 
-        Finished sequences leave a batch so, and beams split.
+        This is how finished sequences leave a batch, and how beams split.
         """
         rows = rows.to(self.buffers[0].device)
         self.buffers = [buffer.index_select(1, rows) for buffer in self.buffers]
@@ -92,7 +92,7 @@ class KVCache:
         self.length = 0
 
     def fits(self, batch_size: int, max_length: int, dtype: torch.dtype, device: torch.device) -> bool:
-        """Return whether this cache, once reset, serves so many sequences of at least so many tokens."""
+        """Return whether this cache, once reset, can hold `batch_size` sequences of at least `max_length` tokens."""
         buffer = self.buffers[0]
         alike = buffer.shape[1] == batch_size and buffer.dtype == dtype and buffer.device == device
         return alike and self.max_length >= max_length

@@ -16,7 +16,7 @@ from nbllm.nn.matmul import add_matmul, matmul_dtype, matmul_into
 _CHUNK_ELEMENTS = 1 << 24
 _CHUNK_ROWS = 1024
 _FEWEST_ROWS = 128
-# Below this a probability is nearly denormal and its logarithm inexact: those rows are computed anew.
+# Below this a probability is nearly denormal and its logarithm inexact: those rows are recomputed.
 _TINY = 1e-30
 
 
@@ -31,21 +31,21 @@ def linear_cross_entropy(
     """Return the cross-entropy of softmax(hidden weight^T) against `targets`, summed over tokens, in nats.
 
     The forward pass takes a chunk of tokens at a time and computes their gradients while their probabilities
-    are at hand; so neither logits nor probabilities of all tokens are ever held, and none is computed twice.
+    are in memory; so neither logits nor probabilities of all tokens are ever held, and none is computed twice.
     Softmax, loss and the sum over chunks are in float32 for every input dtype.
 
     Args:
         hidden: (token, hidden).
         weight: (vocabulary, hidden).
-        targets: (token,), the right token of each row.
+        targets: (token,), the correct token of each row.
         chunk: Rows at a time; chosen by the vocabulary's size when None.
-        ignore_index: Rows with this target count nothing.
+        ignore_index: Rows with this target do not count.
 
     Returns:
         A float32 scalar: the sum (0 when every row is ignored).
 
     Raises:
-        UserError: A target is no token of the vocabulary.
+        UserError: A target is not a token of the vocabulary.
 
     Source: Wijmans et al. 2024, arXiv:2411.09009 (the logits need not be materialised).
     """
@@ -64,7 +64,7 @@ def _check_targets(targets: Tensor, counted: Tensor, vocabulary: int) -> None:
     if bad.any():
         place = int(bad.nonzero()[0])
         raise UserError(
-            f"The target {int(targets[place])} is no token of this vocabulary of {vocabulary}.",
+            f"The target {int(targets[place])} is not a token of this vocabulary of {vocabulary}.",
             where=f"target number {place}",
             hint="Tokenize the text with the model's own tokenizer.",
         )
@@ -113,7 +113,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _loss_of_chunk(
     inputs: Tensor, matrix: Tensor, targets: Tensor, counted: Tensor, buffer: Tensor
 ) -> Tensor:
-    """Return the summed loss of a chunk; leave in `buffer` its gradient by the logits."""
+    """Return the summed loss of a chunk; leave in `buffer` the gradient of its logits."""
     matmul_into(buffer, inputs, matrix.t())
     places = targets.clamp(min=0)[:, None]
     torch.softmax(buffer, -1, out=buffer)

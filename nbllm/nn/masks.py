@@ -14,7 +14,7 @@ Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
 def causal_mask(
     num_queries: int, num_keys: int, *, device: torch.device | None = None
 ) -> Bool[Tensor, "{num_queries} {num_keys}"]:
-    """Let each query see the keys up to its own place; the last query is aligned with the last key."""
+    """Let each query see the keys up to its own position; the last query is aligned with the last key."""
     full = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
     return full.tril(num_keys - num_queries)
 
@@ -22,9 +22,9 @@ def causal_mask(
 def padded_causal_mask(
     real: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"], num_queries: int
 ) -> Bool[Tensor, "batch 1 {num_queries} key"]:
-    """Causal, and padding is seen by nobody but itself.
+    """Causal, and padding is visible only to itself.
 
-    A padded place sees itself so that no row of scores is empty: the softmax of nothing is NaN, and NaN
+    A padded position sees itself so that no row of scores is empty: the softmax of an empty row is NaN, and NaN
     would reach the real tokens through the values of the next layer.
 
     Args:

@@ -159,7 +159,7 @@ def _forward(
 
 
 def _backward(ctx: Any, residual: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the gradients by the input, the weight and the bias; `residual` is added to the first."""
+    """Return the gradients of the input, the weight and the bias; `residual` is added to the first."""
     x, weight, statistics = ctx.saved_tensors
     out, blocks = torch.empty_like(x), num_blocks(len(statistics))
     totals = x.new_empty(2, blocks, x.shape[-1], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""How a model knows the order of its tokens: learned vectors, or rotated queries and keys."""
+"""How positions enter a model: as learned vectors, or by rotating queries and keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Places(NamedTuple):
     """The positions of some tokens in their sequences.
 
     Attributes:
-        ids: (batch, position), or a slice that serves the whole batch and costs no gather.
+        ids: (batch, position), or a slice that holds for the whole batch and needs no gather.
         length: One more than the highest of them.
     """
 
@@ -27,7 +27,7 @@ class Places(NamedTuple):
 
 @keep_methods
 class Positions(nn.Module):
-    """A position scheme: how a model knows the order of its tokens. Each hook changes nothing unless overridden."""
+    """A position scheme: how positions enter a model. Each hook changes nothing unless overridden."""
 
     @classmethod
     def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> Positions:
@@ -36,18 +36,18 @@ class Positions(nn.Module):
 
     @property
     def label(self) -> str:
-        """What it is, in words."""
+        """Its name in tables for people."""
         return type(self).__name__
 
     @property
     def limit(self) -> int | None:
-        """How many positions there are; None: as many as are asked for."""
+        """How many positions there are; None: no limit."""
         return None
 
     def embed(
         self, x: Float[Tensor, "batch position hidden"], positions: Places
     ) -> Float[Tensor, "batch position hidden"]:
-        """Return the embedded tokens with what they are to know of their positions."""
+        """Return the embedded tokens with their positions."""
         return x
 
     def rotate(
@@ -70,7 +70,7 @@ class Positions(nn.Module):
 
 @keep_methods
 class LearnedPositions(Positions):
-    """A learned vector a position, added to the token's.
+    """A learned vector for each position, added to that of the token.
 
     Args:
         max_positions: How many positions there are.
@@ -88,7 +88,7 @@ class LearnedPositions(Positions):
 
     @property
     def label(self) -> str:
-        """What it is, in words."""
+        """Its name in tables for people."""
         return "learned positions"
 
     @property
@@ -129,7 +129,7 @@ class RotaryPositions(Positions):
 
     @property
     def label(self) -> str:
-        """What it is, in words."""
+        """Its name in tables for people."""
         return f"rotary positions, base {self.theta:g}"
 
     def rotate(

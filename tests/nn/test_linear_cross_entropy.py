@@ -112,7 +112,7 @@ def test_nan_stays_visible():
 def test_a_target_outside_the_vocabulary_is_named(bad):
     hidden, weight, targets = problem()
     targets[4] = bad
-    with pytest.raises(UserError, match=rf"{bad} is no token of this vocabulary of 29(.|\n)*number 4"):
+    with pytest.raises(UserError, match=rf"{bad} is not a token of this vocabulary of 29(.|\n)*number 4"):
         linear_cross_entropy(hidden, weight, targets)
 
 

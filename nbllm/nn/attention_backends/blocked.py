@@ -96,7 +96,7 @@ class _Part(NamedTuple):
         return shared[:, :, block.first : block.last].flatten(1, 2)
 
     def weights(self, block: _Block, future: Tensor | None, out: Tensor | None = None) -> Tensor:
-        """(sequence * kv_head, head * query, key): what each query gives each key; rows sum to one."""
+        """(sequence * kv_head, head * query, key): the weight that each query gives each key; rows sum to one."""
         rows = block.last - block.first
         query = self.queries(block, self.query)
         scores = query.new_empty(*query.shape[:2], block.keys) if out is None else out
@@ -205,7 +205,7 @@ def _workspace_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> 
 
 
 def empty_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
-    """Return empty gradients by query, key and value, to be filled.
+    """Return empty gradients of query, key and value, to be filled.
 
     They are views of one buffer (batch, position, head, head_dim) when there are as many queries as keys; the
     backward pass of `split_heads` then has nothing to copy.
@@ -218,7 +218,7 @@ def empty_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
 
 
 def _backward_of_part(ctx: Any, part: _Part, kept: list[Tensor], grad: Tensor, out: list[Tensor]) -> None:
-    """Fill `out`, the gradients by query, key and value of a part, given that by its output."""
+    """Fill `out`, the gradients of query, key and value of a part, given that of its output."""
     query, key, value, _, scale = part
     grad_key, grad_value = torch.empty_like(key), torch.empty_like(value)
     # From the last block on, which sees all keys and so writes every row; those before it add.

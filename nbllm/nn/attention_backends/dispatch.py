@@ -1,4 +1,4 @@
-"""`attend`: the one door to every attention backend."""
+"""`attend`: the only entry to the attention backends."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def attend(
         query: (batch, heads, query, head_dim).
         key: (batch, kv_heads, key, head_dim); heads is a multiple of kv_heads.
         value: As `key`.
-        causal: Whether a query sees only keys up to its own place. With fewer queries than keys (a cache)
+        causal: Whether a query sees only keys up to its own position. With fewer queries than keys (a cache)
             the last query is aligned with the last key.
         mask: Broadcastable to (batch, heads, query, key); boolean, True where a query may see a key, or
             floating, added to the scaled scores. It must leave every query at least one key.

@@ -35,7 +35,7 @@ def attention_weights(
     causal: bool,
     scale: float,
 ) -> Float[Tensor, "batch head query key"]:
-    """Return what each query gives each key; every row sums to one. The softmax is taken in float32."""
+    """Return the weight that each query gives each key; every row sums to one. The softmax is taken in float32."""
     scores = (query @ repeat_kv(key, query.shape[1]).transpose(-2, -1)) * scale
     scores = scores.float()
     if mask is not None:

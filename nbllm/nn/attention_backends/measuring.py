@@ -1,4 +1,4 @@
-"""Which attention backend serves given shapes best: measured once a shape and process."""
+"""Which attention backend is fastest for given shapes: measured once per shape and process."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def candidates(dtype: torch.dtype) -> list[str]:
 
 
 def _measure(shape: AttentionShape) -> dict[str, float]:
-    """Time the candidates in turn and keep each one's best, so that a busy moment decides nothing."""
-    draw = torch.Generator().manual_seed(0)  # the global random state is not ours to move
+    """Time the candidates in turn and keep each one's best, so that a busy moment does not matter."""
+    draw = torch.Generator().manual_seed(0)  # the global random state must not change
     counts = (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)
     fused = torch.randn(shape.batch, shape.length, sum(counts) * shape.head_dim, generator=draw)
     fused = fused.to(shape.dtype).requires_grad_()

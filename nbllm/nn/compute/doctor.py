@@ -110,8 +110,8 @@ def doctor(*, measure_again: bool = False) -> Doctor:
     It is measured the first time, for a second or two; the profile is kept in nbllm's cache folder.
 
     Args:
-        measure_again: Whether to measure once more, say because the machine was busy, and keep the new profile. Runs
-            that exist stay with the choices that they recorded.
+        measure_again: Whether to measure once more, such as when the machine was busy, and keep the new profile.
+            Existing runs keep the choices that they recorded.
     """
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     return Doctor(

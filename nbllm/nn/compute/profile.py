@@ -1,4 +1,4 @@
-"""What this machine was measured to do: once, in a second or two, and kept in the cache folder."""
+"""How fast this machine is: measured once, in a second or two, and kept in the cache folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _lock = threading.RLock()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MachineProfile(Config):
-    """What was measured, and of what.
+    """What was measured, and on which machine.
 
     Attributes:
         device: "cpu" or "cuda".
@@ -99,7 +99,9 @@ class MachineProfile(Config):
         if not whole or not all(type(count) is int and count > 0 for count in counts):
             raise UserError("A machine profile is incomplete.", where=self.processor)
         if not all(isinstance(value, float) and 0 < value < math.inf for value in measured):
-            raise UserError("A machine profile holds what is no positive number.", where=self.processor)
+            raise UserError(
+                "A machine profile holds a value that is not a positive number.", where=self.processor
+            )
 
     def matmul_rate(self, dtype: str, rows: int) -> float:
         """Return the FLOP/s in a dtype of matmuls with so many rows, by the library that is the faster.
@@ -113,10 +115,10 @@ class MachineProfile(Config):
 
 
 def machine_profile(device: str = "cpu", *, measure_again: bool = False) -> MachineProfile:
-    """Return this machine's profile for torch's present number of threads: from the cache, else measured.
+    """Return this machine's profile for torch's current number of threads, from the cache or measured now.
 
-    Where the file is absent, damaged or of something else, the machine is measured anew. Where the cache cannot be
-    written, or the machine was too busy to be measured well, the profile stands for as long as this process does.
+    If the file is absent, damaged or for another subject, the machine is measured again. If the cache cannot be
+    written, or the machine was too busy for a good measurement, the profile is kept for this process only.
 
     Args:
         device: "cpu" or "cuda".
@@ -142,7 +144,7 @@ def profile_path(profile: MachineProfile) -> Path:
 
 
 def _subject(device: str, num_threads: int) -> dict[str, Any]:
-    """What a profile is of: with any of these changed, another one is needed."""
+    """What a profile depends on: if any of these changes, another one is needed."""
     packages = {name: version for name, version in versions().items() if name in ("torch", "numba", "nbllm")}
     return {
         "device": device,
@@ -292,7 +294,7 @@ class _Watch:
         self.device, self.steady = device, True
 
     def best_times(self, tests: Mapping[Any, Callable[[], Any]]) -> dict[Any, float]:
-        """Run the tests in turn for a while; return each one's shortest time: a busy moment decides nothing."""
+        """Run the tests in turn for a while; return each one's shortest time, so that a busy moment does not matter."""
         times: dict[Any, list[float]] = {name: [] for name in tests}
         began, budget, agreeing = time.perf_counter(), _SECONDS * len(tests), False
         while True:
@@ -313,7 +315,7 @@ class _Watch:
         return time.perf_counter() - began
 
     def _wait(self) -> None:
-        """Wait until a GPU has done what it was asked."""
+        """Wait until a GPU has finished its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
