@@ -11,6 +11,7 @@ from . import (
     training as training,
     widgets as widgets,
 )
+from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
 from .evaluation import evaluate as evaluate

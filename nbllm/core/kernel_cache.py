@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +33,24 @@ def _digest(folder: Path) -> str:
     for path in sorted(folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def cached_kernels() -> Iterator[Path]:
+    """Yield the files in which Numba keeps this package's machine code.
+
+    They are beside the source files; where that folder cannot be written, in Numba's folder for the user, and where
+    the environment variable NUMBA_CACHE_DIR names a folder, there.
+    """
+    from numba.core import config
+    from numba.misc.appdirs import AppDirs
+
+    package = Path(__file__).parent.parent
+    elsewhere = [Path(AppDirs(appname="numba", appauthor=False).user_cache_dir)]
+    if config.CACHE_DIR:
+        elsewhere.append(Path(config.CACHE_DIR))
+    for sources in {path.parent for path in package.rglob("*.py")}:
+        digest = hashlib.sha1(
+            str(sources).encode(), usedforsecurity=False
+        ).hexdigest()  # as Numba names its folders
+        for folder in (sources / "__pycache__", *(place / f"{sources.name}_{digest}" for place in elsewhere)):
+            yield from folder.glob("*.nb[ci]")
