@@ -1,4 +1,4 @@
-"""The command line: `nbllm lab`, `tour`, `train`, `runs`, `models`, `fetch`, `doctor`."""
+"""The command line: `nbllm lab`, `tour`, `train`, `runs`, `models`, `fetch`, `cache`, `doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nbllm.core.errors import UserError
+from nbllm.core.errors import UserError, listed
 from nbllm.core.terminal import say
 
 EXIT_ERROR = 1  # 2 is argparse's, for a command line that makes no sense
@@ -107,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
     )
+    train.add_argument(
+        "--replace", action="store_true", help="delete an ended run of that name, with its checkpoints"
+    )
     train.add_argument("--detach", action="store_true", help="return at once; the run goes on")
 
     runs = _add(
@@ -128,7 +131,21 @@ def _parser() -> argparse.ArgumentParser:
     steer.add_argument("action", help="what to do; see below")
     steer.add_argument("values", nargs="*", help="what the action takes")
     steer.add_argument("--actor", default="person", help='who asks: "person", "rule:NAME" or "agent:NAME"')
-    for sub in (listing, show, steer):
+    rename = _add(
+        kinds, "rename", _rename, "give a run another name", "example:\n  nbllm runs rename first baseline"
+    )
+    rename.add_argument("run", help="its name or directory")
+    rename.add_argument("name", help="the new name")
+    delete = _add(
+        kinds,
+        "delete",
+        _delete,
+        "delete runs with their checkpoints",
+        "examples:\n  nbllm runs delete first\n  nbllm runs delete first second --yes",
+    )
+    delete.add_argument("runs", nargs="+", metavar="run", help="its name or directory")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    for sub in (listing, show, steer, rename, delete):
         sub.add_argument(
             "--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
         )
@@ -142,6 +159,20 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  nbllm fetch smollm2-135m-instruct",
     )
     fetch.add_argument("name", help="its name; nbllm models lists them")
+
+    cache = _add(
+        commands,
+        "cache",
+        _cache,
+        "show what is kept in the cache, or clear it",
+        "examples:\n  nbllm cache\n  nbllm cache clear tokens\n  nbllm cache clear --yes",
+    )
+    cache_kinds = cache.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
+    clear = _add(
+        cache_kinds, "clear", _clear_cache, "clear the cache", "example:\n  nbllm cache clear tokens"
+    )
+    clear.add_argument("kind", nargs="?", help="one kind of what nbllm cache lists (default: all)")
+    clear.add_argument("--yes", action="store_true", help="do not ask")
 
     doctor = _add(
         commands, "doctor", _doctor, "what this machine has and how fast it is", "example:\n  nbllm doctor"
@@ -204,7 +235,7 @@ def _tour(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from nbllm.training.from_file import start_from_file
 
-    run = start_from_file(options.config, name=options.name, folder=options.folder)
+    run = start_from_file(options.config, name=options.name, folder=options.folder, replace=options.replace)
     say(f"{run.path}: started")
     if options.detach:
         return
@@ -253,6 +284,43 @@ def _steer(options: argparse.Namespace) -> None:
         raise UserError("The run has not answered yet.", hint="nbllm runs show says what became of it.")
 
 
+def _rename(options: argparse.Namespace) -> None:
+    from nbllm.runs.locating import locate
+    from nbllm.runs.managing import rename
+
+    say(rename(locate(options.run, options.folder), options.name))
+
+
+def _delete(options: argparse.Namespace) -> None:
+    from nbllm.core.quantities import size
+    from nbllm.runs.checkpoint import checkpoints
+    from nbllm.runs.locating import locate
+    from nbllm.runs.managing import delete
+
+    paths = [locate(run, options.folder) for run in options.runs]
+    for path in paths:
+        saved = checkpoints(path)
+        say(f"{path}: {len(saved)} checkpoints, {size(sum(info.bytes for info in saved))}")
+    if not options.yes:
+        _confirm("Delete for good?")
+    for path in paths:
+        left = delete(path)
+        say(f"{path}: deleted{f', but for what is no part of the run: {listed(left)}' if left else ''}")
+
+
+def _confirm(question: str) -> None:
+    """Return if a person at the terminal says yes.
+
+    Raises:
+        UserError: There is no one to ask, or the answer was no.
+    """
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask at.", hint="Add --yes to go on without asking.")
+    say(f"{question} [y/N] ", end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("Nothing was deleted.")
+
+
 def _typed_actions() -> dict[str, str]:
     """Return the actions that can be asked for here, each with an example of its arguments."""
     from nbllm.runs.actions import ACTIONS
@@ -289,18 +357,11 @@ def _arguments(kind: Any, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _open(options: argparse.Namespace, actor: str = "person") -> Any:
-    from nbllm.core.errors import RunError, nearest
-    from nbllm.runs.store import run_folders
+    from nbllm.runs.locating import locate
     from nbllm.training.start import attach
 
-    inside = options.folder / options.run
-    if not any((path / "run.json").exists() for path in (inside, Path(options.run))):
-        known = [path.name for path in run_folders(options.folder)]
-        hint = nearest(options.run, known) if known else "nbllm train CONFIG.toml makes one."
-        raise RunError(f"There is no run {options.run!r}.", where=options.folder, hint=hint)
     # What is resumed or forked from here must outlive this command.
-    path = inside if (inside / "run.json").exists() else options.run
-    return attach(path, actor=actor, where="process")
+    return attach(locate(options.run, options.folder), actor=actor, where="process")
 
 
 def _expect(met: bool, action: str, wanted: str) -> None:
@@ -333,6 +394,24 @@ def _fetch(options: argparse.Namespace) -> None:
     from nbllm.models.zoo.fetching import fetch
 
     say(f"{options.name}: {fetch(options.name)}")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from nbllm.cached import cache
+
+    say(cache())
+
+
+def _clear_cache(options: argparse.Namespace) -> None:
+    from nbllm.cached import cache
+    from nbllm.core.quantities import size
+
+    kept = cache()
+    for each in kept.of(options.kind):
+        say(f"{each.kind.name}: {size(each.num_bytes)}. {each.kind.lost}")
+    if not options.yes:
+        _confirm("Delete?")
+    say(f"{size(kept.clear(options.kind))} deleted.")
 
 
 def _doctor(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
     from nbllm.models.network import CausalNetwork, Network
+    from nbllm.runs.checkpoint import CheckpointInfo
+    from nbllm.runs.recorded import RecordedRun
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -331,28 +334,55 @@ class LM:
 
 
 def load(
-    path: Path | str, *, tokenizer: PreTrainedTokenizerBase | None = None, dtype: torch.dtype | None = None
+    path: Path | str | RecordedRun,
+    *,
+    at_step: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    dtype: torch.dtype | None = None,
 ) -> LM:
-    """Open a model: a directory, ours or transformers', a GGUF file, a run's newest good checkpoint, or by its name.
+    """Open a model: a directory, ours or transformers', a GGUF file, a run's weights, or a model by its name.
 
     Args:
-        path: The directory or the file; or the name of one of `nbllm.models()`, which is downloaded where it is not
-            here.
+        path: The directory or the file; a run, its folder or its name in `runs/`; or the name of one of
+            `nbllm.models()`, which is downloaded where it is not here. What exists comes before a name, and a run
+            before a published model.
+        at_step: Of a run, the step of the checkpoint; `None` is its newest good one.
         tokenizer: To use instead of its own.
         dtype: What to hold the weights in; None: as stored, or float32 where they are quantized. In bfloat16 a model
             answers about twice as fast as in float32, for half as much is read for each token.
 
     Raises:
-        WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used.
+        WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used; or the run has no
+            such checkpoint.
         FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
         CacheError: It cannot be written to the cache.
     """
-    from nbllm.inference.recommended import read_recommended, usable
-    from nbllm.models.loading import load_model
     from nbllm.models.zoo.fetching import locate
 
-    origin = Path(path).expanduser().resolve().name
-    path = locate(path)
+    run = _run_meant(path)
+    if run is None:
+        if at_step is not None:
+            raise UserError(f"at_step={at_step} is for runs, and this is none.", where=path)
+        lm = _open(locate(cast("Path | str", path), also=_names_of_runs()), tokenizer, dtype)
+        lm.origin = Path(cast("Path | str", path)).expanduser().resolve().name
+        return lm
+    while True:
+        info = _checkpoint(run, at_step)
+        try:
+            lm = _open(info.path, tokenizer, dtype)
+        except (UserError, OSError):
+            if info.path.exists():
+                raise
+            continue  # the run goes on, and deleted this checkpoint for a newer one while it was read
+        lm.origin = run.name if at_step is None else f"{run.name} at step {at_step}"
+        return lm
+
+
+def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None) -> LM:
+    """Open a model directory or a GGUF file; errors as `load`."""
+    from nbllm.inference.recommended import read_recommended, usable
+    from nbllm.models.loading import load_model
+
     if path.suffix.lower() == ".gguf" or path.is_file():
         from nbllm.models import gguf
 
@@ -361,34 +391,64 @@ def load(
         model = gguf.load_weights(header, dtype=dtype)
         sampling = gguf.read_sampling(header)
     else:
-        path = _resolve(path)
         model = load_model(path, dtype=dtype)
         tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
         sampling = read_recommended(path)
-    lm = LM(model, tokenizer, sampling=usable(sampling, path))
-    lm.origin = origin
-    return lm
+    return LM(model, tokenizer, sampling=usable(sampling, path))
 
 
-def _resolve(path: Path) -> Path:
-    """Return the model directory that `path` means: itself, or a run's newest good checkpoint."""
-    if (path / "config.json").exists() or not (path / "run.json").exists():
-        return path
-    from nbllm.runs.checkpoint import newest_good
+def _run_meant(path: Path | str | RecordedRun) -> Path | None:
+    """Return the folder of the run that is meant; `None` where it is a model."""
+    from nbllm.runs.locating import find
+    from nbllm.runs.recorded import RecordedRun
+
+    if isinstance(path, RecordedRun):
+        return path.path
+    place = Path(path).expanduser()
+    if os.path.isfile(place) or os.path.exists(place / "config.json"):
+        return None
+    return find(place)
+
+
+def _names_of_runs() -> list[str]:
+    from nbllm.runs.locating import FOLDER
+    from nbllm.runs.store import run_folders
+
+    return [path.name for path in run_folders(FOLDER)]
+
+
+def _checkpoint(run: Path, step: int | None) -> CheckpointInfo:
+    """Return a run's newest good checkpoint, or that of a step."""
+    from nbllm.runs.checkpoint import checkpoints, newest_good
     from nbllm.runs.timeline import read_timeline
 
     # A checkpoint that a rewind went back beyond is no longer part of the run.
-    info, problems = newest_good(path, read_timeline(path).on_branch)
+    on_branch = read_timeline(run).on_branch
+    info, problems = newest_good(run, lambda each: on_branch(each) and step in (None, each.step))
     if info is None:
+        there = sorted({each.step for each in checkpoints(run) if on_branch(each)})
+        if step is not None and there and not problems:
+            raise WeightsError(
+                f"The run {run.name!r} has no checkpoint at step {step}.",
+                where=run,
+                hint=f"There are: {', '.join(map(str, there))}.",
+            )
         raise WeightsError(
             f"No checkpoint of the run is whole: {problems[0]}" if problems else "The run has no checkpoint.",
-            where=path,
+            where=run,
             hint="Let the run save one first: run.save().",
         )
     if problems:
         text = f"Opened the older checkpoint {info.name}, for a newer one is damaged: {'; '.join(problems)}"
         warnings.warn(text, stacklevel=3)
-    return info.path
+    if not (info.path / "config.json").is_file():
+        raise WeightsError(
+            f"The checkpoints of the run {run.name!r} hold no model to open: the loop that trained it saves a "
+            "state of its own.",
+            where=info.path,
+            hint="Save the model in that loop: LM.save(folder), or save_pretrained(folder).",
+        )
+    return info
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

@@ -321,3 +321,26 @@ def test_a_tokenizers_own_code_is_never_run(config, capsys, tmp_path, monkeypatc
     assert main(["train", str(config(**{"vocab_size = 300": "path = 'tok'"}))]) == 1
     assert "tokenizer cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
+
+
+def test_runs_are_renamed_and_deleted(tmp_path, monkeypatch, capsys):
+    from nbllm.runs.store import create
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        create("runs", name, {"created": 0.0})
+    assert main(["runs", "rename", "first", "baseline"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "runs" / "baseline")
+    assert main(["runs", "rename", "baseline", "second"]) == 1
+    assert "There is 'second' already" in capsys.readouterr().err
+    assert main(["runs", "delete", "baseline"]) == 1  # nobody can be asked here
+    assert "Add --yes" in capsys.readouterr().err
+    answers = iter(["n\n", "yes\n"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin.readline", lambda: next(answers), raising=False)
+    assert main(["runs", "delete", "baseline"]) == 1
+    assert (tmp_path / "runs" / "baseline").exists()
+    assert main(["runs", "delete", "baseline"]) == 0
+    assert main(["runs", "delete", "baselin", "--yes"]) == 1
+    assert main(["runs", "delete", "second", "--yes"]) == 0
+    assert list((tmp_path / "runs").iterdir()) == []

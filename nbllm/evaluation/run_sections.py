@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbllm.core.downsample import downsample
 from nbllm.core.quantities import duration, moment, size
+from nbllm.core.report.curves import curve_line
 from nbllm.core.report.figures import Measurement
-from nbllm.core.report.sections import Chart, Event, KeyValues, Line, Sample, Samples, Section, Table, Text
+from nbllm.core.report.sections import Chart, Event, KeyValues, Sample, Samples, Section, Table, Text
 from nbllm.core.report.values import Cell
 from nbllm.runs.actions import words
 from nbllm.training.optim import is_frozen
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nbllm.runs.run import Run
     from nbllm.runs.summary import RunSummary
 
-_POINTS = 2400  # of a curve, at most
 _SAMPLES = 6
 _MARKED = frozenset({"set", "freeze", "unfreeze", "rewind", "pause", "stop"})
 
@@ -59,7 +58,7 @@ def training_metrics(run: Run) -> list[Measurement]:
 
 def _of(summary: RunSummary) -> str:
     planned = summary.steps if summary.steps != summary.step else None
-    parts = [summary.state, f"of {planned:,} planned" if planned else ""]
+    parts = [summary.label, f"of {planned:,} planned" if planned else ""]
     return ", ".join(part for part in parts if part)
 
 
@@ -67,8 +66,8 @@ def _course(run: Run) -> Text:
     """Return a summary of the run in sentences."""
     summary, timeline = run.summary, run.timeline
     planned = f" of {summary.steps:,} planned" if summary.steps and summary.steps != summary.step else ""
-    sentences = [f"The run {run.name} took {summary.step:,} steps{planned} and is {summary.state}."]
-    if summary.reason and summary.state != "finished":
+    sentences = [f"The run {run.name} took {summary.step:,} steps{planned} and is {summary.label}."]
+    if summary.reason and summary.label not in ("finished", "replayed"):
         sentences.append(f"The reason given: {summary.reason.rstrip('.')}.")
     tokens, seconds = summary.tokens, summary.seconds
     if tokens and seconds:
@@ -78,6 +77,8 @@ def _course(run: Run) -> Text:
         )
     if summary.parent:
         sentences.append(f"It is a fork of {_parent(summary)}.")
+    if summary.replay_of:
+        sentences.append(f"It is a replay of {summary.replay_of}.")
     if len(timeline.starts) > 1:
         again = [f"{start['step']:,}" for start in timeline.starts[1:]]
         sentences.append(f"It was interrupted, and resumed at step {', '.join(again)}.")
@@ -145,7 +146,10 @@ def _parent(summary: RunSummary) -> str:
 
 
 def _curve(run: Run) -> Chart | None:
-    lines = [_line("training", *run.history("loss")), _line("held-out", *run.history("evaluation.loss"))]
+    lines = [
+        curve_line("training", *run.history("loss")),
+        curve_line("held-out", *run.history("evaluation.loss")),
+    ]
     lines = [line for line in lines if line.x]
     if not lines:
         return None
@@ -162,22 +166,13 @@ def _curve(run: Run) -> Chart | None:
 def _learning_rate(run: Run) -> Chart | None:
     if "lr" not in run.timeline.metrics:
         return None
-    line = _line("learning rate", *run.history("lr"))
+    line = curve_line("learning rate", *run.history("lr"))
     return Chart(
         x_label="step",
         y_label="learning rate",
         lines=(line,),
         caption="The learning rate as it was.",
         minor=True,
-    )
-
-
-def _line(name: str, steps: Any, values: Any) -> Line:
-    keep = downsample(np.asarray(values, float), _POINTS, np.asarray(steps, float))
-    return Line(
-        name=name,
-        x=tuple(int(step) for step in steps[keep]),
-        y=tuple(float(f"{value:.6g}") for value in values[keep]),
     )
 
 

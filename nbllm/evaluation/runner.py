@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ from nbllm.evaluation.tasks.base import Task
 from nbllm.evaluation.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nbllm.lm import LM
     from nbllm.runs.run import Run
 
@@ -30,11 +34,11 @@ _IN_SUMMARY = 3  # figures of a task
 
 
 def evaluate(
-    lm: LM,
+    lm: LM | Run | str | Path,
     tasks: str | Task | Sequence[str | Task] = ("perplexity",),
     *,
     data: Any = None,
-    run: Run | None = None,
+    run: Run | str | Path | None = None,
     against: Report | None = None,
     title: str | None = None,
     progress: bool = True,
@@ -43,14 +47,15 @@ def evaluate(
     """Measure a model, and return a report that also says how the model was made.
 
     Args:
-        lm: The model.
+        lm: The model; or a run, its name in `runs/` or its folder: the weights of its newest checkpoint are measured.
         tasks: Names of tasks, "perplexity", or tasks of one's own.
         data: What the tasks measure. For "perplexity" held-out documents: a data set with a `text` column, a
             `DatasetDict` (its held-out split), a token store, or a list of texts. Several by name, each measured on
             its own: `{"mine": held_out, "other": other}`; by the names of tasks, each for that task alone. `None`:
             the task's own; for "perplexity" what `run` held out, or else the held-out tenth of pydocs. The report
             says which.
-        run: The run that made the model: its curve, actions, samples and settings become part of the report.
+        run: The run that made the model, its name or its folder: its curve, actions, samples and settings become part
+            of the report.
         against: An earlier report of the same tasks on the same data, as of the model before it was trained further:
             what changed becomes part of the report, with the interval of the paired difference over examples.
         title: The report's title.
@@ -63,11 +68,13 @@ def evaluate(
         Interrupting reports what was measured so far, and says so.
 
     Raises:
-        UserError: A task or setting is unknown (the nearest is named) or out of range; or `against` measured
-            something else.
+        UserError: A task or setting is unknown (the nearest is named) or out of range; `against` measured something
+            else; or the model does not have the weights of `run`.
+        RunError: There is no such run; the nearest name is given.
         DataError: There is nothing to measure.
     """
     config, chosen = _configure(tasks, settings)
+    lm, run, step = _subject(lm, run)
     jobs = [
         (task, load_examples(task, source, config.limit)) for task, source in sources(lm, chosen, data, run)
     ]
@@ -75,11 +82,11 @@ def evaluate(
         check_comparable(against, [examples.subject(task) for task, examples in jobs])
     results = [measure(lm, task, examples, config, show_progress=progress) for task, examples in jobs]
     found = [[*measured.task.sections(measured), rows] for measured, rows in results]
-    report = Report(title=title or _title(lm, run), generator=_generator())
+    report = Report(title=title or _title(lm, run, step), generator=_generator())
     report.add(_summary(lm, run, [measured for measured, _ in results]))
     if against is not None:
         report.add(comparison_section(against, Report("", [s for part in found for s in part]), config))
-    report.add(_model(lm))
+    report.add(_model(lm, run, step))
     if run is not None:
         report.add(*run_sections(run, lm))
     for part in found:
@@ -87,6 +94,30 @@ def evaluate(
     if run is not None:
         report.add(*run_details(run))
     return report.add(reproduction_section(jobs, config, run))
+
+
+def _subject(lm: LM | Run | str | Path, run: Run | str | Path | None) -> tuple[LM, Run | None, int | None]:
+    """Return the model to measure, the run that made it, and the step of that run whose weights it has, if known."""
+    from nbllm.evaluation.run_weights import weights_step
+    from nbllm.lm import LM, load
+    from nbllm.runs.locating import find, locate
+    from nbllm.runs.run import Run
+
+    if not isinstance(lm, (LM, Run, str, os.PathLike)):
+        raise UserError(
+            f"{type(lm).__name__} is neither a model nor a run.", hint="nb.evaluate(lm), or nb.evaluate(run)"
+        )
+    if run is None and (isinstance(lm, Run) or (not isinstance(lm, LM) and find(lm) is not None)):
+        run = lm
+    if run is not None and not isinstance(run, Run):
+        run = Run(locate(run))
+    if isinstance(lm, LM):
+        return lm, run, None if run is None else weights_step(lm, run)
+    lm, step = load(lm), None
+    if run is not None:
+        with contextlib.suppress(UserError):  # a run that goes on may have deleted the checkpoint meanwhile
+            step = weights_step(lm, run)
+    return lm, run, step
 
 
 def _configure(
@@ -118,9 +149,12 @@ def _configure(
     return EvaluationConfig.from_dict(of(EvaluationConfig)), chosen
 
 
-def _title(lm: LM, run: Run | None) -> str:
+def _title(lm: LM, run: Run | None, step: int | None) -> str:
     what = f"A {_FAMILIES.get(lm.config.family, lm.config.family)} language model of {_count(lm)} parameters"
-    return what if run is None else f"{what}: the run {run.name}"
+    if run is None:
+        return what
+    at_step = "" if step is None or step == run.step else f" at step {step:,}"
+    return f"{what}: the run {run.name}{at_step}"
 
 
 def _summary(lm: LM, run: Run | None, results: Sequence[Measured]) -> Section:
@@ -147,7 +181,7 @@ def _sentence(measured: Measured) -> str:
     return f"{text}."
 
 
-def _model(lm: LM) -> KeyValues:
+def _model(lm: LM, run: Run | None, step: int | None) -> KeyValues:
     from nbllm.nn.activations import ACTIVATIONS
 
     shape = lm.config
@@ -156,9 +190,11 @@ def _model(lm: LM) -> KeyValues:
     heads = f"{shape.num_heads} of width {shape.head_dim}"
     if shape.num_kv_heads != shape.num_heads:
         heads += f", {shape.num_kv_heads} for keys and values"
+    weights = () if run is None or step is None else (("weights", f"of the run {run.name} at step {step:,}"),)
     return KeyValues(
         title="The model",
         entries=(
+            *weights,
             ("family", _FAMILIES.get(shape.family, shape.family)),
             ("layers", shape.num_layers),
             ("width", shape.hidden_size),

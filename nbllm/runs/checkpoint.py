@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 SCHEMA = "nbllm-checkpoint/1"
 MAX_JSON = 64 << 20
-_NAME = re.compile(r"step-(?P<step>[0-9]{8,15})(-[0-9]{1,6})?")
+NAME = re.compile(r"step-(?P<step>[0-9]{8,15})(-[0-9]{1,6})?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,7 +257,7 @@ def _remove(path: Path) -> bool:
 
 
 def _step_of(name: str) -> int:
-    match = _NAME.fullmatch(name)
+    match = NAME.fullmatch(name)
     return int(match["step"]) if match else -1
 
 
@@ -265,7 +265,7 @@ def _folders(folder: Path) -> Iterator[tuple[int, Path]]:
     """Yield (step, path) of what is named like a checkpoint, by step."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_dir()]
+            names = [entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir()]
     except OSError:
         return
     for name in sorted(names, key=lambda name: (_step_of(name), name)):

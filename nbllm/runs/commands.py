@@ -20,7 +20,7 @@ from nbllm.runs.events import is_number
 FOLDER = "commands"
 REJECTED = "rejected"
 MAX_BYTES = 1 << 20
-_NAME = re.compile(r"(?P<time>[0-9]{20})-(?P<id>[0-9a-f]{16})\.json")
+NAME = re.compile(r"(?P<time>[0-9]{20})-(?P<id>[0-9a-f]{16})\.json")
 _ID = re.compile(r"[0-9a-f]{16}")
 _ACTION = re.compile(r"[a-z_]{1,32}")
 _ACTOR = re.compile(r"person|(rule|agent):[^\x00-\x1f\x7f]{1,80}")
@@ -220,5 +220,5 @@ def _next_time(inbox: Path) -> int:
     """Return the time in ns, but more than any name there: the clock may go backwards, the order must not."""
     now = time.time_ns()
     with os.scandir(inbox) as entries:
-        times = [int(match["time"]) for entry in entries if (match := _NAME.fullmatch(entry.name))]
+        times = [int(match["time"]) for entry in entries if (match := NAME.fullmatch(entry.name))]
     return min(max([now, *(moment + 1 for moment in times)]), 10**20 - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ import numpy as np
 
 from nbllm.core.chart import Series, line_chart
 from nbllm.core.errors import RunError
-from nbllm.core.html import Raw, escape, fragment, table
-from nbllm.core.quantities import duration, number
+from nbllm.core.html import Raw, escape, fragment, is_numeric, table
+from nbllm.core.quantities import column, duration, number
+from nbllm.core.report.curves import curve_line
+from nbllm.core.report.report import Report
+from nbllm.core.report.sections import Chart, KeyValues, Section, Table
 from nbllm.core.text_table import text_table
 from nbllm.runs.actions import words
+from nbllm.runs.locating import locate
 from nbllm.runs.run import Run
 from nbllm.runs.snapshot import CSS, badge
 from nbllm.runs.timeline import Timeline
@@ -24,6 +28,10 @@ COMPARED = ("config", "model", "choices", "data")  # the parts of a record that 
 WINDOWS = 60  # a training curve is smoothed over this share of it: several together are a thicket
 LAST = 20  # steps whose mean is a run's training loss: one step's loss is mostly noise
 MOST_CELL = 100
+DRAWN = {  # the metrics that have a chart
+    "loss": "training loss, nats/token",
+    "evaluation.bits_per_byte": "held-out, bits/byte",
+}
 MISSING = "\N{EN DASH}"
 
 
@@ -70,8 +78,9 @@ class Comparison:
         timelines = [run.timeline for run in self.runs]
         summaries = [run.summary for run in self.runs]
         rows: list[tuple[Any, ...]] = [
-            ("state", *(s.state for s in summaries)),
-            ("forked from", *(s.parent_text or None for s in summaries)),
+            ("state", *(s.label for s in summaries)),
+            ("forked from", *(s.parent_text if s.parent else None for s in summaries)),
+            ("replay of", *(s.replay_of or None for s in summaries)),
             ("steps", *(s.step for s in summaries)),
             (f"training loss, nats/token (last {LAST})", *(_recent_loss(timeline) for timeline in timelines)),
             ("held-out loss, nats/token", *(s.held_out_loss for s in summaries)),
@@ -82,6 +91,46 @@ class Comparison:
             ("steered", *(_steered(timeline) for timeline in timelines)),
         ]
         return [row for row in rows if any(value is not None for value in row[1:])]
+
+    def sections(self) -> list[Section]:
+        """Return the comparison as sections of a report: `report.add(nb.compare(...))`."""
+        different = self.differences()
+        same = {key: values[0] for key, values in self.settings().items() if key not in different}
+        header = ("", *self.names)
+        parts: list[Section] = [
+            Table(
+                title=f"Comparison of {' and '.join(self.names) if len(self.names) < 4 else 'runs'}",
+                header=header,
+                rows=tuple((label, *_texts(values)) for label, *values in self.results()),
+                caption="The results of the runs.",
+            )
+        ]
+        for metric, label in DRAWN.items():
+            series = self._smoothed(metric)
+            if series is not None:
+                lines, note = series
+                parts.append(
+                    Chart(
+                        x_label="step",
+                        y_label=label,
+                        lines=tuple(curve_line(each.name, each.x, each.y) for each in lines),
+                        caption=f"{label[:1].upper()}{label[1:]}{note}.",
+                    )
+                )
+        if different:
+            rows = tuple((key, *_texts(values)) for key, values in different.items())
+            parts.append(Table(header=header, rows=rows, caption="Settings that differ."))
+        entries = tuple((key, value_text(value)) for key, value in same.items())
+        parts.append(KeyValues(title="Settings that are the same", entries=entries))
+        return parts
+
+    def report(self) -> Report:
+        """Return a report of the comparison alone."""
+        return Report(f"Comparison of {', '.join(self.names)}").add(*self.sections())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the comparison as .html, .md, .json or .pdf; returns and errors as `Report.save`."""
+        return self.report().save(path)
 
     def __repr__(self) -> str:
         rows = [
@@ -100,8 +149,7 @@ class Comparison:
         ]
         parts = [
             f"<style>{CSS}</style>",
-            self._chart("loss", "training loss, nats/token"),
-            self._chart("evaluation.bits_per_byte", "held-out, bits/byte"),
+            *(self._chart(metric, label) for metric, label in DRAWN.items()),
             table(results, ("", *self.names), row_headers=True),
             "<h3>Settings that differ</h3>",
             table(
@@ -117,37 +165,41 @@ class Comparison:
         return fragment("".join(parts))
 
     def _chart(self, metric: str, label: str) -> str:
-        # Every run keeps its place, and with it its colour, also where it has no points.
+        smoothed = self._smoothed(metric)
+        if smoothed is None:
+            return ""
+        series, note = smoothed
+        return line_chart(series, x_label="step", y_label=f"{label}{note}")
+
+    def _smoothed(self, metric: str) -> tuple[list[Series], str] | None:
+        """Return a metric's curves, and how they were smoothed; `None` where no run has one.
+
+        Every run keeps its place, and with it its colour, also where it has no points.
+        """
         curves = self.curves(metric)
         longest = max(len(steps) for steps, _ in curves.values())
         if not longest:
-            return ""
+            return None
         window = max(1, longest // WINDOWS) if metric == "loss" else 1
         series = [
             Series(name, steps.tolist(), _running_mean(values, window).tolist())
             for name, (steps, values) in curves.items()
         ]
-        label = label if window == 1 else f"{label} (mean of {window:,} steps)"
-        return line_chart(series, x_label="step", y_label=label)
+        return series, "" if window == 1 else f" (mean of {window:,} steps)"
 
 
 def compare(runs: Iterable[Run | str | Path] | Run | str | Path, *more: Run | str | Path) -> Comparison:
     """Compare runs.
 
     Args:
-        runs: Runs or their folders: a list, what `nb.runs()` returned, or one after the other.
+        runs: Runs, their names in `runs/` or their folders: a list, what `nb.runs()` returned, or one after the other.
         more: Further runs.
 
     Raises:
-        RunError: None is given, or there is no run at a path.
+        RunError: None is given, or there is no such run; the nearest name is given.
     """
     first = [*runs] if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
-    for item in (*first, *more):
-        if not isinstance(item, (Run, str, Path)):
-            raise RunError(
-                f"{type(item).__name__} is not a run.", hint="nb.compare([run, other]) takes runs or paths."
-            )
-    opened = [item if isinstance(item, Run) else Run(item) for item in (*first, *more)]
+    opened = [item if isinstance(item, Run) else Run(locate(item)) for item in (*first, *more)]
     if not opened:
         raise RunError(
             "There are no runs to compare.", hint="nb.compare([run, other]); nb.runs() lists what there is."
@@ -217,6 +269,11 @@ def value_text(value: Any) -> str:
         return number(value)
     text = str(value)
     return text if len(text) <= MOST_CELL else text[: MOST_CELL - 3] + "..."
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """Return the values of a row as text, numbers with as many decimals as each other."""
+    return column(values, MISSING) if is_numeric(values) else [value_text(value) for value in values]
 
 
 def _cell(value: Any) -> Any:

@@ -23,7 +23,7 @@ DURABLE = frozenset({"start", "action", "checkpoint", "end"})  # on the disk bef
 MAX_LINE = 4 << 20  # bytes; a longer line is damage or an attack, not an event
 CHUNK = 1 << 20
 MAX_COUNT = 1 << 53
-_NAME = re.compile(r"(?P<writer>[A-Za-z0-9_.]+)-(?P<number>[0-9]{1,9})\.jsonl")
+NAME = re.compile(r"(?P<writer>[A-Za-z0-9_.]+)-(?P<number>[0-9]{1,9})\.jsonl")
 
 Event = dict[str, Any]
 
@@ -195,7 +195,7 @@ def _files(folder: Path) -> list[tuple[tuple[int, str], os.DirEntry[str]]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                match = _NAME.fullmatch(entry.name)
+                match = NAME.fullmatch(entry.name)
                 if match and entry.is_file():
                     found.append(((int(match["number"]), entry.name), entry))
     except OSError:

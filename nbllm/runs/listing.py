@@ -99,7 +99,7 @@ def _created(run: Run) -> float:
 def _row(summary: RunSummary) -> tuple[str, ...]:
     return (
         summary.name,
-        summary.state,
+        summary.label,
         f"{summary.step:,}" + (f" / {summary.steps:,}" if summary.steps else ""),
         "" if summary.loss is None else f"{summary.loss:.3f}",
         summary.parent_text,

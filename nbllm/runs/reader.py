@@ -45,13 +45,22 @@ class RunReader:
                     self._fresh = False
 
     def _start_over(self) -> None:
-        self.record: dict[str, Any] = read_record(self.path)
-        self.declared: list[Setting] = declared_settings(self.record)
+        self._record: dict[str, Any] = read_record(self.path)
+        self.declared: list[Setting] = declared_settings(self._record)
         self._stamp = self._record_stamp()
         self._reader = EventReader(self.path)
-        self._timeline = begin_timeline(self.record)
+        self._timeline = begin_timeline(self._record)
         self._grew: float | None = None
         self._looked = False
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says, read again when it was written anew; when the folder is gone, what was read."""
+        with self._lock:
+            stamp = self._stamp if self._fresh else self._record_stamp()
+            if stamp not in (None, self._stamp):
+                self._start_over()
+            return self._record
 
     def timeline(self) -> Timeline:
         """Return the fold of all events so far; when the folder is gone, of those that were read."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nbllm.core.errors import RunError, UserError
-from nbllm.runs import snapshot
+from nbllm.core.terminal import say
+from nbllm.runs import managing, snapshot
 from nbllm.runs.asking import WAIT, Outcome, ask, start_again
 from nbllm.runs.commands import check_actor
 from nbllm.runs.liveness import LIVE
+from nbllm.runs.reader import RunReader
 from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.rule_list import RuleList, RunRule
 from nbllm.runs.rules import Rule, RuleAction
@@ -220,6 +222,29 @@ class Run(RecordedRun):
                 hint=f"nb.attach({str(self.path)!r}).{verb}(...) can.",
             )
         return self.launcher
+
+    def rename(self, name: str) -> Run:
+        """Give the run another name, and return it; its forks and replays name it by the new one.
+
+        Raises:
+            RunError: It is live, the name is taken or cannot be one, or the folder cannot be renamed.
+        """
+        self.path = managing.rename(self.path, name)
+        self._reader = RunReader(self.path)
+        return self
+
+    def delete(self) -> None:
+        """Delete the run: its record, events, commands and checkpoints, for good. Forks and replays of it stay whole.
+
+        Files in its folder that are no part of a run are left there, and named. Links are removed, never followed.
+
+        Raises:
+            RunError: It is live, or something cannot be deleted; calling it again deletes the rest.
+        """
+        left = managing.delete(self.path)
+        if left:
+            names = ", ".join(str(path.relative_to(self.path)) for path in left[:10])
+            say(f"{self.path} stays, for files that are no part of the run: {names}.")
 
     def wait(self, step: int | None = None, timeout: float | None = None, progress: bool = True) -> Run:
         """Block until the run ends, or has done `step` steps; interrupting the wait leaves the run going.

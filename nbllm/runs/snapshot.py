@@ -30,7 +30,7 @@ CSS = """
   border-radius: 999px; white-space: nowrap; }
 .nbllm .run-running, .nbllm .run-starting { color: var(--nbllm-series-1); }
 .nbllm .run-paused, .nbllm .run-stopped { color: var(--nbllm-series-2); }
-.nbllm .run-finished { color: var(--nbllm-good); }
+.nbllm .run-finished, .nbllm .run-replayed { color: var(--nbllm-good); }
 .nbllm .run-failed, .nbllm .run-lost { color: var(--nbllm-bad); }
 .nbllm .run-bar { height: 5px; border-radius: 3px; background: var(--nbllm-line); overflow: hidden;
   max-width: 720px; }
@@ -81,10 +81,12 @@ def _head(summary: RunSummary) -> str:
             f'<div class="run-bar" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" '
             f'aria-valuemax="100"><div style="width:{share:.1f}%"></div></div>'
         )
-    parent = summary.parent_text
-    forked = f' <span class="muted">forked from {escape(parent)}</span>' if parent else ""
+    origin = (
+        f"{'' if summary.replay_of else 'forked from '}{summary.parent_text}" if summary.parent_text else ""
+    )
+    forked = f' <span class="muted">{escape(origin)}</span>' if origin else ""
     return (
-        f'<div class="run-head"><span class="run-name">{escape(summary.name)}</span> {badge(summary.state)} '
+        f'<div class="run-head"><span class="run-name">{escape(summary.name)}</span> {badge(summary.label)} '
         f"<span>{summary.step_text}</span>{forked}</div>{bar}"
     )
 
@@ -110,7 +112,7 @@ def _notes(run: RecordedRun, summary: RunSummary, timeline: Timeline) -> str:
     notes = []
     if summary.state == "lost" and run.path.exists():
         notes.append("The trainer is gone. run.resume() goes on from the newest good checkpoint.")
-    if summary.reason and summary.state != "finished":
+    if summary.reason and summary.label not in ("finished", "replayed"):
         notes.append(summary.reason)
     hidden = timeline.num_warnings - min(MOST_WARNINGS, len(timeline.warnings))
     if hidden > 0:

@@ -17,6 +17,7 @@ from nbllm.core.errors import RunError, nearest
 from nbllm.core.io import ASIDE, sync_directory, write_json
 
 RECORD = "run.json"
+PROCESS_LOG = "process.log"  # what a trainer in a process of its own printed
 SCHEMA = "nbllm-run/1"
 MAX_RECORD = 64 << 20
 MAX_NAME = 80
@@ -110,7 +111,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
             data = opened.read(MAX_RECORD + 1)
         record = json.loads(data) if len(data) <= MAX_RECORD else None
     except (FileNotFoundError, NotADirectoryError):
-        raise RunError("There is no run here.", where=path, hint=_nearby(path)) from None
+        raise RunError("There is no run here.", where=path, hint=what_there_is(path)) from None
     except OSError as error:
         raise RunError(f"The run's record cannot be read: {error.strerror}.", where=file) from error
     except (ValueError, RecursionError):
@@ -130,14 +131,15 @@ def read_record(path: Path | str) -> dict[str, Any]:
     return record
 
 
-def _nearby(path: Path) -> str:
+def what_there_is(path: Path) -> str:
+    """Return the hint for a path where no run is: the nearest name, or the runs inside."""
     names = [found.name for found in run_folders(path.parent)]
     if names:
         return nearest(path.name, names[:50])
     inside = [found.name for found in run_folders(path)]
     if inside:
         return f"This folder holds runs: {', '.join(inside[:10])}."
-    return "nb.train(...) makes runs; nb.runs(folder) lists those of a folder."
+    return "nb.train(...) and `nbllm train` make runs; nb.runs(folder) lists those of a folder."
 
 
 def run_folders(folder: Path | str) -> list[Path]:
@@ -145,6 +147,6 @@ def run_folders(folder: Path | str) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no path can hold a null byte
         return []
     return [Path(folder) / name for name in sorted(names) if (Path(folder) / name / RECORD).is_file()]

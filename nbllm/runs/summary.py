@@ -21,6 +21,7 @@ from nbllm.runs.timeline import Points, Timeline
 
 MIN_STEPS = 5  # for an estimate of the time left
 SEEN_STEPS = 200
+REPLAY_OVER = "the replay is over"  # why a replay stops at the end of what it repeats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class RunSummary:
         reason: Why it ended, as its trainer said; "" while it goes on.
         parent: Name of the run that it was forked from, or "".
         parent_step: The step that it was forked at.
+        replay_of: Name of the run that it repeats, or "".
         trainer: Which process trains it, or trained it last: "process 12 on host".
         created: When its folder was made, in seconds since 1970.
         last_time: When its newest event was written.
@@ -65,9 +67,16 @@ class RunSummary:
     reason: str
     parent: str
     parent_step: int | None
+    replay_of: str
     trainer: str
     created: float | None
     last_time: float | None
+
+    @property
+    def label(self) -> str:
+        """The state in a word, as lists show it: "replayed" for a replay that has come to its end."""
+        over = self.state == "finished" or (self.state == "stopped" and self.reason == REPLAY_OVER)
+        return "replayed" if self.replay_of and over else self.state
 
     @property
     def progress(self) -> float | None:
@@ -81,10 +90,11 @@ class RunSummary:
 
     @property
     def parent_text(self) -> str:
-        """What it was forked from: "name at step", or "" for a run that is no fork."""
-        return (
-            f"{self.parent} at {'?' if self.parent_step is None else self.parent_step}" if self.parent else ""
-        )
+        """What it was made from: "name at step" for a fork, "replay of name", or ""."""
+        if self.replay_of:
+            return f"replay of {self.replay_of}"
+        step = "?" if self.parent_step is None else self.parent_step
+        return f"{self.parent} at {step}" if self.parent else ""
 
     @property
     def age_text(self) -> str:
@@ -95,7 +105,7 @@ class RunSummary:
         return duration(round(seconds)) if seconds >= 1 else "now"
 
     def __str__(self) -> str:
-        text = f"Run {self.name!r}: {self.state}, {self.step_text}"
+        text = f"Run {self.name!r}: {self.label}, {self.step_text}"
         return text if self.loss is None else f"{text}, loss {self.loss:.3f}"
 
 
@@ -112,7 +122,7 @@ def summarize(folder: Path, record: Mapping[str, Any], timeline: Timeline, state
     reason = None if session.end is None else session.end.get("reason")
     parent = parent_of(record)
     at = None if parent is None else parent.get("step")
-    created = record.get("created")
+    created, replay = record.get("created"), record.get("replay")
     return RunSummary(
         name=folder.name,
         state=state,
@@ -130,6 +140,7 @@ def summarize(folder: Path, record: Mapping[str, Any], timeline: Timeline, state
         reason="" if reason is None else str(reason),
         parent="" if parent is None else parent_name(parent),
         parent_step=at if is_count(at) else None,
+        replay_of=str(replay.get("of", "?")) if isinstance(replay, dict) else "",
         trainer="" if session.start is None else describe(session.start),
         created=float(created) if is_number(created) and created > 0 else None,
         last_time=session.last_time,

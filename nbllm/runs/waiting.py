@@ -97,7 +97,7 @@ def progress_text(summary: RunSummary, left: float | None) -> str:
     """
     parts = [summary.step_text]
     if summary.state != "running":
-        parts.insert(0, summary.state)
+        parts.insert(0, summary.label)
     if summary.loss is not None:
         parts.append(f"loss {summary.loss:.3f}")
     if summary.bits_per_byte is not None:

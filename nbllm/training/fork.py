@@ -45,15 +45,39 @@ def fork(
         RunError: There is no good checkpoint of that step on the run's current branch; the message names the others.
         UserError: A setting is unknown or out of range, or the run would have no step left.
     """
-    record = read_record(path)
-    timeline = read_timeline(path, recorded_rules(record))
+    while True:
+        record = read_record(path)
+        timeline = read_timeline(path, recorded_rules(record))
+        info = _branching_point(path, timeline, step)
+        try:
+            new, config = _forked_record(path, record, timeline, info, changes)
+            new |= {"where": where or record["where"]}
+            new["parent"] = {"run": path.name, "step": info.step, "actor": actor}
+            created = create(path.parent, name, new)
+            with first_checkpoint(created):
+                checkpoints.adopt(info, created, values=config.values, frozen=config.freeze, bad_steps=0)
+        except (UserError, OSError):
+            if info.path.exists():
+                raise
+            continue  # the parent goes on, and deleted this checkpoint for a newer one: take what there is now
+        say_if_renamed(name, created)
+        return created
+
+
+def _forked_record(
+    path: Path,
+    record: Mapping[str, Any],
+    timeline: Timeline,
+    info: CheckpointInfo,
+    changes: Mapping[str, Any],
+) -> tuple[dict[str, Any], TrainConfig]:
+    """Return the record and the configuration of a fork; errors as `fork`."""
     if changes.get("optimizer", record["config"]["optimizer"]) != record["config"]["optimizer"]:
         raise UserError(
             f"A fork takes over its parent's optimizer state, so it keeps {record['config']['optimizer']!r}.",
             where=path,
             hint="nb.train(nb.load(path), data, optimizer=...) begins with a fresh one.",
         )
-    info = _branching_point(path, timeline, step)
     state = TrainState.read(info.path)
     config = TrainConfig.from_dict(
         {
@@ -76,17 +100,11 @@ def fork(
     new = inherited(
         record,
         config=config.to_dict(),
-        where=where or record["where"],
         cannot=limits(data["validation"]),  # a replay cannot be steered, a fork of it can
     )
-    new["parent"] = {"run": record["name"], "step": info.step, "actor": actor}
     if DECISIVE & changes.keys():
         new |= make_choices(config, shape)
-    created = create(path.parent, name, new)
-    say_if_renamed(name, created)
-    with first_checkpoint(created):
-        checkpoints.adopt(info, created, values=config.values, frozen=config.freeze, bad_steps=0)
-    return created
+    return new, config
 
 
 def new_record(**fields: Any) -> dict[str, Any]:

@@ -22,7 +22,9 @@ SECTIONS = ("data", "tokenizer", "model", "train")
 _SETTING = re.compile(r"\b([a-z_]+)=('[^']*'|[\w.]+)")  # as messages name one, in Python
 
 
-def start_from_file(path: Path, *, name: str | None = None, folder: Path = Path("runs")) -> Run:
+def start_from_file(
+    path: Path, *, name: str | None = None, folder: Path = Path("runs"), replace: bool = False
+) -> Run:
     """Prepare what the file says and start it as a process of its own; `nbllm train --help` shows an example.
 
     Raises:
@@ -38,7 +40,14 @@ def start_from_file(path: Path, *, name: str | None = None, folder: Path = Path(
         text, held_out = _text(data)
         lm = _model(sections, text, path)
         return train(
-            lm, text, validation=held_out, name=name, folder=folder, where="process", **sections["train"]
+            lm,
+            text,
+            validation=held_out,
+            name=name,
+            folder=folder,
+            replace=replace,
+            where="process",
+            **sections["train"],
         )
     except UserError as error:
         raise _in_toml(error, sections) from error

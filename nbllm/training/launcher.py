@@ -18,7 +18,7 @@ from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
-from nbllm.runs.store import read_record
+from nbllm.runs.store import PROCESS_LOG, read_record
 from nbllm.training.fork import fork
 from nbllm.training.trainer import Trainer
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from nbllm.lm import LM
 
 PLACES = ("thread", "process")
-LOG = "process.log"
 HANDOVER_SECONDS = 10.0
 EXIT_SECONDS = 20.0  # how long a kernel that shuts down waits for its runs' last checkpoints
 
@@ -92,7 +91,7 @@ def _start_process(path: Path, patience: float) -> None:
     with TrainerLock(path, patience):  # as above; the process takes it again
         _discard_old_commands(path)
         sessions = len(event_files(path))
-    with open(path / LOG, "ab") as log:
+    with open(path / PROCESS_LOG, "ab") as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             [sys.executable, "-m", "nbllm.training.worker", str(path)],
             stdin=subprocess.DEVNULL,
@@ -118,11 +117,18 @@ def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:
     code = process.wait()
     with contextlib.suppress(RunError, OSError), TrainerLock(path):
         if len(event_files(path)) == sessions:
-            lines = (path / LOG).read_text(errors="replace").strip().splitlines()
+            lines = (path / PROCESS_LOG).read_text(errors="replace").strip().splitlines()
             reason = f"the process ended with exit code {code}: {lines[-1] if lines else 'no output'}"
             with EventWriter(path, "trainer") as writer:
                 writer.write("start", 0, from_step=0, where="process", **this_process())
                 writer.write("end", 0, state="failed", reason=reason, digest=None)
+
+
+def is_training(path: Path, lm: LM) -> bool:
+    """Say whether a thread of this kernel trains the run at `path`, and gives its weights to the model."""
+    _forget_ended()
+    entry = _threads.get(path)
+    return entry is not None and entry[1].publish_to is not None and entry[1].publish_to.model is lm.model
 
 
 def _forget_ended() -> None:

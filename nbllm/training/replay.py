@@ -10,8 +10,10 @@ from nbllm.core.errors import RunError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.actions import scripted_actions
 from nbllm.runs.checkpoint import CheckpointInfo
+from nbllm.runs.locating import locate
 from nbllm.runs.run import Run
 from nbllm.runs.store import create, read_record
+from nbllm.runs.summary import REPLAY_OVER
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.decider import REPLAYED
 from nbllm.training.fork import first_checkpoint, inherited
@@ -50,14 +52,14 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
     repeated: the weights do not depend on it. What rules did is repeated like all else; the replay itself has none.
 
     Args:
-        run: The run or its directory; it must have ended.
+        run: The run, its name in `runs/`, or its folder; it must have ended.
         progress: Print a line of progress.
 
     Raises:
         RunError: The run is still going, has no second checkpoint to compare with, or was trained by a loop of
             the user's own, which cannot be repeated; or the wait was interrupted, and the replay goes on.
     """
-    original = run if isinstance(run, Run) else Run(Path(run))
+    original = run if isinstance(run, Run) else Run(locate(run))
     if original.is_live:
         raise RunError(
             f"The run {original.name!r} is still going.",
@@ -79,12 +81,12 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
     end = {
         "step": last.step,
         "action": "stop",
-        "args": {"reason": "the replay is over"},
+        "args": {"reason": REPLAY_OVER},
         "actor": "rule:replay",
     }
     new = inherited(
         record,
-        replay={"of": record["name"], "script": [*script, end]},
+        replay={"of": original.name, "script": [*script, end]},
         cannot={**original.cannot, **dict.fromkeys(scripted_actions(), REPLAYED)},
     )
     created = create(path.parent, f"{original.name}-replay", new)

@@ -11,9 +11,10 @@ from nbllm.core.errors import DataError, UserError
 from nbllm.data.provenance import source_of
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
-from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs import checkpoint as checkpoints, managing
+from nbllm.runs.locating import FOLDER, locate
 from nbllm.runs.run import Run
-from nbllm.runs.store import create
+from nbllm.runs.store import check_name, create
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher
@@ -32,8 +33,9 @@ def train(
     *,
     validation: float | Dataset | TokenStore | str | Path | Iterable[Any] | None = None,
     name: str | None = None,
-    folder: str | Path = "runs",
+    folder: str | Path = FOLDER,
     where: str = "thread",
+    replace: bool = False,
     **config: Any,
 ) -> Run:
     """Start training a model on text, and return a handle on the run at once.
@@ -49,11 +51,13 @@ def train(
         name: The run's name; made from the family and the time when not given.
         folder: Where runs are kept.
         where: "thread" (of this kernel) or "process" (which goes on when the kernel ends).
+        replace: Whether a run of that name that has ended is deleted, with its checkpoints, once the new one is ready
+            to start; without, the new one is given the next free name, such as "name-2".
         config: Fields of `TrainConfig`; among them `rules=[nb.rules.spike(), ...]`, what the run does by itself.
 
     Raises:
         UserError: A setting is unknown or out of range, or the text is too short for one batch.
-        RunError: The name is taken or the folder cannot be written.
+        RunError: The run to replace is live, or the folder cannot be written.
     """
     if not isinstance(lm, LM):
         raise UserError(
@@ -63,6 +67,12 @@ def train(
     settings = settings.replace(warmup_steps=settings.warmup)  # more steps later must not stretch the warm-up
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
+    if replace:
+        if name is None:
+            raise UserError(
+                "replace=True needs the name of the run to replace.", hint='nb.train(..., name="demo")'
+            )
+        managing.check_replaceable(Path(folder) / check_name(name))
     text, held_out_text = _parts(data, validation, settings.seed)
     training = _store(lm, text)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
@@ -73,28 +83,27 @@ def train(
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
         _record(lm, settings, {"train": _describe(training, text), "validation": held}, where),
     )
-    say_if_renamed(name, path)
     state = TrainState(values=settings.values, frozen=settings.freeze)
     with first_checkpoint(path):
         checkpoints.save(path, 0, lm.write_files, state.to_dict())
+    if replace and name is not None:
+        path = managing.replace(path, name)
+    say_if_renamed(name, path)
     return Launcher(lm).start(path)
 
 
-def attach(path: str | Path, *, actor: str = "person", where: str | None = None) -> Run:
+def attach(run: Run | str | Path, *, actor: str = "person", where: str | None = None) -> Run:
     """Open any run, live or ended, of this kernel or another.
 
     Args:
-        path: The run's directory, or its name in `runs/`.
+        run: Its name in `runs/`, its folder, or another handle of it.
         actor: Who acts through this handle: "person", "rule:<name>" or "agent:<name>".
         where: Where `resume` and `fork` of this handle execute; `None` is where the run did.
 
     Raises:
-        RunError: There is no run.
+        RunError: There is no such run; the nearest name is given.
     """
-    place = Path(path)
-    if not (place / "run.json").exists() and (Path("runs") / place / "run.json").exists():
-        place = Path("runs") / place
-    return Run(place, actor=actor, launcher=Launcher(where=where))
+    return Run(locate(run), actor=actor, launcher=Launcher(where=where))
 
 
 def _parts(data: Any, validation: Any, seed: int) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ class Relatives:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.runs: dict[str, Run] = {run.name: run}
-        self._parents: dict[Path, str | None] = {}
+        self._parents: dict[Path, tuple[float, str | None]] = {}  # with when the record was written
         self._looked = -LOOK_SECONDS
 
     def look(self, *, now: bool = False) -> dict[str, Run]:
@@ -52,12 +52,13 @@ class Relatives:
     def _all_parents(self) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
         for path in run_folders(self.run.path.parent):
-            if path not in self._parents:  # a run's parent never changes
+            written = _changed(path)
+            if path not in self._parents or self._parents[path][0] != written:
                 with contextlib.suppress(UserError):
                     parent = Run(path).parent
-                    self._parents[path] = None if parent is None else parent_name(parent)
+                    self._parents[path] = written, None if parent is None else parent_name(parent)
             if path in self._parents:
-                found[path.name] = self._parents[path]
+                found[path.name] = self._parents[path][1]
         return found
 
 
@@ -72,6 +73,7 @@ def _line(name: str, parents: dict[str, str | None]) -> list[str]:
 
 
 def _changed(path: Path) -> float:
+    """Return when a run's record was written: when the run was made, or the run or its parent renamed."""
     try:
         return (path / "run.json").stat().st_mtime
     except OSError:

@@ -42,6 +42,7 @@ class TrainingPanel(Panel):
 
     def __init__(self, run: Run, on_change: Callable[[], None] | None = None) -> None:
         super().__init__()
+        run = run.as_actor(run.actor)  # the person's own handle goes along when the run is renamed
         self.run = run
         self._on_change = on_change
         self._relatives = Relatives(run)

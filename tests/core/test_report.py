@@ -381,3 +381,15 @@ def test_a_report_is_no_pipe(tmp_path):
     os.mkfifo(tmp_path / "report.json")
     with pytest.raises(DataError, match="cannot be read"):
         Report.load(tmp_path / "report.json")
+
+
+def test_what_can_be_added():
+    class Two:
+        def sections(self):
+            return [Text(text="one"), Text(text="two")]
+
+    report = Report("r").add(Text(text="first"), Two(), Report("other").add(Text(text="last")))
+    assert [section.text for section in report.sections] == ["first", "one", "two", "last"]
+    for wrong in ("words", 7):
+        with pytest.raises(UserError, match=f"{type(wrong).__name__} is no part of a report"):
+            report.add(wrong)

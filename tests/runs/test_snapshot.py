@@ -4,8 +4,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from nbllm.core.errors import RunError
+from nbllm.core.errors import RunError, UserError
 from nbllm.core.html import page
+from nbllm.core.report import Report, Text
 from nbllm.runs import checkpoint, events
 from nbllm.runs.compare import compare
 from nbllm.runs.events import EventWriter
@@ -209,6 +210,38 @@ def test_comparing(tmp_path):
         assert part in shown
     assert compare(first, second).names == ("first", "second")
     assert compare(list_runs(tmp_path)).names == ("second", "first")
+
+
+def test_a_comparison_is_saved_and_stands_in_a_report(tmp_path):
+    second = grown(tmp_path, "second", steps=80, config={"lr": 0.2}, parent={"name": "first", "step": 40})
+    compared = compare([grown(tmp_path, "first"), second])
+    report = Report("Mine").add(Text(text="An introduction.")).add(compared)
+    assert [section.kind for section in report.sections] == [
+        "text",
+        "table",
+        "chart",
+        "chart",
+        "table",
+        "key-values",
+    ]
+    loss = report.sections[2]
+    assert [line.name for line in loss.lines] == ["first", "second"] and loss.lines[1].x[-1] == 80
+    for suffix in (".html", ".md", ".json"):
+        text = compared.save(tmp_path / "new" / "folder" / f"compared{suffix}").read_text()
+        for part in ("Comparison of first", "first at 40", "0.2", "held-out, bits/byte", "lr"):
+            assert part in text
+    loaded = Report.load(tmp_path / "new" / "folder" / "compared.json")
+    assert loaded.sections == compared.sections()
+    with pytest.raises(UserError, match="cannot be saved as .txt"):
+        compared.save(tmp_path / "compared.txt")
+    empty = compare([Run(create(tmp_path, "empty", {})), second])
+    assert str(empty.report()) and empty.report()._repr_html_()
+
+
+def test_a_hostile_comparison_is_escaped(tmp_path):
+    other = grown(tmp_path, "other", config={EVIL: EVIL})
+    page_of_it = compare([grown(tmp_path, "first"), other]).report()._repr_html_()
+    assert "<script" not in page_of_it and "&lt;script" in page_of_it
 
 
 def test_comparing_runs_of_one_name_and_none_at_all(tmp_path):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import nbllm as nb
-from nbllm.core.errors import DataError, UserError
+from nbllm.core.errors import DataError, RunError, UserError
 from nbllm.data import pack, train_tokenizer
 
 TEXT = "\n".join(f"Line {n} of a text about {n * n}." for n in range(400))
@@ -73,3 +73,54 @@ def test_what_is_no_file_is_not_trained_on(lm):
     for source in ("inputt.txt", ["inputt.txt"], "https://example.org/input.txt"):
         with pytest.raises(DataError):
             nb.train(lm, source, **SMALL)
+
+
+def test_a_run_that_has_ended_is_replaced(lm, folder):
+    first = nb.train(lm, "input.txt", name="demo", **SMALL).wait(progress=False)
+    child = first.fork("child", steps=4).wait(progress=False)
+    numbered = nb.train(lm, "input.txt", name="demo", **SMALL).wait(progress=False)
+    assert numbered.name == "demo-2"
+    again = nb.train(lm, "input.txt", name="demo", replace=True, **{**SMALL, "steps": 3})
+    assert again.name == "demo" and again.path == first.path
+    again.wait(progress=False)
+    assert (again.step, again.record["name"]) == (3, "demo")
+    assert sorted(run.name for run in nb.runs()) == ["child", "demo", "demo-2"]
+    assert child.summary.parent == "demo (deleted)"  # not the new one
+    assert nb.train(lm, "input.txt", name="new", replace=True, **SMALL).wait(progress=False).name == "new"
+
+
+def test_what_is_not_replaced(lm, folder):
+    endless = {**SMALL, "steps": 1_000_000}
+    run = nb.train(lm, "input.txt", name="demo", **endless)
+    other = nb.LM(lm.model, lm.tokenizer)
+    try:
+        with pytest.raises(RunError, match=r"a live run cannot be replaced[\s\S]*run\.stop\(\)"):
+            nb.train(other, "input.txt", name="demo", replace=True, **SMALL)
+    finally:
+        run.stop()
+        run.wait(progress=False)
+    (run.path / "notes.md").write_text("mine")
+    with pytest.raises(RunError, match=r"no part of the run: 'notes\.md'"):
+        nb.train(lm, "input.txt", name="demo", replace=True, **SMALL)
+    (folder / "runs" / "plain").mkdir()
+    (folder / "runs" / "link").symlink_to(run.path)
+    for name, message in (
+        ("plain", "There is no run here"),
+        ("link", "it is a link"),
+        (None, "needs the name"),
+    ):
+        with pytest.raises(UserError, match=message):
+            nb.train(lm, "input.txt", name=name, replace=True, **SMALL)
+    assert run.checkpoints and (run.path / "notes.md").exists()
+
+
+def test_a_new_run_that_cannot_be_made_replaces_nothing(lm, folder, monkeypatch):
+    run = nb.train(lm, "input.txt", name="demo", **SMALL).wait(progress=False)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nbllm.training.start.checkpoints.save", full)
+    with pytest.raises(RunError, match="No space left on device"):
+        nb.train(lm, "input.txt", name="demo", replace=True, **SMALL)
+    assert run.state == "finished" and [each.name for each in nb.runs()] == ["demo"]

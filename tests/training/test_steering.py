@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import shutil
 import time
 import weakref
 
@@ -21,7 +22,7 @@ from nbllm.nn.compute.decisions import PLAIN
 from nbllm.nn.compute.profile import MachineProfile
 from nbllm.runs.commands import send
 from nbllm.runs.lock import held_here
-from nbllm.training import trainer
+from nbllm.training import fork, trainer
 
 
 @pytest.fixture
@@ -302,6 +303,47 @@ def test_fork_goes_on_from_a_checkpoint_with_changes(start, tmp_path):
         run.fork("typo", step=8, lrr=1)
 
 
+@pytest.mark.parametrize("lost_in", ["read", "copy"])
+def test_a_checkpoint_that_is_deleted_while_it_is_forked(start, monkeypatch, lost_in):
+    """As by the parent that goes on, and prunes: the newest of what there is then is taken, and no half run is left."""
+    run = start().wait(progress=False)
+    newest = run.checkpoints[-1]
+
+    def deleted_first(function):
+        def late(*arguments, **options):
+            shutil.rmtree(newest.path, ignore_errors=True)
+            return function(*arguments, **options)
+
+        return late
+
+    if lost_in == "read":
+        monkeypatch.setattr(fork.TrainState, "read", deleted_first(fork.TrainState.read))
+    else:
+        monkeypatch.setattr(fork.checkpoints, "adopt", deleted_first(fork.checkpoints.adopt))
+    child = run.fork("child", steps=14)
+    child.wait(progress=False)
+    assert child.parent["step"] == 8 and child.state == "finished"
+    assert {each.name for each in nb.runs(run.path.parent)} == {"run", "child"}
+    with pytest.raises(RunError, match=r"no checkpoint at step 12[\s\S]*There are: 0, 4, 8"):
+        run.fork("other", step=12, steps=20)
+
+
+def test_a_fork_is_whole_without_its_parent(start, lm, texts):
+    run = start().wait(progress=False)
+    child = run.fork("child", step=4, steps=10)
+    child.wait(progress=False)
+    run.delete()
+    assert not run.path.exists()
+    assert child.summary.parent_text == "run (deleted) at 4"
+    assert child.history("loss")[0].tolist() == list(range(5, 11))
+    assert "fork of run (deleted) at step 4" in str(nb.evaluate(child, data=texts, progress=False))
+    assert nb.replay(child, progress=False).identical
+    child.rename("renamed")
+    grandchild = child.fork("grandchild", step=8, steps=12)
+    grandchild.wait(progress=False)
+    assert grandchild.parent["run"] == "renamed" and grandchild.state == "finished"
+
+
 def test_a_stopped_run_resumes_and_ends_as_if_it_had_never_stopped(
     start, tokenizer, store, held_out, config, tmp_path
 ):
@@ -344,6 +386,9 @@ def test_replay_of_a_steered_run_is_bit_identical(start, precision):
     assert result.identical, result
     assert result.step == run.steps
     assert "bit-identical" in repr(result)
+    assert result.run.summary.label == "replayed"
+    row = nb.runs(run.path.parent).rows()[0]
+    assert row[:2] == ("run-replay", "replayed") and row[4] == "replay of run"
     repeated = [(a.action, a.step) for a in result.run.timeline.state_actions]
     assert repeated == [(a.action, a.step) for a in run.timeline.effective]
 

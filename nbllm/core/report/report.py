@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.io import open_regular, write_atomic
@@ -27,6 +27,14 @@ exporters: Registry[Callable[[Report], str | bytes]] = Registry("report format")
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class HasSections(Protocol):
+    """What can stand in a report."""
+
+    def sections(self) -> list[Section]:
+        """Return it as sections."""
+        ...
 
 
 @dataclasses.dataclass
@@ -48,9 +56,24 @@ class Report:
     created: str = dataclasses.field(default_factory=_now)
     generator: str = "nbllm"
 
-    def add(self, *sections: Section) -> Self:
-        """Append sections, and return the report."""
-        self.sections.extend(sections)
+    def add(self, *parts: Section | HasSections | Report) -> Self:
+        """Append sections, what has sections (`nb.compare(...)`), or those of another report; return the report.
+
+        Raises:
+            UserError: Something is none of these.
+        """
+        for part in parts:
+            if isinstance(part, Section):
+                self.sections.append(part)
+            elif isinstance(part, Report):
+                self.sections.extend(part.sections)
+            elif callable(getattr(part, "sections", None)):
+                self.sections.extend(part.sections())
+            else:
+                raise UserError(
+                    f"{type(part).__name__} is no part of a report.",
+                    hint="Add another report, what nb.compare(...) returned, or sections of nbllm.core.report.",
+                )
         return self
 
     def __add__(self, other: Report) -> Report:

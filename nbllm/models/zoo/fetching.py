@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from nbllm.core.errors import FetchError, UserError, WeightsError, nearest
@@ -33,10 +34,14 @@ def fetch(name: str) -> Path:
     raise _unavailable(model, reasons)
 
 
-def locate(path: Path | str) -> Path:
+def locate(path: Path | str, *, also: Iterable[str] = ()) -> Path:
     """Return the file or folder that a path, or a published model's name, means; download it if need be.
 
     A path that exists comes before a name.
+
+    Args:
+        path: The path or the name.
+        also: Other names that may have been meant, for the error.
 
     Raises:
         WeightsError: It is neither; the nearest name is given.
@@ -50,8 +55,8 @@ def locate(path: Path | str) -> Path:
     if len(place.parts) > 1:
         return place  # no name: whoever opens it says what is missing there
     raise WeightsError(
-        f"There is no file or folder {path!r}, and no published model of this name.",
-        hint=f"{nearest(path.lower(), MODELS)} nb.models() lists them.",
+        f"There is no file or folder {path!r}, and no run or published model of this name.",
+        hint=f"{nearest(path.lower(), [*MODELS, *also])} nb.models() and nb.runs() list them.",
     )
 
 
