@@ -167,22 +167,14 @@ class EventReader:
                     self._skipping.discard(name)
                     lines = lines.partition(b"\n")[2]
                 self._offsets[name] = offset = offset + end
-                yield self._parse(lines)
+                events, damaged = parse_lines(lines.splitlines())
+                self.damaged += damaged
+                yield events
             elif len(pending) > MAX_LINE:
                 self.damaged += name not in self._skipping
                 self._skipping.add(name)
                 self._offsets[name] = offset = offset + len(pending)
                 pending = b""
-
-    def _parse(self, lines: bytes) -> list[Event]:
-        """Decode whole lines: all at once, which is twice as fast, or one by one when that fails."""
-        rows = lines.splitlines()
-        events = _loads(b"[" + b",".join(rows) + b"]")
-        if not isinstance(events, list) or len(events) != len(rows):
-            events = [_loads(row) for row in rows if row.strip()]
-        good = [event for event in events if _is_event(event)]
-        self.damaged += len(events) - len(good)
-        return good
 
 
 class Restarted(Exception):
@@ -206,6 +198,18 @@ def _files(folder: Path) -> list[tuple[tuple[int, str], os.DirEntry[str]]]:
 def event_files(folder: Path | str) -> list[Path]:
     """Return a run's event files in the order of their sessions."""
     return [Path(entry.path) for _, entry in _files(Path(folder) / FOLDER)]
+
+
+def parse_lines(lines: list[bytes]) -> tuple[list[Event], int]:
+    """Return the events on whole lines, and how many of the lines hold none.
+
+    All are decoded at once, which is twice as fast, or one by one when that fails.
+    """
+    found = _loads(b"[" + b",".join(lines) + b"]")
+    if not isinstance(found, list) or len(found) != len(lines):
+        found = [_loads(line) for line in lines if line.strip()]
+    events = [event for event in found if _is_event(event)]
+    return events, len(found) - len(events)
 
 
 def parse_line(line: bytes) -> Event | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from nbllm.runs.events import MAX_LINE, Event, event_files, is_number, parse_line
+from nbllm.runs.events import MAX_LINE, Event, event_files, is_number, parse_line, parse_lines
 from nbllm.runs.timeline import Points, SessionState, Timeline, begin_timeline
 
 WHOLE = 1 << 16  # bytes: up to so many new ones are read line by line
@@ -23,7 +24,8 @@ SPAN = 1 << 23  # bytes that are searched at once
 PLACES = 60  # where steps are read of a longer file, evenly over it
 LINES = 4  # at each place
 TAIL = 1 << 13  # bytes at the end that are read whole: where the run stands, heartbeats too
-RARE = (b'"start"', b'"action"', b'"evaluation"', b'"end"')  # what the timeline cannot do without
+# What the timeline cannot do without; one expression is searched three times as fast as the four words.
+RARE = re.compile(rb'"kind"\s*:\s*"(?:start|action|evaluation|end)"')
 BLOCK = 1 << 16
 FIRST_LINES = 1000  # heartbeats may come before the start
 BACK_AFTER_STEP = 8  # events: a pause may be recorded just before the step that it ended
@@ -91,7 +93,8 @@ class Skim:
             block = block[: end or len(block)]  # a line that is longer is none, and is skipped
             offset += len(block)
             lines = block.splitlines() if is_short else _chosen_lines(block, every)
-            self.timeline.extend(event for line in lines if (event := _event(line)) is not None)
+            events, _ = parse_lines([line for line in lines if len(line) <= MAX_LINE])
+            self.timeline.extend(events)
         self._offsets[name] = offset
 
 
@@ -119,12 +122,9 @@ def _event(line: bytes) -> Event | None:
 def _chosen_lines(block: bytes, every: int) -> Iterator[bytes]:
     """Yield, in order, the lines that a summary needs, some at every so many bytes, and those at the end."""
     chosen: dict[int, int] = {}
-    for word in RARE:
-        at = block.find(word)
-        while at >= 0:
-            begin, end = _line_around(block, at)
-            chosen[begin] = end
-            at = block.find(word, end)
+    for match in RARE.finditer(block):
+        begin, end = _line_around(block, match.start())
+        chosen[begin] = end
     for place in range(0, len(block), every):
         _choose(chosen, block, place, LINES)
     _choose(chosen, block, max(0, len(block) - TAIL), TAIL)

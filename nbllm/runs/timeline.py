@@ -167,6 +167,9 @@ class Timeline:
             if kind == "step":  # most events by far
                 self.steps.add(several)
                 self.session.take_steps(several)
+            elif kind == "evaluation":
+                self.evaluations.add(several)
+                self.session.take(several[-1])
             else:
                 for event in several:
                     self._take(kind, event)
@@ -178,8 +181,6 @@ class Timeline:
         elif kind == "start":
             self.starts.append(event)
             self._cut(self.session.step)
-        elif kind == "evaluation":
-            self.evaluations.add([event])
         elif kind == "sample":
             _keep(self.samples, event)
         elif kind == "checkpoint":
