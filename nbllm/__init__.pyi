@@ -15,6 +15,7 @@ from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
 from .evaluation import evaluate as evaluate
+from .inference import SamplingConfig as SamplingConfig
 from .lm import LM as LM, load as load
 from .models import ModelConfig as ModelConfig
 from .nn.compute.doctor import doctor as doctor
@@ -22,6 +23,7 @@ from .runs import rules as rules
 from .runs.compare import compare as compare
 from .runs.run import Run as Run
 from .training import (
+    RunCallback as RunCallback,
     TrainConfig as TrainConfig,
     attach as attach,
     follow as follow,

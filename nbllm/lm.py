@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from nbllm.core.errors import UserError, WeightsError
+from nbllm.core.signature import settings_of, takes
+from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +124,18 @@ class LM:
         """How many elements the model's parameters have; a tied head counts once."""
         return self.model.num_parameters
 
+    def copy(self) -> LM:
+        """Return a model with weights of its own, equal to these: to be trained or changed while this one stays."""
+        from nbllm.models.network import build_without_weights
+
+        model = build_without_weights(self.config).to(self.model.dtype).to_empty(device=self.model.device)
+        with self.lock:
+            model.load_state_dict(self.model.state_dict())
+        model.attention_backend = self.model.attention_backend
+        other = LM(model, self.tokenizer, sampling=self.sampling)
+        other.origin = self.origin
+        return other
+
     def save(self, path: Path | str, *, dtype: str | None = None) -> Path:
         """Save model and tokenizer so that `load` and transformers open them; all of it or nothing.
 
@@ -175,6 +189,7 @@ class LM:
         self, prompt: list[str], *, stream: bool | Callable[[StreamedText], object] = False, **sampling: Any
     ) -> Generations: ...
 
+    @takes(settings_of(SamplingConfig), SamplingConfig)
     def generate(
         self,
         prompt: str | list[str] = "",
@@ -196,7 +211,6 @@ class LM:
         Raises:
             UserError: An unknown setting, a value out of range, or a prompt that the context cannot hold.
         """
-        from nbllm.inference.config import SamplingConfig
         from nbllm.inference.text import generate
 
         config = SamplingConfig.from_dict(sampling)
@@ -209,6 +223,7 @@ class LM:
             lock=self.lock,
         )
 
+    @takes(CHAT_SETTINGS, SamplingConfig)
     def chat(self, messages: str | Sequence[Mapping[str, str]], **sampling: Any) -> ChatStream:
         """Answer a conversation; the answer streams.
 

@@ -67,6 +67,24 @@ def test_wrong_arguments_are_named(tokenizer):
         small("gpt2", tokenizer, vocab_size=100)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copy_has_weights_of_its_own(lm, dtype):
+    lm.model.to(dtype)
+    lm.origin, lm.sampling = "there", {"temperature": 0.5}
+    copy, ids = lm.copy(), torch.tensor([[1, 2, 3]])
+    assert (copy.model.dtype, copy.origin, copy.sampling) == (dtype, "there", {"temperature": 0.5})
+    assert copy.tokenizer is lm.tokenizer
+    before = lm.model(ids)
+    assert torch.equal(copy.model(ids), before)
+    with torch.no_grad():
+        for parameter in copy.model.parameters():
+            parameter.add_(1)
+    copy.sampling["temperature"] = 1.0
+    assert torch.equal(lm.model(ids), before)
+    assert not torch.equal(copy.model(ids), before)
+    assert lm.sampling == {"temperature": 0.5}
+
+
 def test_saved_it_opens_here_and_in_transformers(lm, tmp_path):
     path = lm.save(tmp_path / "model")
     opened = load(path)

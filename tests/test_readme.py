@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
+import transformers
+
+import nbllm as nb
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
+CELLS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_cell_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (cell,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    cell, _ = CELLS
     short = {
         "steps=700": "steps=70, checkpoint_interval=10, sample_tokens=8, num_threads=1",
         "step=120": "step=12",
@@ -26,6 +32,35 @@ def test_the_cell_runs(tmp_path, monkeypatch):
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert (tmp_path / "my-model" / "model.safetensors").is_file()
     assert names["other"].state == "finished"
+
+
+def test_loops_of_others_become_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, cell = CELLS
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2)
+    model = transformers.GPT2LMHeadModel(config)
+    rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(0, 64, (16, 8))]
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def train_step(batch, lr):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    args = transformers.TrainingArguments("out", max_steps=3, report_to=[], disable_tqdm=True, use_cpu=True)
+    loader = torch.utils.data.DataLoader(rows, batch_size=4)
+    exec(cell, {**locals(), "nb": nb, "transformers": transformers})  # our own README
+    runs = {run.name: run for run in nb.runs()}
+    assert {name: (run.state, run.step) for name, run in runs.items()} == {
+        "mine": ("finished", 12),
+        "theirs": ("finished", 3),
+    }
+    assert (runs["mine"].summary.loss_unit, runs["theirs"].summary.loss_unit) == ("", "nats/token")
 
 
 def test_the_commands_are_those_of_ci():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nbllm.core.terminal import shorten, visible, visible_line
 
@@ -86,10 +86,16 @@ def _rebuild(kind: type[UserError], what: str, where: object, hint: str | None) 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the hint `Did you mean 'x'?`, or the list of what is known when nothing is close."""
     names = sorted(known)
+    close = closest(name, names)
+    return f"Known: {listed(names, quote=False)}." if close is None else f"Did you mean {close!r}?"
+
+
+def closest(name: str, known: Sequence[str]) -> str | None:
+    """Return the known name that is most like `name`, or `None` when nothing is close."""
     # The comparison is quadratic in the lengths: neither a name of 5,000 letters nor a million names are compared.
-    comparable = [other for other in names[:MOST_NAMES] if len(other) <= MOST_LETTERS]
+    comparable = [other for other in known[:MOST_NAMES] if len(other) <= MOST_LETTERS]
     close = difflib.get_close_matches(name[:MOST_LETTERS], comparable, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}?" if close else f"Known: {listed(names, quote=False)}."
+    return close[0] if close else None
 
 
 def listed(names: Iterable[object], *, quote: bool = True, most: int = 30) -> str:

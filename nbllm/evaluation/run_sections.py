@@ -13,7 +13,9 @@ from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import Chart, Event, KeyValues, Sample, Samples, Section, Table, Text
 from nbllm.core.report.values import Cell
 from nbllm.runs.actions import words
-from nbllm.training.optim import is_frozen
+from nbllm.runs.patterns import frozen_after
+from nbllm.runs.summary import NATS
+from nbllm.training.freezing import ParameterNames
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -122,19 +124,13 @@ def _text(label: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
 
 def _trained_share(run: Run, lm: LM) -> str:
     """Return how many parameters were trained at the end; "" where the run does not say."""
-    frozen = run.config.get("freeze")
-    if frozen is None:
+    if "freeze" not in run.config:
         return ""
-    patterns = list(frozen)
-    for action in run.timeline.effective:
-        named = action.args.get("patterns", ())
-        if action.action == "freeze":
-            patterns += named
-        elif action.action == "unfreeze":
-            patterns = [pattern for pattern in patterns if pattern not in named]
-    sizes = [(name, parameter.numel()) for name, parameter in lm.model.named_parameters()]
-    total = sum(count for _, count in sizes)
-    trained = sum(count for name, count in sizes if not is_frozen(name, patterns))
+    patterns = frozen_after(run.config["freeze"], run.timeline.effective)
+    sizes = {name: parameter.numel() for name, parameter in lm.model.named_parameters()}
+    frozen = ParameterNames(sizes, lm.config).frozen(patterns)
+    total = sum(sizes.values())
+    trained = total - sum(sizes[name] for name in frozen)
     if trained == total:
         return f"all {total:,} parameters"
     return f"{trained:,} of {total:,} parameters ({trained / total:.1%}); frozen: {', '.join(patterns)}"
@@ -156,7 +152,7 @@ def _curve(run: Run) -> Chart | None:
     applied = [a for a in run.timeline.actions if a.outcome == "applied" and a.action in _MARKED]
     return Chart(
         x_label="step",
-        y_label="loss (nats per token)",
+        y_label="loss (nats per token)" if run.summary.loss_unit == NATS else "loss",
         lines=tuple(lines),
         events=tuple(Event(x=action.step, label=words(action.action, action.args)) for action in applied),
         caption="Training and held-out loss; dashed lines mark what was done while the run went on.",

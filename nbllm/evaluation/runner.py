@@ -14,6 +14,7 @@ from nbllm.core.quantities import size
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.report import Report
 from nbllm.core.report.sections import KeyValues, Measurements, Section
+from nbllm.core.signature import settings_of, takes
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import check_names, load_examples, sources
@@ -33,6 +34,10 @@ _FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2"}
 _IN_SUMMARY = 3  # figures of a task
 
 
+@takes(
+    [*settings_of(EvaluationConfig), *(field for task in TASKS for field in settings_of(TASKS[task]))],
+    EvaluationConfig,
+)
 def evaluate(
     lm: LM | Run | str | Path,
     tasks: str | Task | Sequence[str | Task] = ("perplexity",),

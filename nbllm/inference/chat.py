@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import UserError
 from nbllm.inference.chat_prompt import ChatPrompt
-from nbllm.inference.config import SamplingConfig
+from nbllm.inference.config import MAX_NEW_TOKENS_OF_CHAT, SamplingConfig
 from nbllm.inference.detokenizer import Detokenizer, Receive
 from nbllm.inference.engine import decode
 from nbllm.inference.generation import Generation
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from nbllm.models.network import CausalNetwork
 
 NUM_ALTERNATIVES = 3
-MAX_NEW_TOKENS = 512  # an answer is longer than the sample of a text
 # Where a model's makers recommend nothing. The untouched distribution draws from its unreliable tail in every sentence:
 # of 15 plain questions, each asked 4 times, SmolLM2-135M-Instruct answers 25 of 60 right by it, and 40 of 60 by this.
 # Colder is no better and repeats itself: by 0.2 and 0.9, as in its card's short example, 39 of 60, and 7 of 16 answers
@@ -46,7 +45,7 @@ class AnswerToken:
 
 
 def chat_config(sampling: Mapping[str, Any], recommended: Mapping[str, Any]) -> SamplingConfig:
-    """Return the settings of an answer: up to `MAX_NEW_TOKENS` tokens, chosen as is recommended, or `CAUTIOUS`.
+    """Return the settings of an answer: up to `MAX_NEW_TOKENS_OF_CHAT` tokens, chosen as is recommended, or `CAUTIOUS`.
 
     Args:
         sampling: Settings that come before all else.
@@ -56,7 +55,7 @@ def chat_config(sampling: Mapping[str, Any], recommended: Mapping[str, Any]) -> 
         UserError: A setting is unknown or out of range.
     """
     return SamplingConfig.from_dict(
-        {"max_new_tokens": MAX_NEW_TOKENS, **(recommended or CAUTIOUS), **sampling}
+        {"max_new_tokens": MAX_NEW_TOKENS_OF_CHAT, **(recommended or CAUTIOUS), **sampling}
     )
 
 

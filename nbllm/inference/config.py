@@ -7,6 +7,7 @@ from typing import Any
 
 from nbllm.core.config import Config, check_choice
 from nbllm.core.errors import UserError
+from nbllm.core.signature import InWords, settings_of
 
 _INFINITY = float("inf")
 
@@ -86,6 +87,20 @@ class SamplingConfig(Config):
             raise UserError(
                 f"{name} must be a whole number, at least {low}, not {value!r}.", where="SamplingConfig"
             )
+
+
+MAX_NEW_TOKENS_OF_CHAT = 512  # an answer is longer than the sample of a text
+_RECOMMENDED = InWords("as the model's makers recommend")
+CHAT_SETTINGS = settings_of(
+    SamplingConfig,
+    max_new_tokens=MAX_NEW_TOKENS_OF_CHAT,
+    temperature=_RECOMMENDED,
+    top_k=_RECOMMENDED,
+    top_p=_RECOMMENDED,
+    min_p=_RECOMMENDED,
+    repetition_penalty=_RECOMMENDED,
+)
+"""What a chat takes beside its messages, with its own defaults."""
 
 
 def _stop_strings(value: Any) -> tuple[str, ...]:

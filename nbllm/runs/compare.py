@@ -28,10 +28,6 @@ COMPARED = ("config", "model", "choices", "data")  # the parts of a record that 
 WINDOWS = 60  # a training curve is smoothed over this share of it: several together are a thicket
 LAST = 20  # steps whose mean is a run's training loss: one step's loss is mostly noise
 MOST_CELL = 100
-DRAWN = {  # the metrics that have a chart
-    "loss": "training loss, nats/token",
-    "evaluation.bits_per_byte": "held-out, bits/byte",
-}
 MISSING = "\N{EN DASH}"
 
 
@@ -73,6 +69,20 @@ class Comparison:
         """Return the settings that are not the same in all runs."""
         return {key: values for key, values in self.settings().items() if any(v != values[0] for v in values)}
 
+    @property
+    def loss_unit(self) -> str:
+        """What the losses of all runs are measured in, with a comma before it; "" where they differ or do not say."""
+        units = {run.summary.loss_unit for run in self.runs}
+        return f", {unit}" if len(units) == 1 and (unit := units.pop()) else ""
+
+    @property
+    def _drawn(self) -> dict[str, str]:
+        """The metrics that have a chart, with its label."""
+        return {
+            "loss": f"training loss{self.loss_unit}",
+            "evaluation.bits_per_byte": "held-out, bits/byte",
+        }
+
     def results(self) -> list[tuple[Any, ...]]:
         """Return a row for each result: what it is, then its value in each run (`None`: there is none)."""
         timelines = [run.timeline for run in self.runs]
@@ -82,8 +92,11 @@ class Comparison:
             ("forked from", *(s.parent_text if s.parent else None for s in summaries)),
             ("replay of", *(s.replay_of or None for s in summaries)),
             ("steps", *(s.step for s in summaries)),
-            (f"training loss, nats/token (last {LAST})", *(_recent_loss(timeline) for timeline in timelines)),
-            ("held-out loss, nats/token", *(s.held_out_loss for s in summaries)),
+            (
+                f"training loss{self.loss_unit} (last {LAST})",
+                *(_recent_loss(timeline) for timeline in timelines),
+            ),
+            (f"held-out loss{self.loss_unit}", *(s.held_out_loss for s in summaries)),
             ("held-out bits/byte", *(s.bits_per_byte for s in summaries)),
             ("best held-out bits/byte", *(_least(t.history("evaluation.bits_per_byte")) for t in timelines)),
             ("tokens", *(None if s.tokens is None else int(s.tokens) for s in summaries)),
@@ -105,7 +118,7 @@ class Comparison:
                 caption="The results of the runs.",
             )
         ]
-        for metric, label in DRAWN.items():
+        for metric, label in self._drawn.items():
             series = self._smoothed(metric)
             if series is not None:
                 lines, note = series
@@ -149,7 +162,7 @@ class Comparison:
         ]
         parts = [
             f"<style>{CSS}</style>",
-            *(self._chart(metric, label) for metric, label in DRAWN.items()),
+            *(self._chart(metric, label) for metric, label in self._drawn.items()),
             table(results, ("", *self.names), row_headers=True),
             "<h3>Settings that differ</h3>",
             table(

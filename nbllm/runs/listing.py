@@ -59,7 +59,7 @@ class RunList(Sequence[Run]):
         return iter(self._runs)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return the table's rows, as text: name, state, step, loss (nats a token), parent, age."""
+        """Return the table's rows, as text: name, state, step, loss, parent, age."""
         return [_row(read_summary(run.path, run.record)) for run in self._runs]
 
     def __repr__(self) -> str:

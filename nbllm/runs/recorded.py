@@ -135,7 +135,7 @@ class RecordedRun:
         """Return (steps, values) of a metric on the current branch.
 
         Args:
-            metric: "loss" (nats a token), "lr", "grad_norm", "tokens_per_second", "memory" (bytes),
+            metric: "loss", "lr", "grad_norm", "tokens_per_second", "memory" (bytes),
                 "seconds", ..., "evaluation.loss", "evaluation.bits_per_byte".
 
         Raises:

@@ -40,6 +40,12 @@ __all__ = [
     "unfreeze",
 ]
 
+
+def __dir__() -> list[str]:
+    """What completion offers after `nb.rules.`: rules and what they do, not what this file imports."""
+    return list(__all__)
+
+
 MAX_ACTIONS = 10  # of a rule
 MAX_RULES = 100  # of a run
 RuleAction = dict[str, Any]  # {"action": ..., "args": {...}}

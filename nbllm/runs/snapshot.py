@@ -58,7 +58,7 @@ def html(run: RecordedRun) -> str:
             _head(summary),
             _facts(summary, seconds_left(timeline, summary.steps)),
             _notes(run, summary, timeline),
-            _curve(timeline),
+            _curve(timeline, summary.loss_unit),
             _sample(timeline),
             _actions(timeline),
             _checkpoints(run, timeline),
@@ -93,8 +93,8 @@ def _head(summary: RunSummary) -> str:
 
 def _facts(summary: RunSummary, left: float | None) -> str:
     shown: list[tuple[str, float | None, Callable[[float], str]]] = [
-        ("training loss", summary.loss, lambda v: f"{v:.3f} nats/token"),
-        ("held-out loss", summary.held_out_loss, lambda v: f"{v:.3f} nats/token"),
+        ("training loss", summary.loss, lambda v: f"{v:.3f} {summary.loss_unit}".rstrip()),
+        ("held-out loss", summary.held_out_loss, lambda v: f"{v:.3f} {summary.loss_unit}".rstrip()),
         ("held-out", summary.bits_per_byte, lambda v: f"{v:.3f} bits/byte"),
         ("learning rate", summary.lr, lambda v: number(v, 3)),
         ("tokens", summary.tokens, lambda v: number(int(v))),
@@ -134,7 +134,7 @@ def curve_series(timeline: Timeline, prefix: str = "") -> list[Series]:
     return series
 
 
-def _curve(timeline: Timeline) -> str:
+def _curve(timeline: Timeline, unit: str) -> str:
     series = curve_series(timeline)
     if not series:
         return '<p class="muted">No step has been taken yet.</p>'
@@ -143,7 +143,7 @@ def _curve(timeline: Timeline) -> str:
         for action in timeline.effective[-MOST_MARKS:]
         if action.step <= timeline.step
     ]
-    return line_chart(series, x_label="step", y_label="loss, nats/token", marks=marks)
+    return line_chart(series, x_label="step", y_label=f"loss, {unit}" if unit else "loss", marks=marks)
 
 
 def _sample(timeline: Timeline) -> str:

@@ -19,6 +19,7 @@ from nbllm.runs.skim import Skim
 from nbllm.runs.store import read_record
 from nbllm.runs.timeline import Points, Timeline
 
+NATS = "nats/token"
 MIN_STEPS = 5  # for an estimate of the time left
 SEEN_STEPS = 200
 REPLAY_OVER = "the replay is over"  # why a replay stops at the end of what it repeats
@@ -33,8 +34,9 @@ class RunSummary:
         state: One of `nbllm.runs.liveness.STATES`.
         step: Optimizer steps done.
         steps: Optimizer steps in all: as planned, or as they were set since.
-        loss: The newest training loss, in nats a token.
-        held_out_loss: The newest loss on held-out text, in nats a token.
+        loss: The newest training loss, in `loss_unit`.
+        held_out_loss: The newest loss on held-out text, in `loss_unit`.
+        loss_unit: "nats/token", or "" where the loop does not say so.
         bits_per_byte: The newest bits a byte on held-out text.
         lr: Learning rate of the newest step.
         grad_norm: Gradient norm of the newest step.
@@ -57,6 +59,7 @@ class RunSummary:
     steps: int | None
     loss: float | None
     held_out_loss: float | None
+    loss_unit: str
     bits_per_byte: float | None
     lr: float | None
     grad_norm: float | None
@@ -130,6 +133,7 @@ def summarize(folder: Path, record: Mapping[str, Any], timeline: Timeline, state
         steps=planned_steps(record, timeline),
         loss=session.loss,
         held_out_loss=newest(timeline.evaluations, "loss"),
+        loss_unit=NATS if record.get("loss_unit") == NATS else "",
         bits_per_byte=newest(timeline.evaluations, "bits_per_byte"),
         lr=newest(timeline.steps, "lr"),
         grad_norm=newest(timeline.steps, "grad_norm"),

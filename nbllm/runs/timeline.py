@@ -53,7 +53,7 @@ class SessionState:
         paused_at: The step at which it was paused, while it is.
         last_time: When its newest event was written.
         step: Steps done on the current branch.
-        loss: The newest training loss, in nats a token.
+        loss: The newest training loss.
     """
 
     number: int = 0

@@ -62,12 +62,11 @@ def _set(session: Session, decision: TakeAction) -> None:
 
 
 def _freeze(session: Session, decision: TakeAction) -> None:
-    session.set_frozen(with_patterns(session.frozen, decision.args["patterns"]))
+    session.set_frozen(session.frozen_after("freeze", decision.args["patterns"]))
 
 
 def _unfreeze(session: Session, decision: TakeAction) -> None:
-    patterns = decision.args["patterns"]
-    session.set_frozen(tuple(pattern for pattern in session.frozen if pattern not in patterns))
+    session.set_frozen(session.frozen_after("unfreeze", decision.args["patterns"]))
 
 
 def _rewind(session: Session, decision: TakeAction) -> None:
@@ -91,8 +90,3 @@ _APPLY: dict[str, Callable[[Session, TakeAction], None]] = {
     "rewind": _rewind,
     "rule": _rule,
 }
-
-
-def with_patterns(frozen: tuple[str, ...], patterns: list[str]) -> tuple[str, ...]:
-    """Return the frozen patterns with others added."""
-    return (*frozen, *(pattern for pattern in patterns if pattern not in frozen))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
 from nbllm.runs.store import check_name, create
+from nbllm.runs.summary import NATS
 from nbllm.training.fork import new_record, say_if_renamed
 from nbllm.training.steering_decisions import EndRun
 from nbllm.training.transformers_session import SETTINGS, TransformersSession
@@ -24,13 +27,14 @@ OWN_CODE = "the code that trains it is not here"
 class RunCallback(TrainerCallback):
     """Makes a run of what transformers' Trainer trains: seen, steered and recorded like every other.
 
-        recorder = nb.training.RunCallback("mine")
+        recorder = nb.RunCallback("mine")
         trainer = Trainer(model, args, train_dataset=text, callbacks=[recorder])
-        recorder.train(trainer)                  # as trainer.train(); recorder.run is the run
+        trainer.train()                          # recorder.run is the run
 
-    `recorder.train(trainer)` can rewind: it goes back as the Trainer resumes, from a checkpoint that the Trainer
-    saved, data and random numbers included. It also records an error as the run's failure. After a plain
-    `trainer.train()` all but that works. In a notebook the panel appears in the cell that trains.
+    In a notebook the panel appears in the cell that trains. A rewind goes back as the Trainer resumes, from a
+    checkpoint that the Trainer saved, data and random numbers included. An error is recorded as the run's failure. For
+    these two, for which transformers calls no callback, `transformers.Trainer.train` is wrapped when the first
+    RunCallback is made; a Trainer without one trains as before.
 
     The loss is what the Trainer logs, so each step has one with `logging_steps=1`; the Trainer leaves a loss that
     is not finite out of its mean unless `logging_nan_inf_filter=False`. Its checkpoints are copied into the run.
@@ -56,7 +60,7 @@ class RunCallback(TrainerCallback):
         self.keep_checkpoints = keep_checkpoints
         self._run: Run | None = None
         self._session: TransformersSession | None = None
-        self._rewinds = False  # whether `train` is there to take the Trainer back
+        _wrap_train()
 
     @property
     def run(self) -> Run:
@@ -69,31 +73,26 @@ class RunCallback(TrainerCallback):
             raise RunError("There is no run yet: it begins with the training.")
         return self._run
 
-    def train(self, trainer: Any, **options: Any) -> Any:
-        """Train, as `trainer.train(**options)` does, and go back as often as a rewind is asked for.
+    def follow(self, train: Callable[[Mapping[str, Any]], Any]) -> Any:
+        """Let a Trainer train, again from a checkpoint as often as a rewind asks for it; record an error.
 
         Args:
-            trainer: The Trainer; this callback is added to it if it is not there.
-            **options: For `trainer.train`, such as `resume_from_checkpoint`.
+            train: Calls `Trainer.train` with changed arguments.
 
         Returns:
-            What `trainer.train` returns.
+            What `Trainer.train` returns at last.
         """
-        if self not in trainer.callback_handler.callbacks:
-            trainer.add_callback(self)
-        self._rewinds = True
+        changes: dict[str, Any] = {}
         try:
             while True:
-                output = trainer.train(**options)
+                output = train(changes)
                 back = None if self._session is None else self._session.back_to
                 if back is None:
                     return output
-                options = {**options, "resume_from_checkpoint": str(back)}
+                changes = {"resume_from_checkpoint": str(back)}
         except BaseException as error:
             self._fail(error)
             raise
-        finally:
-            self._rewinds = False
 
     def _fail(self, error: BaseException) -> None:
         session, self._session = self._session, None
@@ -181,6 +180,7 @@ class RunCallback(TrainerCallback):
                 "rules": [rule.to_dict() for rule in self.rules],
             },
             settings=[setting.to_dict() for setting in SETTINGS],
+            loss_unit=_loss_unit(args, parts.get("model")),
             cannot=self._cannot(args, parts),
             where="loop",
         )
@@ -193,9 +193,7 @@ class RunCallback(TrainerCallback):
             "freeze": "the Trainer's optimizer holds the parameters that it was made with",
             "unfreeze": "the Trainer's optimizer holds the parameters that it was made with",
         }
-        if not self._rewinds:
-            reasons["rewind"] = "it was started with trainer.train(): RunCallback.train(trainer) can go back"
-        elif args.save_only_model:
+        if args.save_only_model:
             reasons["rewind"] = "the Trainer saves no optimizer (save_only_model), so it cannot go back"
         if str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
             reasons["evaluate"] = "the Trainer does not evaluate (eval_strategy is 'no')"
@@ -205,3 +203,36 @@ class RunCallback(TrainerCallback):
                 "the Trainer was given no tokenizer (processing_class), or its model writes no text"
             )
         return reasons
+
+
+def _loss_unit(args: Any, model: Any) -> str:
+    """Return "nats/token" for transformers' causal language models, whose loss is their mean; else ""."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    known = type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return NATS if known and not args.label_smoothing_factor else ""
+
+
+@functools.cache
+def _wrap_train() -> None:
+    """Let every Trainer that has a `RunCallback` be followed by it while it trains."""
+    from transformers import Trainer
+
+    plain = Trainer.train
+    signature = inspect.signature(plain)
+
+    @functools.wraps(plain)
+    def train(*args: Any, **options: Any) -> Any:
+        given = signature.bind(*args, **options)
+        callbacks = given.arguments["self"].callback_handler.callbacks
+        recorder = next((each for each in callbacks if isinstance(each, RunCallback)), None)
+        if recorder is None:
+            return plain(*args, **options)
+
+        def with_changes(changes: Mapping[str, Any]) -> Any:
+            given.arguments.update(changes)
+            return plain(*given.args, **given.kwargs)
+
+        return recorder.follow(with_changes)
+
+    Trainer.train = train

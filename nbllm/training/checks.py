@@ -9,7 +9,6 @@ from nbllm.core.errors import RefusedError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.actions import loop_action
 from nbllm.runs.rules import MAX_RULES, Rule
-from nbllm.training.applying import with_patterns
 from nbllm.training.metrics import check_metrics
 
 if TYPE_CHECKING:
@@ -48,15 +47,7 @@ def _set(session: Session, watch: Watch, asked: TakeAction) -> TakeAction:
 
 
 def _freeze(session: Session, watch: Watch, asked: TakeAction) -> TakeAction:
-    session.check_frozen(with_patterns(session.frozen, asked.args["patterns"]))
-    return asked
-
-
-def _unfreeze(session: Session, watch: Watch, asked: TakeAction) -> TakeAction:
-    for pattern in asked.args["patterns"]:
-        if pattern not in session.frozen:
-            held = ", ".join(map(repr, session.frozen)) or "nothing"
-            raise RefusedError(f"{pattern!r} is not among the frozen patterns: {held}")
+    session.frozen_after(asked.action, asked.args["patterns"])
     return asked
 
 
@@ -98,7 +89,7 @@ _CHECKS: dict[str, Callable[[Session, Watch, TakeAction], TakeAction]] = {
     "resume": _resume,
     "set": _set,
     "freeze": _freeze,
-    "unfreeze": _unfreeze,
+    "unfreeze": _freeze,
     "rewind": _rewind,
     "rule": _rule,
 }

@@ -9,9 +9,11 @@ from typing import Any, Self
 from nbllm.core.config import PlainConfig, check_choice, check_plain_types, check_positive
 from nbllm.core.errors import RefusedError, UserError, nearest
 from nbllm.objectives import OBJECTIVES
+from nbllm.runs.patterns import from_everything
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.settings import Setting
+from nbllm.training.arguments import instead_of, our_names
 from nbllm.training.hyperparameters import LOOP_SETTINGS, declared_for
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.schedules import schedules
@@ -30,7 +32,8 @@ class TrainConfig(PlainConfig):
         objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
         steps: Optimizer steps in all.
         batch_size: Sequences in one forward pass.
-        sequence_length: Tokens in one sequence.
+        sequence_length: Tokens in one sequence. When it is not given, `nb.train` takes fewer where the model has fewer
+            positions, or the text fewer tokens than a batch.
         accumulation: Forward passes whose gradients make one step.
         lr: Peak learning rate; the schedule multiplies it.
         schedule: "cosine", "wsd" (warm-up, stable, decay) or "constant".
@@ -41,8 +44,10 @@ class TrainConfig(PlainConfig):
         optimizer_settings: The optimizer's own settings by name; what is not given has the optimizer's default. For
             "adamw": beta1, beta2, eps, weight_decay.
         clip: Largest norm of the gradient over all parameters; larger ones are scaled down to it.
-        freeze: Name patterns (as in file names: `blocks.0.*`) of what is not trained; `run.unfreeze` thaws it. What is
-            frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes less for each element.
+        freeze: Patterns of the parameters that are not trained: "embedding", "layers[:4]" (the first four),
+            "!layers[-2:]" (all but the last two), transformers' names; see `nbllm.training.freezing`. `run.unfreeze`
+            trains them later. What is frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes
+            less for each element.
         seed: Data order and samples.
         precision: "float32", "bfloat16" (bfloat16 weights beside a float32 master copy), or "auto": whichever
             the machine trains faster in.
@@ -62,7 +67,7 @@ class TrainConfig(PlainConfig):
     objective: str = "causal_lm"
     steps: int = 1000
     batch_size: int = 8
-    sequence_length: int = 256
+    sequence_length: int = 1024
     accumulation: int = 1
     lr: float = 1e-3
     schedule: str = "cosine"
@@ -91,13 +96,16 @@ class TrainConfig(PlainConfig):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from a mapping that holds the optimizer's settings beside the fields.
 
+        Names of other libraries are taken too, where they mean the same: `learning_rate`, `max_steps`, `block_size`.
+
         Raises:
-            UserError: A name is unknown (the nearest is named), a value of another type or out of range.
+            UserError: A name is unknown (the nearest is named) or given twice, a value of another type or out of range.
         """
+        values = our_names(values)
         names = cls.names(values)
         for key in values:
             if key not in names and key != "optimizer_settings":
-                raise UserError(f"{cls.__name__} has no setting {key!r}.", hint=nearest(key, names))
+                raise UserError(f"{cls.__name__} has no setting {key!r}.", hint=instead_of(key, names))
         fields = {field.name for field in dataclasses.fields(cls)}
         chosen = {**values.get("optimizer_settings", {})}
         chosen |= {name: value for name, value in values.items() if name not in fields}
@@ -137,10 +145,8 @@ class TrainConfig(PlainConfig):
         for name in ("min_lr_ratio", "decay_fraction"):
             self._check_range(name, 0, 1)
         for name in ("sample_prompts", "freeze"):
-            texts = getattr(self, name)
-            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-                raise UserError(f"{name} must be a list of texts.", where="TrainConfig")
-            object.__setattr__(self, name, tuple(texts))
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        object.__setattr__(self, "freeze", from_everything(self.freeze))
         object.__setattr__(self, "rules", check_rules(self.rules))
 
     @property
@@ -181,3 +187,10 @@ def _checked(setting: Setting, value: Any) -> Any:
         return setting.check(value)
     except RefusedError as error:
         raise UserError(error.what, where="TrainConfig") from None
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{name} must be a text or a list of texts.", where="TrainConfig")
+    return tuple(texts)

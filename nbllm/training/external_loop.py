@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from nbllm.core.config import PlainConfig, check_positive
 from nbllm.core.errors import RunError, UserError
+from nbllm.core.signature import settings_of, takes
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.run import Run
@@ -22,6 +24,7 @@ from nbllm.training.external_session import ExternalSession, Hooks, Module
 from nbllm.training.fork import new_record, say_if_renamed
 from nbllm.training.steering_decisions import EndRun
 
+Batch = TypeVar("Batch")
 STEPS = Setting(name="steps", kind="int", low=1, high=10**9, unit="steps", help="Steps in all.")
 
 
@@ -60,6 +63,7 @@ class FollowConfig(PlainConfig):
         return {**super().to_dict(), "rules": [rule.to_dict() for rule in self.rules]}
 
 
+@takes(settings_of(FollowConfig), FollowConfig)
 def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do)
     name: str,
     *,
@@ -83,11 +87,18 @@ def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do
                 loss = train_step(step, lr=loop.settings["lr"])
                 loop.log(loss=loss, tokens=4096)
 
+    or, over the batches of a data loader:
+
+        with nb.follow("mine", steps=3 * len(loader), modules={"model": model, "optimizer": optimizer}) as loop:
+            for epoch in range(3):
+                for batch in loop.over(loader):
+                    loop.log(loss=train_step(batch))
+
     `step` counts the steps done, from 0. Each iteration is one step. Between two of them the run can be paused, stopped
     and rewound; after a rewind `step` is smaller than before. Whatever depends only on `step` and the random state of
-    torch, NumPy and Python is repeated exactly.
+    torch, NumPy and Python is repeated exactly; the batches of `over` go on instead.
 
-    The `with` sees how the loop is left, so an error is recorded as the run's failure. Without it, a loop that is left
+    The `with` sees how the loop is left: an error is recorded as the run's failure. Without it, a loop that is left
     early is recorded as stopped, whatever the reason.
 
     Args:
@@ -126,13 +137,14 @@ def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do
 
 
 class Loop:
-    """A training loop that a run follows; `nb.follow` makes it. Iterate over it once."""
+    """A training loop that a run follows; `nb.follow` makes it. Iterate over it once, or `over` batches in epochs."""
 
     def __init__(self, session: ExternalSession, *, resume: bool) -> None:
         self._session = session
         self._resume = resume
         self._run = Run(session.path)
         self._begun = self._ended = self._watched = False
+        self._ran_out = False  # whether the batches have, after the last step
 
     @property
     def run(self) -> Run:
@@ -153,8 +165,8 @@ class Loop:
         """Report numbers of the step under way, in one call or several.
 
         Args:
-            **metrics: "loss" (nats a token), "lr", "grad_norm", and any others: numbers of Python, NumPy or torch.
-                "tokens" is how many tokens this step trained on.
+            **metrics: "loss", "lr", "grad_norm", and any others: numbers of Python, NumPy or torch. "tokens" is how
+                many tokens this step trained on.
 
         Raises:
             UserError: A value is not a number, or no step is under way.
@@ -162,14 +174,43 @@ class Loop:
         self._session.log(metrics)
 
     def __iter__(self) -> Iterator[int]:
+        if self._ended and self._watched:  # a loop over epochs goes on for nothing when its run was stopped
+            return
         self._begin()
+        for step, _ in self._steps(itertools.repeat(None)):
+            yield step
+
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches of an epoch, each of which is one step; no more once the run has ended.
+
+        The run has finished when the `with` is left after the batches of the last epoch, or after its `steps`.
+
+        Args:
+            batches: A data loader, or anything else that can be iterated over.
+
+        Raises:
+            UserError: It is not used inside `with loop:`, which alone tells when the last epoch is over.
+        """
+        if not self._watched:
+            raise UserError(
+                "loop.over(batches) is used inside `with loop:`, which tells when the last epoch is over.",
+                hint="with loop:\n    for epoch in range(3):\n        for batch in loop.over(loader): ...",
+            )
+        return iter(()) if self._ended else (batch for _, batch in self._steps(batches))
+
+    def _steps(self, batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+        """Yield the steps done so far and a batch, for each step."""
         try:
-            while (end := self._session.go_on()) is None:
+            for batch in batches:
+                if (end := self._session.go_on()) is not None:
+                    self._session.finish(end)
+                    self._end()
+                    return
+                self._ran_out = False
                 began = time.perf_counter()
-                yield self._session.step
+                yield self._session.step, batch
                 self._session.take_step(time.perf_counter() - began)
-            self._session.finish(end)
-            self._end()
+            self._ran_out = True
         except GeneratorExit:
             if not self._watched:  # else `__exit__` will know why
                 self._leave(None)
@@ -186,7 +227,15 @@ class Loop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(error)
+        try:
+            if error is None and self._ran_out and not self._ended:
+                self._finish()
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._leave(error)
+            self._watched = False
 
     def __repr__(self) -> str:
         return f"Loop of {self._run!r}"
@@ -208,6 +257,13 @@ class Loop:
             self._leave(error)
             raise
         self._begun = True
+
+    def _finish(self) -> None:
+        """End the run after the batches of the last epoch."""
+        end = self._session.end_here()
+        if end is not None:
+            self._session.finish(end)
+            self._end()
 
     def _leave(self, error: BaseException | None) -> None:
         """Record that the loop was left before its end; without effect when it has ended."""

@@ -186,6 +186,10 @@ class ExternalSession(Session):
             self.logged = {}
         return end
 
+    def end_here(self) -> EndRun | None:
+        """Return how a run ends whose loop has no more batches; `None` where it has taken too few steps."""
+        return None if self.step < self.values.get("steps", 0) else EndRun(state="finished")
+
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Take metrics of the step under way."""
         if self.logged is None:

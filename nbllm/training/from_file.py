@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import UserError, nearest
+from nbllm.training.arguments import instead_of, our_names
 from nbllm.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def start_from_file(
 
     sections = _read(path)
     data = sections["data"]
-    _known(sections["train"], TrainConfig.names(sections["train"]), "[train]", path)
+    _check_train(sections["train"], path)
     _known(data, ("source", *_load_settings(), "validation", "seed"), "[data]", path)
     try:
         text, held_out = _text(data)
@@ -51,6 +52,18 @@ def start_from_file(
         )
     except UserError as error:
         raise _in_toml(error, sections) from error
+
+
+def _train_names(section: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*TrainConfig.names(section), "epochs")
+
+
+def _check_train(section: Mapping[str, Any], path: Path) -> None:
+    given = our_names(section)
+    names = _train_names(given)
+    for key in given:
+        if key not in names:
+            raise UserError(f"[train] has no {key!r}.", where=path, hint=instead_of(key, names))
 
 
 def _load_settings() -> tuple[str, ...]:
@@ -81,7 +94,7 @@ def _text(data: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
 def _in_toml(error: UserError, sections: Mapping[str, Mapping[str, Any]]) -> UserError:
     """Return the error with settings as the file writes them: sample_by = "line" for sample_by='line'."""
     homes = {name: "[data]" for name in _load_settings()}
-    homes |= {name: "[train]" for name in TrainConfig.names(sections["train"])}
+    homes |= {name: "[train]" for name in _train_names(sections["train"])}
     homes |= {"vocab_size": "[tokenizer]", "kind": "[tokenizer]"}
 
     def written(match: re.Match[str]) -> str:

@@ -70,8 +70,41 @@ class Launcher:
         return Launcher().start(path)
 
 
-def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
+def refuse_while_trained(lm: LM, *, path: Path | None = None) -> None:
+    """Refuse to train a model that a run of this kernel is training: it would begin with half-trained weights.
+
+    Args:
+        lm: The model.
+        path: The run that is about to be started, where it has begun before.
+
+    Raises:
+        RunError: Another run trains it and writes its weights into it.
+    """
     _forget_ended()
+    for other, (thread, trainer) in _threads.items():
+        if other == path or trainer.publish_to is None or trainer.publish_to.model is not lm.model:
+            continue
+        if trainer.stop_reason is not None or not Run(other).is_live:  # it saves, and is about to end
+            thread.join(HANDOVER_SECONDS)
+        if thread.is_alive():
+            raise RunError(
+                f"This model is being trained by the run {other.name!r}, which writes its weights into it.",
+                where=other,
+                hint=f"Wait for it (run.wait()), stop it (nb.attach({_as_given(other)!r}).stop()), "
+                "or train a copy: nb.train(lm.copy(), ...).",
+            )
+
+
+def _as_given(path: Path) -> str:
+    """Return the shortest text by which `nb.attach` finds a run."""
+    return path.name if path.parent == Path("runs").resolve() else str(path)
+
+
+def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
+    if lm is None:
+        _forget_ended()
+    else:
+        refuse_while_trained(lm, path=path)
     trainer = Trainer(path, where="thread", publish_to=lm)
     trainer.claim(patience)  # here, so that the error appears in this cell when somebody else trains the run
     _discard_old_commands(path)

@@ -1,9 +1,8 @@
-"""An optimizer over float32 master weights, and which parameters are frozen."""
+"""An optimizer over float32 master weights."""
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +46,10 @@ class Optimizer:
         """Set what the next step uses: the learning rate, and the optimizer's own settings by name."""
         self.inner.configure(lr=lr, **values)
 
-    def freeze(self, patterns: Iterable[str]) -> None:
-        """Freeze the parameters that match one of `patterns` (as in file names: `blocks.0.*`), thaw all others."""
-        patterns = list(patterns)
+    def freeze(self, names: Collection[str]) -> None:
+        """Freeze just the parameters of these names."""
         for name, parameter in self.parameters.items():
-            frozen = is_frozen(name, patterns)
+            frozen = name in names
             parameter.requires_grad_(not frozen)
             if frozen:
                 parameter.grad = None
@@ -128,19 +126,3 @@ class Optimizer:
                 raise UserError(f"The optimizer state {full_name!r} fits no parameter of this model.")
             # AdamW's fused form takes its step count from the parameter's device.
             self.inner.state[master][key] = value.clone().to(master.device)
-
-
-def is_frozen(name: str, patterns: Iterable[str]) -> bool:
-    """Return whether a parameter's name matches one of `patterns`."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def check_patterns(names: Iterable[str], patterns: Iterable[str]) -> None:
-    """Raise `UserError` for a pattern that matches no parameter, showing some that exist."""
-    names = list(names)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            shown = ", ".join(names[:4])
-            raise UserError(
-                f"The pattern {pattern!r} matches no parameter.", hint=f"Parameters are: {shown}, ..."
-            )

@@ -15,7 +15,7 @@ def choose_device(name: str) -> str:
     """Return the device for `name`; "auto" is the GPU where there is one.
 
     Raises:
-        UserError: The named device is not here.
+        UserError: The named device is not here, or nothing is computed on its kind.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,11 +23,21 @@ def choose_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"There is no device {name!r}.", hint='Use "auto", "cpu" or "cuda".') from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
         raise UserError(
-            f"Device {name!r} was asked for, but torch sees no GPU here.", hint='Use device="auto".'
+            f"Models are trained on the CPU or an NVIDIA GPU, not on {device.type!r}.",
+            hint='Use device="auto".',
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"Device {name!r} was asked for, but torch sees {_gpus(torch.cuda.device_count())} here.",
+            hint='Use device="auto".',
         )
     return name
+
+
+def _gpus(count: int) -> str:
+    return "no GPU" if count == 0 else "one GPU" if count == 1 else f"{count} GPUs"
 
 
 def choose_precision(name: str, profile: MachineProfile) -> tuple[str, str]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from nbllm.core.errors import DataError, UserError
 from nbllm.models.network import build_without_weights, check_can
 from nbllm.objectives import OBJECTIVES
+from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
-from nbllm.training.optim import check_patterns, is_frozen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -64,9 +64,6 @@ def check_fits(
 
 
 def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig) -> None:
-    if not patterns:
-        return
-    names = [name for name, _ in build_without_weights(shape).named_parameters()]
-    check_patterns(names, patterns)
-    if all(is_frozen(name, patterns) for name in names):
-        raise UserError("Everything is frozen: nothing would be left to train.", hint="Freeze less.")
+    if patterns:
+        names = [name for name, _ in build_without_weights(shape).named_parameters()]
+        ParameterNames(names, shape).check_from_start(patterns)

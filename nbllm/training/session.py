@@ -122,12 +122,12 @@ class Session(ABC):
         if values.get("steps", self.step) < self.step:
             raise RefusedError(f"{values['steps']} steps are fewer than the {self.step} already taken")
 
-    def check_frozen(self, patterns: Sequence[str]) -> None:
-        """Raise `UserError` where just the parts that match `patterns` cannot be frozen."""
+    def frozen_after(self, action: str, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Return the patterns of what is frozen after `freeze` or `unfreeze`; raise `UserError` where it cannot be."""
         raise RefusedError("this loop cannot freeze parts")
 
     def set_frozen(self, patterns: tuple[str, ...]) -> None:
-        """Freeze just the parts that match `patterns`."""
+        """Freeze just the parts that the patterns freeze."""
         raise RefusedError("this loop cannot freeze parts")
 
     # -- what actions change ------------------------------------------------------------------------------------

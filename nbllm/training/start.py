@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.core.signature import InWords, setting, settings_of, takes
+from nbllm.data.loader import WindowSource
 from nbllm.data.provenance import source_of
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
+from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
 from nbllm.runs.locating import FOLDER, locate
 from nbllm.runs.run import Run
 from nbllm.runs.store import check_name, create
+from nbllm.runs.summary import NATS
+from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
-from nbllm.training.launcher import PLACES, Launcher
+from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
+from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.requirements import check_fits
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
@@ -26,7 +34,17 @@ from nbllm.training.validation import limits
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+MOST_EPOCHS = 1_000_000
+SHORTEST = 32  # tokens in a sequence, unless a shorter one is asked for
 
+
+@takes(
+    [
+        *settings_of(TrainConfig, without=("optimizer_settings",), sequence_length=InWords("at most 1024")),
+        *(setting(each.name, each.default, "float") for each in OPTIMIZERS[TrainConfig.optimizer].settings),
+    ],
+    TrainConfig,
+)
 def train(
     lm: LM,
     data: Dataset | DatasetDict | tuple[Any, Any] | TokenStore | str | Path | Iterable[Any],
@@ -36,6 +54,7 @@ def train(
     folder: str | Path = FOLDER,
     where: str = "thread",
     replace: bool = False,
+    epochs: float | None = None,
     **config: Any,
 ) -> Run:
     """Start training a model on text, and return a handle on the run at once.
@@ -53,18 +72,23 @@ def train(
         where: "thread" (of this kernel) or "process" (which goes on when the kernel ends).
         replace: Whether a run of that name that has ended is deleted, with its checkpoints, once the new one is ready
             to start; without, the new one is given the next free name, such as "name-2".
-        config: Fields of `TrainConfig`; among them `rules=[nb.rules.spike(), ...]`, what the run does by itself.
+        epochs: How many times to train on the text, instead of `steps`; recorded as steps.
+        config: Fields of `TrainConfig`; among them `rules=[nb.rules.spike(), ...]`, what the run does by itself. Names
+            of other libraries are taken where they mean the same: `learning_rate`, `max_steps`, `num_train_epochs`.
 
     Raises:
-        UserError: A setting is unknown or out of range, or the text is too short for one batch.
-        RunError: The run to replace is live, or the folder cannot be written.
+        UserError: A setting is unknown or out of range, or the text is too short.
+        RunError: A run of this kernel is training the model, the run to replace is live, or the folder cannot be
+            written.
     """
     if not isinstance(lm, LM):
         raise UserError(
             f"The first argument must be a model, not {type(lm).__name__}.", hint="nb.train(lm, data)"
         )
-    settings = TrainConfig.from_dict(config)
-    settings = settings.replace(warmup_steps=settings.warmup)  # more steps later must not stretch the warm-up
+    refuse_while_trained(lm)
+    given = our_names(config if epochs is None else {"epochs": epochs, **config})
+    epochs = _checked_epochs(given)
+    settings = TrainConfig.from_dict(given)
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
     if replace:
@@ -76,7 +100,10 @@ def train(
     text, held_out_text = _parts(data, validation, settings.seed)
     training = _store(lm, text)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
+    if "sequence_length" not in given:
+        settings = settings.replace(sequence_length=_sequence_length(settings, lm, training))
     check_fits(settings, lm.config, lm.tokenizer, training, held_out)
+    settings = _counted(settings, epochs, lm, training)
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
         Path(folder),
@@ -133,6 +160,48 @@ def _parts(data: Any, validation: Any, seed: int) -> tuple[Any, Any]:
     return parts[0], validation
 
 
+def _checked_epochs(given: dict[str, Any]) -> float | None:
+    """Take `epochs` out of the settings, and check it."""
+    epochs = given.pop("epochs", None)
+    if epochs is None:
+        return None
+    if "steps" in given:
+        raise UserError("epochs and steps are both given.", hint="Give one of them.")
+    if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not 0 < epochs <= MOST_EPOCHS:
+        raise UserError(f"epochs must be a number above 0 and at most {MOST_EPOCHS:,}, not {epochs!r}.")
+    return float(epochs)
+
+
+def _counted(settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore) -> TrainConfig:
+    """Return the settings with epochs as steps, and with the steps of warm-up, which more steps must not stretch."""
+    if epochs is not None:
+        settings = settings.replace(steps=_steps(epochs, settings, lm, training))
+    return settings.replace(warmup_steps=settings.warmup)
+
+
+def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore) -> int:
+    """Return the optimizer steps in which each token of the text is trained on about `epochs` times; say so."""
+    objective = OBJECTIVES[settings.objective].for_tokenizer(lm.tokenizer)
+    length = objective.window_length(settings.sequence_length)
+    windows = WindowSource(training, length=length, overlap=objective.overlap).windows_per_epoch
+    in_a_step = settings.batch_size * settings.accumulation
+    steps = max(1, math.ceil(epochs * windows / in_a_step))
+    sys.stdout.write(
+        f"epochs={epochs:g} are {steps:,} steps of {in_a_step} x {settings.sequence_length} tokens.\n"
+    )
+    return steps
+
+
+def _sequence_length(settings: TrainConfig, lm: LM, training: TokenStore) -> int:
+    """Return the default length, shorter for a small model or a short text; say so where the model could take more."""
+    positions = lm.config.max_positions
+    enough_for_a_batch = max(SHORTEST, training.num_tokens // settings.batch_size)
+    length = min(settings.sequence_length, positions, enough_for_a_batch)
+    if length < positions:
+        sys.stdout.write(f"sequence_length={length}; the model has {positions:,} positions.\n")
+    return length
+
+
 def _store(lm: LM, data: Any) -> TokenStore:
     from nbllm.data.packing import pack
 
@@ -145,6 +214,7 @@ def _record(
     return new_record(
         config=settings.to_dict(),
         model=lm.config.to_dict(),
+        loss_unit=NATS,
         data=data,
         base=lm.origin,
         settings=[setting.to_dict() for setting in settings.settings],

@@ -32,7 +32,7 @@ class TrainState(Config):
         seconds: Time spent in training steps.
         bad_steps: Steps in a row that were skipped, their loss or gradient not finite.
         values: The settings as they are now.
-        frozen: Name patterns of the frozen parameters.
+        frozen: Patterns of the frozen parameters.
     """
 
     step: int = 0

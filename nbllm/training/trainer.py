@@ -20,8 +20,9 @@ from nbllm.objectives import OBJECTIVES
 from nbllm.training.checkpoint_writer import CheckpointWriter
 from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
+from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import reported_metrics
-from nbllm.training.optim import Optimizer, check_patterns, is_frozen
+from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES
 from nbllm.training.ranks import Ranks
@@ -91,15 +92,13 @@ class Trainer(Session):
 
     # -- what may be asked of it ---------------------------------------------------------------------------------
 
-    def check_frozen(self, patterns: Sequence[str]) -> None:
-        """Raise `UserError` for patterns that match no parameter, or that leave nothing to train."""
-        check_patterns(self.optimizer.names, patterns)
-        if all(is_frozen(name, patterns) for name in self.optimizer.names):
-            raise RefusedError("nothing would be left to train")
+    def frozen_after(self, action: str, patterns: Sequence[str]) -> tuple[str, ...]:
+        """Return the patterns of what is frozen after an action; see `training.freezing`."""
+        return self.parameter_names.after(action, self.frozen, patterns)
 
     def set_frozen(self, patterns: tuple[str, ...]) -> None:
-        """Freeze just the parameters that match `patterns`."""
-        self.optimizer.freeze(patterns)
+        """Freeze just the parameters that the patterns freeze."""
+        self.optimizer.freeze(self.parameter_names.frozen(patterns))
         self.change(frozen=patterns)
 
     def validate(self) -> None:
@@ -145,7 +144,7 @@ class Trainer(Session):
     def read(self, folder: Path) -> None:
         """Put back model and optimizer."""
         read_model(folder, self.lm, self.optimizer)
-        self.optimizer.freeze(self.frozen)
+        self.optimizer.freeze(self.parameter_names.frozen(self.frozen))
 
     def why_not_save(self) -> str | None:
         """Weights that are not finite are not worth a checkpoint."""
@@ -186,6 +185,7 @@ class Trainer(Session):
         self.optimizer = Optimizer(
             self.lm.model, OPTIMIZERS[self.config.optimizer], dtype=DTYPES[choices["precision"]]
         )
+        self.parameter_names = ParameterNames(self.optimizer.names, self.lm.config)
         objective = OBJECTIVES[self.config.objective].for_tokenizer(self.lm.tokenizer)
         source = WindowSource(
             open_store(self.record["data"]["train"]),

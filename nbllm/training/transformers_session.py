@@ -154,7 +154,7 @@ class TransformersSession(Session):
         raise AssertionError
 
     def read(self, folder: Path) -> None:
-        """Have the Trainer end, for `RunCallback.train` to begin it again from there."""
+        """Have the Trainer end, for `RunCallback.follow` to begin it again from there."""
         self.back_to = folder
         self._control.should_training_stop = True
         self._control.should_save = self._control.should_evaluate = self._control.should_log = False

@@ -10,6 +10,7 @@ from nbllm.core.terminal import visible
 from nbllm.runs.actions import ACTIONS, Action, words
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
+from nbllm.runs.patterns import frozen_after
 from nbllm.runs.run import Run
 from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
@@ -48,9 +49,7 @@ class CardMaker:
         self._checkpoints_of: tuple[int, int] | None = None
         self._left: float | None = None
         self._estimated = -ESTIMATE_SECONDS
-        self._made: dict[
-            str, tuple[object, list[dict[str, Any]]]
-        ] = {}  # by list, and the event that was its newest
+        self._made: dict[str, tuple[object, list[Any]]] = {}  # by list, and the event that was its newest
 
     def card(self) -> Card:
         """Return the run's card as it is now."""
@@ -73,9 +72,15 @@ class CardMaker:
                 "created": summary.created,
                 "time": summary.last_time,
                 "settings": [_setting(setting, settings.values) for setting in settings],
-                "frozen": frozen(timeline),
+                "frozen": self._kept(
+                    "frozen",
+                    timeline.actions,
+                    lambda: list(frozen_after(run.config.get("freeze"), timeline.effective)),
+                ),
                 "cannot": run.cannot,
                 "facts": self._facts(summary),
+                "loss_unit": summary.loss_unit,
+                "scheduled": isinstance(run.config.get("schedule"), str),
                 "checkpoints": self._shown_checkpoints(timeline),
                 "actions": self._kept("actions", timeline.actions, lambda: _actions(timeline)),
                 "num_actions": len(timeline.actions),
@@ -95,9 +100,7 @@ class CardMaker:
                 "problems": run.problems,
             }
 
-    def _kept(
-        self, name: str, events: Sequence[object], make: Callable[[], list[dict[str, Any]]]
-    ) -> list[dict[str, Any]]:
+    def _kept(self, name: str, events: Sequence[object], make: Callable[[], list[Any]]) -> list[Any]:
         """Return what `make` makes of events, made anew only when one has come: cards are made ten times a second."""
         newest = events[-1] if events else None
         if name not in self._made or self._made[name][0] is not newest:
@@ -136,19 +139,6 @@ class CardMaker:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino
-
-
-def frozen(timeline: Timeline) -> list[str]:
-    """Return the patterns of the parts that are frozen now."""
-    patterns: dict[str, None] = {}
-    for action in timeline.effective:
-        named = action.args.get("patterns")
-        if action.action == "freeze" and isinstance(named, list):
-            patterns.update(dict.fromkeys(map(str, named)))
-        elif action.action == "unfreeze" and isinstance(named, list):
-            for pattern in named:
-                patterns.pop(str(pattern), None)
-    return list(patterns)
 
 
 def changes(before: Card, after: Card) -> Card:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from nbllm.core.errors import RefusedError, UserError
+from nbllm.core.signature import takes
 from nbllm.inference.chat import AnswerToken, answer, chat_config
 from nbllm.inference.chat_prompt import check_messages, render_chat
-from nbllm.inference.config import SamplingConfig
+from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
 from nbllm.inference.runners.compiled import load_kernel
 from nbllm.lm import LM
 from nbllm.widgets.base import Message, Panel
@@ -279,6 +280,7 @@ class ChatPanel(Panel):
         return f"Chat with {self.lm!r}"
 
 
+@takes(CHAT_SETTINGS, SamplingConfig)
 def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     """Return a panel to talk to a model in; a new conversation each time.
 

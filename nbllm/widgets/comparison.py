@@ -29,6 +29,7 @@ def described(runs: list[Run]) -> dict[str, Any]:
     first = sorted(settings, key=lambda name: name not in different)[:MOST_SETTINGS]
     return {
         "runs": [run.name for run in runs],
+        "loss_label": f"training loss{compared.loss_unit}",
         "results": [_result(label, values) for label, *values in compared.results()],
         "settings": [
             {

@@ -92,6 +92,8 @@ def make_card(key: str = "tour", **fields: Any) -> dict[str, Any]:
         ],
         "frozen": [],
         "cannot": {},
+        "loss_unit": "nats/token",
+        "scheduled": True,
         "facts": {
             "loss": 3.214,
             "lr": 9.1e-4,

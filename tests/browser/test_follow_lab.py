@@ -43,7 +43,7 @@ model = transformers.GPT2LMHeadModel(config)
 rows = [{"input_ids": ids, "labels": ids} for ids in torch.randint(0, 64, (64, 16))]
 options = transformers.TrainingArguments("out", max_steps=100_000, per_device_train_batch_size=2, logging_steps=1,
     save_steps=25, save_total_limit=2, report_to="none", disable_tqdm=True, use_cpu=True)
-recorder = nb.training.RunCallback("trainer")
+recorder = nb.RunCallback("trainer")
 trainer = transformers.Trainer(model, options, train_dataset=rows, callbacks=[recorder])
 trainer.remove_callback(transformers.PrinterCallback)
 """
@@ -104,7 +104,7 @@ def test_a_plain_loop_is_steered_while_its_cell_runs(lab, opened):
 
 
 def test_transformers_trainer_is_steered_in_the_cell_that_trains(lab, opened):
-    notebook = opened(TRAINER, "recorder.train(trainer)")
+    notebook = opened(TRAINER, "trainer.train()")
     notebook.run(0)
     notebook.run(1, wait=False)
     panel = notebook.panel(1)

@@ -22,7 +22,12 @@ def grown(folder, name="tour", steps=50, **record):
     path = create(
         folder,
         name,
-        {"steps": 100, "config": {"steps": 100, "lr": 0.1, **record.pop("config", {})}, **record},
+        {
+            "steps": 100,
+            "config": {"steps": 100, "lr": 0.1, **record.pop("config", {})},
+            "loss_unit": "nats/token",
+            **record,
+        },
     )
     with EventWriter(path) as writer:
         writer.write("start", 0, from_step=0, **this_process())
@@ -58,6 +63,14 @@ def well_formed(html):
 
 def text_of(run):
     return "".join(well_formed(run._repr_html_()).itertext())
+
+
+@pytest.mark.parametrize("unit", [None, "", EVIL, 5, ["nats/token"]])
+def test_a_loss_of_another_loop_has_no_unit(tmp_path, unit):
+    run = grown(tmp_path, loss_unit=unit)
+    assert run.summary.loss_unit == ""
+    assert "2.160" in text_of(run)
+    assert "nats" not in text_of(run)
 
 
 def test_everything_is_shown(tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs.commands import send
+from nbllm.runs.lock import held_here
 from nbllm.runs.rules import Rule, evaluate, pause, rewind, sample, save, scale, set as set_value, stop
 
 pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
@@ -90,7 +91,7 @@ def test_a_trainer_becomes_a_run_and_trains_the_same(make, recorder, tmp_path):
     with pytest.raises(RunError, match="no run yet"):
         _ = follower.run
     trainer = make([follower], **evaluating)
-    result = follower.train(trainer)
+    result = trainer.train()
     run = follower.run
     assert result.global_step == 12
     assert (run.state, run.step, run.steps) == ("finished", 12, 12)
@@ -106,25 +107,13 @@ def test_a_trainer_becomes_a_run_and_trains_the_same(make, recorder, tmp_path):
     assert run.events("warning") == []
 
 
-@pytest.mark.parametrize("asked_by", ["train", "callback"])
-def test_without_its_own_train_it_only_cannot_go_back(make, recorder, asked_by):
-    follower = recorder(rules=[Rule(name="b", when="step == 6", do=[rewind(), scale(lr=0.5)], limit=1)])
-    trainer = make([follower])
-    follower.train(trainer) if asked_by == "callback" else trainer.train()
-    run = follower.run
-    assert run.state == "finished"
-    outcomes = [a.outcome for a in run.timeline.actions]
-    assert outcomes == (["applied", "applied"] if asked_by == "callback" else ["refused", "applied"])
-    assert ("rewind" in run.cannot) == (asked_by == "train")
-
-
 def test_a_rewind_repeats_exactly_what_came(make, recorder):
     """Weights, optimizer, schedule, the order of the data within an epoch, and the dropout."""
     plain = make(folder="plain", lr_scheduler_type="cosine")
     plain.train()
     follower = recorder(rules=[Rule(name="back", when="step == 7", do=rewind(1), limit=1)])
     trainer = make([follower], lr_scheduler_type="cosine")
-    follower.train(trainer)
+    trainer.train()
     run = follower.run
     assert [e["step"] for e in run.events("step")] == [*range(1, 8), *range(5, 13)]
     losses = [e["loss"] for e in plain.state.log_history if "loss" in e]
@@ -149,7 +138,7 @@ def test_a_rate_set_lasts_through_schedule_and_rewind(make, recorder):
 
     follower = recorder(rules=rules)
     trainer = make([follower, Looks()], lr_scheduler_type="linear")
-    follower.train(trainer)
+    trainer.train()
     run = follower.run
     assert actions(run) == [(3, "set", "applied"), (6, "rewind", "applied"), (4, "set", "applied")]
     linear = [1e-2 * (12 - step) / 12 for step in range(12)]
@@ -175,7 +164,7 @@ def test_a_rate_that_cannot_be_set_is_refused_and_ends_no_training(make, recorde
     asked = [set_value(lr=0.1), set_value(clip=0.5), rewind(1), set_value(lr=0.1), set_value(clip=0.1)]
     follower = recorder(rules=[Rule(name="all", when="step == 6", do=asked, limit=1)])
     trainer = make([follower], **changes)
-    follower.train(trainer)
+    trainer.train()
     run = follower.run
     assert actions(run) == [
         (6, "set", "refused"),
@@ -194,7 +183,7 @@ def test_a_rewind_takes_the_clipping_back_too(make, recorder):
     asked = [set_value(clip=0.01), rewind(1)]
     follower = recorder(rules=[Rule(name="b", when="step == 6", do=asked, limit=1)])
     trainer = make([follower])
-    follower.train(trainer)
+    trainer.train()
     assert follower.run.settings.values["clip"] == trainer.args.max_grad_norm == 1
 
 
@@ -202,7 +191,7 @@ def test_rules_ask_for_all_that_a_trainer_can(make, recorder):
     asked = [save(), evaluate(), sample("The"), stop()]
     follower = recorder(rules=[Rule(name="all", when="step == 6 and loss > 0", do=asked)])
     trainer = make([follower], eval_strategy="steps", eval_steps=100)
-    follower.train(trainer)
+    trainer.train()
     run = follower.run
     assert [a[1:] for a in actions(run)] == [(d["action"], "applied") for d in asked]
     assert [e["step"] for e in run.events("evaluation")] == [6]
@@ -218,7 +207,7 @@ def test_sampling_leaves_no_trace_in_the_training(make, recorder):
     plain.train()
     follower = recorder(rules=[Rule(name="s", when="step > 0", do=sample("a"), cooldown=0, limit=99)])
     trainer = make([follower])
-    follower.train(trainer)
+    trainer.train()
     assert len(follower.run.events("sample")) == 12
     assert agree(weights(plain), weights(trainer))
 
@@ -226,7 +215,7 @@ def test_sampling_leaves_no_trace_in_the_training(make, recorder):
 def test_a_person_steers_it_from_outside(make, recorder):
     follower = recorder()
     trainer = make([follower], max_steps=100_000, save_steps=100_000)
-    thread = threading.Thread(target=follower.train, args=(trainer,))
+    thread = threading.Thread(target=trainer.train)
     thread.start()
     try:
         deadline = time.monotonic() + 60
@@ -271,7 +260,7 @@ def test_a_person_steers_it_from_outside(make, recorder):
 def test_a_pause_by_a_rule_waits_for_a_person(make, recorder):
     follower = recorder(rules=[Rule(name="hold", when="step == 5", do=pause())])
     trainer = make([follower])
-    thread = threading.Thread(target=follower.train, args=(trainer,))
+    thread = threading.Thread(target=trainer.train)
     thread.start()
     deadline = time.monotonic() + 60
     while follower._run is None or follower.run.state != "paused":
@@ -296,7 +285,7 @@ def test_a_loss_that_is_not_finite_is_acted_on_where_the_trainer_shows_it(make, 
         return loss * (float("nan") if trainer.state.global_step == 6 and hot else 1.0)
 
     trainer.compute_loss = spoiled
-    follower.train(trainer)
+    trainer.train()
     run = follower.run
     assert actions(run) == [(7, "rewind", "applied"), (4, "set", "applied")]
     assert run.state == "finished"
@@ -315,29 +304,63 @@ def test_an_error_is_the_runs_failure_and_the_next_training_is_a_run_of_its_own(
 
     trainer.compute_loss = fail
     with pytest.raises(ZeroDivisionError):
-        follower.train(trainer)
+        trainer.train()
     first = follower.run
     assert (first.state, first.step) == ("failed", 5)
     assert first.reason.startswith("ZeroDivisionError: oh")
-    with pytest.raises(ZeroDivisionError):
-        trainer.train()  # which cannot tell us
-    lost = follower.run
+    assert not held_here(first.path)
     broken[0] = False
-    follower.train(trainer)
-    assert lost.state == "failed"
-    assert "without reporting an end" in lost.reason
-    assert [follower.run.name, follower.run.state] == ["mine-3", "finished"]
+    trainer.train()
+    assert [follower.run.name, follower.run.state] == ["mine-2", "finished"]
+
+
+def test_an_interrupted_trainer_has_stopped(make, recorder):
+    follower = recorder()
+    trainer = make([follower])
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    trainer.compute_loss = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert (follower.run.state, follower.run.reason) == ("stopped", "interrupted in the step after 0")
+
+
+def test_an_error_before_the_first_step_leaves_no_run(make, recorder, tmp_path):
+    trainer = make([recorder()])
+    with pytest.raises(ValueError, match="nothing"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "nothing"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_trainer_without_a_recorder_trains_as_before(make, recorder, tmp_path):
+    recorder()  # which wraps Trainer.train
+    trainer = make()
+    assert trainer.train().global_step == 12
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(TypeError, match="unexpected"):
+        trainer.train(nonsense=1)
+
+
+def test_what_train_is_given_reaches_the_trainer(make, recorder):
+    make([recorder("first")]).train()
+    follower = recorder("second")
+    trainer = make([follower], max_steps=16)
+    checkpoint = f"{trainer.args.output_dir}/checkpoint-8"
+    assert trainer.train(checkpoint, ignore_keys_for_eval=["x"]).global_step == 16
+    assert [e["from_step"] for e in follower.run.events("start")] == [8]
 
 
 def test_losses_that_are_logged_more_rarely_stand_at_their_steps(make, recorder):
     follower = recorder()
     trainer = make([follower], logging_steps=5)
-    follower.train(trainer)
+    trainer.train()
     steps, losses = follower.run.history("loss")
     assert list(steps) == list(range(1, 13))
     assert [int(s) for s, loss in zip(steps, losses, strict=True) if np.isfinite(loss)] == [5, 10]
     by_epoch = recorder("epochs")
-    by_epoch.train(make([by_epoch], folder="e", logging_strategy="epoch", max_steps=-1, num_train_epochs=2))
+    make([by_epoch], folder="e", logging_strategy="epoch", max_steps=-1, num_train_epochs=2).train()
     steps, losses = by_epoch.run.history("loss")
     assert [int(s) for s, loss in zip(steps, losses, strict=True) if np.isfinite(loss)] == [5, 10]
     assert by_epoch.run.state == "finished"
@@ -345,19 +368,20 @@ def test_losses_that_are_logged_more_rarely_stand_at_their_steps(make, recorder)
 
 def test_what_a_trainer_cannot_do_is_said(make, recorder):
     follower = recorder()
-    follower.train(make([follower], text=False, save_only_model=True))
+    make([follower], text=False, save_only_model=True).train()
     always = {"start_again", "fork", "replay", "freeze", "unfreeze"}
     assert set(follower.run.cannot) == always | {"rewind", "evaluate", "sample"}
     assert "save_only_model" in follower.run.cannot["rewind"]
     assert "processing_class" in follower.run.cannot["sample"]
 
 
-def test_it_adds_itself_and_refuses_several_processes(make, recorder, monkeypatch):
+def test_it_can_be_added_later_and_refuses_several_processes(make, recorder, monkeypatch):
     from transformers import TrainingArguments
 
     follower = recorder()
     trainer = make()
-    follower.train(trainer)
+    trainer.add_callback(follower)
+    trainer.train()
     assert follower.run.state == "finished"
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with pytest.raises(UserError, match="one process"):

@@ -284,6 +284,110 @@ def test_an_error_without_with_leaves_a_run_that_has_stopped(follow):
     assert loop.run.state == "stopped"
 
 
+class Loader:
+    """As many batches in each epoch, like a data loader."""
+
+    def __len__(self):
+        return 4
+
+    def __iter__(self):
+        return iter(range(len(self)))
+
+
+def train_epochs(task, loop, epochs=3, loader=None):
+    """Train over a loader's batches, and return those that were trained on."""
+    seen = []
+    with loop:
+        for _ in range(epochs):
+            for batch in loop.over(loader or Loader()):
+                loop.log(loss=task.step(loop.settings["lr"]))
+                seen.append(batch)
+    return seen
+
+
+@pytest.mark.parametrize("steps", [None, 12])
+def test_a_loop_over_the_batches_of_epochs_finishes(follow, steps):
+    task = Task()
+    plain = go(task, follow(task, "plain"))
+    task = Task()
+    loop = follow(task, steps=steps)
+    assert train_epochs(task, loop) == [0, 1, 2, 3] * 3
+    run = loop.run
+    assert (run.state, run.step, run.reason) == ("finished", 12, "")
+    assert [c.step for c in run.checkpoints] == [0, 4, 8, 12]
+    assert weights(run) == weights(plain)
+
+
+def test_a_data_loader_of_torch_is_iterated_over_as_it_is(follow):
+    task = Task()
+    rows = torch.arange(10.0)[:, None]
+    loader = torch.utils.data.DataLoader(rows, batch_size=4, shuffle=True, generator=torch.Generator())
+    batches = train_epochs(task, follow(task, steps=None), 2, loader)
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 2
+    assert sorted(torch.cat(batches[:3]).flatten().tolist()) == rows.flatten().tolist()
+
+
+def test_batches_end_with_the_run(follow):
+    """After its steps, or when it is stopped, the epochs that are left have no batches."""
+    task = Task()
+    loop = follow(task, steps=6)
+    assert train_epochs(task, loop) == [0, 1, 2, 3, 0, 1]
+    assert (loop.run.state, loop.run.step) == ("finished", 6)
+    loop = follow(task, "stopped", rules=[Rule(name="enough", when="step == 5", do=stop())])
+    assert train_epochs(task, loop) == [0, 1, 2, 3, 0]
+    assert (loop.run.state, loop.run.step) == ("stopped", 5)
+
+
+def test_batches_that_are_left_early_have_not_finished(follow):
+    task = Task()
+    loop = follow(task, steps=None)
+    with loop:
+        for batch in loop.over(Loader()):
+            if batch == 2:
+                break
+    assert (loop.run.state, loop.run.step) == ("stopped", 2)
+    loop = follow(task, "few", steps=20)
+    train_epochs(task, loop)
+    assert (loop.run.state, loop.run.step) == ("stopped", 12)
+
+
+@pytest.mark.parametrize("where", ["loop", "loader"])
+def test_an_error_between_batches_is_the_runs_failure(follow, where):
+    task = Task()
+
+    def broken():
+        yield from range(3)
+        raise OSError("no such file")
+
+    loop = follow(task, steps=None)
+    with pytest.raises(OSError if where == "loader" else ZeroDivisionError), loop:
+        for batch in loop.over(broken()):
+            loop.log(loss=task.step(1e-2))
+            1 // (batch - 2 if where == "loop" else 1)
+    assert loop.run.state == "failed"
+    assert ("no such file" if where == "loader" else "ZeroDivisionError") in loop.run.reason
+
+
+def test_epochs_may_be_zipped_with_the_loop_too(follow):
+    task = Task()
+    loop = follow(task, rules=[Rule(name="enough", when="step == 5", do=stop())])
+    with loop:
+        for _ in range(3):
+            for _, _ in zip(loop, Loader(), strict=False):
+                loop.log(loss=task.step(1e-2))
+    assert (loop.run.state, loop.run.step) == ("stopped", 5)
+
+
+def test_over_is_used_inside_with(follow):
+    task = Task()
+    loop = follow(task)
+    with pytest.raises(UserError, match="inside `with loop:`"):
+        loop.over(Loader())
+    train_epochs(task, loop)
+    with pytest.raises(UserError, match="inside `with loop:`"):
+        loop.over(Loader())
+
+
 def test_a_pause_can_be_interrupted(follow, monkeypatch):
     task = Task()
     loop = follow(task, rules=[Rule(name="hold", when="step == 5", do=pause())])

@@ -92,7 +92,7 @@ def test_a_run_that_has_ended_is_replaced(lm, folder):
 def test_what_is_not_replaced(lm, folder):
     endless = {**SMALL, "steps": 1_000_000}
     run = nb.train(lm, "input.txt", name="demo", **endless)
-    other = nb.LM(lm.model, lm.tokenizer)
+    other = lm.copy()
     try:
         with pytest.raises(RunError, match=r"a live run cannot be replaced[\s\S]*run\.stop\(\)"):
             nb.train(other, "input.txt", name="demo", replace=True, **SMALL)
@@ -124,3 +124,42 @@ def test_a_new_run_that_cannot_be_made_replaces_nothing(lm, folder, monkeypatch)
     with pytest.raises(RunError, match="No space left on device"):
         nb.train(lm, "input.txt", name="demo", replace=True, **SMALL)
     assert run.state == "finished" and [each.name for each in nb.runs()] == ["demo"]
+
+
+def test_a_model_that_a_run_trains_is_not_trained_by_a_second(lm, folder):
+    endless = {**SMALL, "steps": 100_000}
+    run = nb.train(lm, "input.txt", name="demo", **endless)
+    try:
+        for where in ("thread", "process"):
+            with pytest.raises(RunError, match="trained by the run 'demo'") as caught:
+                nb.train(nb.LM(lm.model, lm.tokenizer), "input.txt", name="again", where=where, **endless)
+            assert "nb.attach('demo').stop()" in caught.value.hint
+            assert "nb.train(lm.copy(), ...)" in caught.value.hint
+        assert [other.name for other in nb.runs()] == ["demo"]
+        other = nb.train(lm.copy(), "input.txt", name="other", **SMALL).wait(progress=False)
+        assert (run.state, other.state) == ("running", "finished")
+    finally:
+        nb.attach("demo").stop()
+    # At once: the trainer may still be on its way out.
+    again = nb.train(lm, "input.txt", name="again", **SMALL).wait(progress=False)
+    assert again.state == "finished"
+    with pytest.raises(UserError, match="has finished"):
+        again.resume()
+    run.resume()  # by the run itself: it is its own model
+    try:
+        with pytest.raises(RunError, match="trained by the run 'demo'"):
+            nb.train(lm, "input.txt", **SMALL)
+    finally:
+        run.stop()
+
+
+def test_a_run_is_not_resumed_into_a_model_that_another_trains(lm, folder):
+    endless = {**SMALL, "steps": 100_000}
+    first = nb.train(lm, "input.txt", name="first", **endless)
+    first.stop()
+    second = nb.train(lm, "input.txt", name="second", **endless)
+    try:
+        with pytest.raises(RunError, match="trained by the run 'second'"):
+            first.resume()
+    finally:
+        second.stop()

@@ -22,7 +22,9 @@ from tests.runs.test_skim import long_run
 
 def grown(folder, name, *, steps=40, end="finished", reason="", loss=lambda step: 5 - step / 100, **record):
     """A run that has taken steps, with an evaluation every ten."""
-    path = create(folder, name, {"steps": 100, "config": {"lr": 0.1, "steps": 100}, **record})
+    path = create(
+        folder, name, {"steps": 100, "config": {"lr": 0.1, "steps": 100}, "loss_unit": "nats/token", **record}
+    )
     with EventWriter(path) as writer:
         writer.write("start", 0, from_step=0, **this_process(), where="process")
         write_steps(writer, 1, steps, loss)

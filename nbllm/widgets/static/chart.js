@@ -67,12 +67,13 @@ export class Chart {
       "aria-hidden": "true",
       style: { display: "flex", gap: "4px 12px", justifyContent: "flex-end", overflow: "hidden", minWidth: "0" },
     });
+    this.yTitle = element("span", { style: { flex: "none" }, text: yLabel });
     const title = element(
       "div",
       { style: { position: "absolute", inset: "0 8px auto 4px", height: `${TITLE_HEIGHT}px`, display: "flex",
         gap: "12px", justifyContent: "space-between", pointerEvents: "none", color: "var(--nbllm-muted)",
         font: "12px/18px system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", whiteSpace: "nowrap" } },
-      element("span", { style: { flex: "none" }, text: yLabel }),
+      this.yTitle,
       this.legend,
     );
     this.empty = element("div", {

@@ -40,7 +40,7 @@ export class ChartsPart {
     this.host = element("div", { class: "panel-loss" });
     this.grid = element("div", { class: "panel-small" });
     this.node = element("div", { class: "panel-charts" }, this.#tools(), this.host);
-    this.main = new Chart(this.host, { label: "Loss", yLabel: "loss, nats/token", height: 280 });
+    this.main = new Chart(this.host, { label: "Loss", yLabel: "loss", height: 280 });
     this.main.onView = panel.guarded((view) => this.#look(view));
     /** The spans for which finer points were asked last. */
     this.wanted = "[]";
@@ -134,6 +134,8 @@ export class ChartsPart {
       }),
     );
     const chosen = ui.chosen.get(this.card.key) ?? null;
+    const units = new Set(shown.map(({ loss_unit: unit }) => unit));
+    setText(this.main.yTitle, units.size === 1 && this.card.loss_unit ? `loss, ${this.card.loss_unit}` : "loss");
     this.main.setXAxis(axisOf(axis));
     this.main.setLog(ui.log);
     this.main.setView(ui.view);

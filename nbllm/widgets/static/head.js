@@ -5,10 +5,12 @@ import { clock, keyed, setAttribute, setShown, setText } from "./dom.js";
 
 const three = (/** @type {number} */ value) => (value && Math.abs(value) < 0.1 ? formatNumber(value, 3) : value.toFixed(3));
 
-/** @type {[string, string, (value: number) => string, string][]} fact, its name, how it is written, its unit */
+const LOSS = "loss";
+
+/** @type {[string, string, (value: number) => string, string][]} fact, its name, how it is written, its unit (of a loss the card says it) */
 const FACTS = [
-  ["loss", "training loss", three, "nats/token"],
-  ["held_out_loss", "held-out loss", three, "nats/token"],
+  ["loss", "training loss", three, LOSS],
+  ["held_out_loss", "held-out loss", three, LOSS],
   ["bits_per_byte", "held-out", three, "bits/byte"],
   ["lr", "learning rate", (value) => formatNumber(value, 3), ""],
   ["tokens", "tokens", formatCount, ""],
@@ -69,15 +71,18 @@ export class HeadPart {
   }
 
   /** @param {any} card */
-  #facts({ facts }) {
+  #facts({ facts, loss_unit: lossUnit }) {
     const known = FACTS.filter(([name]) => facts[name] != null);
     keyed(
       this.facts,
       known,
       ([name]) => name,
-      ([, label, , unit]) =>
-        element("div", null, element("dt", { text: label }), element("dd", null, element("b"), unit && ` ${unit}`)),
-      (node, [name, , write]) => setText(node.querySelector("b"), write(facts[name])),
+      ([, label]) => element("div", null, element("dt", { text: label }), element("dd", null, element("b"), element("span"))),
+      (node, [name, , write, unit]) => {
+        setText(node.querySelector("b"), write(facts[name]));
+        const shown = unit === LOSS ? lossUnit : unit;
+        setText(node.querySelector("span"), shown ? ` ${shown}` : "");
+      },
     );
   }
 }

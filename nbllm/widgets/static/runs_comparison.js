@@ -40,7 +40,7 @@ export class RunsComparison {
     this.node = element("section", { class: "runs-comparison", "aria-labelledby": this.title.id, hidden: true },
       this.title, this.#controls(), element("div", { class: "runs-charts" }, hosts), this.without, this.results,
       this.#settingsHead(), this.settings, this.samples);
-    this.training = new Chart(hosts[0], { label: "Training loss of the compared runs", yLabel: "training loss, nats/token", height: 250 });
+    this.training = new Chart(hosts[0], { label: "Training loss of the compared runs", yLabel: "training loss", height: 250 });
     this.heldOut = new Chart(hosts[1], { label: "Held-out results of the compared runs", yLabel: "held-out, bits/byte", height: 250 });
     this.training.onView = (view) => this.heldOut.setView(view);
     this.heldOut.onView = (view) => this.training.setView(view);
@@ -53,6 +53,7 @@ export class RunsComparison {
     this.node.hidden = compared.runs.length === 0;
     for (const name of this.points.keys()) if (!compared.runs.includes(name)) this.points.delete(name);
     if (this.node.hidden) return;
+    this.training.yTitle.textContent = compared.loss_label ?? "training loss";
     this.title.textContent = compared.runs.length === 1 ? "One run" : `${compared.runs.length} runs compared`;
     const sameRuns = String(before.runs) === String(compared.runs);
     /** @param {"results" | "settings" | "samples"} part */

@@ -14,7 +14,7 @@ const RUN_COLUMNS = /** @type {{column: string, label: string, title: string, nu
   { column: "name", label: "Run", title: "by name" },
   { column: "state", label: "State", title: "by state" },
   { column: "step", label: "Step", title: "by steps done", number: true, down: true },
-  { column: "loss", label: "Loss", title: "by the newest training loss, nats/token", number: true },
+  { column: "loss", label: "Loss", title: "by the newest training loss", number: true },
   { column: "held_out", label: "Held-out", title: "by the newest held-out bits/byte", number: true },
   { column: "curve", label: "Training loss", title: "by how far the training loss came down" },
   { column: "created", label: "Started", title: "by when it was started", down: true },

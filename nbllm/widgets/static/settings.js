@@ -17,7 +17,7 @@ export class SettingsPart {
     const { line } = this;
     this.rows = element("div", { class: "panel-settings" });
     this.frozen = element("span", { class: "panel-frozen" });
-    const input = element("input", { type: "text", class: "panel-pattern", placeholder: "blocks.0.* embedding.*", "aria-label": "Parts to freeze, by name; * stands for anything",
+    const input = element("input", { type: "text", class: "panel-pattern", placeholder: "embedding layers[:2]", "aria-label": "Parts to freeze: by name, where * stands for anything, or layers[:2]; ! before one freezes all others",
       autocomplete: "off", spellcheck: "false", onkeydown: panel.guarded((event) => event.key === "Enter" && this.freeze.press()) });
     this.patterns = draftField(panel, "freeze", input);
     this.freeze = pushButton(panel, { line, label: "Freeze", press: () => this.#freeze() });
@@ -91,15 +91,16 @@ export class SettingsPart {
   #freeze() {
     const patterns = this.patterns.node.value.split(/[\s,]+/).filter(Boolean);
     if (patterns.length) this.panel.ask("freeze", { patterns });
-    else this.line.say("Name the parts to freeze, such as blocks.0.* for the first block.");
+    else this.line.say("Name the parts to freeze, such as layers[:2] for the first two layers.");
   }
 
-  /** @param {string} pattern */
+  /** A tag with a button that undoes it: "!" before a pattern takes away what others freeze. @param {string} pattern */
   #thaw(pattern) {
     const { panel } = this;
-    const press = panel.guarded(() => panel.ask("unfreeze", { patterns: [pattern] }));
+    const [action, label, name] = pattern.startsWith("!") ? ["freeze", "Freeze", pattern.slice(1)] : ["unfreeze", "Unfreeze", pattern];
+    const press = panel.guarded(() => panel.ask(action, { patterns: [name] }));
     return element("span", { class: "panel-tag" }, element("bdi", { text: pattern }),
-      element("button", { type: "button", text: "×", title: "Unfreeze", "aria-label": `Unfreeze ${pattern}`, onclick: press }));
+      element("button", { type: "button", text: "×", title: label, "aria-label": `${label} ${name}`, onclick: press }));
   }
 
   /** Forget what was typed once it is applied. @param {import("./requests.js").Request} request */

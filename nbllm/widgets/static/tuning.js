@@ -54,7 +54,7 @@ export class LearningRatePart {
     setText(this.applied, formatNumber(now, 3));
     const lr = card.facts.lr;
     const differs = lr != null && now != null && Math.abs(lr - now) > 1e-3 * Math.abs(now);
-    setText(this.effective, differs ? `set; ${formatNumber(lr, 3)} by schedule now` : "applied");
+    setText(this.effective, differs ? `set; ${formatNumber(lr, 3)} ${card.scheduled ? "by schedule now" : "in the last step"}` : "applied");
     this.field.show(card.key, now == null ? "" : plainNumber(now));
     setAttribute(this.field.node, "title", [setting.help, setting.range].filter(Boolean).join(" Range: "));
     const blocked = blockedReason(card, "set");

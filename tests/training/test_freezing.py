@@ -1,0 +1,187 @@
+"""Which parameters a list of patterns freezes: by our names, transformers', and layers as Python counts them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import nbllm as nb
+from nbllm.core.errors import RefusedError, UserError
+from nbllm.lm import load
+from nbllm.models.network import build_without_weights
+from nbllm.runs.patterns import NOT
+from nbllm.training.freezing import ParameterNames
+
+SHAPES = {
+    "gpt2": {"num_layers": 4, "hidden_size": 16, "num_heads": 2},
+    "llama": {"num_layers": 4, "hidden_size": 16, "num_heads": 2},
+    "qwen2": {"num_layers": 4, "hidden_size": 16, "num_heads": 2, "tie_embeddings": False},
+}
+
+
+def names_of(family):
+    config = nb.models.make_config(family, vocab_size=50, **SHAPES[family])
+    names = [name for name, _ in build_without_weights(config).named_parameters()]
+    return ParameterNames(names, config)
+
+
+@pytest.fixture
+def names():
+    return names_of("llama")
+
+
+def of_layers(names, *numbers, part=""):
+    return {name for name in names.names if name.startswith(tuple(f"blocks.{n}.{part}" for n in numbers))}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "layers"),
+    [
+        (["layers[-2:]"], [2, 3]),
+        (["layers[:1]"], [0]),
+        (["blocks[1:3]"], [1, 2]),
+        (["layers[-1]"], [3]),
+        (["layers[::2]"], [0, 2]),
+        (["blocks.0"], [0]),
+        (["blocks.0.*"], [0]),
+        (["blocks.[01].*"], [0, 1]),
+        (["model.layers[-2:]"], [2, 3]),
+        (["model.layers.3"], [3]),
+        (["layers.3.*"], [3]),
+        (["layers[:]", "!layers[1]"], [0, 2, 3]),
+        (["blocks.*", "!layers[-2:]", "layers[-1]"], [0, 1, 3]),
+    ],
+)
+def test_layers_are_counted_as_python_counts(names, patterns, layers):
+    assert names.frozen(patterns) == of_layers(names, *layers)
+
+
+def test_parts_of_layers(names):
+    assert names.frozen(["layers[1:3].attention"]) == of_layers(names, 1, 2, part="attention.")
+    theirs = names.frozen(["layers[1:3].self_attn"])
+    assert theirs == names.frozen(["layers[1:3].attention"])
+
+
+def test_all_but_the_last_two_layers(names):
+    assert names.after("freeze", (), ["!layers[-2:]"]) == ("*", "!layers[-2:]")
+    assert names.frozen(["*", "!layers[-2:]"]) == set(names.names) - of_layers(names, 2, 3)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_every_name_of_transformers_freezes_what_it_holds(family, tokenizer, tmp_path):
+    """Checked against transformers' own names of the saved model, and what of ours each loads into."""
+    shape = {**SHAPES[family], "num_layers": 2}
+    lm = nb.LM.new(family, tokenizer=tokenizer, **shape)
+    names = ParameterNames([name for name, _ in lm.model.named_parameters()], lm.config)
+    lm.save(tmp_path / "model")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    seen = set()
+    for name, parameter in theirs.named_parameters():
+        with torch.no_grad():
+            parameter.add_(1)
+        theirs.save_pretrained(tmp_path / "changed")
+        with torch.no_grad():
+            parameter.sub_(1)
+        lm.tokenizer.save_pretrained(tmp_path / "changed")
+        after = dict(load(tmp_path / "changed").model.named_parameters())
+        changed = {n for n, p in lm.model.named_parameters() if not torch.allclose(after[n], p, atol=1e-3)}
+        assert names.frozen([name]) == changed, name
+        seen |= changed
+    assert seen == set(names.names)
+
+
+def test_any_sequence_of_actions_leaves_what_the_actions_say(names):
+    """The patterns that are kept freeze what all of them, one after the other, would."""
+    rng = random.Random(0)
+    pool = [
+        "*", "embedding", "embedding.*", "norm", "blocks.*", "blocks.1.*", "layers[-2:]", "layers[:3].attention",
+        "*.weight", "*.query.*", "model.embed_tokens", "model.layers.1", "layers.0.mlp", "head", "blocks.?.attention",
+    ]  # fmt: skip
+    pool = [pattern for pattern in pool if names.named(pattern)]
+    for _ in range(300):
+        frozen, expected = (), frozenset()
+        for _ in range(rng.randrange(1, 8)):
+            action = rng.choice(["freeze", "unfreeze"])
+            patterns = rng.sample(pool, rng.randrange(1, 4))
+            if action == "freeze":
+                patterns = [rng.choice(["", "", NOT]) + pattern for pattern in patterns]
+            try:
+                changed = names.after(action, frozen, patterns)
+            except (UserError, RefusedError):
+                continue
+            if action == "unfreeze":
+                expected -= names.frozen(patterns)
+            elif patterns[0].startswith(NOT):
+                expected = names.frozen(["*", *patterns])
+            else:
+                for pattern in patterns:
+                    named = names.named(pattern)
+                    expected = expected - named if pattern.startswith(NOT) else expected | named
+            frozen = changed
+            assert names.frozen(frozen) == expected, frozen
+            assert not frozen or not frozen[0].startswith(NOT)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message", "hint"),
+    [
+        (["embeding"], "'embeding' matches no parameter", "embedding.weight"),
+        (["!embeding"], "'!embeding' matches no parameter", "embedding.weight"),
+        (["layers[4]"], "selects no layer", "layers[0] to layers[3]"),
+        (["layers[2:2]"], "matches no parameter", "last two layers"),
+        (["layers[--1]"], "selects no layer", "layers[0] to layers[3]"),
+        (["layers[::0]"], "selects no layer", "layers[0] to layers[3]"),
+        (["layers[1:2:3:4]"], "selects no layer", "layers[0] to layers[3]"),
+        ([f"layers[{'9' * 5000}]"], "selects no layer", "layers[0] to layers[3]"),
+        (["*"], "nothing would be left to train", "Freeze less"),
+        (["model.*", "lm_head.*"], "matches no parameter", "Parameters are"),
+    ],
+)
+def test_what_names_nothing_is_refused(names, patterns, message, hint):
+    for check in (names.check_from_start, lambda patterns: names.after("freeze", (), patterns)):
+        with pytest.raises(UserError) as caught:
+            check(patterns)
+        assert message in caught.value.what
+        assert hint in caught.value.hint
+
+
+def test_only_what_is_frozen_can_be_trained_again(names):
+    with pytest.raises(RefusedError, match="Nothing that 'norm' names is frozen: nothing is"):
+        names.after("unfreeze", (), ["norm"])
+    with pytest.raises(RefusedError, match=r"Nothing that 'norm' names is frozen: 'embedding\.\*'"):
+        names.after("unfreeze", ("embedding.*",), ["norm"])
+
+
+def test_a_run_freezes_by_words_from_the_start_live_and_by_rule(lm, store, config, tmp_path):
+    """`lm` has two layers; what is frozen by words from the start, by a person and by a rule stays as it is."""
+    before = {name: parameter.detach().clone() for name, parameter in lm.model.named_parameters()}
+
+    def moved(run):
+        after = load(run.checkpoints[-1].path).model.named_parameters()
+        return {name for name, parameter in after if not torch.equal(parameter, before[name])}
+
+    def start(name, **changes):
+        return nb.train(lm.copy(), store, folder=tmp_path, name=name, **{**config, **changes})
+
+    last = {name for name in before if name.startswith("blocks.1.")}
+    first = start("first", freeze="!layers[-1:]").wait(progress=False)
+    assert moved(first) == last
+    assert first.config["freeze"] == ["*", "!layers[-1:]"]
+    rule = nb.runs.rules.Rule(name="thaw", when="loss > 0", do=nb.rules.unfreeze("model.norm"), limit=1)
+    second = start("second", freeze=["!blocks.1"], rules=[rule]).wait(progress=False)
+    assert moved(second) == last | {"norm.weight"}
+    third = start("third", steps=100_000)
+    third.pause()
+    with pytest.raises(RefusedError, match="selects no layer"):
+        third.freeze("layers[2]")
+    third.freeze("!layers[1]")
+    third.unfreeze("model.norm.weight")
+    assert third.save().outcome == "applied"
+    third.stop()
+    third.wait(progress=False)
+    from nbllm.training.train_state import TrainState
+
+    assert TrainState.read(third.checkpoints[-1].path).frozen == ("*", "!layers[1]", "!model.norm.weight")
