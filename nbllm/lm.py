@@ -80,6 +80,7 @@ class LM:
         self.sampling = dict(sampling or {})
         self.origin = ""
         self.lock = threading.RLock()
+        self._endings_told: set[str] = set()
 
     @classmethod
     def new(
@@ -206,7 +207,8 @@ class LM:
 
         Returns:
             The continuation without the prompt, a `str` that also tells how it came about; of a list, a list.
-            Interrupting returns what there is.
+            Interrupting returns what there is. Its `stopped_by` says why a text ended; where that is the context, or
+            `max_new_tokens` without having been set, it is said once.
 
         Raises:
             UserError: An unknown setting, a value out of range, or a prompt that the context cannot hold.
@@ -214,7 +216,7 @@ class LM:
         from nbllm.inference.text import generate
 
         config = SamplingConfig.from_dict(sampling)
-        return generate(
+        made = generate(
             self.causal_network_for("generate"),
             self.tokenizer,
             prompt,
@@ -222,18 +224,22 @@ class LM:
             config=config,
             lock=self.lock,
         )
+        for each in [made] if isinstance(prompt, str) else made:
+            self._tell_ending(cast("Generation", each), sampling)
+        return made
 
     @takes(CHAT_SETTINGS, SamplingConfig)
-    def chat(self, messages: str | Sequence[Mapping[str, str]], **sampling: Any) -> ChatStream:
+    def chat(self, messages: str | Sequence[Mapping[str, Any]], **sampling: Any) -> ChatStream:
         """Answer a conversation; the answer streams.
 
         `for piece in lm.chat(...)` reads it as it comes, a cell that ends with it shows it grow, and `.text`,
         `.message` and `.result` wait for its end.
 
         Args:
-            messages: A text of the user, or messages, each with a "role" ("system", "user" or "assistant") and a
-                "content"; the last is the user's. They are rendered by the tokenizer's chat template; where it has
-                none, as "User: ..." and "Assistant: ...".
+            messages: A text of the user, or messages as OpenAI's interface has them: each with a "role" ("system",
+                "user" or "assistant") and a "content", a text or parts of type "text". The last is the user's, or the
+                beginning of an answer for the model to continue. They are rendered by the tokenizer's chat template;
+                where it has none, as "User: ..." and "Assistant: ...".
             **sampling: Settings of `SamplingConfig`. Unless given, `max_new_tokens` is 512 and all else is as the
                 model's makers recommend (`LM.sampling`), or else as `nbllm.inference.chat.CAUTIOUS` has it.
 
@@ -252,24 +258,37 @@ class LM:
         prompt = render_chat(self.tokenizer, messages)
 
         def write(receive: Callable[[StreamedText], object], should_stop: Callable[[], bool]) -> Generation:
-            return answer(
+            made = answer(
                 model, self.tokenizer, prompt, config, on_text=receive, should_stop=should_stop,
                 lock=self.lock,
             )  # fmt: skip
+            self._tell_ending(made, sampling)
+            return made
 
         return ChatStream(prompt, write)
+
+    def _tell_ending(self, made: Generation, sampling: Mapping[str, Any]) -> None:
+        """Say, once for this model, that a text was cut off where a person may not expect it."""
+        from nbllm.core.terminal import say
+        from nbllm.inference.generation import ending_note
+
+        note = ending_note(made, length_was_chosen="max_new_tokens" in sampling)
+        if note is not None and made.stopped_by not in self._endings_told:
+            self._endings_told.add(made.stopped_by)
+            say(note, error=True)
 
     def score(self, texts: str | Sequence[str]) -> list[Score]:
         """Return how probable the model finds each text.
 
-        Where the tokenizer has an end-of-text token the text's first token is predicted from it, as in
-        training; otherwise it is not counted. Texts longer than the context are read in windows that overlap
-        by half. A text is encoded as in training: a control token that it spells is plain text.
+        A text's first token is predicted from what documents begin with (`document_start`); where there is no such
+        token, it is not counted. Texts longer than the context are read in windows that overlap by half. A text is
+        encoded as in training: a control token that it spells is plain text.
         """
+        from nbllm.data.document_bounds import document_bounds
         from nbllm.data.encoding import encode_text
 
         texts = [texts] if isinstance(texts, str) else list(texts)
-        start = self.start_tokens
+        start = document_bounds(self.tokenizer).start_tokens
         ids = [start + encode_text(self.tokenizer, text) for text in texts]
         return [
             Score(float(values.double().sum()), len(values), len(text.encode()))
@@ -297,10 +316,25 @@ class LM:
             )
 
     @property
-    def start_tokens(self) -> list[int]:
-        """What the first token of a document is predicted from: end of text, else beginning of text, or nothing."""
-        ids = (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id)
-        return next(([int(token)] for token in ids if token is not None), [])
+    def document_start(self) -> str:
+        """The token that documents begin with, from which scores and texts without a prompt start; "" for none.
+
+        It is the tokenizer's beginning-of-text token, or else what separated documents in the model's training, as far
+        as that is known (`nbllm.data.document_bounds`). Assign another, as in `lm.document_start = "<|endoftext|>"`;
+        it is saved with the tokenizer.
+
+        Raises:
+            UserError: The token that is assigned is not in the vocabulary.
+        """
+        from nbllm.data.document_bounds import document_bounds
+
+        return document_bounds(self.tokenizer).start_token
+
+    @document_start.setter
+    def document_start(self, token: str | None) -> None:
+        from nbllm.data.document_bounds import name_document_start
+
+        name_document_start(self.tokenizer, token)
 
     def release(self) -> int:
         """Free the memory that is kept for the next generation; that one allocates it again.

@@ -111,6 +111,32 @@ def test_greedy_text_is_transformers(lm, tmp_path):
     assert got == lm.tokenizer.decode(expected, skip_special_tokens=True)
 
 
+def test_a_text_that_was_cut_off_unasked_is_said_once(tokenizer, capsys):
+    lm = small("gpt2", tokenizer, max_positions=128)
+    with torch.no_grad():
+        lm.model.norm.bias.zero_()
+        lm.model.embedding.weight[lm.tokenizer.eos_token_id].zero_()  # it ends no text
+    made = lm.generate("the cat", temperature=0)
+    assert (made.stopped_by, len(made.tokens)) == ("length", 100)
+    told = capsys.readouterr()
+    assert "A text ended after 100 tokens, the default; max_new_tokens=... sets another" in told.err
+    assert not told.out
+    lm.generate(["the cat", "the mat"], temperature=0)
+    lm.generate("the cat", max_new_tokens=5)
+    assert not capsys.readouterr().err
+    made = lm.generate(["the cat", "the mat"], temperature=0, max_new_tokens=500)
+    assert [each.stopped_by for each in made] == ["context"] * 2
+    assert capsys.readouterr().err.count("filled the model's context") == 1
+    assert lm.chat("the cat", temperature=0).stopped_by == "context"
+    assert not capsys.readouterr().err
+
+
+def test_a_chat_that_was_cut_off_is_said_too(tokenizer, capsys):
+    lm = small("gpt2", tokenizer, max_positions=128)
+    assert lm.chat("the cat", max_new_tokens=500, temperature=0).stopped_by == "context"
+    assert "filled the model's context" in capsys.readouterr().err
+
+
 def test_a_failed_save_leaves_what_was_there(lm, tmp_path, monkeypatch):
     path = lm.save(tmp_path / "model")
     before = {file.name: file.read_bytes() for file in path.iterdir()}

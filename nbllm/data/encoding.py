@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nbllm.core.errors import DataError
+from nbllm.core.errors import DataError, UserError
+from nbllm.data.chat_template import encode_conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -84,19 +85,13 @@ class DocumentEncoder:
             DataError: The template cannot render it.
         """
         try:
-            tokens = self._tokenizer.apply_chat_template(
-                list(messages),
-                sanitize_control_tokens=True,
-                return_dict=False,
-                tokenizer_kwargs={"verbose": False},
-            )
-        except Exception as error:  # a template may raise whatever it likes
+            return np.array(encode_conversation(self._tokenizer, messages), np.int64)
+        except UserError as error:
             raise DataError(
-                f"The chat template cannot render a conversation: {type(error).__name__}: {error}",
+                error.what,
                 where=f"the conversation that begins {str(messages[0]['content'])[:60]!r}",
-                hint="Many templates want user and assistant in turn, and some know no system message.",
+                hint=error.hint,
             ) from error
-        return np.array(tokens, np.int64)
 
     def _encode_slowly(self, text: str, advance: Callable[[int], object]) -> NDArray[np.int64]:
         ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -148,6 +143,14 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         known = _encoders[tokenizer] = (state, DocumentEncoder(tokenizer))
     ids: list[int] = known[1].encode([text])[0].tolist()
     return ids
+
+
+def added_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what the tokenizer itself puts before the tokens of a text: its beginning-of-text token, or nothing."""
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    whole = tokenizer.encode("a")
+    begin = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    return [int(token) for token in whole[:begin]]
 
 
 def _groups(pieces: Iterator[str]) -> Iterator[list[str]]:

@@ -19,6 +19,7 @@ from nbllm.core.errors import DataError
 from nbllm.core.io import atomic_directory, sha256_file, write_json
 from nbllm.core.progress import progress
 from nbllm.core.terminal import say
+from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import DocumentEncoder
 from nbllm.data.texts import as_dataset, iterate_documents
 from nbllm.data.token_store import OFFSETS, RECORD, SCHEMA, TOKENS, StoreRecord, TokenStore
@@ -42,8 +43,10 @@ def pack(
     same tokenizer is encoded once; what is found is verified by checksum and made again when damaged. It is
     written aside and renamed, under a lock: several processes may pack the same text at once.
 
-    A text that spells the end-of-text token is encoded as plain characters: only real ends are ends. Conversations
-    (rows with `messages`) are rendered by the tokenizer's chat template, if it has one.
+    Between documents stands the token that separated them in the model's training, or, where they began and ended with
+    different ones, both (`nbllm.data.document_bounds`). A text that spells such a token is encoded as plain
+    characters: only real ends are ends. Conversations (rows with `messages`) are rendered by the tokenizer's chat
+    template, if it has one, which writes their beginning itself.
 
     While text is encoded a line says how much was; interrupting leaves nothing behind.
 
@@ -57,12 +60,12 @@ def pack(
         DataError: There is no text, or the tokenizer cannot be used.
         CacheError: The folder cannot be written.
     """
-    encoder, eos_id = _encoder(tokenizer)
+    encoder, start_id, eos_id = _encoder(tokenizer)
     vocab_size = len(tokenizer)
     template = tokenizer.chat_template and str(tokenizer.get_chat_template())
     dataset = as_dataset(dataset)
     fingerprint, num_bytes, num_conversations = _fingerprint(
-        dataset, [eos_id, vocab_size, encoder.json], template
+        dataset, [start_id, eos_id, vocab_size, encoder.json], template
     )
     if num_conversations and template is None:
         say(
@@ -83,6 +86,7 @@ def pack(
             num_documents=len(dataset),
             num_bytes=num_bytes,
             num_conversations=0 if template is None else num_conversations,
+            start_id=start_id,
             eos_id=eos_id,
             vocab_size=vocab_size,
             fingerprint=fingerprint,
@@ -112,19 +116,20 @@ def _find(path: Path) -> TokenStore | None:
     return store
 
 
-def _encoder(tokenizer: PreTrainedTokenizerFast) -> tuple[DocumentEncoder, int]:
-    """Return the encoder of documents and the token that ends each."""
+def _encoder(tokenizer: PreTrainedTokenizerFast) -> tuple[DocumentEncoder, int | None, int]:
+    """Return the encoder of documents, the token that begins each, unless the end of another does, and that ends it."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise DataError(
             f"{type(tokenizer).__name__} is not a fast tokenizer.",
             hint="Use one from nbllm.data.train_tokenizer or a PreTrainedTokenizerFast.",
         )
-    if tokenizer.eos_token_id is None:
+    bounds = document_bounds(tokenizer)
+    if bounds.end is None:
         raise DataError(
             "The tokenizer has no end-of-text token to put between documents.",
             hint='Set one: tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"}).',
         )
-    return DocumentEncoder(tokenizer), int(tokenizer.eos_token_id)
+    return DocumentEncoder(tokenizer), None if bounds.start == bounds.end else bounds.start, bounds.end
 
 
 def _fingerprint(dataset: Dataset, settings: list[object], template: str | None) -> tuple[str, int, int]:
@@ -172,10 +177,11 @@ def _write_tokens(
                 bar.update(count * size)
 
             encoded = iter(encoder.encode(plain, advance))
+            start = np.array([] if record.start_id is None else [record.start_id], np.int64)
             documents = []
             for text, messages in group:
                 if messages is None or template is None:
-                    documents.append(next(encoded))
+                    documents.append(np.concatenate([start, next(encoded)]))
                 else:
                     ids = encoder.encode_conversation(messages)
                     # The end that the template writes is the end of the document, which is written for all.

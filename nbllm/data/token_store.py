@@ -33,12 +33,13 @@ class StoreRecord(PlainConfig):
     vocab_size: int
     fingerprint: str
     sha256: dict[str, str]
+    start_id: int | None = None  # begins each document, where that is not what ended the one before
     num_conversations: int = 0  # documents that a chat template rendered
     schema: str = SCHEMA
 
 
 class TokenStore:
-    """The tokens of all documents, one behind the other, each document followed by the end-of-text token.
+    """The tokens of all documents, one behind the other, each document followed by the token that ends it.
 
     Made by `pack`; opened again with `TokenStore.open`. Pickling passes the path, not the tokens.
 
@@ -124,7 +125,7 @@ class TokenStore:
         return self.record.num_tokens
 
     def document(self, index: int) -> NDArray[np.int64]:
-        """Return document `index` (from 0, or from the end when negative) without its end token: (token).
+        """Return document `index` (from 0, or from the end when negative) without its start and end token: (token).
 
         Raises:
             IndexError: There is no such document.
@@ -132,7 +133,8 @@ class TokenStore:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There is no document {index} among {len(self)}.")
         index %= len(self)
-        return self.read(int(self.offsets[index]), int(self.offsets[index + 1]) - 1)
+        tokens = self.read(int(self.offsets[index]), int(self.offsets[index + 1]) - 1)
+        return tokens[1:] if len(tokens) and tokens[0] == self.record.start_id else tokens
 
     def __len__(self) -> int:
         return self.record.num_documents

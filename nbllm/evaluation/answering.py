@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbllm.core.errors import UserError
-from nbllm.data.encoding import encode_text
+from nbllm.data.document_bounds import document_bounds
+from nbllm.data.encoding import added_before, encode_text
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
 from nbllm.lm import Score
 
@@ -39,16 +40,18 @@ def answer(lm: LM, requests: Sequence[Request], *, batch_tokens: int = 4096) -> 
 def _document_likelihoods(lm: LM, requests: Sequence[DocumentLikelihood], batch_tokens: int) -> list[Score]:
     """Return the likelihood of each document, which begins and ends as documents do in training.
 
-    That is between two end-of-text tokens: the first token is predicted from the one, and the document is charged
-    for predicting the other. So the figures are those of a lossless code of the documents, their bounds included.
-    A tokenizer without an end-of-text token predicts neither.
+    The first token is predicted from the token that documents begin with, and the document is charged for predicting
+    the one that ends it (`document_bounds`; the two may be the same). So the figures are those of a lossless code of
+    the documents, their ends included. Where the tokenizer has no such tokens, neither is predicted.
     """
-    end = lm.tokenizer.eos_token_id
-    ends = [] if end is None else [int(end)]
+    bounds = document_bounds(lm.tokenizer)
     out: dict[int, Score] = {}
     for stride, indices in _grouped(requests, lambda request: request.stride).items():
         _check_stride(lm, stride)
-        sequences = [ends + encode_text(lm.tokenizer, requests[i].text) + ends for i in indices]
+        sequences = [
+            bounds.start_tokens + encode_text(lm.tokenizer, requests[i].text) + bounds.end_tokens
+            for i in indices
+        ]
         found = lm.score_tokens(sequences, stride=stride, batch_tokens=batch_tokens)
         for i, values in zip(indices, found, strict=True):
             num_bytes = len(requests[i].text.encode())
@@ -86,24 +89,12 @@ def split_tokens(lm: LM, context: str, continuation: str) -> tuple[list[int], li
     """Return the token ids of a context, with the token that begins a document, and of its continuation."""
     stripped = context.rstrip()
     context, continuation = stripped, context[len(stripped) :] + continuation
-    before = _begin(lm, context)
+    # What the tokenizer itself puts before a prompt; before an empty one, the token that documents begin with.
+    before = added_before(lm.tokenizer) if context else document_bounds(lm.tokenizer).start_tokens
     alone, together = encode_text(lm.tokenizer, context), encode_text(lm.tokenizer, context + continuation)
     if together[: len(alone)] == alone and len(together) > len(alone):
         return before + alone, together[len(alone) :]
     return before + alone, encode_text(lm.tokenizer, continuation)
-
-
-def _begin(lm: LM, context: str) -> list[int]:
-    """Return what stands before the tokens of a context: what the tokenizer itself puts there, as for a prompt.
-
-    Before an empty context stands the token that begins a document.
-    """
-    if not context:
-        return lm.start_tokens
-    plain = encode_text(lm.tokenizer, context)
-    whole = [int(token) for token in lm.tokenizer(context, verbose=False)["input_ids"]]
-    begin = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
-    return whole[:begin]
 
 
 def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> list[Answer]:

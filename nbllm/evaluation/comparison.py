@@ -13,7 +13,7 @@ from nbllm.evaluation.columns import Columns, to_arrays
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.metrics.base import Metric
 from nbllm.evaluation.metrics.catalogue import METRICS
-from nbllm.evaluation.statistics import Difference, difference
+from nbllm.evaluation.statistics import Difference, difference, recorded
 
 
 def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
@@ -97,10 +97,7 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
                 name=now.name,
                 before=found.before,
                 after=found.after,
-                interval=found.interval,
-                confidence=config.confidence,
-                metric=metric.name,
-                better=metric.better,
+                **recorded(metric, found, config),
             )
         )
         if now.subject not in told:  # the first figure of a task is the one to tell

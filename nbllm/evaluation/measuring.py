@@ -10,12 +10,13 @@ from nbllm.core.progress import progress
 from nbllm.core.report.figures import Measurement, Subject
 from nbllm.core.report.sections import Rows
 from nbllm.core.report.values import Value
+from nbllm.data.document_bounds import DocumentBounds, document_bounds
 from nbllm.evaluation.answering import answer
 from nbllm.evaluation.columns import Columns, Row, to_arrays, to_columns
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import Examples
 from nbllm.evaluation.requests import Request
-from nbllm.evaluation.statistics import estimate
+from nbllm.evaluation.statistics import estimate, recorded
 
 if TYPE_CHECKING:
     from nbllm.evaluation.metrics.base import Metric
@@ -41,6 +42,7 @@ class Measured:
         measurements: One for each of the task's metrics.
         config: Of the evaluation.
         context: Tokens that the model reads at most.
+        bounds: The tokens around a document.
     """
 
     task: Task
@@ -50,6 +52,7 @@ class Measured:
     measurements: tuple[Measurement, ...]
     config: EvaluationConfig
     context: int
+    bounds: DocumentBounds
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -99,6 +102,7 @@ def measure(
         ),
         config=config,
         context=lm.config.max_positions,
+        bounds=document_bounds(lm.tokenizer),
     )
     kept = Rows(
         subject=subject,
@@ -156,13 +160,10 @@ def _measurement(
         name=metric.title(subject.data),
         value=found.value,
         unit=metric.unit,
-        interval=found.interval,
-        confidence=config.confidence,
         note=metric.note,
-        metric=metric.name,
         settings=tuple(metric.to_dict().items()),
         subject=subject,
-        better=metric.better,
+        **recorded(metric, found, config),
     )
 
 

@@ -102,6 +102,16 @@ def difference(
     return Difference(two - one, interval, before=one, after=two)
 
 
+def recorded(metric: Metric, found: Estimate, config: EvaluationConfig) -> dict[str, Any]:
+    """Return what a report records of any figure: its interval, and the metric that computed it."""
+    return {
+        "interval": found.interval,
+        "confidence": config.confidence,
+        "metric": metric.name,
+        "better": metric.better,
+    }
+
+
 def _interval(
     columns: Columns,
     figures: Callable[[Array], Array],

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from nbllm.core.errors import UserError
-from nbllm.inference.unicode import check_unicode
-
-Message = Mapping[str, str]
-
-ROLES = ("system", "user", "assistant")
+from nbllm.data.chat_template import encode_conversation, render
+from nbllm.data.encoding import added_before
+from nbllm.inference.messages import ROLES as ROLES, Message, check_messages
 
 # For a tokenizer without a template, such as one trained here: roles are plain words, so a text may imitate them.
 PLAIN_TEMPLATE = (
@@ -37,12 +35,14 @@ class ChatPrompt:
             token that somebody wrote into a message is text.
         end_ids: Tokens that end the answer: the tokenizer's end of text, and the template's end of a turn.
         stop: Strings that end the answer, where the roles are plain words.
+        begun: The beginning of the answer that the conversation ends with, or "".
     """
 
     tokens: tuple[int, ...]
     parts: tuple[tuple[str, bool], ...]
     end_ids: frozenset[int]
     stop: tuple[str, ...]
+    begun: str = ""
 
     @property
     def text(self) -> str:
@@ -50,100 +50,63 @@ class ChatPrompt:
         return "".join(text for text, _ in self.parts)
 
 
-def check_messages(messages: str | Sequence[Message]) -> list[dict[str, str]]:
-    """Return a conversation as a list of messages: a text is one message of the user.
-
-    Raises:
-        UserError: It is no conversation that ends with a question: which message, and why.
-    """
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, (list, tuple)):
-        raise UserError(
-            f"The messages must be a text or a list of messages, not {type(messages).__name__}.",
-            hint='a message is {"role": "user", "content": "..."}',
-        )
-    checked = [_check_message(message, f"message {i}") for i, message in enumerate(messages)]
-    if not checked or checked[-1]["role"] != "user":
-        raise UserError(
-            "The conversation does not end with a message of the user, so there is nothing to answer.",
-            hint='append {"role": "user", "content": "..."}',
-        )
-    return checked
-
-
-def render_chat(tokenizer: Any, messages: str | Sequence[Message]) -> ChatPrompt:
+def render_chat(
+    tokenizer: Any, messages: str | Sequence[Message], *, should_stop: Callable[[], bool] | None = None
+) -> ChatPrompt:
     """Render a conversation with the tokenizer's chat template, up to where the answer begins.
 
-    A template comes with a model and is not trusted: transformers runs it in jinja2's immutable sandbox, which gives it
-    neither attributes of Python objects nor files. The sandbox does not limit time or memory: a template that loops
-    for ever is not stopped. Control tokens that stand in messages are encoded as ordinary text, so a message cannot
-    forge a role; where the roles are plain words (`PLAIN_TEMPLATE`, for a tokenizer without a template), it can.
+    A template comes with a model and is not trusted: it is rendered in a process of its own, which is killed when it
+    takes too long or too much memory (`nbllm.data.chat_template`). Control tokens that stand in messages are encoded as
+    ordinary text, so a message cannot forge a role; where the roles are plain words (`PLAIN_TEMPLATE`, for a tokenizer
+    without a template), it can.
 
     Args:
         tokenizer: A transformers tokenizer.
-        messages: Text of the user, or messages with "role" (one of `ROLES`) and "content".
+        messages: Text of the user, or messages with "role" (one of `ROLES`) and "content". An assistant's message at
+            the end is the beginning of the answer, which goes on from it.
+        should_stop: Asked while the template renders; a true answer ends it.
 
     Raises:
         UserError: The messages are no conversation, or the template cannot render them.
+        CancelledError: `should_stop` said so.
     """
     conversation = check_messages(messages)
+    continued = conversation[-1]["role"] == "assistant"
     template, stop = _template(tokenizer)
-    tokens = _apply(
-        tokenizer, conversation, template, add_generation_prompt=True, sanitize_control_tokens=True,
-        return_dict=False, tokenizer_kwargs={"verbose": False},
+    tokens = encode_conversation(
+        tokenizer, conversation, template=template, should_stop=should_stop,
+        **{"continue_final_message" if continued else "add_generation_prompt": True},
     )  # fmt: skip
-    ends = {tokenizer.eos_token_id, _end_of_turn(tokenizer, template)} - {None}
-    return ChatPrompt(tuple(map(int, tokens)), _parts(tokenizer, tokens), frozenset(map(int, ends)), stop)
-
-
-def _check_message(message: object, where: str) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise UserError(
-            f"A message must be a mapping with a role and a content, not {type(message).__name__}.",
-            where=where,
-        )
-    if set(message) != {"role", "content"}:
-        raise UserError(
-            f"A message has exactly a role and a content, not {sorted(map(str, message))}.", where=where
-        )
-    role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise UserError(f"There is no role {role!r}.", where=where, hint=f"one of {', '.join(ROLES)}")
-    if not isinstance(content, str):
-        raise UserError(f"The content must be a text, not {type(content).__name__}.", where=where)
-    check_unicode(content, "content", where)
-    return {"role": role, "content": content}
+    if stop:  # a template writes what begins a conversation itself
+        tokens = added_before(tokenizer) + tokens
+    ends = {tokenizer.eos_token_id, _end_of_turn(tokenizer, template, should_stop)} - {None}
+    return ChatPrompt(
+        tokens=tuple(tokens),
+        parts=_parts(tokenizer, tokens),
+        end_ids=frozenset(map(int, ends)),
+        stop=stop,
+        begun=conversation[-1]["content"] if continued else "",
+    )
 
 
 def _template(tokenizer: Any) -> tuple[str, tuple[str, ...]]:
     """Return the tokenizer's template, or the plain one, and the stop strings that it needs."""
-    if tokenizer.chat_template:
-        try:
-            return str(tokenizer.get_chat_template()), ()
-        except ValueError as error:
-            raise UserError(f"The tokenizer's chat template cannot be used: {error}") from error
-    begin = "{{ bos_token }}" if getattr(tokenizer, "add_bos_token", False) and tokenizer.bos_token else ""
-    return begin + PLAIN_TEMPLATE, PLAIN_STOPS
-
-
-def _apply(tokenizer: Any, conversation: list[dict[str, str]], template: str, **options: Any) -> Any:
+    if not tokenizer.chat_template:
+        return PLAIN_TEMPLATE, PLAIN_STOPS
     try:
-        return tokenizer.apply_chat_template(conversation, chat_template=template, **options)
-    except Exception as error:  # a template may raise whatever it likes
-        raise UserError(
-            f"The tokenizer's chat template cannot render this conversation: {type(error).__name__}: {error}",
-            hint="many templates want user and assistant in turn, and some know no system message",
-        ) from error
+        return str(tokenizer.get_chat_template()), ()
+    except ValueError as error:
+        raise UserError(f"The tokenizer's chat template cannot be used: {error}") from error
 
 
-def _end_of_turn(tokenizer: Any, template: str) -> int | None:
+def _end_of_turn(tokenizer: Any, template: str, should_stop: Callable[[], bool] | None) -> int | None:
     """Return the token that the template writes after an answer, or `None`."""
     exchange = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
     try:
-        tail = str(_apply(tokenizer, exchange, template, tokenize=False)).rpartition(_MARK)[2].lstrip()
+        text = render(tokenizer, exchange, template=template, should_stop=should_stop)
     except UserError:
         return None  # of a template that wants more than an exchange; the end of text still ends the answer
+    tail = text.rpartition(_MARK)[2].lstrip()
     added = {str(token): int(number) for token, number in tokenizer.get_added_vocab().items()}
     found = [token for token in added if tail.startswith(token)]
     return added[max(found, key=len)] if found else None

@@ -16,14 +16,14 @@ Answer = Callable[[Callable[[StreamedText], object], Callable[[], bool]], Genera
 
 
 class ChatStream:
-    """An answer: iterated over, it gives its text piece by piece; shown in a cell, it grows there.
+    """The answer of a chat: iterating gives its text piece by piece, and a cell that shows it prints it as it comes.
 
-    It begins when it is first read, in a thread of its own, and is written once, however often it is read. An interrupt
-    (the notebook's stop button, Ctrl-C) and an iteration that is left early end it; what there is stays.
+    It is generated once, in a thread of its own, from when it is first read. An interrupt (the notebook's stop button,
+    Ctrl-C) ends it, and so does leaving the iteration early; the text so far is kept.
 
     Args:
-        prompt: What is answered.
-        answer: Writes the answer.
+        prompt: The conversation to answer.
+        answer: Generates the answer.
 
     Attributes:
         prompt: The conversation as the model reads it: `prompt.text` is the rendered template.
@@ -53,7 +53,7 @@ class ChatStream:
                 given += len(new)
                 yield from new
         finally:
-            self._stop.set()  # nothing, unless the reader has left early
+            self._stop.set()  # of no effect unless the reader has left early
         if self._error is not None:
             raise self._error
 
@@ -78,8 +78,11 @@ class ChatStream:
 
     @property
     def message(self) -> dict[str, str]:
-        """The answer as a message to append to the conversation; waits for its end."""
-        return {"role": "assistant", "content": self.text}
+        """The answer as a message to append to the conversation; waits for its end.
+
+        Where the conversation ended with the beginning of the answer, it is the whole of it and replaces that message.
+        """
+        return {"role": "assistant", "content": f"{self.prompt.begun}{self.result}".strip()}
 
     @property
     def tokens(self) -> list[int]:
@@ -139,7 +142,7 @@ class ChatStream:
     def _write(self) -> None:
         try:
             self._result = self._answer(self._receive, self._stop.is_set)
-        except BaseException as error:  # whoever reads is told
+        except BaseException as error:  # raised where the answer is read
             self._error = error
         finally:
             with self._changed:

@@ -1,4 +1,4 @@
-"""What a generation is told: how to choose tokens, how many, and when to end."""
+"""Settings of a generation: how tokens are chosen, how many, and when it ends."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class SamplingConfig(Config):
         stop: Strings that end the text; the text ends before the first of them.
         seed: Every sequence draws from a generator of its own, made from this seed and its prompt: the same
             prompt gives the same text alone or in any batch, and a prompt that is given twice gives two
-            texts. `None` takes a fresh seed, which the result tells.
-        overflow: When prompt and text outgrow the model's positions: "stop" ends the text there (a longer
+            texts. `None` draws a fresh seed, which the result records.
+        overflow: What happens when prompt and text fill the model's positions: "stop" ends the text (a longer
             prompt is an error); "slide" drops the oldest tokens, keeps the newest half of the positions and
             goes on.
         batch_size: So many prompts are decoded together. Changes speed and memory, not the text.

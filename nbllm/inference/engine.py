@@ -46,7 +46,7 @@ def generate_ids(
 
     Args:
         model: The decoder.
-        prompts: Token ids; an empty prompt begins at the end token.
+        prompts: Token ids, at least one each.
         config: How to choose, how long, what to do when the positions are full. Stop strings need text: they
             are for `nbllm.inference.generate`, and refused here.
         eos_id: The token that ends a sequence, or `None`.

@@ -16,6 +16,24 @@ ENDINGS = {
 }
 
 
+def ending_note(made: Generation, *, length_was_chosen: bool) -> str | None:
+    """Return what to tell of a text that was cut off where nobody may have expected it; `None` of any other.
+
+    Args:
+        made: The text.
+        length_was_chosen: Whether a person set `max_new_tokens`, and so expects that end.
+    """
+    count = len(made.tokens)
+    if made.stopped_by == "context":
+        return (
+            f"A text ended after {count:,} tokens, for it filled the model's context; "
+            'overflow="slide" goes on without the oldest tokens.'
+        )
+    if made.stopped_by == "length" and not length_was_chosen:
+        return f"A text ended after {count:,} tokens, the default; max_new_tokens=... sets another length."
+    return None
+
+
 class Generation(str):
     """The text that continues a prompt: a string that also tells how it came about.
 

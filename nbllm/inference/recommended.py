@@ -1,4 +1,4 @@
-"""How a model's makers recommend to sample from it, as it stands beside the weights."""
+"""The sampling settings that a model's makers recommend, from the file beside its weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def read_recommended(directory: Path) -> dict[str, Any]:
-    """Return what a model directory recommends, by the names of `SamplingConfig`: unchecked, None where nothing.
+    """Return the settings that a model directory recommends, named as in `SamplingConfig`; unchecked, some may be None.
 
-    A file that cannot be read is warned of: a model is opened without it.
+    A file that cannot be read is ignored with a warning.
     """
     file = directory / GENERATION_CONFIG
     try:

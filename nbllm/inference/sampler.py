@@ -31,7 +31,7 @@ class Sampler:
         Raises:
             UserError: A logit is NaN or positive infinity.
         """
-        if not bool(torch.isfinite(logits.amax(dim=-1)).all()):  # minus infinity rules a token out, fairly
+        if not bool(torch.isfinite(logits.amax(dim=-1)).all()):  # minus infinity rightly rules a token out
             raise UserError(
                 "The model's output is not finite (NaN or infinity), so no token can be chosen.",
                 hint="its weights have diverged or are damaged: go back to an earlier checkpoint",

@@ -60,25 +60,25 @@ def make_sequences(prompts: list[list[int]], config: SamplingConfig, *, eos_id: 
     prompts.
 
     Args:
-        prompts: Token ids; an empty prompt begins at the end token, which separates documents in training.
+        prompts: Token ids, at least one each.
         config: Its `seed`; `None` takes a fresh one for all.
         eos_id: The token that ends a sequence, or `None`.
 
     Raises:
-        UserError: A prompt is empty and there is no end token.
+        UserError: A prompt is empty.
     """
     seed = secrets.randbits(63) if config.seed is None else config.seed
     before: Counter[tuple[int, ...]] = Counter()
     sequences = []
-    for index, given in enumerate(prompts):
-        if not given and eos_id is None:
+    for index, prompt in enumerate(prompts):
+        if not prompt:
             raise UserError(
-                "The prompt is empty and the model has no end token to begin from.",
+                "The prompt is empty, and there is no token that documents begin with.",
+                where=f"prompt {index}",
                 hint="give a prompt of at least one token",
             )
-        prompt = list(given) or [int(eos_id or 0)]
         key = tuple(prompt)
         numbers = generator(seed, "generate", key, before[key])
         before[key] += 1
-        sequences.append(Sequence(index, prompt, numbers, seed, eos_id))
+        sequences.append(Sequence(index, list(prompt), numbers, seed, eos_id))
     return sequences

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from nbllm.inference.token_bytes import TokenBytes
+
 _INCOMPLETE = (
     "\N{REPLACEMENT CHARACTER}"  # what a decoder puts for bytes that are not, or not yet, a character
 )
@@ -34,8 +36,9 @@ class StreamedText(str):
 class TokenText:
     """Decodes one growing list of tokens; what it has given out never changes.
 
-    A token may hold a part of a character, so text that ends in the replacement character waits for the next
-    token. Only a short window of tokens is decoded each time: the whole costs linear time.
+    A token may hold a part of a character, which decodes to a replacement character and waits for the next token. One
+    that stands in the text, and one for bytes that can no longer become a character, do not wait. Only a short window
+    of tokens is decoded each time: the whole costs linear time.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -43,7 +46,7 @@ class TokenText:
     """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._bytes = tokenizer, TokenBytes(tokenizer)
         self._window = list(prompt[-_CONTEXT:])
         self._known = len(self._window)  # tokens of the window whose text was given out whole
         self._base = self._decode(self._window)
@@ -53,7 +56,9 @@ class TokenText:
         """Take the next token; return the text that is certain now and was not before."""
         self._window.append(token)
         text = self._decode(self._window)[len(self._base) :]
-        certain = text.rstrip(_INCOMPLETE)
+        certain = text
+        if text.endswith(_INCOMPLETE) and self._bytes.end_inside_character(self._window):
+            certain = text.rstrip(_INCOMPLETE)
         piece = certain[self._given :]
         self._given = max(self._given, len(certain))
         if text and len(certain) == len(text):

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, overload
 
 from nbllm.core.errors import UserError
+from nbllm.data.document_bounds import document_bounds
+from nbllm.data.encoding import added_before
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.detokenizer import Detokenizer, Receive
 from nbllm.inference.engine import decode
@@ -62,8 +64,8 @@ def generate(
     Args:
         model: The decoder.
         tokenizer: Its transformers tokenizer.
-        prompt: One text or a list of texts; an empty one starts a document (from the end token,
-            which separates documents in training; failing that, from the beginning token).
+        prompt: One text or a list of texts; an empty one starts a document, from the token that documents begin with
+            (`nbllm.data.document_bounds`).
         stream: `True` prints the text as it comes; the texts of a list one after another, in order. A
             function is called with each piece (a string with `prompt_index`), at whichever prompt it
             comes.
@@ -134,6 +136,8 @@ def _checked(prompt: object) -> list[str]:
 def _encode(tokenizer: Any, text: str) -> list[int]:
     # verbose=False: it would warn of the tokenizer's own longest text; here the model's positions decide.
     ids = [int(token) for token in tokenizer(text, verbose=False)["input_ids"]]
-    if not ids and tokenizer.eos_token_id is None and tokenizer.bos_token_id is not None:
-        return [int(tokenizer.bos_token_id)]
-    return ids
+    bos = tokenizer.bos_token_id
+    if ids[:2] == [bos, bos] and added_before(tokenizer) == [bos]:  # which the prompt spells, too
+        ids = ids[1:]
+    start = [] if text and ids else document_bounds(tokenizer).start_tokens
+    return start or ids

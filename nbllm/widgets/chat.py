@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
 from nbllm.core.errors import RefusedError, UserError
 from nbllm.core.signature import takes
 from nbllm.inference.chat import AnswerToken, answer, chat_config
-from nbllm.inference.chat_prompt import check_messages, render_chat
+from nbllm.inference.chat_prompt import render_chat
 from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
+from nbllm.inference.messages import check_messages
 from nbllm.inference.runners.compiled import load_kernel
 from nbllm.lm import LM
 from nbllm.widgets.base import Message, Panel
@@ -190,29 +192,40 @@ class ChatPanel(Panel):
 
         def write() -> None:
             try:
-                prompt = render_chat(self.lm.tokenizer, messages)
+                prompt = render_chat(self.lm.tokenizer, messages, should_stop=stop.is_set)
                 made = answer(
                     self.lm.causal_network_for("generate"), self.lm.tokenizer, prompt, config,
                     on_token=take, should_stop=stop.is_set, lock=self.lm.lock,
                 )  # fmt: skip
+            except CancelledError:  # stopped while the template rendered
+                self._end(turn, "stopped", facts=self._facts(num_tokens=0, context=0, stopped_by="caller"))
             except UserError as error:
                 self._end(turn, "failed", error=error.one_line)
             except Exception as error:
                 self._end(turn, "failed", error=f"{type(error).__name__}: {error}")
                 raise
             else:
-                facts = {
-                    "num_tokens": len(made.tokens),
-                    "seconds": made.seconds,
-                    "tokens_per_second": made.tokens_per_second,
-                    "stopped_by": made.stopped_by,
-                    "seed": str(made.seed),  # of 63 bits, which JavaScript's numbers have not
-                    "context": len(prompt.tokens) + len(made.tokens),
-                    "max_positions": self.lm.config.max_positions,
-                }
+                facts = self._facts(
+                    num_tokens=len(made.tokens),
+                    context=len(prompt.tokens) + len(made.tokens),
+                    stopped_by=made.stopped_by,
+                    seconds=made.seconds,
+                    tokens_per_second=made.tokens_per_second,
+                    seed=str(made.seed),  # of 63 bits, which JavaScript's numbers have not
+                )
                 self._end(turn, "stopped" if made.stopped_by == "caller" else "done", facts=facts)
 
         threading.Thread(target=write, name="chat answer", daemon=True).start()
+
+    def _facts(self, *, num_tokens: int, context: int, stopped_by: str, **others: Any) -> dict[str, Any]:
+        """Return what is told of an answer that has ended."""
+        return {
+            "num_tokens": num_tokens,
+            "context": context,
+            "max_positions": self.lm.config.max_positions,
+            "stopped_by": stopped_by,
+            **{"seconds": 0.0, "tokens_per_second": 0.0, **others},
+        }
 
     def _end(self, turn: Turn, state: str, *, error: str = "", facts: dict[str, Any] | None = None) -> None:
         with self.guard:

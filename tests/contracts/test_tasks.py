@@ -20,6 +20,7 @@ from nbllm.evaluation.examples import load_examples
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood
 from nbllm.lm import LM
 from tests.contracts import accuracy, copying, endings, macro_f1  # noqa: F401 (each registers itself)
+from tests.evaluation.conftest import perturbed
 
 TEXTS = [
     "the cat sat on a mat and the dog ran to see",
@@ -38,12 +39,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def changed(lm):
-    other = copy.deepcopy(lm.model)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return LM(other, lm.tokenizer)
+    return perturbed(lm, 0.3)
 
 
 def measured(lm, name, **options):

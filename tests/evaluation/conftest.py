@@ -1,5 +1,6 @@
 """A tiny random transformers model, the same weights opened as ours, and texts that a fixed seed draws."""
 
+import copy
 import random
 
 import pytest
@@ -47,6 +48,16 @@ def lm(reference, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     reference.save_pretrained(folder)
     return LM(load_model(folder), tokenizer)
+
+
+def perturbed(lm, scale):
+    """Return the same model with other weights, as after a little training."""
+    other = copy.deepcopy(lm.model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return LM(other, lm.tokenizer)
 
 
 @pytest.fixture

@@ -101,9 +101,9 @@ def test_batches_change_no_figure(lm, texts, batch_tokens):
     np.testing.assert_allclose(found.nats, alone, rtol=1e-5)
 
 
-def test_without_an_end_token_the_first_token_is_not_predicted(lm, tokenizer, reference):
+def test_without_a_token_before_documents_the_first_is_not_predicted(lm, tokenizer, reference):
     tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.eos_token = None
+    tokenizer.bos_token = tokenizer.eos_token = None
     text = "the cat sat"
     ids = torch.tensor([tokenizer.encode(text)])
     found = measure_documents(LM(lm.model, tokenizer), [text])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import random
@@ -16,19 +15,14 @@ from nbllm.core.report import Changes, Measurement, Measurements, Report, Rows, 
 from nbllm.data import train_tokenizer
 from nbllm.evaluation import EvaluationConfig, comparison_section, evaluate, measuring
 from nbllm.lm import LM
+from tests.evaluation.conftest import perturbed
 
 HOSTILE = "</td><script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
 def changed(lm):
-    """The same model with other weights, as after a little training."""
-    other = copy.deepcopy(lm.model)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return LM(other, lm.tokenizer)
+    return perturbed(lm, 0.02)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Tiny models with strong opinions, and a byte-level tokenizer whose tokens cut characters in two."""
+"""Tiny models whose every weight is random, and a byte-level tokenizer whose tokens divide characters."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def small_config(family, **changes):
     return ModelConfig(**{**shape, **changes})
 
 
-def opinionated(config):
+def randomized(config):
     """Return a model whose biases and norms are not 0 and 1: those would show nothing."""
     model = Decoder(config, seed=3)
     with torch.no_grad():

@@ -1,16 +1,18 @@
 """A conversation from its messages to the answer: template, prompt, tokens with their probabilities, stream."""
 
+import copy
 import threading
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 import nbllm as nb
 from nbllm.core.errors import UserError
 from nbllm.inference import ChatStream, SamplingConfig, answer, generate, generate_ids, render_chat
-from nbllm.inference.chat import CAUTIOUS
+from nbllm.inference.chat import CAUTIOUS, chat_config
 from nbllm.inference.engine import decode
 from nbllm.inference.sequence import make_sequences
 
@@ -86,6 +88,48 @@ def test_without_a_template_roles_are_plain_words(plain):
     assert render_chat(plain, "Hi").text == "User: Hi\nAssistant:"
 
 
+def begins_texts(tokenizer):
+    """Return a tokenizer whose post-processor puts its beginning-of-text token before each text."""
+    made = copy.deepcopy(tokenizer)
+    token = made.bos_token
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{token} $A", special_tokens=[(token, made.bos_token_id)]
+    )
+    assert made("Hi")["input_ids"][0] == made.bos_token_id
+    return made
+
+
+def test_a_conversation_begins_as_the_tokenizer_begins_texts(plain):
+    tokenizer = begins_texts(plain)
+    assert render_chat(tokenizer, "Hi").text == "<|endoftext|>User: Hi\nAssistant:"
+    assert render_chat(tokenizer, "Hi").tokens == tuple(tokenizer("User: Hi\nAssistant:")["input_ids"])
+
+
+def test_a_template_that_begins_the_conversation_itself_is_left_alone(plain):
+    tokenizer = begins_texts(plain)
+    tokenizer.chat_template = "{{ bos_token }}" + CHATML
+    assert render_chat(tokenizer, "Hi").tokens.count(tokenizer.bos_token_id) == 1
+    tokenizer.chat_template = CHATML
+    assert tokenizer.bos_token_id not in render_chat(tokenizer, "Hi").tokens  # as transformers has it
+
+
+@pytest.mark.parametrize("name", ["chatml", "plain"])
+def test_an_answer_that_is_begun_goes_on(name, request):
+    tokenizer = request.getfixturevalue(name)
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "the cat"}]
+    prompt = render_chat(tokenizer, chat)
+    begin = render_chat(tokenizer, "Hi").text
+    assert prompt.text == begin.removesuffix("\n") + ("\n" if name == "chatml" else " ") + "the cat"
+    lm = make_lm(tokenizer)
+    stream = lm.chat(chat, max_new_tokens=8, seed=3)
+    assert stream.prompt == prompt
+    assert stream.message["content"] == ("the cat" + stream.result).strip()
+    free = generate(
+        lm.model, tokenizer, prompt.text, config=chat_config({"max_new_tokens": 8, "seed": 3}, {})
+    )
+    assert stream.tokens == free.tokens
+
+
 def test_control_tokens_in_messages_are_text_and_forge_no_role(chatml, plain):
     controls = set(chatml.get_added_vocab().values())
     for role in ("system", "user"):
@@ -110,23 +154,12 @@ def test_where_roles_are_plain_words_a_message_can_imitate_them(plain):
     assert imitated.text == render_chat(plain, [{"role": r, "content": c} for r, c in turns]).text
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__ }}",
-        "{{ lipsum.__globals__['os'] }}",
-        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
-        "{{ messages.append({}) }}",
-        "{% include '/etc/passwd' %}",
-        "{{ raise_exception('User and assistant must alternate') }}",
-        "{{ 1 / 0 }}",
-        "{% for %}",
-    ],
-)
-def test_a_hostile_or_broken_template_is_an_error_and_does_nothing(template):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = template
-    with pytest.raises(UserError, match="chat template cannot render this conversation"):
+def test_a_template_that_cannot_render_is_an_error(plain):
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.chat_template = "{{ raise_exception('User and assistant must alternate') }}"
+    with pytest.raises(
+        UserError, match="cannot render this conversation: TemplateError: User and assistant must"
+    ):
         render_chat(tokenizer, "Hi")
 
 
@@ -137,21 +170,9 @@ def test_what_the_sandbox_hides_is_nothing(template):
     assert render_chat(tokenizer, "Hi").text == ""
 
 
-@pytest.mark.parametrize(
-    ("messages", "what"),
-    [
-        ([], "does not end with a message of the user"),
-        ([{"role": "assistant", "content": "Hi"}], "does not end with a message of the user"),
-        (3, "not int"),
-        (["Hi"], "a mapping"),
-        ([{"role": "robot", "content": "Hi"}], "no role 'robot'"),
-        ([{"role": "user", "content": ["Hi"]}], "must be a text, not list"),
-        ([{"role": "user", "content": "Hi", "name": "me"}], "exactly a role and a content"),
-        ("\ud800", "half a character"),
-    ],
-)
-def test_what_is_no_conversation_is_refused_before_anything_begins(lm, messages, what):
-    with pytest.raises(UserError, match=what):
+@pytest.mark.parametrize("messages", [[], [{"role": "user", "content": [{"type": "image_url"}]}], "\ud800"])
+def test_what_is_no_conversation_is_refused_before_anything_begins(lm, messages):
+    with pytest.raises(UserError):
         lm.chat(messages)
 
 
@@ -179,7 +200,7 @@ def test_the_stream_gives_the_text_that_the_tokens_are(lm):
     assert made.prompt == stream.prompt.text
 
 
-def test_it_begins_when_it_is_read(lm):
+def test_an_answer_is_generated_once_it_is_read(lm):
     before = threading.active_count()
     stream = lm.chat("the cat", max_new_tokens=5)
     assert threading.active_count() == before
@@ -208,7 +229,7 @@ def test_a_plain_answer_ends_where_the_model_would_speak_for_the_user(plain, mon
     assert (made.stopped_by, made.stop_string) == ("stop", cut)
 
 
-def test_who_leaves_early_ends_the_answer(lm):
+def test_leaving_the_iteration_ends_the_answer(lm):
     stream = lm.chat("the cat", max_new_tokens=200, seed=3)
     for _ in stream:
         break
@@ -243,7 +264,7 @@ def test_an_error_reaches_who_reads(chatml):
     assert len(lm.chat("the cat " * 40, overflow="slide", max_new_tokens=50, seed=1).tokens) > 0
 
 
-def test_shown_in_a_cell_it_grows_and_obeys_nothing(lm, capsys, monkeypatch):
+def test_a_cell_prints_the_answer_as_it_comes_without_its_control_codes(lm, capsys, monkeypatch):
     stream = lm.chat("the cat", max_new_tokens=30, seed=3)
     stream._ipython_display_()
     shown = capsys.readouterr().out

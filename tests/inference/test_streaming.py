@@ -5,8 +5,11 @@ import random
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from nbllm.inference.streaming import Printer, StopScanner, StreamedText, TokenText
+
+BYTES = bytes_to_unicode()
 
 
 def pieces(tokenizer, tokens, prompt=()):
@@ -39,6 +42,24 @@ def test_characters_come_as_soon_as_they_are_whole(tokenizer):
     assert pieces(tokenizer, tokens) == ["x", "", "", "日", "y", ""]
 
 
+def test_a_replacement_character_that_the_text_has_does_not_wait(tokenizer):
+    tokens = tokenizer("a\ufffdb")["input_ids"]
+    assert len(tokens) == 5
+    assert pieces(tokenizer, tokens) == ["a", "", "", "\ufffd", "b", ""]
+    assert pieces(tokenizer, tokens[:-1])[-2:] == ["\ufffd", ""]
+
+
+def test_bytes_that_can_become_no_character_do_not_wait(tokenizer):
+    lone, start = (tokenizer.convert_tokens_to_ids(BYTES[byte]) for byte in (0x80, 0xE6))
+    assert pieces(tokenizer, [lone, lone, start, start]) == ["\ufffd", "\ufffd", "", "", "\ufffd\ufffd"]
+
+
+def test_a_special_token_inside_a_character_is_left_out(tokenizer):
+    first, second, third = tokenizer("日")["input_ids"]
+    eos = tokenizer.eos_token_id
+    assert pieces(tokenizer, [first, eos, second, third]) == ["", "", "", "日", ""]
+
+
 def test_random_tokens_give_what_the_tokenizer_decodes(tokenizer):
     """Mostly invalid UTF-8: what an untrained model writes."""
     rng = random.Random(0)
@@ -58,9 +79,10 @@ def test_special_tokens_are_left_out(tokenizer):
     assert "".join(pieces(tokenizer, tokens)) == "the cat"
 
 
-def metaspace_tokenizer():
+def metaspace_tokenizer(bytes_=("E2", "82", "AC")):
     """Marks word beginnings and drops the space at the start of a text, as LLaMA's tokenizer does."""
-    words = {"<unk>": 0, "▁the": 1, "▁cat": 2, "s": 3, "<0xE2>": 4, "<0x82>": 5, "<0xAC>": 6}
+    words = {"<unk>": 0, "▁the": 1, "▁cat": 2, "s": 3}
+    words |= {f"<0x{byte}>": number for number, byte in enumerate(bytes_, start=4)}
     made = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<unk>", byte_fallback=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     made.decoder = decoders.Sequence(
@@ -78,6 +100,19 @@ def test_a_word_after_the_prompt_keeps_its_space():
 
 def test_byte_tokens_wait_for_the_whole_character():
     assert pieces(metaspace_tokenizer(), [2, 4, 5, 6, 3], prompt=[1]) == [" cat", "", "", "€", "s", ""]
+
+
+def test_byte_tokens_of_a_real_replacement_character_do_not_wait():
+    tokenizer = metaspace_tokenizer(bytes_=("EF", "BF", "BD", "FF", "E2"))
+    real = [4, 5, 6]
+    assert pieces(tokenizer, [2, *real, 3], prompt=[1]) == [" cat", "", "", "\ufffd", "s", ""]
+    rng = random.Random(0)
+    for _ in range(300):
+        tokens = [2, *rng.choices(range(1, 9), k=rng.randrange(1, 12))]
+        decoded = tokenizer.decode([1, *tokens])
+        if "\ufffd" * 2 in decoded:
+            continue  # bytes that are no text are decoded as a whole: what was given out before cannot be taken back
+        assert "".join(pieces(tokenizer, tokens, prompt=[1])) == decoded.removeprefix("the")
 
 
 def scan(stops, parts):

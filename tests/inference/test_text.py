@@ -8,6 +8,7 @@ import re
 import threading
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from nbllm.core.errors import UserError
 from nbllm.inference import Generation, Generations, SamplingConfig, generate, generate_ids
@@ -22,7 +23,7 @@ def test_the_text_is_what_the_tokens_decode_to(model, tokenizer):
     for config in (GREEDY, SAMPLED):
         for prompt in PROMPTS:
             made = generate(model, tokenizer, prompt, config=config)
-            ids = tokenizer(prompt)["input_ids"]
+            ids = tokenizer(prompt)["input_ids"] or [tokenizer.bos_token_id]
             expected = generate_ids(model, [ids], config, eos_id=tokenizer.eos_token_id)[0]
             assert made.tokens == expected
             assert made == tokenizer.decode(expected, skip_special_tokens=True)
@@ -128,6 +129,8 @@ def test_an_interrupt_at_any_moment_returns_what_there_is(gpt2, tokenizer, after
 
 def test_the_stop_button_ends_a_long_generation(gpt2, tokenizer):
     endless = GREEDY.replace(max_new_tokens=10**7, overflow="slide", batch_size=2)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = None
     timer = threading.Timer(0.4, _thread.interrupt_main)
     timer.start()
     try:
@@ -219,14 +222,33 @@ def test_bad_prompts(gpt2, tokenizer, prompt, message):
     assert message in str(error.value)
 
 
-def test_an_empty_prompt_begins_at_the_end_token_or_failing_that_the_beginning(gpt2, tokenizer):
-    from_end = generate(gpt2, tokenizer, "", config=GREEDY)
+def test_an_empty_prompt_begins_where_documents_do(gpt2, tokenizer):
+    made = generate(gpt2, tokenizer, "", config=GREEDY)
+    assert (
+        made.tokens
+        == generate_ids(gpt2, [[tokenizer.bos_token_id]], GREEDY, eos_id=tokenizer.eos_token_id)[0]
+    )
     other = copy.deepcopy(tokenizer)
     other.eos_token = None
-    assert generate(gpt2, other, "", config=GREEDY).tokens[:3] == from_end.tokens[:3]
+    assert generate(gpt2, other, "", config=GREEDY).tokens[:3] == made.tokens[:3]
     other.bos_token = None
     with pytest.raises(UserError, match="The prompt is empty"):
         generate(gpt2, other, "", config=GREEDY)
+
+
+def test_a_prompt_that_spells_the_beginning_of_text_has_it_once(gpt2, tokenizer):
+    begun = copy.deepcopy(tokenizer)
+    token = begun.bos_token
+    begun.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{token} $A", special_tokens=[(token, begun.bos_token_id)]
+    )
+    assert begun(token + "the cat")["input_ids"][:2] == [begun.bos_token_id] * 2
+    once, spelled = (generate(gpt2, begun, text, config=GREEDY) for text in ("the cat", token + "the cat"))
+    assert once.tokens == spelled.tokens
+    assert (
+        once.tokens
+        == generate_ids(gpt2, [begun("the cat")["input_ids"]], GREEDY, eos_id=begun.eos_token_id)[0]
+    )
 
 
 def test_a_tokenizer_of_another_model(make_model, tokenizer):

@@ -14,7 +14,7 @@ from nbllm.inference.runners import compiled
 from nbllm.inference.workspace import held_bytes
 from nbllm.lm import LM
 
-from .conftest import opinionated, small_config
+from .conftest import randomized, small_config
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 
@@ -25,7 +25,7 @@ def runner(request, monkeypatch):
 
 
 def make(name):
-    return opinionated(small_config(name))
+    return randomized(small_config(name))
 
 
 def test_what_is_kept_is_said_and_given_back(tokenizer):
@@ -70,10 +70,13 @@ def test_two_texts_at_a_time_do_not_meet():
     assert all(found[index] == [expected[index]] * 5 for index in range(len(prompts)))
 
 
-def test_what_is_not_finite_is_not_kept():
+@pytest.mark.parametrize(
+    "name", ["norm.weight", "blocks.0.attention.value.weight", "blocks.0.attention.key.weight"]
+)
+def test_what_is_not_finite_is_not_kept(name):
     model = make("llama")
     with torch.no_grad():
-        model.blocks[0].attention.key.weight.fill_(float("nan"))
+        model.get_parameter(name).fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
         generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)
     model.initialize(1)

@@ -123,3 +123,19 @@ def test_an_unknown_backend_is_named():
         attend(query, key, value, causal=True, backend="eagre")
     with pytest.raises(UserError, match="eagre"), use_backend("eagre"):
         pass
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nan_is_never_lost(backend, dtype):
+    """torch's kernel alone gives 0 for fewer than 16 keys where the CPU has AVX-512, for fewer than 8 with AVX2."""
+    for num_keys in range(1, 40):
+        for num_queries in {1, num_keys}:
+            query, key, value = (
+                torch.ones(2, 3, count, 8, dtype=dtype) for count in (num_queries, num_keys, num_keys)
+            )
+            for mask in (None, torch.ones(2, 1, 1, num_keys, dtype=torch.bool)):
+                out = attend(
+                    query, key * torch.nan, value, causal=num_queries > 1, mask=mask, backend=backend
+                )
+                assert out.isnan().all(), (num_queries, num_keys)

@@ -260,6 +260,20 @@ def test_a_broken_template_is_told_where_it_is_shown_and_where_it_answers(talk, 
     assert "SecurityError" in chat.ended()[1]["error"]
 
 
+def test_stop_ends_a_template_that_loops(talk, lm, monkeypatch):
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(lm.tokenizer, "chat_template", loop)
+    chat = talk()
+    chat.ask("hi")
+    chat.viewer.wait("state", lambda message: message["turns"])
+    chat.viewer.say("stop")
+    model = chat.ended()[1]
+    assert (model["state"], model["facts"]["num_tokens"], model["tokens"]) == ("stopped", 0, [])
+    monkeypatch.setattr(lm.tokenizer, "chat_template", None)
+    chat.ask("hi")
+    assert chat.ended(4)[3]["state"] == "done"
+
+
 def test_exports_hold_the_conversation(talk):
     chat = talk(system="Be brief.")
     chat.ask(f"say ```` {HOSTILE}")

@@ -106,12 +106,20 @@ class PredictText(Task):
             f"Measured on {measured.extent}, each on its own: {num_bytes:,} bytes, {num_tokens:,} tokens. A document "
             f"longer than the context of {context} tokens is read in windows that move on by {stride}, so that every "
             f"token is predicted once, from at least {context - stride} tokens before it where there are as many. "
+            f"{_first_token(measured)} "
             f"Intervals are percentiles of {measured.config.resamples:,} bootstrap resamples of the documents."
         )
 
 
 def _text(measured: Measured) -> str:
     return measured.subject.data or PredictText.noun
+
+
+def _first_token(measured: Measured) -> str:
+    bounds = measured.bounds
+    if not bounds.start_token:
+        return "The first token of a document is not predicted: the tokenizer has none for documents to begin with."
+    return f"The first is predicted from {bounds.start_token} ({bounds.reason})."
 
 
 def _extremes(measured: Measured) -> Table:

@@ -16,7 +16,7 @@ from nbllm.inference.workspace import Workspace, release, workspace_of
 from nbllm.lm import LM
 from nbllm.nn import kernels
 
-from ..conftest import opinionated, read, small_config
+from ..conftest import randomized, read, small_config
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=12)
 SHAPES = {
@@ -41,7 +41,7 @@ def every_size(monkeypatch):
 
 def make(name, dtype=torch.float32):
     family, changes = SHAPES[name]
-    return opinionated(small_config(family, **changes)).to(dtype)
+    return randomized(small_config(family, **changes)).to(dtype)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -51,7 +51,7 @@ def test_a_step_is_what_the_model_computes(name, lengths):
     assert CompiledRunner.serves(model)
     computed, called = read(model, lengths, 5)
     assert called.std() > 0.5
-    torch.testing.assert_close(computed, called, rtol=2e-5, atol=2e-5)
+    torch.testing.assert_close(computed, called, rtol=4e-5, atol=4e-5)
 
 
 @pytest.mark.parametrize("lengths", [[127], [200, 64, 130, 7]])

@@ -25,7 +25,7 @@ from nbllm.nn.linear import Linear
 from nbllm.nn.normalization import LayerNorm, RMSNorm
 from nbllm.nn.positions import LearnedPositions, RotaryPositions
 
-from ..conftest import opinionated, read, small_config
+from ..conftest import randomized, read, small_config
 
 FAMILIES = ("gpt2", "llama")
 
@@ -75,8 +75,8 @@ def test_every_field_is_computed_or_refused(family, field):
             changed = config.replace(**{field: value})
         except UserError:  # two fields must change together; another family or value tries this one
             continue
-        is_served_rightly(opinionated(changed))
-        model = opinionated(config)
+        is_served_rightly(randomized(changed))
+        model = randomized(config)
         model.config = changed
         is_served_rightly(model)
 
@@ -84,7 +84,7 @@ def test_every_field_is_computed_or_refused(family, field):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_configurations_of_today_are_served(family):
     """This fails when a field is added to `ModelConfig`: teach it to the kernel, or let `compiled_spec` refuse it."""
-    assert is_served_rightly(opinionated(small_config(family)))
+    assert is_served_rightly(randomized(small_config(family)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,10 +94,10 @@ class SlidingConfig(ModelConfig):
 
 def test_a_field_that_nobody_has_taught_the_kernel_is_refused():
     config = small_config("llama")
-    assert not CompiledRunner.serves(opinionated(SlidingConfig(**dataclasses.asdict(config))))
+    assert not CompiledRunner.serves(randomized(SlidingConfig(**dataclasses.asdict(config))))
     object.__setattr__(config, "sliding_window", 4)
     assert compiled_spec.expected_modules(config) is None
-    assert not CompiledRunner.serves(opinionated(config))
+    assert not CompiledRunner.serves(randomized(config))
 
 
 @pytest.mark.parametrize("field", ["activation", "norm", "positions"])
@@ -114,7 +114,7 @@ def test_the_kernel_and_its_specification_number_the_same_activations():
 
 def test_a_new_function_under_an_old_name_is_refused(monkeypatch):
     monkeypatch.setitem(ACTIVATIONS, "silu", dataclasses.replace(ACTIVATIONS["silu"], function=F.mish))
-    assert not CompiledRunner.serves(opinionated(small_config("llama")))
+    assert not CompiledRunner.serves(randomized(small_config("llama")))
 
 
 # ---- the modules
@@ -220,7 +220,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("change", REFUSED)
 def test_what_changes_the_computation_is_refused(change):
-    model = opinionated(small_config("llama"))
+    model = randomized(small_config("llama"))
     assert CompiledRunner.serves(model)
     REFUSED[change](model)
     assert not CompiledRunner.serves(model)
@@ -236,7 +236,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_a_patched_class_is_refused(monkeypatch, kind):
-    model, original = opinionated(small_config("llama")), getattr(kind, CLASSES[kind])
+    model, original = randomized(small_config("llama")), getattr(kind, CLASSES[kind])
     with monkeypatch.context() as patching:
         patching.setattr(kind, CLASSES[kind], lambda *given, **named: original(*given, **named))
         assert not CompiledRunner.serves(model)
@@ -247,19 +247,19 @@ def test_a_patched_class_is_refused(monkeypatch, kind):
     "kind", [Decoder, Block, LearnedPositions, LayerNorm], ids=lambda kind: kind.__name__
 )
 def test_a_method_that_is_added_to_a_class_is_refused(monkeypatch, kind):
-    model = opinionated(small_config("gpt2"))
+    model = randomized(small_config("gpt2"))
     monkeypatch.setattr(kind, "__call__", lambda self, *given, **named: None, raising=False)
     assert not CompiledRunner.serves(model)
 
 
 def test_a_replaced_property_is_refused(monkeypatch):
-    model = opinionated(small_config("gpt2"))
+    model = randomized(small_config("gpt2"))
     monkeypatch.setattr(Decoder, "head_weight", property(lambda self: self.embedding.weight * 2))
     assert not CompiledRunner.serves(model)
 
 
 def test_a_hook_of_all_modules_is_refused():
-    model = opinionated(small_config("llama"))
+    model = randomized(small_config("llama"))
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     assert not CompiledRunner.serves(model)
     handle.remove()
@@ -356,7 +356,7 @@ MUTATIONS = (
 def test_random_mutations_are_computed_or_refused(family):
     served = {mutation: [] for mutation in MUTATIONS}
     for seed in range(20 * len(MUTATIONS)):
-        model, draw = opinionated(small_config(family)), random.Random(seed)
+        model, draw = randomized(small_config(family)), random.Random(seed)
         mutation = MUTATIONS[seed % len(MUTATIONS)]
         mutation(model if mutation is change_config else draw.choice(list(model.modules())), draw)
         served[mutation].append(is_served_rightly(model))
