@@ -32,6 +32,15 @@ if os.environ.get("NBLLM_SHAPE_CHECKS", "1") != "0":
     install_import_hook(list(CHECKED), "beartype.beartype")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def runs_end_with_the_tests():
+    """A script waits at its end for the runs that it has started; these must not be waited for."""
+    yield
+    if "nbllm.training.launcher" in sys.modules:
+        for _, trainer in sys.modules["nbllm.training.launcher"]._threads.values():
+            trainer.exit_reason = "the tests are over"
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The file of a published model in nbllm's cache: SmolLM2-135M-Instruct in Q4_1, as the package index has it."""

@@ -84,6 +84,9 @@ def check_plain_types(kind: type[Config], values: Mapping[str, Any]) -> dict[str
     out = dict(values)
     for name, value in values.items():
         expected = declared.get(name)
+        if value is None and str(expected).endswith(" | None"):
+            continue
+        expected = expected.removesuffix(" | None") if isinstance(expected, str) else expected
         if expected not in _PLAIN:
             continue
         abstract, convert, words = _PLAIN[expected]

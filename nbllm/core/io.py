@@ -11,8 +11,9 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 ASIDE = ".aside-"  # prefix of everything half-written; whoever finds one may delete it
 
@@ -146,21 +147,58 @@ def _second_name(file: Path, second: Path) -> None:
         os.replace(file, second)
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     """Open a regular file for reading; a pipe or a device would block, or never end.
+
+    Args:
+        path: The file.
+        follow: Whether a link is followed.
 
     Raises:
         OSError: It is not a regular file, or cannot be opened.
     """
     # Without O_NONBLOCK, opening a pipe waits for a writer; checking the path first would be a race.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(_open_regular(path, flags, follow=follow), "rb")
+
+
+def open_log(path: Path) -> FileIO:
+    """Open a regular file for appending, unbuffered, and make it when it is missing; a link is not followed.
+
+    Raises:
+        OSError: It is not a regular file, or cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(_open_regular(path, flags, follow=False), "ab", buffering=0)
+
+
+def _open_regular(path: Path, flags: int, *, follow: bool) -> int:
+    descriptor = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)), 0o666)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "Not a regular file", str(path))
-        return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def is_link(path: Path) -> bool:
+    """Say whether a path is a symbolic link, or a junction of Windows."""
+    return os.path.islink(path) or (hasattr(os.path, "isjunction") and os.path.isjunction(path))
+
+
+def read_regular(path: Path, most: int, *, follow: bool = True) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: It is longer, not a regular file, or cannot be read.
+    """
+    with open_regular(path, follow=follow) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"More than {most:,} bytes", str(path))
+    return data
 
 
 def sync_file(path: Path) -> None:
@@ -181,14 +219,14 @@ def sync_directory(path: Path) -> None:
 
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what an interrupted `write_atomic` or `atomic_directory` left in `folder`."""
     for entry in folder.glob(f"{ASIDE}*"):
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Sequence
 
+_LONGEST = 1e11  # seconds, some 3,000 years: no duration, but files may say so
+
 
 def number(value: float, digits: int = 4) -> str:
     """Return `value` with `digits` significant digits; whole numbers keep all of theirs, in groups of three.
@@ -78,6 +80,8 @@ def duration(seconds: float) -> str:
     """
     if not math.isfinite(seconds):
         return str(seconds)
+    if seconds > _LONGEST:
+        return f"{seconds / 86400:.2g} d"
     if seconds < 60:
         return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
     whole = round(seconds)
@@ -93,8 +97,11 @@ def duration(seconds: float) -> str:
 
 
 def moment(unix_seconds: float) -> str:
-    """Return a point in time as UTC date and minute, as "2026-03-01 14:05 UTC"."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+    """Return a point in time as UTC date and minute, as "2026-03-01 14:05 UTC"; "?" for what is no date."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 def iso_minute(text: str) -> str:

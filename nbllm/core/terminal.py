@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from typing import Any, TextIO
@@ -26,17 +27,20 @@ def visible_line(text: object) -> str:
     return visible(text).replace("\n", REPLACEMENT).replace("\t", REPLACEMENT)
 
 
-def unicode_only(value: Any) -> Any:
-    """Return a value as JSON has it with every lone surrogate in its texts, keys too, replaced by U+FFFD.
+def json_only(value: Any) -> Any:
+    """Return a value of texts, numbers, lists and dicts with what a JSON message cannot hold replaced.
 
-    Half of a surrogate pair, such as half an emoji, is no Unicode text: a message that holds one cannot be sent.
+    Half of a surrogate pair, such as half an emoji, is no Unicode text and becomes U+FFFD, in keys too; NaN and
+    infinity become null: a browser would refuse the whole message.
     """
     if isinstance(value, str):
         return value if value.isascii() else _SURROGATE.sub(REPLACEMENT, value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {unicode_only(name): unicode_only(item) for name, item in value.items()}
+        return {json_only(name): json_only(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [unicode_only(item) for item in value]
+        return [json_only(item) for item in value]
     return value
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
@@ -22,6 +18,7 @@ from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
 from nbllm.models.network import Network, build_without_weights
 from nbllm.models.tensor_files import INDEX, TensorFiles
+from nbllm.models.tensor_writing import write_tensors
 
 CONFIG = "config.json"
 EMBEDDING = "embedding.weight"
@@ -224,17 +221,6 @@ def _write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_bytes:
         max_shard_size=max_shard_bytes,
     )
     for file, names in plan.filename_to_tensors.items():
-        _write_file({name: tensors[name] for name in names}, directory / file)
+        write_tensors({name: tensors[name] for name in names}, directory / file, {"format": "pt"})
     if plan.is_sharded:
         write_json(directory / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
-
-
-def _write_file(tensors: dict[str, Tensor], path: Path) -> None:
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-        path.chmod(mode)  # save_file makes what only its owner may read
-    except SafetensorError as error:  # it wraps the system's errors: a full disk must stay an OSError
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else 5, str(error), str(path)) from error

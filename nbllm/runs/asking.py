@@ -44,11 +44,15 @@ class Outcome:
         return f"{text}: {self.reason}" if self.reason else text
 
 
+class NotLiveError(RunError):
+    """A run that has ended, or whose trainer is gone, was asked for something that only a live one can do."""
+
+
 def check_asked(run: RecordedRun, action: Any, args: object) -> dict[str, Any]:
     """Return the arguments of a command, checked as the loop will check them, before it is sent.
 
     Raises:
-        RunError: The run is not live.
+        NotLiveError: The run is not live.
         RefusedError: The loop would refuse; `what` is the reason.
     """
     kind = loop_action(action)
@@ -75,7 +79,7 @@ def ask(run: RecordedRun, actor: str, action: str, args: Mapping[str, Any], time
     """Send a command and wait for its answer.
 
     Raises:
-        RunError: The run is not live, or ended before it took the command, which is then withdrawn.
+        NotLiveError: The run is not live, or ended before it took the command, which is then withdrawn.
         RefusedError: The run refused; `what` is its reason.
         KeyboardInterrupt: The wait was interrupted; the command stays asked, as the message says.
     """
@@ -125,17 +129,17 @@ def _outcome(answer: Action, command: commands.Command) -> Outcome:
     )
 
 
-def _not_live(run: RecordedRun, action: str, state: str) -> RunError:
+def _not_live(run: RecordedRun, action: str, state: str) -> NotLiveError:
     said = {
         "finished": ("has finished", "fork() goes on from it; nb.load(path) opens its model."),
         "stopped": ("was stopped", "resume() goes on from its newest checkpoint."),
         "failed": ("has failed", "resume() goes on from its newest good checkpoint."),
         "lost": ("was lost: its trainer is gone", "resume() goes on from its newest good checkpoint."),
     }[state]
-    if not run.path.exists():
-        return RunError(f"The folder of {run.name} is gone.", where=run.path)
+    if not run.exists:
+        return NotLiveError(f"The folder of {run.name} is gone.", where=run.path)
     because = f" ({run.reason})" if run.reason else ""
-    return RunError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, hint=said[1])
+    return NotLiveError(f"{run.name} {said[0]}{because}; it cannot {action}.", where=run.path, hint=said[1])
 
 
 def start_again(run: RecordedRun, resume: Callable[[], object], timeout: float) -> Outcome:

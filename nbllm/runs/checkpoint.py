@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nbllm.core.errors import RunError
-from nbllm.core.io import ASIDE, atomic_directory, remove_leftovers, sha256_file, sync_directory, write_json
+from nbllm.core.io import (
+    ASIDE,
+    atomic_directory,
+    is_link,
+    read_regular,
+    remove_leftovers,
+    sha256_file,
+    sync_directory,
+    write_json,
+)
 from nbllm.runs.events import is_number
 
 FOLDER = "checkpoints"
@@ -70,9 +80,12 @@ def save(
         state: The rest of the trainer's state, as JSON; `num_actions` in it is `Timeline.num_actions`.
 
     Raises:
-        OSError: Disk full, no right to write; nothing is then left behind.
+        OSError: Disk full, no right to write, the run's folder gone; nothing is then left behind.
     """
     folder = Path(run_folder) / FOLDER
+    folder.mkdir(exist_ok=True)  # without parents: a run that was deleted is not to be made anew
+    if is_link(folder):
+        raise OSError(errno.ELOOP, f"{FOLDER}/ is a link", str(folder))
     existing = checkpoints(run_folder)
     sequence = 1 + max((info.sequence for info in existing), default=0)
     target = _free_name(folder, step)
@@ -134,7 +147,9 @@ def verify(path: Path | str) -> list[str]:
         file = path / name
         try:
             size = file.stat().st_size
-            if size != entry["bytes"]:
+            if file.resolve() != path.resolve() / name or not file.is_file():
+                problems.append(f"{path.name}: {name} is a link, or not a file")
+            elif size != entry["bytes"]:
                 problems.append(f"{path.name}: {name} has {size:,} bytes, not {entry['bytes']:,}")
             elif sha256_file(file) != entry["sha256"]:
                 problems.append(f"{path.name}: {name} is damaged (SHA-256 differs)")
@@ -143,6 +158,16 @@ def verify(path: Path | str) -> list[str]:
         except OSError as error:
             problems.append(f"{path.name}: {name} cannot be read ({error.strerror})")
     return problems
+
+
+def checksums(path: Path | str) -> dict[str, str]:
+    """Return the SHA-256 of each file of a checkpoint, by name, as its manifest says.
+
+    Raises:
+        OSError: There is no manifest, or it cannot be read.
+        ValueError: It is damaged.
+    """
+    return {name: entry["sha256"] for name, entry in _read_manifest(Path(path))["files"].items()}
 
 
 def newest_good(
@@ -197,7 +222,10 @@ def prune(run_folder: Path | str, keep: int, protect: Collection[Path] = ()) -> 
         protect: Folders that stay too.
     """
     assert keep >= 1, keep
-    remove_leftovers(Path(run_folder) / FOLDER)
+    folder = Path(run_folder) / FOLDER
+    if is_link(folder):
+        return []
+    remove_leftovers(folder)
     removed = []
     infos = checkpoints(run_folder)
     first = min(infos, key=lambda info: (info.step, info.sequence), default=None)
@@ -263,9 +291,15 @@ def _step_of(name: str) -> int:
 
 def _folders(folder: Path) -> Iterator[tuple[int, Path]]:
     """Yield (step, path) of what is named like a checkpoint, by step."""
+    if is_link(folder):
+        return  # its checkpoints are another run's
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if NAME.fullmatch(entry.name) and entry.is_dir()]
+            names = [
+                entry.name
+                for entry in entries
+                if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
     except OSError:
         return
     for name in sorted(names, key=lambda name: (_step_of(name), name)):
@@ -273,11 +307,7 @@ def _folders(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        data = file.read(MAX_JSON + 1)
-    if len(data) > MAX_JSON:
-        raise ValueError("too long")
-    value = json.loads(data)
+    value = json.loads(read_regular(path, MAX_JSON, follow=False))
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

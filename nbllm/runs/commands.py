@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
-import stat
 import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError
-from nbllm.core.io import write_atomic
+from nbllm.core.io import is_link, read_regular, write_atomic
 from nbllm.runs.events import is_number
 
 FOLDER = "commands"
 REJECTED = "rejected"
+LINKED = "commands/ is a link, and a run holds no links"
 MAX_BYTES = 1 << 20
 NAME = re.compile(r"(?P<time>[0-9]{20})-(?P<id>[0-9a-f]{16})\.json")
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -65,9 +66,10 @@ def send(
     """Put a command where the loop of the run in `folder` finds it, whole or not at all; return it at once.
 
     Raises:
-        RunError: The folder cannot be written, or the arguments are not JSON, or too long.
+        RunError: The folder cannot be written or is a link, or the arguments are not JSON, or too long.
     """
     inbox = Path(folder) / FOLDER
+    _refuse_link(inbox)
     assert _ACTION.fullmatch(action), action
     command = Command(uuid.uuid4().hex[:16], action, dict(args or {}), check_actor(actor), time.time())
     try:
@@ -100,17 +102,28 @@ def withdraw(folder: Path | str, command: Command) -> bool:
 
 
 def discard(folder: Path | str) -> int:
-    """Remove every command still queued, and return how many there were.
+    """Remove every command still queued, and return how many there were; other files are left alone.
 
     Whoever starts a run again calls this before the new trainer exists: what was asked of the session that
     died, perhaps days ago, must not be obeyed by the next; what is asked of the new one as it starts must.
+
+    Raises:
+        RunError: The folder of the commands is a link.
     """
+    inbox = Path(folder) / FOLDER
+    _refuse_link(inbox)
     count = 0
-    for path in (Path(folder) / FOLDER).glob("*.json"):
-        with contextlib.suppress(OSError):
-            path.unlink()
-            count += 1
+    for path in inbox.glob("*.json"):
+        if NAME.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                count += 1
     return count
+
+
+def _refuse_link(inbox: Path) -> None:
+    if is_link(inbox):
+        raise RunError(f"{LINKED}.", where=inbox)
 
 
 class CommandInbox:
@@ -128,7 +141,13 @@ class CommandInbox:
         self._stuck: set[str] = set()
 
     def take(self) -> list[Command]:
-        """Return the commands that wait, oldest first; what is not a command is moved away. Never raises."""
+        """Return the commands that wait, oldest first. Never raises.
+
+        What is named like a command and is none is moved to `rejected/`; a file of any other name stays where it is.
+        """
+        if is_link(self.folder):
+            self._complain(f"{LINKED}; commands are not taken.")
+            return []
         try:
             with os.scandir(self.folder) as entries:
                 # Dots hide what is half-written; folders (rejected/ too) have no .json.
@@ -137,7 +156,9 @@ class CommandInbox:
             return []
         commands = []
         for name in sorted(names):
-            if name not in self._stuck:
+            if not NAME.fullmatch(name):
+                self._complain("A file in commands/ is not named like a command; it is ignored.")
+            elif name not in self._stuck:
                 command = self._take_one(self.folder / name)
                 if command is not None:
                     commands.append(command)
@@ -148,12 +169,21 @@ class CommandInbox:
         warnings, self._warnings = self._warnings, []
         return warnings
 
+    def _complain(self, text: str) -> None:
+        """Warn of something that stays as it is, once."""
+        if text not in self._stuck:
+            self._stuck.add(text)
+            self._warnings.append(text)
+
     def _take_one(self, path: Path) -> Command | None:
         try:
             command = _read(path)
         except FileNotFoundError:
             return None  # withdrawn
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            self._reject(path, error.strerror or str(error))
+            return None
+        except (ValueError, RecursionError) as error:
             self._reject(path, str(error) or type(error).__name__)
             return None
         try:
@@ -167,9 +197,12 @@ class CommandInbox:
 
     def _reject(self, path: Path, reason: str) -> None:
         text = f"A file in commands/ is not a command ({path.name[:60]!r}: {reason[:200]})"
+        rejected = self.folder / REJECTED
         try:
-            (self.folder / REJECTED).mkdir(exist_ok=True)
-            os.replace(path, self.folder / REJECTED / path.name)
+            rejected.mkdir(exist_ok=True)
+            if is_link(rejected):
+                raise NotADirectoryError(errno.ENOTDIR, "Is a link", str(rejected))
+            os.replace(path, rejected / path.name)
             self._warnings.append(f"{text}; it was moved to commands/{REJECTED}/.")
         except FileNotFoundError:
             return
@@ -182,20 +215,10 @@ def _read(path: Path) -> Command:
     """Read a command file that may hold anything.
 
     Raises:
+        OSError: It is too long, a link, a pipe, ...
         ValueError: It is not a command; the text says why.
     """
-    # Not followed and not waited for: a link may lead anywhere, a pipe may never answer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("not a file")
-        data = b""
-        while len(data) <= MAX_BYTES and (piece := os.read(descriptor, MAX_BYTES + 1)):
-            data += piece
-    finally:
-        os.close(descriptor)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES:,} bytes")
+    data = read_regular(path, MAX_BYTES, follow=False)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

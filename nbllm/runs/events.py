@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from nbllm.core.errors import RunError
+from nbllm.core.io import is_link, open_regular
 
 FOLDER = "events"
 DURABLE = frozenset({"start", "action", "checkpoint", "end"})  # on the disk before `write` returns
@@ -150,7 +151,7 @@ class EventReader:
                 if size < offset:
                     raise Restarted
                 if size > offset:
-                    with open(entry.path, "rb") as file:
+                    with open_regular(Path(entry.path), follow=False) as file:
                         yield from self._read(entry.name, file, offset)
             except OSError:
                 continue  # deleted while we read, or not ours to read
@@ -183,12 +184,14 @@ class Restarted(Exception):
 
 def _files(folder: Path) -> list[tuple[tuple[int, str], os.DirEntry[str]]]:
     """Return the event files with their sort key (session, name), in order; none when there is no folder."""
-    found = []
+    found: list[tuple[tuple[int, str], os.DirEntry[str]]] = []
+    if is_link(folder):
+        return found  # its events are another run's
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 match = NAME.fullmatch(entry.name)
-                if match and entry.is_file():
+                if match and entry.is_file(follow_symlinks=False):
                     found.append(((int(match["number"]), entry.name), entry))
     except OSError:
         return []

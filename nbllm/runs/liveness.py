@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbllm.runs.events import Event, event_files, is_number
-from nbllm.runs.lock import SILENCE, held_here
+from nbllm.runs.events import event_files, is_number
+from nbllm.runs.lock import SILENCE, held_here, is_held
 from nbllm.runs.process import is_alive
 from nbllm.runs.timeline import SessionState
 
@@ -36,15 +35,11 @@ def judge(session: SessionState, folder: Path, record: Mapping[str, Any], grew: 
     alive = is_alive(session.start)
     if alive is None:
         alive = _heard_of(session, folder, grew)
-    elif alive and session.start.get("pid") == os.getpid() and _is_thread(session.start):
-        alive = held_here(folder)  # the process lives, since it is this one; does the thread?
+    elif alive:  # the process does; but does it train this run?
+        alive = is_held(folder) is not False
     if not alive:
         return "lost"
     return "running" if session.paused_at is None else "paused"
-
-
-def _is_thread(start: Event) -> bool:
-    return "thread" in (start.get("where"), start.get("thread"), start.get("mode"))
 
 
 def _may_start(folder: Path, record: Mapping[str, Any]) -> bool:

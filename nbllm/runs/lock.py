@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -12,12 +14,14 @@ from typing import Any
 import filelock
 
 from nbllm.core.errors import RunError
-from nbllm.core.io import write_json
+from nbllm.core.io import read_regular, write_json
 from nbllm.runs.events import event_files
 from nbllm.runs.process import describe, same_kernel, this_process
 
 LOCK = "trainer.lock"
 HOLDER = "trainer.json"
+MAX_HOLDER = 1 << 16  # bytes
+PROBE = 0.25  # seconds that a trainer tries at least, since `is_held` holds the lock for a moment
 SILENCE = 30.0  # seconds without an event after which a trainer on another machine counts as lost
 _held: set[Path] = set()
 _guard = threading.Lock()
@@ -55,7 +59,9 @@ class TrainerLock:
                 raise self._taken()
             time.sleep(0.02)
         try:
-            self._lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=0.02)
+            if not self.folder.is_dir():  # which filelock would make
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
+            self._lock.acquire(timeout=max(PROBE, deadline - time.monotonic()), poll_interval=0.02)
             self._check_elsewhere()
             write_json(self.folder / HOLDER, {**this_process(), "since": time.time()})
         except BaseException as error:
@@ -64,7 +70,7 @@ class TrainerLock:
                 raise self._taken() from None
             if isinstance(error, (OSError, NotImplementedError)):
                 raise RunError(
-                    f"The run's folder cannot be locked: {error}.",
+                    f"The run's folder cannot be locked: {getattr(error, 'strerror', None) or error}.",
                     where=self.folder,
                     hint="You need the right to write there.",
                 ) from error
@@ -117,10 +123,34 @@ class TrainerLock:
 def holder_of(run_folder: Path | str) -> dict[str, Any] | None:
     """Return what the trainer that took the lock last said of itself."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        value = json.loads((Path(run_folder) / HOLDER).read_bytes())
+        value = json.loads(read_regular(Path(run_folder) / HOLDER, MAX_HOLDER, follow=False))
         if isinstance(value, dict):
             return value
     return None
+
+
+def is_held(run_folder: Path | str) -> bool | None:
+    """Say whether a process of this machine holds the lock of the run; `None` where that cannot be told."""
+    if held_here(run_folder):
+        return True
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(Path(run_folder) / LOCK, flags)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in (errno.EACCES, errno.EAGAIN) else None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def held_here(run_folder: Path | str) -> bool:

@@ -40,7 +40,7 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
             return False
         started = process.get("pid_started")
         if not isinstance(started, (int, float)):
-            return True
+            return False
         # Two measures: seconds since boot, which setting the clock does not move, and psutil's wall time.
         return abs(started - _started(pid)) < 0.05 or abs(started - found.create_time()) < 2
     except (psutil.NoSuchProcess, OverflowError):

@@ -59,10 +59,15 @@ class RecordedRun:
             return summarize(self.path, self.record, self.timeline, self.state)
 
     @property
+    def exists(self) -> bool:
+        """Whether its folder is still there."""
+        return self._reader.exists
+
+    @property
     def state(self) -> str:
         """One of starting, running, paused, finished, stopped, failed; or lost: its trainer is gone."""
         session, grew = self._reader.session()
-        return judge(session, self.path, self.record, grew) if self._reader.exists else "lost"
+        return judge(session, self.path, self.record, grew) if self.exists else "lost"
 
     @property
     def is_live(self) -> bool:
@@ -113,7 +118,7 @@ class RecordedRun:
     def problems(self) -> list[str]:
         """What is odd about the directory itself, in sentences; mostly nothing."""
         found = []
-        if not self._reader.exists:
+        if not self.exists:
             found.append("The run's folder is gone.")
         damaged = self._reader.damaged
         if damaged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Sequence
@@ -11,9 +12,8 @@ from typing import Any, Protocol
 from nbllm.core.errors import RunError, UserError
 from nbllm.core.terminal import say
 from nbllm.runs import managing, snapshot
-from nbllm.runs.asking import WAIT, Outcome, ask, start_again
+from nbllm.runs.asking import WAIT, NotLiveError, Outcome, ask, start_again
 from nbllm.runs.commands import check_actor
-from nbllm.runs.liveness import LIVE
 from nbllm.runs.reader import RunReader
 from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.rule_list import RuleList, RunRule
@@ -87,10 +87,10 @@ class Run(RecordedRun):
         Raises:
             RunError: It has finished, or there is nothing that can start it.
         """
-        state = self.state
-        if state in LIVE:
-            return ask(self, self.actor, "resume", {}, timeout)
-        if state == "finished":
+        with contextlib.suppress(NotLiveError):  # its trainer may end, or be found dead, just now
+            if self.is_live:
+                return ask(self, self.actor, "resume", {}, timeout)
+        if self.state == "finished":
             raise RunError(
                 f"{self.name} has finished: there is nothing to resume.", hint="fork() goes on from it."
             )

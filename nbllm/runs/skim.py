@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from nbllm.core.io import open_regular
 from nbllm.runs.events import MAX_LINE, Event, event_files, is_number, parse_line, parse_lines
 from nbllm.runs.timeline import Points, SessionState, Timeline, begin_timeline
 
@@ -56,7 +57,10 @@ class Skim:
     def look(self) -> Timeline:
         """Return the timeline, with what is new since the last look."""
         for path in event_files(self.folder):
-            with contextlib.suppress(OSError), open(path, "rb") as file:  # deleted meanwhile, or not ours
+            with (
+                contextlib.suppress(OSError),
+                open_regular(path, follow=False) as file,
+            ):  # deleted, or not ours
                 size = file.seek(0, 2)
                 if size < self._offsets.get(path.name, 0):
                     self._start_over()  # the folder was replaced
@@ -196,7 +200,7 @@ def newest_session(folder: Path, record: Mapping[str, Any]) -> SessionState:
 
 def _first(path: Path) -> Event | None:
     """Return the `start` event, which is among the first of a session's file."""
-    with open(path, "rb") as file:
+    with open_regular(path, follow=False) as file:
         for _ in range(FIRST_LINES):
             line = file.readline(1 << 22)
             event = parse_line(line) if line.endswith(b"\n") else None
@@ -226,7 +230,7 @@ def _last_events(path: Path) -> list[Event]:
 
 
 def _lines_backwards(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as file:
+    with open_regular(path, follow=False) as file:
         position = file.seek(0, os.SEEK_END)
         tail, torn = b"", True  # what follows the last line end is torn or still being written
         while position > 0:

@@ -97,7 +97,7 @@ def _facts(summary: RunSummary, left: float | None) -> str:
         ("held-out loss", summary.held_out_loss, lambda v: f"{v:.3f} {summary.loss_unit}".rstrip()),
         ("held-out", summary.bits_per_byte, lambda v: f"{v:.3f} bits/byte"),
         ("learning rate", summary.lr, lambda v: number(v, 3)),
-        ("tokens", summary.tokens, lambda v: number(int(v))),
+        ("tokens", summary.tokens, number),
         ("speed", summary.tokens_per_second, lambda v: f"{v:,.0f} tokens/s"),
         ("memory", summary.memory, size),
         ("trained for", summary.seconds, duration),
@@ -110,7 +110,7 @@ def _facts(summary: RunSummary, left: float | None) -> str:
 
 def _notes(run: RecordedRun, summary: RunSummary, timeline: Timeline) -> str:
     notes = []
-    if summary.state == "lost" and run.path.exists():
+    if summary.state == "lost" and run.exists:
         notes.append("The trainer is gone. run.resume() goes on from the newest good checkpoint.")
     if summary.reason and summary.label not in ("finished", "replayed"):
         notes.append(summary.reason)
@@ -200,10 +200,7 @@ def _checkpoints(run: RecordedRun, timeline: Timeline) -> str:
 
 def moment_text(seconds: float) -> Raw:
     """Return a moment as date and time, whatever number stands in the file."""
-    try:
-        return Raw(f'<span class="run-when">{escape(moment(seconds))}</span>')
-    except (OverflowError, ValueError, OSError):
-        return Raw("?")
+    return Raw(f'<span class="run-when">{escape(moment(seconds))}</span>')
 
 
 def _short(text: str, most: int) -> str:

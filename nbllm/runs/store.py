@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, nearest
-from nbllm.core.io import ASIDE, sync_directory, write_json
+from nbllm.core.io import ASIDE, is_link, read_regular, sync_directory, write_json
 
 RECORD = "run.json"
 PROCESS_LOG = "process.log"  # what a trainer in a process of its own printed
 SCHEMA = "nbllm-run/1"
 MAX_RECORD = 64 << 20
 MAX_NAME = 80
+PARTS = ("events", "commands", "checkpoints")  # the folders of a run
+FILES = (RECORD, "trainer.json", "trainer.lock", PROCESS_LOG)
 _NAME = re.compile(r"\w(?:[\w.+ -]*[\w+-])?")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)  # Windows' devices
 
@@ -43,7 +46,7 @@ def create(folder: Path | str, name: str, record: Mapping[str, Any]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
-        for part in ("events", "commands", "checkpoints"):
+        for part in PARTS:
             (aside / part).mkdir()
         return _move_in(aside, folder, name, record)
     except OSError as error:
@@ -102,14 +105,13 @@ def read_record(path: Path | str) -> dict[str, Any]:
     """Return what a run's `run.json` says.
 
     Raises:
-        RunError: There is no run, or its record is damaged or from a newer nbllm.
+        RunError: There is no run, its record is damaged or from a newer nbllm, or the run holds links.
     """
     path = Path(path)
     file = path / RECORD
+    refuse_links(path)
     try:
-        with open(file, "rb") as opened:
-            data = opened.read(MAX_RECORD + 1)
-        record = json.loads(data) if len(data) <= MAX_RECORD else None
+        record = json.loads(read_regular(file, MAX_RECORD, follow=False))
     except (FileNotFoundError, NotADirectoryError):
         raise RunError("There is no run here.", where=path, hint=what_there_is(path)) from None
     except OSError as error:
@@ -131,6 +133,24 @@ def read_record(path: Path | str) -> dict[str, Any]:
     return record
 
 
+def refuse_links(path: Path) -> None:
+    """Check that a run lies in its folder whole: a link may lead to files of another run, or of nobody's run.
+
+    Raises:
+        RunError: One of its files or folders is a link.
+    """
+    links = [path / name for name in (*FILES, *PARTS) if is_link(path / name)]
+    for part in () if links else PARTS:
+        with contextlib.suppress(OSError), os.scandir(path / part) as entries:
+            links += [path / part / entry.name for entry in entries if entry.is_symlink()]
+    if links:
+        raise RunError(
+            f"{links[0].relative_to(path)} is a link, and a run holds no links.",
+            where=links[0],
+            hint="Put what it leads to in its place. A link to the folder of a whole run is fine.",
+        )
+
+
 def what_there_is(path: Path) -> str:
     """Return the hint for a path where no run is: the nearest name, or the runs inside."""
     names = [found.name for found in run_folders(path.parent)]
@@ -149,4 +169,15 @@ def run_folders(folder: Path | str) -> list[Path]:
             names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
     except (OSError, ValueError):  # ValueError: no path can hold a null byte
         return []
-    return [Path(folder) / name for name in sorted(names) if (Path(folder) / name / RECORD).is_file()]
+    return [Path(folder) / name for name in sorted(names) if _holds_run(Path(folder) / name)]
+
+
+def _holds_run(path: Path) -> bool:
+    """Say whether a folder holds a run's record, or may: one that cannot be entered is listed with the reason."""
+    try:
+        os.lstat(path / RECORD)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -114,7 +114,7 @@ class Points:
             self.cut(steps[0] - 1)
         num_before = len(self.steps)
         self.steps.extend(steps)
-        for name in dict.fromkeys(itertools.chain(self.columns, *events)):
+        for name in self._names(events):
             try:
                 values = list(map(operator.itemgetter(name), events))  # twice as quick as `get`
             except KeyError:
@@ -122,10 +122,21 @@ class Points:
             column = self.columns.get(name)
             numbers = _numbers(values)
             if column is None:
-                if numbers is None or (len(self.columns) >= MAX_COLUMNS and name not in USUAL):
-                    continue
                 column = self.columns[name] = array("d", [math.nan]) * num_before
             column.extend(numbers if numbers is not None else [math.nan] * len(values))
+
+    def _names(self, events: list[Event]) -> list[str]:
+        """Return the names of the columns there are, and of new ones, as far as there is a place for them."""
+        names = dict.fromkeys(self.columns)
+        known = {"kind", *names}
+        for event in events:
+            if not known.issuperset(event):
+                for name in event:
+                    is_new = name not in known and is_number(event[name])
+                    if is_new and (len(names) < MAX_COLUMNS or name in USUAL):
+                        names[name] = None
+                        known.add(name)
+        return list(names)
 
     def cut(self, step: int) -> None:
         """Drop the points after `step`."""

@@ -22,11 +22,24 @@ WIDTH = 100
 
 
 def wait_for(run: RecordedRun, step: int | None, timeout: float | None, progress: bool) -> None:
-    """Block until the run ends, has done `step` steps, or `timeout` seconds are over.
+    """Block until the run ends, has done `step` steps, or `timeout` seconds are over; Ctrl-C leaves it going.
 
     Raises:
         RunError: It failed or was lost.
     """
+    try:
+        watch(run, step, timeout, progress)
+    except KeyboardInterrupt:
+        where = f"nb.attach({str(run.path)!r})"
+        sys.stdout.write(
+            f"Stopped waiting; {run.name} goes on. {where} opens it from anywhere; run.stop() ends it.\n"
+        )
+        return
+    check_outcome(run)
+
+
+def watch(run: RecordedRun, step: int | None, timeout: float | None, progress: bool) -> None:
+    """As `wait_for`, but for Ctrl-C, which is an exception here, and for how the run ends."""
     line = _Line(progress)
     deadline = None if timeout is None else time.monotonic() + timeout
     try:
@@ -39,20 +52,28 @@ def wait_for(run: RecordedRun, step: int | None, timeout: float | None, progress
             line.show(run)
             time.sleep(PERIOD)
         line.show(run, last=True)
-    except KeyboardInterrupt:
-        line.end()
-        where = f"nb.attach({str(run.path)!r})"
-        sys.stdout.write(
-            f"Stopped waiting; {run.name} goes on. {where} opens it from anywhere; run.stop() ends it.\n"
-        )
-        return
     finally:
         line.end()
+
+
+def check_outcome(run: RecordedRun) -> None:
+    """Check that a run has not ended otherwise than by finishing or being stopped.
+
+    Raises:
+        RunError: It failed or was lost.
+    """
+    state = run.state
     if state == "failed":
         raise RunError(
             f"{run.name} failed at step {run.step}: {run.reason or 'no reason was recorded'}.",
             where=run.path,
             hint="run.events('warning') may say more; run.resume() goes on from its newest good checkpoint.",
+        )
+    if state == "lost" and not run.exists:
+        raise RunError(
+            f"The folder of {run.name} is gone, at step {run.step} or after: it was deleted, renamed or moved.",
+            where=run.path,
+            hint="A run ends when its folder is gone.",
         )
     if state == "lost":
         raise RunError(

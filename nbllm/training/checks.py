@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import RefusedError
+from nbllm.core.errors import RefusedError, UserError
 from nbllm.runs import checkpoint as checkpoints
-from nbllm.runs.actions import loop_action
+from nbllm.runs.actions import ACTIONS, loop_action
 from nbllm.runs.rules import MAX_RULES, Rule
 from nbllm.training.metrics import check_metrics
 
@@ -27,6 +27,23 @@ def checked(session: Session, watch: Watch, asked: TakeAction) -> TakeAction:
     decision = asked.replace(args=kind.check(asked.args, session.settings))
     check = _CHECKS.get(asked.action)
     return decision if check is None else check(session, watch, decision)
+
+
+def refusal(action: str, error: Exception) -> str:
+    """Return the reason that is recorded where an error refuses an action.
+
+    Args:
+        action: Its name.
+        error: What was raised while the action was checked or carried out.
+
+    Raises:
+        Exception: `error` itself, where it must end the run.
+    """
+    if isinstance(error, UserError):
+        return error.one_line
+    if not ACTIONS[action].may_fail:
+        raise error
+    return f"{type(error).__name__}: {error}"
 
 
 def _pause(session: Session, watch: Watch, asked: TakeAction) -> TakeAction:

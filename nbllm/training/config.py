@@ -18,6 +18,7 @@ from nbllm.training.hyperparameters import LOOP_SETTINGS, declared_for
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.schedules import schedules
 
+MAX_THREADS = 4096
 _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 
 
@@ -141,7 +142,7 @@ class TrainConfig(PlainConfig):
         object.__setattr__(self, "optimizer_settings", self._checked_optimizer_settings())
         for name in ("warmup_steps", "validation_interval", "sample_interval", "checkpoint_interval"):
             self._check_range(name, 0, _HUGE)
-        self._check_range("num_threads", 1, 4096)
+        self._check_range("num_threads", 1, MAX_THREADS)
         for name in ("min_lr_ratio", "decay_fraction"):
             self._check_range(name, 0, 1)
         for name in ("sample_prompts", "freeze"):

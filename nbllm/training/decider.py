@@ -7,17 +7,21 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import RefusedError, UserError
-from nbllm.runs.actions import ACTIONS, loop_action
+from nbllm.core.errors import RefusedError
+from nbllm.runs.actions import loop_action
 from nbllm.runs.events import is_number
-from nbllm.training.checks import checked
+from nbllm.runs.presence import GONE
+from nbllm.training.checks import checked, refusal
 from nbllm.training.steering_decisions import Decision, EndRun, TakeAction, TakeStep
+from nbllm.training.watch import Watch
 
 if TYPE_CHECKING:
+    from nbllm.runs.checkpoint import CheckpointInfo
     from nbllm.runs.commands import Command
     from nbllm.runs.rules import RuleAction
+    from nbllm.runs.timeline import Timeline
     from nbllm.training.session import Session
-    from nbllm.training.watch import Due, Watch
+    from nbllm.training.watch import Due
 
 POLL_SECONDS = 0.02  # how often a paused run looks for commands
 SAVE_SECONDS = 0.5  # how often a full disk is tried again at the end
@@ -60,6 +64,27 @@ class Decider:
         self.to_repeat = list(to_repeat)
         self.script = None if script is None else list(script)
 
+    @classmethod
+    def of(cls, session: Session, timeline: Timeline, base: CheckpointInfo | None) -> Decider:
+        """Return the decider of a run that goes on from a checkpoint.
+
+        Args:
+            session: Its session.
+            timeline: The run so far.
+            base: The checkpoint; `None` at the start of a run that has none.
+        """
+        replay = session.record.get("replay")
+        missing = timeline.pending_after(base.num_actions, base.step) if base is not None else []
+        return cls(
+            session,
+            Watch(timeline, session.step, blind=replay is not None),
+            to_repeat=[Recorded(a.step, a.action, a.args, a.actor) for a in missing],
+            # a replay's actions that are not yet in its own log
+            script=None
+            if replay is None
+            else [Recorded(**e) for e in replay["script"]][session.num_actions :],
+        )
+
     # -- what is decided, and when ------------------------------------------------------------------------------
 
     def before_step(self) -> Iterator[Decision]:
@@ -78,12 +103,12 @@ class Decider:
 
     def before_next_try(self) -> Iterator[Decision]:
         """Wait a while, do what was asked for, and try again; or end the run, if that was asked."""
-        if not self._asked_to_end():
+        if (end := self.asked_to_end()) is not None:
+            yield end
+        else:
             time.sleep(SAVE_SECONDS)
             yield from self.requests()
             yield TakeStep()
-        else:
-            yield EndRun(state="stopped")
 
     def requests(self) -> Iterator[TakeAction]:
         """Take the actions due at this step, then the commands that have come in."""
@@ -125,7 +150,14 @@ class Decider:
     def is_held(self) -> bool:
         """Whether no step is to be taken now: paused, or the disk does not take what was done; a stop ends that."""
         held = self.session.paused or not self.session.journal.flush()
-        return held and not self._asked_to_end()
+        return held and self.asked_to_end() is None
+
+    def asked_to_end(self) -> EndRun | None:
+        """Return how the run is to end now, with what it is doing; `None`: it may go on."""
+        if self.session.presence.is_gone():
+            return EndRun(state="stopped", reason=GONE, save=False)
+        reason = self.session.exit_reason or self.session.stop_reason
+        return EndRun(state="stopped", reason=reason) if reason else None
 
     # -- what it learns -----------------------------------------------------------------------------------------
 
@@ -136,12 +168,9 @@ class Decider:
 
     # -- how ----------------------------------------------------------------------------------------------------
 
-    def _asked_to_end(self) -> str | None:
-        return self.session.exit_reason or self.session.stop_reason
-
     def _end(self) -> EndRun | None:
-        if reason := self._asked_to_end():
-            return EndRun(state="stopped", reason=reason)
+        if (end := self.asked_to_end()) is not None:
+            return end
         steps = self.session.values.get("steps")
         return EndRun(state="finished") if steps is not None and self.session.step >= steps else None
 
@@ -152,12 +181,8 @@ class Decider:
             if not from_script:
                 self._check_allowed(asked.action)
             decision = checked(session, self.watch, asked)
-        except UserError as error:
-            session.refuse(asked, error.one_line)
         except Exception as error:
-            if not ACTIONS[asked.action].may_fail:
-                raise
-            session.refuse(asked, f"{type(error).__name__}: {error}")
+            session.refuse(asked, refusal(asked.action, error))
         else:
             yield decision
 

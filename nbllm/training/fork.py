@@ -21,6 +21,7 @@ from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.config import TrainConfig
 from nbllm.training.requirements import check_fits
 from nbllm.training.run_choices import DECISIVE, make_choices
+from nbllm.training.run_record import check_record
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits, open_store
 
@@ -47,6 +48,7 @@ def fork(
     """
     while True:
         record = read_record(path)
+        check_record(path, record)
         timeline = read_timeline(path, recorded_rules(record))
         info = _branching_point(path, timeline, step)
         try:

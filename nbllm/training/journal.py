@@ -13,8 +13,10 @@ from typing import Any
 import psutil
 
 from nbllm.core.errors import RunError
+from nbllm.runs.arguments import short
 from nbllm.runs.events import EventWriter
 from nbllm.runs.process import this_process
+from nbllm.runs.timeline import MAX_COLUMNS, USUAL
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -28,6 +30,8 @@ class Journal:
         self._stopped = threading.Event()
         self._complained = False
         self._last_step = 0
+        self._metrics = {kind: {"time", "step"} for kind in ("step", "evaluation")}  # names, by kind of event
+        self._has_too_many = False
 
     def open(self) -> None:
         """Begin a session.
@@ -46,10 +50,30 @@ class Journal:
         self.flush()
         self.writer.close()
 
-    def emit(self, kind: str, *, step: int, **fields: Any) -> None:
-        """Write one event, or keep it until `flush` succeeds."""
+    def emit(self, kind: str, *, step: int, **fields: Any) -> dict[str, Any]:
+        """Write one event, or keep it until `flush` succeeds; return its fields, but for metrics too many."""
         self._last_step = step
+        if kind in self._metrics:
+            fields = self._limited(kind, fields)
         self._try(lambda: self.writer.write(kind, step, **fields))
+        return fields
+
+    def _limited(self, kind: str, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Leave out metrics of ever new names, which no reader keeps either, and say so once."""
+        known = self._metrics[kind]
+        known.update(name for name in metrics if name in USUAL)
+        kept = {}
+        for name, value in metrics.items():
+            if name in known or len(known) < MAX_COLUMNS:
+                known.add(name)
+                kept[name] = value
+            elif not self._has_too_many:
+                self._has_too_many = True
+                text = (
+                    f"more than {MAX_COLUMNS} metrics: {short(name)} and others of new names are not recorded"
+                )
+                self.emit("warning", step=self._last_step, text=text)
+        return kept
 
     def flush(self) -> bool:
         """Write what was kept; return whether everything is on the disk now."""
@@ -113,5 +137,6 @@ class SilentJournal(Journal):
         """Return that nothing is missing on the disk."""
         return True
 
-    def emit(self, kind: str, *, step: int, **fields: Any) -> None:
-        """Nothing is written."""
+    def emit(self, kind: str, *, step: int, **fields: Any) -> dict[str, Any]:
+        """Nothing is written; return the fields."""
+        return fields

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RunError
+from nbllm.core.io import open_log, open_regular
 from nbllm.core.switch_interval import short_switch_interval
 from nbllm.runs.commands import discard
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
-from nbllm.runs.store import PROCESS_LOG, read_record
+from nbllm.runs.store import PROCESS_LOG
+from nbllm.training.at_exit import finish_or_stop
 from nbllm.training.fork import fork
+from nbllm.training.run_record import check_record
 from nbllm.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
 
 PLACES = ("thread", "process")
 HANDOVER_SECONDS = 10.0
-EXIT_SECONDS = 20.0  # how long a kernel that shuts down waits for its runs' last checkpoints
+LOG_END = 1 << 14  # bytes of the log in which a reason is looked for
 
 _threads: dict[Path, tuple[threading.Thread, Trainer]] = {}
 
@@ -52,9 +57,10 @@ class Launcher:
         """
         path = path.resolve()  # the working directory may change while the run goes on
         run = Run(path, launcher=self)
+        check_record(path, run.record)
         # A trainer that has written its last event may still hold the run for a moment.
         patience = 0.0 if run.is_live else HANDOVER_SECONDS
-        if (self.where or read_record(path)["where"]) == "process":
+        if (self.where or run.record["where"]) == "process":
             _start_process(path, patience)
         else:
             _start_thread(path, self.lm, patience)
@@ -124,7 +130,7 @@ def _start_process(path: Path, patience: float) -> None:
     with TrainerLock(path, patience):  # as above; the process takes it again
         _discard_old_commands(path)
         sessions = len(event_files(path))
-    with open(path / PROCESS_LOG, "ab") as log:
+    with _open_log(path) as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             [sys.executable, "-m", "nbllm.training.worker", str(path)],
             stdin=subprocess.DEVNULL,
@@ -139,6 +145,15 @@ def _start_process(path: Path, patience: float) -> None:
     watch.start()
 
 
+def _open_log(path: Path) -> FileIO:
+    try:
+        return open_log(path / PROCESS_LOG)
+    except OSError as error:
+        raise RunError(
+            f"{PROCESS_LOG} cannot be written: {error.strerror}.", where=path / PROCESS_LOG
+        ) from error
+
+
 def _discard_old_commands(path: Path) -> None:
     """Drop the commands sent to a trainer that died; the caller holds the lock."""
     if event_files(path):
@@ -150,7 +165,9 @@ def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:
     code = process.wait()
     with contextlib.suppress(RunError, OSError), TrainerLock(path):
         if len(event_files(path)) == sessions:
-            lines = (path / PROCESS_LOG).read_text(errors="replace").strip().splitlines()
+            with open_regular(path / PROCESS_LOG, follow=False) as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_END))
+                lines = log.read(LOG_END).decode(errors="replace").strip().splitlines()
             reason = f"the process ended with exit code {code}: {lines[-1] if lines else 'no output'}"
             with EventWriter(path, "trainer") as writer:
                 writer.write("start", 0, from_step=0, where="process", **this_process())
@@ -171,9 +188,6 @@ def _forget_ended() -> None:
 
 
 @atexit.register
-def _save_at_exit() -> None:
-    """A kernel that shuts down stops its runs at their next step, so that each leaves a checkpoint."""
-    for _, trainer in _threads.values():
-        trainer.exit_reason = "the kernel was shut down"
-    for thread, _ in _threads.values():
-        thread.join(EXIT_SECONDS)
+def _end_runs() -> None:
+    _forget_ended()
+    finish_or_stop(list(_threads.values()))

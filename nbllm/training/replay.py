@@ -18,6 +18,7 @@ from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.decider import REPLAYED
 from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
+from nbllm.training.run_record import check_record
 from nbllm.training.train_state import weights_digest
 
 
@@ -71,6 +72,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
             f"{original.name} cannot be replayed: {original.cannot['replay']}.", where=original.path
         )
     path, record = original.path, read_record(original.path)
+    check_record(path, record)
     timeline = read_timeline(path)
     first, last = _ends(path, timeline)
     script: list[dict[str, Any]] = [

@@ -6,25 +6,29 @@ rank 0 (`journal`).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nbllm.core.errors import RefusedError, UserError
+from nbllm.core.errors import RefusedError
+from nbllm.core.terminal import say
 from nbllm.runs import checkpoint as checkpoints
-from nbllm.runs.actions import ACTIONS, action_of, changes_state, recordable
+from nbllm.runs.actions import action_of, changes_state, recordable
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.lock import TrainerLock
+from nbllm.runs.presence import Presence
 from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.settings import Setting, declared_limits
 from nbllm.runs.store import read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.applying import apply
 from nbllm.training.checkpoint_writer import CheckpointWriter, RankZeroWriter
-from nbllm.training.decider import Decider, Recorded
+from nbllm.training.checks import refusal
+from nbllm.training.decider import Decider
 from nbllm.training.journal import Journal, SilentJournal
 from nbllm.training.ranks import OneRank, Ranks, from_rank_zero
 from nbllm.training.steering_decisions import (
@@ -37,7 +41,6 @@ from nbllm.training.steering_decisions import (
     to_plain,
 )
 from nbllm.training.train_state import TrainState, weights_digest
-from nbllm.training.watch import Watch
 
 
 class Session(ABC):
@@ -75,6 +78,7 @@ class Session(ABC):
         self.ranks = OneRank() if ranks is None else ranks
         self.writer = RankZeroWriter(self.ranks) if writer is None else writer
         self.record = read_record(path)
+        self.presence = Presence(path, self.record)
         self.cannot = declared_limits(self.record)
         self.journal = Journal(path) if self.ranks.rank == 0 else SilentJournal(path)
         self.inbox = CommandInbox(path)
@@ -264,7 +268,7 @@ class Session(ABC):
             self.restore(base)
         self.num_actions = from_rank_zero(self.ranks, lambda: 0 if timeline is None else timeline.num_actions)
         if timeline is not None:
-            self.decider = self._make_decider(timeline, base)
+            self.decider = Decider.of(self, timeline, base)
         self._begun = True
         name = None if base is None else base.name
         self.journal.start(step=self.step, where=self.where, checkpoint=name, choices=choices)
@@ -309,7 +313,9 @@ class Session(ABC):
         """Leave the last checkpoint, and record the end."""
         if end.state == "failed" and self._base is not None:
             self.restore(self._base)  # the weights that are left are those of the last good checkpoint
-        elif end.state != "failed" and "save" not in self.cannot:
+        elif not end.save and self.ranks.rank == 0:
+            say(f"{self.path.name} has ended at step {self.step}: {end.reason}.", error=True)
+        elif end.state != "failed" and end.save and "save" not in self.cannot:
             problem = self._save_at_end(patient=end.state == "finished")
             if problem is not None:  # not "finished": what is not saved can be taken up again
                 reason = f"{end.reason or 'all steps are taken'}, but {problem}"
@@ -332,9 +338,9 @@ class Session(ABC):
     def emit(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
         """Record an event at this step."""
         at = self.step if step is None else step
-        self.journal.emit(kind, step=at, **fields)
+        kept = self.journal.emit(kind, step=at, **fields)
         if self.decider is not None and kind in ("step", "evaluation"):
-            self.decider.watch.see(kind, at, fields)
+            self.decider.watch.see(kind, at, kept)
 
     def record_action(self, asked: TakeAction, outcome: str, reason: str, *, step: int | None = None) -> None:
         """Record what became of an action: the event that whoever sent the command waits for."""
@@ -352,7 +358,9 @@ class Session(ABC):
         """Answer what was asked too late, and record the end."""
         if self.decider is not None:
             self.decider.refuse_rest(f"the run has {end.state}")
-        digest = None if self._base is None else weights_digest(self._base.path)
+        digest = None
+        with contextlib.suppress(OSError, ValueError):  # the folder may be gone
+            digest = None if self._base is None else weights_digest(self._base.path)
         self.journal.end(step=self.step, state=end.state, reason=end.reason, digest=digest)
 
     def fail(self, error: BaseException) -> None:
@@ -360,17 +368,6 @@ class Session(ABC):
         self.journal.fail(error, step=self.step if self._begun else 0)
 
     # -- how ----------------------------------------------------------------------------------------------------
-
-    def _make_decider(self, timeline: Timeline, base: CheckpointInfo | None) -> Decider:
-        replay = self.record.get("replay")
-        missing = timeline.pending_after(base.num_actions, base.step) if base is not None else []
-        return Decider(
-            self,
-            Watch(timeline, self.step, blind=replay is not None),
-            to_repeat=[Recorded(a.step, a.action, a.args, a.actor) for a in missing],
-            # a replay's actions that are not yet in its own log
-            script=None if replay is None else [Recorded(**e) for e in replay["script"]][self.num_actions :],
-        )
 
     def _do(self, due: DoWork) -> None:
         work: dict[str, Callable[..., None]] = {
@@ -388,12 +385,8 @@ class Session(ABC):
         step = self.step
         try:
             args = apply(self, decision)
-        except UserError as error:
-            self.refuse(decision, error.one_line)
         except Exception as error:
-            if not ACTIONS[decision.action].may_fail:
-                raise
-            self.refuse(decision, f"{type(error).__name__}: {error}")
+            self.refuse(decision, refusal(decision.action, error))
         else:
             self.record_action(decision.replace(args=args), "applied", decision.reason, step=step)
             self.num_actions += changes_state(decision.action)

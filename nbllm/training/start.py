@@ -69,7 +69,9 @@ def train(
             0.1, by document (`nb.data.split`); a single document is split by position.
         name: The run's name; made from the family and the time when not given.
         folder: Where runs are kept.
-        where: "thread" (of this kernel) or "process" (which goes on when the kernel ends).
+        where: "thread" (of this process) or "process" (which goes on when this one ends). A script that ends waits for
+            the runs of its threads, and Ctrl-C then stops them; a kernel that is shut down stops them. Stopped runs
+            have a checkpoint, and `resume` goes on.
         replace: Whether a run of that name that has ended is deleted, with its checkpoints, once the new one is ready
             to start; without, the new one is given the next free name, such as "name-2".
         epochs: How many times to train on the text, instead of `steps`; recorded as steps.

@@ -72,10 +72,12 @@ class EndRun(Config):
     Args:
         state: "finished", "stopped" or "failed".
         reason: Why.
+        save: Whether a last checkpoint is to be written.
     """
 
     state: str
     reason: str | None = None
+    save: bool = True
 
 
 Decision: TypeAlias = TakeAction | DoWork | TakeStep | EndRun

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from nbllm.core.config import Config
-from nbllm.runs.checkpoint import load_state
+from nbllm.models.tensor_writing import write_tensors
+from nbllm.runs.checkpoint import checksums, load_state
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -60,8 +61,9 @@ class TrainState(Config):
 
 def weights_digest(checkpoint: Path) -> str:
     """Return the SHA-256 over the checksums of a checkpoint's weights: equal for bit-identical weights alone."""
-    files = json.loads((checkpoint / "manifest.json").read_text())["files"]
-    weights = {name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")}
+    weights = {
+        name: sha256 for name, sha256 in checksums(checkpoint).items() if name.endswith(".safetensors")
+    }
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
 
 
@@ -76,7 +78,7 @@ def write_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     finally:
         for name, parameter in optimizer.parameters.items():
             parameter.data = working[name]
-    save_file(optimizer.state_tensors(), folder / OPTIMIZER_FILE)
+    write_tensors(optimizer.state_tensors(), folder / OPTIMIZER_FILE)
 
 
 @torch.no_grad()

@@ -24,8 +24,9 @@ from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import reported_metrics
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
-from nbllm.training.precision import DTYPES
+from nbllm.training.precision import DTYPES, choose_device
 from nbllm.training.ranks import Ranks
+from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
 from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.step import Stepper
@@ -49,7 +50,7 @@ class Trainer(Session):
         writer: Writes the checkpoints; rank 0 does when not given.
 
     Raises:
-        RunError: Another trainer has this run, or no checkpoint of it is good.
+        RunError: Its record makes no sense, another trainer has this run, or no checkpoint of it is good.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Trainer(Session):
         writer: CheckpointWriter | None = None,
     ) -> None:
         super().__init__(path, where=where, ranks=ranks, writer=writer)
+        check_record(path, self.record)
         self.publish_to = publish_to
         self.config = TrainConfig.from_dict(self.record["config"])
         self.settings = self.config.settings
@@ -170,7 +172,7 @@ class Trainer(Session):
     def _start(self) -> None:
         choices = self.record["choices"]
         torch.set_num_threads(choices["num_threads"])
-        self._device = choices["device"]
+        self._device = choose_device(choices["device"])
         timeline = self.timeline() if self.ranks.rank == 0 else None
         newest, problems = self.newest_checkpoint(timeline)
         if newest is None:

@@ -212,10 +212,10 @@ class TransformersSession(Session):
             self.carry_out(Decider.requests)
         if self._goes_back():
             return
-        ends = self.stop_reason is not None or self.step >= self._trainer_state.max_steps
-        if ends or self.exit_reason:
+        asked = self._asked_to_end()
+        if asked is not None or self.step >= self._trainer_state.max_steps:
             self._control.should_training_stop = True
-            self._control.should_save = True
+            self._control.should_save = asked is None or asked.save
 
     def _emit_step(self, numbers: dict[str, Any]) -> None:
         self._last = numbers
@@ -259,8 +259,11 @@ class TransformersSession(Session):
         if self.step >= self._trainer_state.max_steps:
             self.record_end(EndRun(state="finished"))
         else:
-            reason = self.stop_reason or "the Trainer was stopped"
-            self.record_end(EndRun(state="stopped", reason=reason))
+            self.record_end(self._asked_to_end() or EndRun(state="stopped", reason="the Trainer was stopped"))
+
+    def _asked_to_end(self) -> EndRun | None:
+        assert self.decider is not None  # a Trainer of one process
+        return self.decider.asked_to_end()
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nbllm.core.errors import RunError, UserError
-from nbllm.core.io import write_json
+from nbllm.core.io import read_regular, write_json
+from nbllm.models.tensor_writing import write_tensors
 
 TENSORS = "loop.safetensors"
 STRUCTURE = "loop.json"
 MAX_DEPTH = 50
+MAX_STRUCTURE = 1 << 30  # bytes
 _KEYS = (str, int, float, bool, type(None))
 
 
@@ -27,10 +29,11 @@ def write_tree(folder: Path, tree: Any) -> None:
 
     Raises:
         UserError: It holds something else; the message says where.
+        OSError: The disk is full, or the folder cannot be written.
     """
     packer = _Packer()
     structure = packer.pack(tree, "")
-    save_file(packer.tensors, folder / TENSORS)
+    write_tensors(packer.tensors, folder / TENSORS)
     write_json(folder / STRUCTURE, structure)
 
 
@@ -41,7 +44,7 @@ def read_tree(folder: Path) -> Any:
         RunError: It is damaged.
     """
     try:
-        structure = json.loads((folder / STRUCTURE).read_bytes())
+        structure = json.loads(read_regular(folder / STRUCTURE, MAX_STRUCTURE))
         mapped = load_file(folder / TENSORS)  # copied: what is mapped changes with the file
         return _unpack(structure, {name: tensor.clone() for name, tensor in mapped.items()})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

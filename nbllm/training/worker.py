@@ -10,7 +10,7 @@ from nbllm.training.trainer import Trainer
 
 
 def main(arguments: list[str]) -> int:
-    """Train the run directory named by the one argument; SIGTERM and SIGINT end it at the next step, saved."""
+    """Train the run directory named by the one argument; SIGTERM, SIGINT and SIGHUP end it at the next step, saved."""
     trainer = Trainer(Path(arguments[0]), where="process")
 
     def end(number: int, frame: object) -> None:
@@ -18,6 +18,9 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    # Windows has no such signal, and nohup has it ignored.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, end)
     trainer.run()
     return 0
 

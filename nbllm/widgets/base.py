@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import anywidget
 
 from nbllm.core.errors import UserError
-from nbllm.core.terminal import unicode_only
+from nbllm.core.terminal import json_only
 from nbllm.widgets.modules import script, style
 
 Message = dict[str, Any]
@@ -81,7 +81,7 @@ class Panel(anywidget.AnyWidget):
         if to is not None:
             content["to"] = to
         self._told = time.monotonic()
-        self.send(unicode_only(content), buffers=list(buffers) or None)
+        self.send(json_only(content), buffers=list(buffers) or None)
 
     def _on_message(self, _: object, message: Any, buffers: object) -> None:
         if not isinstance(message, dict) or not isinstance(message.get("viewer"), str):

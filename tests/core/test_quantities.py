@@ -47,3 +47,10 @@ def test_sizes_and_times():
     assert [size(n) for n in (0, 999, 1000, 14_800_000, 3e12)] == ["0 B", "999 B", "1 kB", "14.8 MB", "3 TB"]
     assert moment(0) == "1970-01-01 00:00 UTC" == iso_minute("1970-01-01T00:00:30+00:00")
     assert iso_minute("yesterday") == "yesterday"
+
+
+@pytest.mark.parametrize("value", [1e299, -1e299, float("nan"), float("inf"), 10**400])
+def test_what_is_no_date_or_duration_is_shown_shortly(value):
+    assert moment(value) == "?"
+    if not isinstance(value, int):
+        assert len(duration(value)) < 12

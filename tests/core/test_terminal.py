@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from nbllm.core.terminal import say, shorten, unicode_only, visible, visible_line
+from nbllm.core.terminal import json_only, say, shorten, visible, visible_line
 
 HOSTILE = {
     "colour": "\x1b[31mred",
@@ -48,13 +48,16 @@ def test_saying_cleans_and_never_fails_for_an_encoding(monkeypatch):
     assert raw.getvalue() == b"Gr??e?[2J ?\n"
 
 
-def test_half_an_emoji_is_replaced_wherever_a_message_holds_it():
+def test_what_json_cannot_hold_is_replaced_wherever_a_message_holds_it():
     message = {"text": "a \ud83d b", "\udca9": ["\ud83d", ("fine \U0001f4a9", 1)], "n": 2.5, "none": None}
-    sent = unicode_only(message)
+    message |= {"nan": float("nan"), "far": [float("inf")]}
+    sent = json_only(message)
     assert sent == {
         "text": "a \ufffd b",
         "\ufffd": ["\ufffd", ["fine \U0001f4a9", 1]],
         "n": 2.5,
         "none": None,
+        "nan": None,
+        "far": [None],
     }
-    json.dumps(sent, ensure_ascii=False).encode()
+    json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()

@@ -206,6 +206,60 @@ def test_odd_entries_are_no_checkpoints(run):
     assert newest_good(run)[1] == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_checkpoints_behind_a_link_are_neither_taken_nor_touched(run, tmp_path_factory):
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "checkpoints").symlink_to(run / "checkpoints")
+    (run / "checkpoints" / ".aside-dead").mkdir()
+    held = sorted(os.listdir(run / "checkpoints"))
+    assert checkpoints(mine) == []
+    assert newest_good(mine) == (None, [])
+    assert prune(mine, keep=1) == []
+    with pytest.raises(OSError, match="checkpoints/ is a link"):
+        save(mine, 300, fill_with(b"weights"), {})
+    assert sorted(os.listdir(run / "checkpoints")) == held
+    (mine / "checkpoints").unlink()
+    save(mine, 0, fill_with(b"weights"), {})
+    (mine / "checkpoints" / "step-00000100").symlink_to(run / "checkpoints" / "step-00000100")
+    save(mine, 100, fill_with(b"weights"), {})
+    assert names(mine) == ["step-00000000", "step-00000100-2"]
+    assert prune(mine, keep=1) == []
+    assert sorted(os.listdir(run / "checkpoints")) == held
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links and pipes")
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json", "tokenizer/vocab.json"])
+@pytest.mark.parametrize("what", ["link", "pipe", "device"])
+def test_what_is_no_file_in_a_checkpoint_is_damage_found_at_once(run, tmp_path_factory, name, what):
+    file = run / "checkpoints" / "step-00000200" / name
+    copy = tmp_path_factory.mktemp("copy") / "copy"
+    shutil.copyfile(file, copy)
+    file.unlink()
+    if what == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(copy if what == "link" else "/dev/zero")
+    newest, problems = newest_good(run)
+    assert newest.step == 100
+    assert name in problems[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_a_linked_folder_in_a_checkpoint_is_damage(run, tmp_path_factory):
+    folder = run / "checkpoints" / "step-00000200" / "tokenizer"
+    copy = tmp_path_factory.mktemp("copy") / "copy"
+    shutil.move(folder, copy)
+    folder.symlink_to(copy)
+    assert newest_good(run)[1] == ["step-00000200: tokenizer/vocab.json is a link, or not a file"]
+
+
+def test_a_run_that_was_deleted_is_not_made_anew(run, tmp_path):
+    shutil.rmtree(run)
+    with pytest.raises(FileNotFoundError):
+        save(run, 300, fill_with(b"weights"), {})
+    assert not run.exists()
+
+
 # Children write events and checkpoints as fast as they can and are killed at a random moment; what a child
 # said was saved must be there, whole, or something newer.
 CRASH = """

@@ -8,11 +8,17 @@ from nbllm.core.errors import RunError
 from nbllm.runs import commands
 from nbllm.runs.commands import CommandInbox, discard, send, withdraw
 
+NAME = f"{'5' * 20}-{'a' * 16}.json"
+
+
+def prepared(path):
+    (path / "commands").mkdir()
+    return path
+
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "commands").mkdir()
-    return tmp_path
+    return prepared(tmp_path)
 
 
 def test_what_is_sent_is_taken_once_and_in_order(run, monkeypatch):
@@ -61,11 +67,11 @@ def good(**changes):
         (good(time=True), "time is not a number"),
         (good(time=0).replace(b'"time": 0', b'"time": NaN'), "time is not a number"),
         (good(time=0).replace(b'"time": 0', b'"time": 1' + b"0" * 400), "time is not a number"),
-        (b" " * (commands.MAX_BYTES + 1), "more than 1,048,576 bytes"),
+        (b" " * (commands.MAX_BYTES + 1), "More than 1,048,576 bytes"),
     ],
 )
 def test_what_is_no_command_is_moved_away_with_a_warning(run, data, reason):
-    (run / "commands" / "x.json").write_bytes(data)
+    (run / "commands" / NAME).write_bytes(data)
     wanted = send(run, "pause")
     inbox = CommandInbox(run)
     assert inbox.take() == [wanted]
@@ -73,16 +79,16 @@ def test_what_is_no_command_is_moved_away_with_a_warning(run, data, reason):
     assert reason in warning
     assert "moved to commands/rejected/" in warning
     assert os.listdir(run / "commands") == ["rejected"]
-    assert os.listdir(run / "commands" / "rejected") == ["x.json"]
+    assert os.listdir(run / "commands" / "rejected") == [NAME]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes")
 def test_links_pipes_and_folders_are_neither_followed_nor_waited_for(run, tmp_path):
     secret = tmp_path / "secret"
     secret.write_bytes(good())
-    (run / "commands" / "a.json").symlink_to(secret)
-    os.mkfifo(run / "commands" / "b.json")
-    (run / "commands" / "c.json").mkdir()
+    (run / "commands" / NAME.replace("5", "6")).symlink_to(secret)
+    os.mkfifo(run / "commands" / NAME.replace("5", "7"))
+    (run / "commands" / NAME).mkdir()
     inbox = CommandInbox(run)
     assert inbox.take() == []
     assert len(inbox.drain_warnings()) == 3
@@ -93,7 +99,7 @@ def test_links_pipes_and_folders_are_neither_followed_nor_waited_for(run, tmp_pa
 
 def test_what_cannot_be_moved_away_is_said_once_and_never_obeyed(run, monkeypatch):
     send(run, "pause")
-    (run / "commands" / "x.json").write_bytes(b"{")
+    (run / "commands" / NAME).write_bytes(b"{")
 
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
@@ -107,14 +113,52 @@ def test_what_cannot_be_moved_away_is_said_once_and_never_obeyed(run, monkeypatc
     assert inbox.drain_warnings() == []
 
 
-def test_hostile_names_are_harmless_in_warnings(run):
-    name = "\x1b[31m<b>" + "x" * 200 + ".json"
-    (run / "commands" / name).write_bytes(b"{")
+def test_files_that_are_not_named_like_commands_stay_and_are_said_once(run):
+    names = ["thesis.json", "settings.json", "\x1b[31m<b>" + "x" * 200 + ".json"]
+    for name in names:
+        (run / "commands" / name).write_bytes(good())
     inbox = CommandInbox(run)
-    inbox.take()
+    assert inbox.take() == []
     (warning,) = inbox.drain_warnings()
+    assert "not named like a command" in warning
     assert "\x1b" not in warning
-    assert len(warning) < 300
+    assert inbox.take() == []
+    assert inbox.drain_warnings() == []
+    sent = send(run, "pause")
+    assert discard(run) == 1
+    assert not withdraw(run, sent)
+    assert sorted(os.listdir(run / "commands")) == sorted(names)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_a_linked_folder_of_commands_is_left_alone(run, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    send_there = send(prepared(other), "pause")
+    (other / "commands" / NAME).write_text("{")
+    held = sorted(os.listdir(other / "commands"))
+    (run / "commands").rmdir()
+    (run / "commands").symlink_to(other / "commands")
+    for attempt in (lambda: send(run, "pause"), lambda: discard(run)):
+        with pytest.raises(RunError, match="commands/ is a link"):
+            attempt()
+    inbox = CommandInbox(run)
+    assert inbox.take() == []
+    assert inbox.drain_warnings() == [
+        "commands/ is a link, and a run holds no links; commands are not taken."
+    ]
+    assert sorted(os.listdir(other / "commands")) == held
+    assert CommandInbox(other).take() == [send_there]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_what_is_rejected_is_not_moved_through_a_link(run, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (run / "commands" / "rejected").symlink_to(elsewhere)
+    (run / "commands" / NAME).write_text("{")
+    inbox = CommandInbox(run)
+    assert inbox.take() == []
+    assert "it is ignored" in inbox.drain_warnings()[0]
+    assert os.listdir(elsewhere) == []
 
 
 def test_a_missing_folder_is_an_empty_inbox_and_an_error_to_the_sender(tmp_path):

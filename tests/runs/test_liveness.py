@@ -6,7 +6,8 @@ import pytest
 
 from nbllm.runs.events import EventWriter
 from nbllm.runs.liveness import judge
-from nbllm.runs.process import this_process
+from nbllm.runs.lock import TrainerLock
+from nbllm.runs.process import _started, is_alive, this_process
 from nbllm.runs.run import Run
 from nbllm.runs.timeline import SessionState
 
@@ -31,15 +32,27 @@ def test_a_run_that_has_not_begun_is_starting_and_later_lost(path, monkeypatch):
 
 
 def test_a_process_of_this_machine_is_looked_up(path):
-    write(path, ("start", 0, {"from_step": 0, **this_process()}))
-    assert Run(path).state == "running"
-    write(path, ("start", 0, {"from_step": 0, **this_process(), "pid_started": 1.0}))
-    assert Run(path).state == "lost"
+    with TrainerLock(path):
+        write(path, ("start", 0, {"from_step": 0, **this_process()}))
+        assert Run(path).state == "running"
+        write(path, ("start", 0, {"from_step": 0, **this_process(), "pid_started": 1.0}))
+        assert Run(path).state == "lost"
 
 
-def test_a_thread_of_this_process_that_does_not_hold_the_lock_is_lost(path):
+def test_a_process_that_lives_but_does_not_hold_the_lock_trains_nothing(path):
     write(path, ("start", 0, {"from_step": 0, "where": "thread", **this_process()}))
     assert Run(path).state == "lost"
+    first = {**this_process(), "pid": 1, "pid_started": _started(1)}  # a process that always lives
+    assert is_alive(first)
+    write(path, ("start", 0, {"from_step": 0, "where": "process", **first}))
+    assert Run(path).state == "lost"
+    (path / "trainer.lock").touch()  # of a trainer that was killed
+    assert Run(path).state == "lost"
+
+
+def test_a_process_of_which_nothing_but_the_id_is_said_is_not_believed(path):
+    for said in (None, "x", True, float("inf")):
+        assert is_alive({**this_process(), "pid": 1, "pid_started": said}) is False
 
 
 def test_another_machine_is_judged_by_its_silence(path):

@@ -9,7 +9,7 @@ import pytest
 
 from nbllm.core.errors import RunError
 from nbllm.runs.events import EventWriter
-from nbllm.runs.lock import TrainerLock, held_here, holder_of
+from nbllm.runs.lock import TrainerLock, held_here, holder_of, is_held
 from nbllm.runs.process import this_process
 
 HOLD = """
@@ -70,9 +70,39 @@ def test_another_process_holds_it_until_it_is_killed(tmp_path):
         with pytest.raises(RunError, match=f"being trained by process {child.pid} on"):
             TrainerLock(tmp_path).acquire()
         assert not held_here(tmp_path)
+        assert is_held(tmp_path) in (True, None)  # None: this system cannot tell
         child.kill()
+    assert is_held(tmp_path) in (False, None)
     with TrainerLock(tmp_path, timeout=5):
         assert holder_of(tmp_path)["pid"] == this_process()["pid"]
+
+
+def test_asking_who_holds_it_disturbs_nobody_who_takes_it(tmp_path):
+    asked, over = [], threading.Event()
+
+    def ask():
+        while not over.is_set():
+            asked.append(is_held(tmp_path))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            with TrainerLock(tmp_path):
+                assert is_held(tmp_path)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert True in asked
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+    with pytest.raises(RunError, match="cannot be locked: No such file or directory"):
+        TrainerLock(tmp_path / "gone").acquire()
+    assert not (tmp_path / "gone").exists()
+    assert is_held(tmp_path / "gone") in (False, None)
 
 
 def test_a_folder_that_cannot_be_locked(tmp_path):

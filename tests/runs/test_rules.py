@@ -8,6 +8,7 @@ import pytest
 from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs import rules
 from nbllm.runs.events import EventWriter
+from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.rulebook import RuleBook, check_rules, recorded_rules
 from nbllm.runs.rules import Rule
@@ -335,7 +336,7 @@ def test_what_is_no_rule_is_not_sent(run, ask, message):
 
 def test_a_run_that_takes_no_rules_says_so(tmp_path):
     path = create(tmp_path, "run", {"cannot": {"rule": "it is a replay"}})
-    with EventWriter(path) as writer:
+    with TrainerLock(path), EventWriter(path) as writer:
         writer.write("start", 0, from_step=0, **this_process())
         with pytest.raises(RefusedError, match="it is a replay"):
             Run(path).rule(rules.nan())

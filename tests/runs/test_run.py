@@ -8,6 +8,7 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.runs import asking, waiting
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.events import EventWriter
+from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
@@ -146,7 +147,7 @@ def test_what_a_loop_cannot_do_is_refused_with_its_reason(tmp_path):
     path = create(
         tmp_path, "run", {"cannot": {"rewind": "it saves nothing", "fork": "it is yours", "odd": 3}}
     )
-    with EventWriter(path) as writer:
+    with TrainerLock(path), EventWriter(path) as writer:
         writer.write("start", 0, from_step=0, **this_process())
         run = Run(path)
         assert run.cannot == {"rewind": "it saves nothing", "fork": "it is yours"}

@@ -11,6 +11,7 @@ from nbllm.runs import checkpoint, events
 from nbllm.runs.compare import compare
 from nbllm.runs.events import EventWriter
 from nbllm.runs.listing import list_runs
+from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
@@ -75,7 +76,8 @@ def test_a_loss_of_another_loop_has_no_unit(tmp_path, unit):
 
 def test_everything_is_shown(tmp_path):
     run = grown(tmp_path, parent={"name": "older", "step": 30})
-    shown = text_of(run)
+    with TrainerLock(run.path):
+        shown, html, said = text_of(run), run._repr_html_(), repr(run)
     for part in (
         "tour",
         "running",
@@ -93,9 +95,9 @@ def test_everything_is_shown(tmp_path):
         "50 s",
     ):
         assert part in shown, part
-    assert "<svg" in run._repr_html_()
-    assert 'style="width:50.0%"' in run._repr_html_()
-    assert repr(run) == "Run 'tour': running, step 50 of 100, loss 2.160"
+    assert "<svg" in html
+    assert 'style="width:50.0%"' in html
+    assert said == "Run 'tour': running, step 50 of 100, loss 2.160"
 
 
 def test_an_empty_run_is_shown(path):

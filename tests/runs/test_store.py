@@ -176,3 +176,76 @@ def test_the_package_needs_no_torch_and_is_callable(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
     assert done.stdout.strip() == "0 ['Action', 'CheckpointInfo']", done.stderr
     assert json.dumps(nbllm.runs.Setting(name="lr").to_dict())
+
+
+PARTS = ["run.json", "events", "commands", "checkpoints", "trainer.json", "trainer.lock", "process.log"]
+INSIDE = ["events/trainer-0009.jsonl", "checkpoints/step-00000009", "commands/rejected"]
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links and pipes")
+
+
+@needs_links
+@pytest.mark.parametrize("name", [*PARTS, *INSIDE])
+def test_a_run_with_a_link_inside_is_refused_and_listed_with_the_reason(tmp_path, name):
+    path, other = create(tmp_path, "run", {}), create(tmp_path, "other", {})
+    with EventWriter(other) as writer:
+        writer.write("step", 10, loss=1.25)
+    if (path / name).is_dir():
+        (path / name).rmdir()
+    (path / name).unlink(missing_ok=True)
+    (path / name).symlink_to(other / name)
+    with pytest.raises(RunError, match=f"^{name} is a link"):
+        Run(path)
+    listed = list_runs(tmp_path)
+    assert [run.name for run in listed] == ["other"]
+    assert f"run: unreadable ({name} is a link" in repr(listed)
+
+
+@needs_links
+def test_a_link_to_a_whole_run_is_the_run(tmp_path):
+    path = create(tmp_path / "disk", "run", {"steps": 7})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "near").symlink_to(path)
+    assert [run.steps for run in list_runs(tmp_path / "runs")] == [7]
+
+
+@needs_links
+def test_a_record_that_is_no_file_is_neither_waited_for_nor_read(tmp_path):
+    for name in ("pipe", "folder", "large"):
+        (create(tmp_path, name, {}) / "run.json").unlink()
+    os.mkfifo(tmp_path / "pipe" / "run.json")
+    (tmp_path / "folder" / "run.json").mkdir()
+    with open(tmp_path / "large" / "run.json", "wb") as file:
+        file.truncate(1 << 40)  # a file with a hole: it takes no place
+    reasons = dict(list_runs(tmp_path).unreadable)
+    assert "Not a regular file" in reasons["pipe"]
+    assert "cannot be read" in reasons["folder"]
+    assert "More than 67,108,864 bytes" in reasons["large"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_a_folder_that_may_not_be_entered_is_listed_as_such(tmp_path, monkeypatch):
+    create(tmp_path, "mine", {})
+    closed = create(tmp_path, "closed", {})
+    if os.geteuid() == 0:  # whom no permission stops
+        lstat, open_file = os.lstat, os.open
+
+        def refuse(function):
+            def asked(path, *args, **kwargs):
+                if str(path).startswith(f"{closed}/"):
+                    raise PermissionError(13, "Permission denied", str(path))
+                return function(path, *args, **kwargs)
+
+            return asked
+
+        monkeypatch.setattr(os, "lstat", refuse(lstat))
+        monkeypatch.setattr(os, "open", refuse(open_file))
+    else:
+        closed.chmod(0)
+    try:
+        listed = list_runs(tmp_path)
+        assert [run.name for run in listed] == ["mine"]
+        assert listed.unreadable == [("closed", "The run's record cannot be read: Permission denied.")]
+        with pytest.raises(RunError, match="Permission denied"):
+            Run(closed)
+    finally:
+        closed.chmod(0o700)

@@ -8,7 +8,7 @@ import pytest
 
 from nbllm.core.errors import RunError
 from nbllm.runs.checkpoint import CheckpointInfo
-from nbllm.runs.timeline import Timeline
+from nbllm.runs.timeline import MAX_COLUMNS, Timeline
 
 START_LR = 7
 
@@ -200,6 +200,25 @@ def test_hostile_numbers_and_fields():
     np.testing.assert_array_equal(timeline.history("loss")[1], [np.nan, 1.0])
     assert len(timeline.steps.columns) <= 64
     assert timeline.step == 2
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_ever_new_metrics_are_read_in_linear_time(monkeypatch, at_once):
+    from nbllm.runs import timeline as module
+
+    made, numbers = [], module._numbers
+    monkeypatch.setattr(module, "_numbers", lambda values: made.append(len(values)) or numbers(values))
+    events = [
+        event("step", i, **{f"metric_{i}": 1.0, "loss": 2.0, "note": "no number"}) for i in range(1, 3001)
+    ]
+    timeline = Timeline(events if at_once else ())
+    for one in () if at_once else events:
+        timeline.extend([one])
+    assert len(timeline.steps.columns) == MAX_COLUMNS
+    assert "note" not in timeline.steps.columns
+    assert timeline.history("loss")[1].tolist() == [2.0] * 3000
+    assert timeline.history("metric_3")[1][:4].tolist()[2] == 1.0
+    assert sum(made) <= 3000 * MAX_COLUMNS  # numbers looked at: not one for each step and name
 
 
 def test_pause_lasts_until_resumed_or_a_step_is_taken():

@@ -269,6 +269,30 @@ def test_a_checkpoint_that_does_not_fit_is_a_warning_and_leaves_no_rest(
     assert not disk.full
 
 
+@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
+def test_what_the_system_refuses_while_a_checkpoint_is_written_is_a_warning(lm, store, config, tmp_path):
+    """The system itself refuses here: the weights fit, the optimizer's state, twice as large, does not."""
+    import resource
+
+    run = nb.train(
+        lm, store, folder=tmp_path, name="full", **{**config, "steps": 100_000, "checkpoint_interval": 0}
+    )
+    run.wait(step=3, progress=False)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, ((run.checkpoints[0].path / "model.safetensors").stat().st_size + 4096, hard)
+    )
+    try:
+        with pytest.raises(RunError, match=r"the checkpoint could not be written: .*File too large"):
+            run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(list((run.path / "checkpoints").iterdir())) == 1
+    assert run.save().outcome == "applied"
+    run.stop()
+    run.wait(progress=False)
+
+
 def test_a_full_disk_at_the_last_checkpoint_holds_the_run(lm, store, config, tmp_path, monkeypatch):
     disk = Disk(monkeypatch)
     run = nb.train(

@@ -19,6 +19,7 @@ from nbllm.runs.commands import send
 from nbllm.runs.rules import Rule, pause, rewind, save, scale, stop
 from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting
+from nbllm.runs.timeline import MAX_COLUMNS
 from nbllm.training.train_state import weights_digest
 
 
@@ -527,6 +528,21 @@ def test_a_loss_that_is_not_finite_gets_no_checkpoint_and_is_acted_on(follow):
     assert [(a.action, a.step) for a in loop.run.timeline.actions] == [("rewind", 8), ("set", 4)]
     warnings = [w["text"] for w in loop.run.events("warning")]
     assert warnings == ["the loss is not finite; the last checkpoint is kept instead"]
+
+
+def test_ever_new_metrics_are_left_out_with_a_warning(follow):
+    loop = follow(Task(), steps=300)
+    with loop:
+        for step in loop:
+            loop.log(loss=1.0, tokens=8, **{f"metric_{step}": step})
+    steps = loop.run.events("step")
+    names = {name for event in steps for name in event} - {"kind"}
+    assert names == set(loop.run.timeline.steps.columns)
+    assert len(names) == MAX_COLUMNS
+    assert all(event["loss"] == 1.0 for event in steps)
+    (warning,) = loop.run.events("warning")
+    assert "more than 64 metrics: 'metric_" in warning["text"]
+    assert len(loop._session.decider.watch.memory._metrics) < MAX_COLUMNS
 
 
 def test_numbers_of_every_kind_are_taken_and_others_refused(follow):

@@ -11,6 +11,7 @@ from nbllm.runs import events
 from nbllm.runs.compare import compare
 from nbllm.runs.events import EventWriter
 from nbllm.runs.listing import list_runs
+from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
@@ -135,10 +136,11 @@ def test_runs_that_begin_go_on_and_go_away(told, tmp_path):
     panel.say("hello")
     seq = panel.wait("runs", lambda message: message["whole"])["seq"]
     panel.wait("sparklines")
-    with EventWriter(path) as writer:
-        write_steps(writer, 41, 45)
-    grown(tmp_path, "second")
-    news = panel.wait("runs", lambda message: "second" in rows_of(message))
+    with TrainerLock(path):
+        with EventWriter(path) as writer:
+            write_steps(writer, 41, 45)
+        grown(tmp_path, "second")
+        news = panel.wait("runs", lambda message: "second" in rows_of(message))
     assert news["seq"] > seq
     assert "to" not in news
     assert rows_of(news)["first"]["step"] == 45
@@ -164,7 +166,7 @@ def test_an_ended_run_that_is_taken_up_again_is_seen(tmp_path):
     overview = Overview(tmp_path)
     overview.look()
     overview.study(9)
-    with EventWriter(path) as writer:
+    with TrainerLock(path), EventWriter(path) as writer:
         writer.write("start", 40, from_step=40, **this_process(), where="process")
         assert overview.look() == ["tour"]
         assert overview.entries["tour"].row["state"] == "running"
