@@ -58,4 +58,7 @@ class RankZeroWriter:
         answer = self.ranks.broadcast(answer)
         if "error" in answer:
             raise RefusedError(f"the checkpoint could not be written: {answer['error']}")
-        return checkpoints.named(path, answer["name"])
+        try:
+            return checkpoints.named(path, answer["name"])
+        except OSError as error:  # it was deleted at once
+            raise RefusedError(f"the checkpoint cannot be read: {error.strerror or error}") from error

@@ -20,7 +20,7 @@ from nbllm.runs.actions import action_of, changes_state, recordable
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.lock import TrainerLock
-from nbllm.runs.presence import Presence
+from nbllm.runs.presence import GONE, Presence
 from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.settings import Setting, declared_limits
 from nbllm.runs.store import read_record
@@ -313,8 +313,8 @@ class Session(ABC):
         """Leave the last checkpoint, and record the end."""
         if end.state == "failed" and self._base is not None:
             self.restore(self._base)  # the weights that are left are those of the last good checkpoint
-        elif not end.save and self.ranks.rank == 0:
-            say(f"{self.path.name} has ended at step {self.step}: {end.reason}.", error=True)
+        elif not end.save:
+            self._say_if_gone()
         elif end.state != "failed" and end.save and "save" not in self.cannot:
             problem = self._save_at_end(patient=end.state == "finished")
             if problem is not None:  # not "finished": what is not saved can be taken up again
@@ -365,7 +365,13 @@ class Session(ABC):
 
     def fail(self, error: BaseException) -> None:
         """Record that an error ended the run, perhaps before it began."""
+        self._say_if_gone()
         self.journal.fail(error, step=self.step if self._begun else 0)
+
+    def _say_if_gone(self) -> None:
+        """Say what no event can say any more."""
+        if self.ranks.rank == 0 and self.presence.is_gone():
+            say(f"{self.path.name} has ended at step {self.step}: {GONE}.", error=True)
 
     # -- how ----------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def remove(path):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(going, lm, capsys):
+def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(going, lm):
     thread = trainer_of(going)
     remove(going.path)
     thread.join(60)
@@ -57,7 +57,6 @@ def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_anew(going, lm,
     assert not going.path.exists()
     with pytest.raises(RunError, match=r"The folder of going is gone.*deleted, renamed or moved"):
         going.wait(progress=False)
-    assert "the run's folder is gone" in capsys.readouterr().err
     with pytest.raises(RunError, match="The folder of going is gone"):
         going.stop()
     lm.generate("def", max_new_tokens=2)  # the model is whole, and nobody's any more
@@ -72,12 +71,14 @@ def test_a_paused_run_whose_folder_is_deleted_ends_too(going):
     assert not going.path.exists()
 
 
-def test_a_run_whose_folder_is_moved_has_stopped_where_it_is_now(going, tmp_path):
+def test_a_run_whose_folder_is_moved_has_stopped_where_it_is_now(going, tmp_path, capsys):
     thread = trainer_of(going)
     going.path.rename(tmp_path / "elsewhere")
     thread.join(60)
     assert not thread.is_alive()
     assert not going.path.exists()
+    assert "going has ended at step" in (said := capsys.readouterr().err)
+    assert "the run's folder is gone" in said
     moved = nb.attach(tmp_path / "elsewhere")
     assert (moved.state, moved.reason) == (
         "stopped", "the run's folder is gone: it was deleted, renamed or moved",
