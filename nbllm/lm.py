@@ -60,7 +60,8 @@ class LM:
 
     Attributes:
         sampling: The same, a dictionary; `chat` answers by them, `generate` does not.
-        origin: The name it was opened by (a published model's, or that of its folder or file); "" for a new model.
+        origin: Where its weights come from: the name it was opened by (a published model's, that of its folder or
+            file, or of a run), then the run that has trained it since; "" for a new model.
         lock: Guards the weights: whoever changes them, or reads them all at one moment, holds it.
 
     Raises:
@@ -413,7 +414,7 @@ def load(
         if at_step is not None:
             raise UserError(f"at_step={at_step} is for runs, and this is none.", where=path)
         lm = _open(locate(cast("Path | str", path), also=_names_of_runs()), tokenizer, dtype)
-        lm.origin = Path(cast("Path | str", path)).expanduser().resolve().name
+        lm.origin = _name_of(Path(cast("Path | str", path)).expanduser().resolve())
         return lm
     while True:
         info = _checkpoint(run, at_step)
@@ -444,6 +445,12 @@ def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dt
         tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
         sampling = read_recommended(path)
     return LM(model, tokenizer, sampling=usable(sampling, path))
+
+
+def _name_of(path: Path) -> str:
+    """Return the name of a model's folder or file; that of a checkpoint begins with its run's."""
+    is_checkpoint = path.parent.name == "checkpoints" and (path.parents[1] / "run.json").exists()
+    return f"{path.parents[1].name}/{path.name}" if is_checkpoint else path.name
 
 
 def _run_meant(path: Path | str | RecordedRun) -> Path | None:

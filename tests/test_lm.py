@@ -185,7 +185,9 @@ def test_a_run_opens_at_its_newest_good_checkpoint(lm, tmp_path):
     for step in (10, 20):
         weight.fill_(step)
         checkpoint.save(run, step, lm.write_files, {"num_actions": 0})
-    assert load(run).model.norm.weight[0].item() == 20
+    opened = load(run)
+    assert (opened.model.norm.weight[0].item(), opened.origin) == (20, "run")
+    assert load(checkpoint.checkpoints(run)[0].path).origin == "run/step-00000010"
     newest = checkpoint.checkpoints(run)[-1].path / "model.safetensors"
     content = bytearray(newest.read_bytes())
     content[-1] ^= 1  # one flipped bit, which safetensors would never notice

@@ -56,6 +56,9 @@ THEME_CSS = f"""
   font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
 .nbllm pre b {{ font-weight: 600; color: var(--nbllm-muted); }}
 .nbllm svg {{ display: block; max-width: 100%; height: auto; }}
+.nbllm .nbllm-loss {{ border-left: 3px solid var(--nbllm-bad); padding: .1em 0 .1em .8em; margin: .5em 0;
+  overflow-wrap: anywhere; }}
+.nbllm.nbllm-lost [inert] {{ opacity: .5; filter: grayscale(1); }}
 """
 
 PAGE_CSS = f"""

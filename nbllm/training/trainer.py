@@ -164,6 +164,7 @@ class Trainer(Session):
             with torch.no_grad():
                 for name, parameter in self.publish_to.model.named_parameters():
                     parameter.copy_(self.optimizer.masters[name])
+            self.publish_to.origin = self.path.name
         finally:
             self.publish_to.lock.release()
 

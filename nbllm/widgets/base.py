@@ -14,7 +14,7 @@ from nbllm.core.terminal import json_only
 from nbllm.widgets.modules import script, style
 
 Message = dict[str, Any]
-BEAT = 3.0  # seconds after which viewers hear that the kernel lives, if nothing else was told
+BEAT = 3.0  # seconds without a message after which viewers are told that the kernel is alive
 
 
 class Panel(anywidget.AnyWidget):
@@ -60,7 +60,7 @@ class Panel(anywidget.AnyWidget):
         self._thread.start()
 
     def rest(self, seconds: float) -> None:
-        """Wait until there is something to do or the time is over, and tell viewers meanwhile that the kernel lives."""
+        """Wait until there is something to do or the time is over; meanwhile tell viewers that the kernel is alive."""
         until = time.monotonic() + seconds
         while not self._woken.wait(max(0.0, min(BEAT, until - time.monotonic()))):
             if self.viewers and time.monotonic() - self._told >= BEAT:

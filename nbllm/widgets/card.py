@@ -12,6 +12,7 @@ from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
 from nbllm.runs.patterns import frozen_after
 from nbllm.runs.run import Run
+from nbllm.runs.store import RECORD
 from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
 
@@ -21,6 +22,7 @@ MOST_ACTIONS = 200
 MOST_SAMPLES = 20
 MOST_WARNINGS = 20
 MOST_TEXT = 20_000  # characters of a sample
+GONE = "the run's folder was renamed, moved or deleted"
 FACTS = (
     "lr",
     "grad_norm",
@@ -57,16 +59,19 @@ class CardMaker:
         with run.guard:
             summary, timeline, settings = run.summary, run.timeline, run.settings
             parent = {"run": summary.parent, "step": summary.parent_step} if summary.parent else None
+            is_gone = not (run.path / RECORD).is_file()
             return {
                 "key": run.name,
                 "name": run.name,
                 "path": str(run.path),
                 "color": 1 + self.color % NUM_COLORS,
-                "state": summary.state,
+                "state": summary.label,
+                "gone": is_gone,
                 "step": summary.step,
                 "steps": summary.steps,
                 "reason": summary.reason,
                 "parent": parent,
+                "replay_of": visible(summary.replay_of),
                 "where": str(run.record.get("where", "")),
                 "host": str(run.record.get("host", "")),
                 "created": summary.created,
@@ -77,7 +82,7 @@ class CardMaker:
                     timeline.actions,
                     lambda: list(frozen_after(run.config.get("freeze"), timeline.effective)),
                 ),
-                "cannot": run.cannot,
+                "cannot": dict.fromkeys(ACTIONS, GONE) if is_gone else run.cannot,
                 "facts": self._facts(summary),
                 "loss_unit": summary.loss_unit,
                 "scheduled": isinstance(run.config.get("schedule"), str),

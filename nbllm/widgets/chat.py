@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 from nbllm.core.errors import RefusedError, UserError
 from nbllm.core.signature import takes
+from nbllm.core.terminal import visible_line
 from nbllm.inference.chat import AnswerToken, answer, chat_config
 from nbllm.inference.chat_prompt import render_chat
 from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
@@ -66,6 +68,16 @@ class ChatPanel(Panel):
         return self._conversation.messages
 
     @property
+    def name(self) -> str:
+        """What the model is called: where it was opened from, or that it is new."""
+        return visible_line(self.lm.origin) or f"a new {self.lm.config.family} model"
+
+    @property
+    def title(self) -> str:
+        """One line that says whom the chat is with."""
+        return f"Chat with {self.name}"
+
+    @property
     def running(self) -> bool:
         """Whether an answer is being written."""
         turns = self._conversation.turns
@@ -77,10 +89,10 @@ class ChatPanel(Panel):
         super().close()
 
     def __repr__(self) -> str:
-        return self._conversation.to_text(self._title())
+        return self._conversation.to_text(self.title, self._shape)
 
     def _repr_html_(self) -> str:
-        return self._conversation.to_html(self._title())
+        return self._conversation.to_html(self.title, self._shape)
 
     # -- from viewers -------------------------------------------------------------------------------------------
 
@@ -124,7 +136,7 @@ class ChatPanel(Panel):
             self._conversation.cut(self._turn(message, "user"))
         elif kind == "regenerate":
             if not turns or turns[-1].role != "assistant":
-                raise RefusedError("There is no answer to write anew.")
+                raise RefusedError("There is no answer to regenerate.")
             text = turns[-2].text
             self._conversation.cut(turns[-2])
             config = config.replace(seed=None)  # the same seed would give the same answer
@@ -156,9 +168,11 @@ class ChatPanel(Panel):
     def _export(self, message: Message) -> None:
         form = message.get("format")
         if form == "json":
-            text = self._conversation.to_json(model=repr(self.lm), settings=self.config.to_dict())
+            text = self._conversation.to_json(
+                model=self.name, shape=self._shape, settings=self.config.to_dict()
+            )
         elif form == "md":
-            text = self._conversation.to_markdown(self._title())
+            text = self._conversation.to_markdown(self.title, self._shape)
         else:
             raise RefusedError(f"A conversation cannot be exported as {form!r}.")
         name = f"chat-{time.strftime('%Y%m%d-%H%M%S')}.{form}"
@@ -240,7 +254,7 @@ class ChatPanel(Panel):
     def follow(self) -> None:
         """Tell what is new when there is something, not more often than `PERIOD` says."""
         while not self._closed.is_set():
-            self._woken.wait()
+            self.rest(math.inf)
             self._woken.clear()
             with self.guard:
                 self._tell_news()
@@ -277,7 +291,15 @@ class ChatPanel(Panel):
         ]
         settings = {name: _shown(getattr(self.config, name)) for name in CONTROLS}
         controls = {**settings, "system": self._conversation.system}
-        self.tell("state", to=viewer, seq=self._seq, model=repr(self.lm), controls=controls, turns=turns)
+        self.tell(
+            "state",
+            to=viewer,
+            seq=self._seq,
+            name=self.name,
+            shape=self._shape,
+            controls=controls,
+            turns=turns,
+        )
 
     def _tell_tokens(self, turn: Turn, first: int, viewer: str | None = None) -> None:
         if not self.viewers or first >= len(turn.tokens):
@@ -289,8 +311,9 @@ class ChatPanel(Panel):
         seconds = time.perf_counter() - self._began
         self.tell("tokens", to=viewer, turn=turn.id, first=first, tokens=tokens, seconds=seconds)
 
-    def _title(self) -> str:
-        return f"Chat with {self.lm!r}"
+    @property
+    def _shape(self) -> str:
+        return repr(self.lm).removeprefix("LM(").removesuffix(")")
 
 
 @takes(CHAT_SETTINGS, SamplingConfig)

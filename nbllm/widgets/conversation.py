@@ -92,9 +92,9 @@ class Conversation:
             {**about, "messages": self.messages, "answers": answers}, ensure_ascii=False, indent=1
         )
 
-    def to_markdown(self, title: str) -> str:
+    def to_markdown(self, title: str, subtitle: str) -> str:
         """Return the messages as Markdown; each text stands in a fence that it cannot close."""
-        parts = [f"# {_one_line(title)}"]
+        parts = [f"# {_one_line(title)}", _one_line(subtitle)]
         for message in self.messages:
             text = message["content"]
             longest = max(map(len, re.findall(r"`+", text)), default=0)
@@ -102,19 +102,20 @@ class Conversation:
             parts.append(f"## {message['role'].capitalize()}\n\n{fence}text\n{text}\n{fence}")
         return "\n\n".join(parts) + "\n"
 
-    def to_text(self, title: str) -> str:
+    def to_text(self, title: str, subtitle: str) -> str:
         """Return the messages as plain text."""
         said = [f"{message['role'].capitalize()}: {message['content']}" for message in self.messages]
-        return "\n\n".join([title, *said])
+        return "\n\n".join([f"{title}\n{subtitle}", *said])
 
-    def to_html(self, title: str) -> str:
+    def to_html(self, title: str, subtitle: str) -> str:
         """Return the messages as HTML that runs nothing."""
         said = "".join(
             f"<p><strong>{escape(message['role'].capitalize())}</strong></p>"
             f'<pre dir="auto">{escape(message["content"])}</pre>'
             for message in self.messages
         )
-        return fragment(f"<p>{escape(title)}</p>{Raw(said) or '<p>Nothing was said.</p>'}")
+        head = f'<p><strong>{escape(title)}</strong><br><span class="muted">{escape(subtitle)}</span></p>'
+        return fragment(f"{head}{Raw(said) or '<p>No messages.</p>'}")
 
 
 def _one_line(text: str) -> str:

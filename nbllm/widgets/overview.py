@@ -90,13 +90,14 @@ class RunEntry:
         parent = {"run": visible(summary.parent), "step": summary.parent_step} if summary.parent else None
         return {
             "name": summary.name,
-            "state": summary.state,
-            "reason": visible(summary.reason)[:MOST_REASON],
+            "state": summary.label,
+            "reason": "" if summary.label == "replayed" else visible(summary.reason)[:MOST_REASON],
             "step": summary.step,
             "steps": summary.steps,
             "loss": summary.loss,
             "held_out": summary.bits_per_byte,
             "parent": parent,
+            "replay_of": visible(summary.replay_of),
             "created": summary.created,
             "time": summary.last_time,
         }
@@ -152,7 +153,7 @@ class Overview:
         """Make the entry of a run where there is none yet, or another record; return why that failed, or ""."""
         name = path.name
         if visible(name) != name:
-            return "Its name holds signs that cannot be shown."
+            return "Its name has characters that cannot be shown."
         stamp = record_stamp(path)
         entry = self.entries.get(name)
         if entry is not None and entry.record_stamp == stamp:

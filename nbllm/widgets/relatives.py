@@ -29,9 +29,17 @@ class Relatives:
         self._looked = -LOOK_SECONDS
 
     def look(self, *, now: bool = False) -> dict[str, Run]:
-        """Return the relatives by name, the run itself first; a look at the folder at most every 2 s, or `now`."""
-        if now or time.monotonic() - self._looked >= LOOK_SECONDS:
+        """Return the relatives by name, the run itself first; a look at the folder at most every 2 s, or `now`.
+
+        The run may have been renamed; relatives that were renamed or deleted are found anew or left out.
+        """
+        renamed = self.run.name not in self.runs
+        if now or renamed or time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
+            others = {
+                name: run for name, run in self.runs.items() if run is not self.run and run.path.exists()
+            }
+            self.runs = {self.run.name: self.run, **others}
             for name in self._related():
                 if name not in self.runs:
                     with contextlib.suppress(UserError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 from nbllm.core.errors import RefusedError, UserError
 from nbllm.runs.listing import RunList
+from nbllm.runs.managing import delete
 from nbllm.runs.run import Run
 from nbllm.widgets.base import Message, Panel
 from nbllm.widgets.comparison import described, points_of
@@ -50,7 +53,7 @@ class RunsPanel(Panel):
         self.begin(f"runs of {self.folder.name}")
 
     def receive(self, message: Message) -> None:
-        """Note what a viewer wants: hello, compare. The panel's thread answers."""
+        """Note what a viewer wants: hello, compare; the panel's thread answers. Rename or delete a run."""
         kind, viewer = message.get("type"), message["viewer"]
         if kind == "hello":
             self._new.add(viewer)
@@ -60,16 +63,41 @@ class RunsPanel(Panel):
                 raise RefusedError("Runs are compared by their names.")
             self._picked[viewer] = list(dict.fromkeys(names))[:MOST_COMPARED]
             self._asked.add(viewer)
+        elif kind in ("rename", "delete"):
+            name = message.get("run")
+            if not isinstance(name, str) or name not in self._overview.entries:
+                raise RefusedError(f"There is no run {name!r} any more.")
+            work = threading.Thread(
+                target=self._manage, args=(message, self.folder / name), name=f"{kind} {name}", daemon=True
+            )
+            work.start()
         else:
             raise RefusedError(f"This panel knows no message {kind!r}.")
         self._woken.set()
+
+    def _manage(self, message: Message, path: Path) -> None:
+        """Rename or delete a run; in a thread of its own, since deleting gigabytes takes seconds."""
+        viewer, request = message["viewer"], message.get("request")
+        try:
+            if path.is_symlink():
+                raise RefusedError(
+                    f"{path.name} is a link to {path.resolve()}: rename or delete the run there."
+                )
+            text = _renamed(path, message.get("name")) if message["type"] == "rename" else _deleted(path)
+        except UserError as error:
+            self.tell("refused", to=viewer, request=request, reason=error.one_line)
+        except Exception as error:
+            self.tell("refused", to=viewer, request=request, reason=f"{type(error).__name__}: {error}")
+            raise
+        else:
+            self.tell("done", to=viewer, request=request, text=text)
+            self._woken.set()
 
     def follow(self) -> None:
         """Look at the folder once a second while somebody watches."""
         more = False
         while not self._closed.is_set():
-            watched = bool(self.viewers)
-            self._woken.wait(None if not watched else STUDY / 2 if more else PERIOD)
+            self.rest(math.inf if not self.viewers else STUDY / 2 if more else PERIOD)
             self._woken.clear()
             if self._closed.is_set():
                 return
@@ -173,3 +201,20 @@ class RunsPanel(Panel):
                 mode="replace",
                 columns=described_columns,
             )
+
+
+def _renamed(path: Path, name: object) -> str:
+    from nbllm.widgets.show import run_panels
+
+    if not isinstance(name, str):
+        raise RefusedError("A run's name must be a text.")
+    # The handle of this kernel's panel is mostly the user's own: it shall know the new name.
+    known = (panel.run for panel in run_panels if panel.run.path == path)
+    run = next(known, None) or Run(path)
+    return f"{path.name} is now called {run.rename(name).name}."
+
+
+def _deleted(path: Path) -> str:
+    left = [str(file.relative_to(path)) for file in delete(path)]
+    stays = f" Its folder stays, for files that are no part of a run: {', '.join(left[:5])}." if left else ""
+    return f"{path.name} is deleted.{stays}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nbllm.runs.run import Run
     from nbllm.widgets.base import Panel
     from nbllm.widgets.chat import ChatPanel
+    from nbllm.widgets.runs import RunsPanel
+    from nbllm.widgets.training import TrainingPanel
 
 # JupyterLab shows the snapshot only where the live panel is not: closed kernel, no widgets, no trust.
 _SNAPSHOT_CSS = """
@@ -28,7 +30,8 @@ _SNAPSHOT_CSS = """
   display: none; }
 """
 
-_panels: dict[Path, Panel] = {}  # by what they show, the folder of a run or of runs: one each
+run_panels: list[TrainingPanel] = []  # one for each run that was shown
+_list_panels: dict[Path, RunsPanel] = {}  # one for each folder of runs
 _snapshots: collections.deque[Snapshot] = collections.deque(
     maxlen=20
 )  # the newest outputs are kept up to date
@@ -81,9 +84,11 @@ def panel(run: Run | str | Path) -> Panel:
         from nbllm.training import attach
 
         run = attach(run)
-    if run.path not in _panels:
-        _panels[run.path] = TrainingPanel(run, on_change=refresh)
-    return _panels[run.path]
+    for known in run_panels:
+        if known.run.path == run.path:
+            return known
+    run_panels.append(TrainingPanel(run, on_change=refresh))
+    return run_panels[-1]
 
 
 def install(shell: InteractiveShell) -> None:
@@ -106,13 +111,13 @@ def _show_runs(runs: RunList) -> None:
     from nbllm.widgets.runs import RunsPanel
 
     folder = runs.folder.expanduser().resolve()
-    if folder not in _panels:
-        _panels[folder] = RunsPanel(runs)
-    _show(_panels[folder], f"Runs in {runs.folder}", runs)
+    if folder not in _list_panels:
+        _list_panels[folder] = RunsPanel(runs)
+    _show(_list_panels[folder], f"Runs in {runs.folder}", runs)
 
 
 def _show_chat(panel: ChatPanel) -> None:
-    _show(panel, "Chat", panel)
+    _show(panel, panel.title, panel)
 
 
 def _show(panel: Panel, title: str, thing: Pictured) -> None:

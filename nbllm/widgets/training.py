@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from nbllm.widgets.points import packed
 from nbllm.widgets.relatives import Relatives
 from nbllm.widgets.stream import IDLE_PERIOD, Piece, RunStream
 
-PERIOD = 0.1  # seconds between updates while a person is at it: 10 a second, whatever the run's step rate
-CALM_PERIOD = 1.0  # while nobody is: browser and training may have to share two cores
-ATTENDED = 5.0  # seconds after a message in which a person counts as being at it; the pointer over the panel sends some
+PERIOD = 0.1  # seconds between updates while the user is active: 10 a second, whatever the run's step rate
+CALM_PERIOD = 1.0  # while not: browser and training may have to share two cores
+ATTENDED = (
+    5.0  # seconds after a message during which the user counts as active; moving the pointer sends some
+)
 PICTURE_PERIOD = 15.0  # seconds between pictures of a live run, which are what a saved notebook shows
 SHARE = 0.02  # of a core at most goes into looking
 
@@ -42,11 +45,11 @@ class TrainingPanel(Panel):
 
     def __init__(self, run: Run, on_change: Callable[[], None] | None = None) -> None:
         super().__init__()
-        run = run.as_actor(run.actor)  # the person's own handle goes along when the run is renamed
-        self.run = run
+        self.run = run  # the user's own handle: the panel follows when the run is renamed
         self._on_change = on_change
         self._relatives = Relatives(run)
         self._streams: dict[str, RunStream] = {}
+        self._colors = itertools.count()
         self._seq = 0
         self._state = ""
         self._heard = time.monotonic()
@@ -56,7 +59,7 @@ class TrainingPanel(Panel):
     # -- from viewers -------------------------------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
-        """Answer a viewer: hello, window, command; attend says that a person is at it."""
+        """Answer a viewer: hello, window, command; attend says that the user is active."""
         kind, viewer = message.get("type"), message["viewer"]
         self._heard = time.monotonic()
         if kind == "hello":
@@ -71,11 +74,7 @@ class TrainingPanel(Panel):
 
     def _welcome(self, viewer: str) -> None:
         self._update(quiet=len(self.viewers) == 1)  # the only viewer gets everything below
-        cards = [stream.card() for stream in self._streams.values()]
-        self.tell("snapshot", to=viewer, seq=self._seq, focus=self.run.name, runs=cards)
-        for key, stream in self._streams.items():
-            for piece in stream.everything():
-                self._send_points(key, piece, to=viewer)
+        self._tell_everything(viewer)
 
     def _show_window(self, message: Message) -> None:
         first, last, most = (message.get(name) for name in ("first", "last", "points"))
@@ -158,7 +157,8 @@ class TrainingPanel(Panel):
             if self.viewers:
                 self._update()
                 states = {stream.card()["state"] for stream in self._streams.values()}
-                state = self._streams[self.run.name].card()["state"]
+                stream = self._streams.get(self.run.name)  # none: it was renamed just now
+                state = self._state if stream is None else stream.card()["state"]
             else:
                 state = self.run.state
                 states = {state}
@@ -171,13 +171,27 @@ class TrainingPanel(Panel):
             self._next_picture = time.monotonic() + max(PICTURE_PERIOD, took / SHARE)
         return bool(states & LIVE)
 
+    def _tell_everything(self, viewer: str | None = None) -> None:
+        cards = [stream.card() for stream in self._streams.values()]
+        self.tell("snapshot", to=viewer, seq=self._seq, focus=self.run.name, runs=cards)
+        for key, stream in self._streams.items():
+            for piece in stream.everything():
+                self._send_points(key, piece, to=viewer)
+
     def _update(self, *, quiet: bool = False) -> None:
         """Send what is new to all viewers, or only take note of it."""
-        for name, run in self._relatives.look(now=not self._streams).items():
+        related = self._relatives.look(now=not self._streams)
+        gone = set(self._streams) - set(related)  # renamed or deleted
+        self._streams = {name: stream for name, stream in self._streams.items() if name not in gone}
+        for name, run in related.items():
             if name not in self._streams:
-                self._streams[name] = RunStream(run, color=len(self._streams))
+                self._streams[name] = RunStream(run, color=next(self._colors))
         looks = {key: stream.look() for key, stream in self._streams.items()}
         if quiet:
+            return
+        if gone:
+            self._seq += 1
+            self._tell_everything()
             return
         changed = [card for card, _ in looks.values() if card]
         pieces = [(key, piece) for key, (_, found) in looks.items() for piece in found]

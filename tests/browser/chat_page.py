@@ -16,7 +16,7 @@ MODEL = """async ([code, css]) => {
   window.sent = [];
   window.model = {
     send: (content) => sent.push(structuredClone(content)),
-    on: (name, listener) => listeners.add(listener),
+    on: (name, listener) => { if (name === "msg:custom") listeners.add(listener); },
     off: (name, listener) => listeners.delete(listener),
   };
   window.say = (content) => { for (const listener of [...listeners]) listener(content, []); };
@@ -68,6 +68,7 @@ class ChatPage:
 
     def __init__(self, page: Page, *, width: int = 760, theme: str = "light") -> None:
         self.page = page
+        self.name = "smollm2-135m-instruct"
         self.errors: list[str] = []
         self.seq = 0
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -98,8 +99,8 @@ class ChatPage:
     def state(self, *turns: dict[str, Any], **controls: str) -> None:
         self.seq += 1
         said = {**CONTROLS, **controls}
-        model = "LM(llama, 30 layers x 576, 9 heads, vocabulary 49152, context 8192, 134.5M parameters)"
-        self.say("state", seq=self.seq, model=model, controls=said, turns=list(turns))
+        shape = "llama, 30 layers x 576, 9 heads, vocabulary 49152, context 8192, 134.5M parameters"
+        self.say("state", seq=self.seq, name=self.name, shape=shape, controls=said, turns=list(turns))
 
     def tokens(self, turn: int, tokens: list[Token], first: int = 0, seconds: float = 1.0) -> None:
         self.say("tokens", turn=turn, first=first, tokens=tokens, seconds=seconds)

@@ -14,6 +14,9 @@ HOSTILE = [
     "<svg onload=parent.hit=hit=1>",
     "a\u202eb",
     "`${parent.hit=hit=1}`",
+    "entrar<!--#exec",
+    "-->",
+    "<s>",
 ]
 
 
@@ -76,6 +79,18 @@ def test_the_model_view_is_drawn_and_answers(show):
     assert lines(frame) == 13 * 15
     texts = frame.locator("svg text").all_text_contents()
     assert "Layer 1, Head 2" in texts and texts.count(" cat") == 2
+
+
+def test_two_pictures_in_one_notebook_are_both_drawn(page, context):
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    context.set_offline(True)
+    shown = "".join(picture(view)._repr_html_() for view in ("head", "model"))
+    page.set_content(f"<!DOCTYPE html><html><body>{shown}</body></html>")
+    for frame, count in zip(page.frames[1:], (4 * 25, 3 * 4 * 15), strict=True):
+        frame.wait_for_selector("svg line", state="attached")
+        assert lines(frame) == count
+    assert not requests
 
 
 @pytest.mark.parametrize("view", ["head", "model"])

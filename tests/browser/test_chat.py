@@ -55,7 +55,7 @@ def test_it_says_hello_and_waits_for_an_answer_of_its_own(fresh):
     chat.say("refused", to="somebody else", reason="not for you")
     expect(chat.panel.get_by_role("alert")).to_be_hidden()
     chat.state()
-    expect(chat.panel).to_contain_text("Nothing said yet")
+    expect(chat.panel).to_contain_text("No messages yet")
     expect(chat.button("New conversation")).to_be_hidden()
 
 
@@ -171,8 +171,42 @@ def test_a_kernel_that_is_gone_is_spoken_of(chat):
     field = chat.panel.get_by_label("Question", exact=True)
     field.fill("Are you there?")
     field.press("Enter")
-    expect(chat.panel.get_by_role("alert")).to_contain_text("Run the cell again")
-    expect(field).to_have_value("Are you there?")
+    expect(chat.panel.locator(".nbllm-loss")).to_contain_text("run the cell again")
+    expect(field).to_have_value("Are you there?")  # can be copied
+    expect(chat.panel.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_kernel_that_falls_silent_greys_the_chat_and_leaves_no_live_button(fresh):
+    chat = fresh()
+    chat.state(question(1, "a"), answered(2, "running"))
+    chat.tokens(2, [token("The"), token(" cat")])
+    chat.page.evaluate("() => { window.was = Date.now; Date.now = () => was() + 20_000; }")
+    note = chat.panel.locator(".nbllm-loss")
+    expect(note).to_contain_text("The kernel has not been heard since", timeout=5000)
+    expect(note).to_contain_text("run the cell again")
+    buttons = chat.panel.locator("button:visible")
+    assert buttons.evaluate_all("(all) => all.every((one) => one.closest('[inert]'))")
+    expect(chat.panel.locator(".chat-model .chat-text")).to_have_text("The cat")
+    before = len(chat.page.evaluate("sent"))
+    chat.panel.get_by_label("Question", exact=True).press("Escape")
+    ask(chat.panel, "b")
+    assert len(chat.page.evaluate("sent")) == before
+    chat.page.evaluate("() => { Date.now = was; }")
+    chat.say("alive")  # it was only held up
+    expect(note).to_be_hidden()
+    expect(chat.button("Stop")).to_be_enabled()
+    assert chat.panel.locator("[inert]").count() == 0
+
+
+def test_it_is_headed_by_the_name_of_the_model_with_its_shape_beside(fresh):
+    chat = fresh()
+    chat.name = HOSTILE
+    chat.state()
+    expect(chat.panel.locator(".chat-name")).to_contain_text("<script>window.hacked=1</script>")
+    expect(chat.panel.locator(".chat-about")).to_have_text(re.compile("^llama, 30 layers x 576"))
+    expect(chat.page.get_by_role("region", name=re.compile("^Chat with <img"))).to_be_visible()
+    assert chat.panel.locator("img, script").count() == 0
+    assert "\u202e" not in chat.panel.inner_text()
 
 
 # Probabilities
@@ -247,7 +281,7 @@ def test_fenced_code_has_its_own_type(chat):
 
 def test_an_earlier_question_is_edited_where_it_stands(chat):
     chat.button("Edit this question").click()
-    field = chat.panel.get_by_label("The question anew")
+    field = chat.panel.get_by_label("Edited question")
     expect(field).to_be_focused()
     expect(field).to_have_value("Where did the cat sit?")
     field.press("Escape")
@@ -267,7 +301,7 @@ def test_another_answer_and_a_new_conversation(chat):
     assert len(chat.sent("regenerate")) == 1
     chat.button("New conversation").click()
     assert chat.sent("clear") == []
-    chat.button("Drop this one?").click()
+    chat.button("Delete this one?").click()
     assert len(chat.sent("clear")) == 1
 
 
@@ -369,7 +403,7 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     first = answers(panel).inner_text()
 
     panel.get_by_text("System prompt and sampling").click()
-    panel.get_by_label("Most tokens").fill("3000")
+    panel.get_by_label("Maximum tokens").fill("3000")
     ask(panel, "And a second question?")
     expect(panel.locator(".chat-user")).to_have_count(2)
     grown = []
@@ -392,13 +426,13 @@ def test_it_streams_stops_and_goes_on_and_a_reload_restores_it(book, page):
     expect(panel.locator(".chat-text")).to_have_text(before, timeout=30_000)
     panel.locator(".chat-token").first.hover()
     expect(panel.locator(".chat-tip-table").last.locator(".chat-tip-row")).to_have_count(4)
-    expect(panel.get_by_label("Most tokens")).to_have_value("3000")
+    expect(panel.get_by_label("Maximum tokens")).to_have_value("3000")
     notebook.run(1)
     expect(notebook.output(1)).to_contain_text("And a second question?")
 
     panel.get_by_label("Edit this question").first.click()
-    panel.get_by_label("The question anew").first.fill("What is a dict?")
-    panel.get_by_role("button", name="Ask anew").first.click()
+    panel.get_by_label("Edited question").first.fill("What is a dict?")
+    panel.get_by_role("button", name="Ask again").first.click()
     expect(panel.locator(".chat-user")).to_have_count(1)
     expect(panel.locator(".chat-user")).to_contain_text("What is a dict?")
     stop_after(page, 5)
@@ -409,7 +443,7 @@ def test_it_stops_while_a_cell_computes(book, page):
     notebook = book(busy)
     panel = notebook.panel(0)
     panel.get_by_text("System prompt and sampling").click()
-    panel.get_by_label("Most tokens").fill("3000")
+    panel.get_by_label("Maximum tokens").fill("3000")
     notebook.run(1, wait=False)
     time.sleep(0.5)
     ask(panel, "What is a list?")

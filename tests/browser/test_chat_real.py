@@ -82,8 +82,8 @@ def test_a_conversation(book):
     assert all(0 < token["probability"] <= 1 and len(token["alternatives"]) == 3 for token in tokens)
 
     panel.get_by_label("Edit this question").first.click()
-    panel.get_by_label("The question anew").first.fill("What is the capital of Japan?")
-    panel.get_by_role("button", name="Ask anew").first.click()
+    panel.get_by_label("Edited question").first.fill("What is the capital of Japan?")
+    panel.get_by_role("button", name="Ask again").first.click()
     expect(panel.locator(".chat-user")).to_have_count(1)
     assert "Tokyo" in last_answer(panel)
 
@@ -113,8 +113,8 @@ def test_it_streams_stops_and_survives_a_reload_but_no_restart(book, page):
 
     book.restart()
     ask(panel, "Are you there?")
-    expect(panel.get_by_role("alert")).to_contain_text("Run the cell again")
+    expect(panel.locator(".nbllm-loss")).to_contain_text("run the cell again")
     expect(panel.get_by_label("Question", exact=True)).to_have_value("Are you there?")  # nothing is lost
     expect(panel.locator(".chat-text").first).to_have_text("Write a long story about a dog and a cat.")
     book.run(0, timeout=180_000)
-    expect(book.panel(0)).to_contain_text("Nothing said yet")
+    expect(book.panel(0)).to_contain_text("No messages yet")

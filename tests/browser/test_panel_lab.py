@@ -303,7 +303,7 @@ def test_a_killed_kernel_leaves_a_grey_panel_and_a_notebook_that_was_saved_befor
     assert re.search(r"step [\d,]{2,} of", html)
     assert run.state == "running"
     os.kill(int(notebook.output(2).inner_text()), signal.SIGKILL)
-    expect(panel.locator(".panel-silence")).to_contain_text(
-        'nb.attach("killed").resume() takes it up', timeout=60_000
+    expect(panel.locator(".nbllm-loss")).to_contain_text(
+        'nb.attach("killed").resume() continues it', timeout=60_000
     )
     assert panel.locator(".panel-body").evaluate("(body) => body.inert")

@@ -23,7 +23,7 @@ MODEL = """async ([code, css]) => {
   window.alert = () => window.alerts++;
   window.model = {
     send: (content, _, buffers) => sent.push(structuredClone(content)),
-    on: (name, handler) => handlers.add(handler),
+    on: (name, handler) => (name === "msg:custom" ? handlers.add(handler) : (window.liveness = handler)),
     off: (name, handler) => handlers.delete(handler),
   };
   window.deliver = (content, buffers) => {
@@ -105,6 +105,7 @@ def row(name, *, at=1.0, parent=None, **fields):
         "name": name,
         **usual,
         "parent": parent,
+        "replay_of": "",
         "created": at,
         "time": at,
         "open": f"nb.attach({name!r})",
@@ -145,6 +146,88 @@ def test_what_is_for_another_viewer_is_not_ours(front):
     assert front.names() == []
 
 
+def test_a_kernel_that_falls_silent_greys_the_list_until_it_is_heard_again(front):
+    front.give(*FAMILY)
+    note = front.page.locator(".nbllm-loss")
+    assert not note.is_visible()
+    front.page.evaluate("() => { window.was = Date.now; Date.now = () => was() + 20_000; }")
+    note.wait_for()
+    assert "The kernel has not been heard since" in note.inner_text()
+    assert "nb.runs()" in note.inner_text()
+    buttons = front.page.locator(":is(button, input):visible")
+    assert buttons.evaluate_all("(all) => all.every((one) => one.closest('[inert]'))")
+    front.page.evaluate("() => { Date.now = was; }")
+    front.deliver({"type": "alive"})
+    note.wait_for(state="hidden")
+    front.page.get_by_role("checkbox", name="Compare base").check()
+
+
+def test_a_closed_comm_greys_the_list_at_once(front):
+    front.give(*FAMILY)
+    front.page.evaluate("() => { model.send = () => { throw new Error('Cannot send'); }; liveness(); }")
+    front.page.locator(".nbllm-loss").wait_for()
+    front.page.evaluate("() => { model.send = (content) => sent.push(content); }")  # for the test's end
+
+
+def manage(front, name, what):
+    """Open a run's row, and begin to rename or delete it."""
+    front.page.get_by_role("button", name=f"Open {name}").click()
+    front.page.get_by_role("button", name=f"{what} {name}", exact=True).click()
+
+
+def test_a_run_is_renamed(front):
+    front.give(*FAMILY)
+    manage(front, "base", "Rename")
+    field = front.page.get_by_label("New name of base")
+    assert field.input_value() == "base"
+    field.fill("taken")
+    field.press("Enter")
+    (asked,) = [message for message in front.take_sent() if message["type"] == "rename"]
+    assert (asked["run"], asked["name"]) == ("base", "taken")
+    front.deliver(
+        {"type": "refused", "to": front.viewer, "request": asked["request"], "reason": "It is taken."}
+    )
+    front.page.get_by_text("It is taken.").wait_for()
+    field.fill("better")
+    front.page.get_by_role("button", name="Rename", exact=True).click()
+    asked = front.take_sent()[-1]
+    front.deliver({"type": "done", "to": front.viewer, "request": asked["request"], "text": "Done."})
+    front.give(row("better"), gone=["base"], whole=False, seq=2)
+    assert "better" in front.names() and "base" not in front.names()
+    front.page.get_by_text("Done.").wait_for()
+
+
+def test_a_run_is_deleted_only_when_that_is_confirmed(front):
+    front.give(*FAMILY)
+    manage(front, "base", "Delete")
+    assert not [message for message in front.take_sent() if message["type"] == "delete"]
+    front.page.get_by_role("button", name="Cancel").click()
+    front.page.get_by_role("button", name="Delete base", exact=True).click()
+    front.page.keyboard.press("Escape")
+    front.page.get_by_role("button", name="Delete base", exact=True).press("Enter")
+    front.page.get_by_role("button", name="Delete for good").click()
+    (asked,) = [message for message in front.take_sent() if message["type"] == "delete"]
+    assert asked["run"] == "base"
+    front.deliver(
+        {"type": "done", "to": front.viewer, "request": asked["request"], "text": "base is deleted."}
+    )
+    front.give(gone=["base"], whole=False, seq=2)
+    assert "base" not in front.names()
+
+
+def test_a_live_run_can_be_neither_renamed_nor_deleted(front):
+    front.give(*FAMILY)
+    front.page.get_by_role("button", name="Open early").click()
+    for what in ("Rename", "Delete"):
+        button = front.page.get_by_role("button", name=f"{what} early", exact=True)
+        assert button.is_disabled()
+        assert "stop it first" in button.get_attribute("title")
+    front.give(row("early", state="stopped"), whole=False, seq=2)
+    front.page.get_by_role("button", name="Delete early", exact=True).click()
+    front.give(row("early", state="running"), whole=False, seq=3)  # started again meanwhile
+    assert not front.page.get_by_role("button", name="Delete for good").is_visible()
+
+
 def test_a_family_stands_as_a_tree(front):
     front.give(*FAMILY)
     assert front.names() == ["other", "run-9", "base", "early", "run-10", "late"]
@@ -156,6 +239,16 @@ def test_a_family_stands_as_a_tree(front):
     assert "forked\xa0at\xa0step\xa020" in rows.nth(3).inner_text()
     assert "forked from elsewhere at\xa0step\xa05" in rows.nth(1).inner_text()
     assert front.page.get_by_role("status").first.inner_text() == "6 runs: 1 running, 1 lost, 4 finished"
+
+
+def test_a_replay_stands_under_what_it_repeats(front):
+    front.give(row("base", at=1.0), row("again", at=9.0, state="replayed", replay_of="base"),
+               row("alone", at=0.5, state="replayed", replay_of="gone"))  # fmt: skip
+    assert front.names() == ["base", "again", "alone"]
+    rows = front.page.locator(".runs-table tbody tr")
+    assert "replay" in rows.nth(1).inner_text() and "replayed" in rows.nth(1).inner_text()
+    assert "replay of gone" in rows.nth(2).inner_text()
+    assert front.page.get_by_role("status").first.inner_text() == "3 runs: 2 replayed, 1 finished"
 
 
 def test_a_circle_of_parents_is_shown_all_the_same(front):

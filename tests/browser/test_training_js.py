@@ -65,14 +65,14 @@ def test_a_kernel_that_does_not_answer_is_spoken_of(fresh):
 
 def test_a_kernel_that_falls_silent_greys_the_panel_and_says_what_to_do(panel):
     root = panel.panel
-    expect(root.locator(".panel-silence")).to_be_hidden()
+    expect(root.locator(".nbllm-loss")).to_be_hidden()
     panel.page.evaluate("() => { silent = true; const now = Date.now; Date.now = () => now() + 20_000; }")
-    expect(root.locator(".panel-silence")).to_contain_text("The kernel has not been heard since")
-    expect(root.locator(".panel-silence")).to_contain_text('nb.attach("tour").resume() takes it up')
+    expect(root.locator(".nbllm-loss")).to_contain_text("The kernel has not been heard since")
+    expect(root.locator(".nbllm-loss")).to_contain_text('nb.attach("tour").resume() continues it')
     expect(root.locator(".run-left")).to_be_hidden()
     assert root.locator(".panel-body").evaluate("(body) => body.inert")
     panel.page.evaluate("() => { silent = false; }")  # it was only held up
-    expect(root.locator(".panel-silence")).to_be_hidden()
+    expect(root.locator(".nbllm-loss")).to_be_hidden()
     assert not root.locator(".panel-body").evaluate("(body) => body.inert")
 
 
@@ -314,7 +314,7 @@ def test_a_button_asks_says_so_and_says_what_became_of_it(panel, name):
     button(panel, name).click()  # twice is once
     assert len(panel.commands()) == 1
     panel.answer("c1")
-    expect(panel.outcome()).to_have_text(f"{said}: asked; it comes at the next step…")
+    expect(panel.outcome()).to_have_text(f"{said}: sent; it takes effect at the next step…")
     panel.update(step=125, actions=[action("c1", 125, said)])
     expect(panel.outcome()).to_have_text(f"{past} at step 125")
     expect(panel.panel.get_by_role("status").filter(has_text=past)).to_have_count(1)
@@ -352,7 +352,7 @@ def test_a_run_that_ends_before_it_takes_a_command_ends_the_wait(panel):
     button(panel, "Save").click()
     panel.answer("c1")
     panel.update(state="lost")
-    expect(panel.outcome()).to_have_text("save: the run ended before it took this")
+    expect(panel.outcome()).to_have_text("save: the run ended before this took effect")
 
 
 def test_an_answer_for_another_viewer_is_not_ours(panel):
@@ -364,12 +364,12 @@ def test_an_answer_for_another_viewer_is_not_ours(panel):
 def test_a_busy_kernel_is_spoken_of_until_it_answers(panel):
     button(panel, "Pause").click()
     expect(panel.outcome()).to_have_text(
-        "pause: waiting: the kernel is busy with a cell; the run itself goes on."
+        "pause: waiting: the kernel is busy with a cell; the run goes on."
         " In a terminal: nbllm runs steer tour pause",
         timeout=2000,
     )
     panel.answer("c1")
-    expect(panel.outcome()).to_have_text("pause: asked; it comes at the next step…")
+    expect(panel.outcome()).to_have_text("pause: sent; it takes effect at the next step…")
 
 
 def test_what_to_type_in_a_terminal_is_one_command_whatever_the_names_are(page, static_url, fresh):
@@ -447,7 +447,7 @@ def test_the_question_whether_to_stop_does_not_outlive_the_run(panel):
     [
         (
             {"state": "stopped", "reason": "asked to stop"},
-            "Stopped at step 120: asked to stop. It can go on from",
+            "Stopped at step 120: asked to stop. It can continue from",
         ),
         (
             {"state": "failed", "reason": "CUDA out of memory."},
@@ -473,7 +473,9 @@ def test_a_run_that_has_ended_says_what_happened_and_can_be_resumed(fresh, field
 def test_what_ended_and_cannot_go_on_here_says_so(fresh):
     panel = fresh()
     panel.snapshot(make_card(state="stopped", cannot={"start_again": "run the script again"}))
-    expect(panel.panel.locator(".run-ended")).to_contain_text("It cannot go on here: run the script again.")
+    expect(panel.panel.locator(".run-ended")).to_contain_text(
+        "It cannot be resumed here: run the script again."
+    )
     expect(button(panel, "Resume")).to_have_attribute("aria-disabled", "true")
 
 
@@ -505,12 +507,22 @@ def test_what_a_run_cannot_is_greyed_out_and_says_why(fresh):
     expect(button(panel, "Evaluate")).not_to_have_attribute("aria-disabled", "true")
 
 
+def test_a_replay_that_has_ended_says_so_and_is_not_resumed(fresh):
+    panel = fresh()
+    panel.snapshot(make_card(state="replayed", replay_of="base", reason="the replay is over"))
+    expect(panel.panel.locator(".run-state")).to_have_text("replayed")
+    expect(panel.panel.locator(".run-origin")).to_have_text("replay of base")
+    expect(panel.panel.locator(".run-ended")).to_be_hidden()
+    expect(button(panel, "Resume")).to_have_count(0)
+    expect(button(panel, "Pause")).to_have_attribute("aria-disabled", "true")
+
+
 def test_nobody_is_left_to_steer_a_finished_run_but_it_can_be_forked(fresh):
     panel = fresh()
     panel.snapshot(make_card(state="finished"))
     for name in ("Pause", "Stop", "Save", "Evaluate", "Rewind to 120", "Sample"):
         expect(button(panel, name)).to_have_attribute(
-            "title", re.compile("tour has finished; a fork goes on")
+            "title", re.compile("tour has finished; a fork can continue")
         )
     button(panel, "Fork").click()
     assert panel.commands() == [("tour", "fork", {"name": "tour-2", "step": None, "changes": {}})]
@@ -527,11 +539,11 @@ def test_the_learning_rate_tells_asked_from_applied(panel):
     value = panel.panel.locator(".panel-lr .panel-value")
     expect(value).to_have_text("0.001 set; 0.00091 by schedule now")
     rate(panel).fill("0.002")
-    expect(panel.outcome(".panel-lr")).to_have_text("Enter or Set asks the run for it.")
+    expect(panel.outcome(".panel-lr")).to_have_text("Press Enter or Set to apply it.")
     rate(panel).press("Enter")
     assert panel.commands() == [("tour", "set", {"lr": 0.002})]
     panel.answer("c1")
-    expect(panel.outcome(".panel-lr")).to_contain_text("lr=0.002: asked")
+    expect(panel.outcome(".panel-lr")).to_contain_text("lr=0.002: sent")
     expect(value).to_contain_text("0.001 set")
     settings = [setting("lr", 0.002), *make_card()["settings"][1:]]
     facts = {**make_card()["facts"], "lr": 0.002}
@@ -737,7 +749,7 @@ def test_a_prompt_is_sent_by_enter_and_its_sample_shown(panel):
     prompt.fill("def add(a, b):")
     prompt.press("Shift+Enter")
     prompt.type("    return")
-    panel.panel.get_by_label("Most tokens to write").fill("12")
+    panel.panel.get_by_label("Maximum number of tokens").fill("12")
     prompt.press("Enter")
     assert panel.commands() == [
         ("tour", "sample", {"prompt": "def add(a, b):\n    return", "max_new_tokens": 12})
@@ -760,10 +772,10 @@ def test_a_prompt_is_sent_by_enter_and_its_sample_shown(panel):
 
 @pytest.mark.parametrize("tokens", ["0", "many", "1.5", "-3"])
 def test_a_number_of_tokens_that_is_none_is_not_sent(panel, tokens):
-    panel.panel.get_by_label("Most tokens to write").fill(tokens)
+    panel.panel.get_by_label("Maximum number of tokens").fill(tokens)
     button(panel, "Sample").click()
     expect(panel.outcome(".panel-samples")).to_have_text(
-        "The number of tokens must be a whole number from 1."
+        "The number of tokens must be a whole number, 1 or more."
     )
     assert panel.commands() == []
 

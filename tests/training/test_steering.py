@@ -57,7 +57,8 @@ def test_a_run_returns_at_once_and_leaves_a_trained_model(start, lm, config):
     assert [e["step"] for e in run.events("evaluation")] == [6, 12]
     assert [e["step"] for e in run.events("sample")] == [6, 12]
     assert [c.step for c in run.checkpoints] == [0, 4, 8, 12]
-    # The person's model has the new weights, the same as the last checkpoint's.
+    # The user's model has the new weights, the same as the last checkpoint's, and says where they come from.
+    assert lm.origin == run.name
     stored = load(run.checkpoints[-1].path)
     for name, weight in weights(lm).items():
         assert torch.equal(weight, dict(stored.model.named_parameters())[name])

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import nbllm.widgets.attention as module
@@ -109,6 +109,21 @@ def test_the_cell_shows_a_shut_off_frame_and_the_strongest_pairs(lm):
     assert "7|2|4: PYTHON_PARAMS|1: <img src=x onerror=hit()>|0.75" in table
     assert table.index("0.75") < table.index("0.50")
     assert "\u202e" not in picture._repr_html_()
+
+
+def test_the_labels_are_the_tokens_that_the_weights_are_of(lm):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(lm.tokenizer.backend_tokenizer.to_str()), bos_token="<s>"
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    beginning = attention(LM(lm.model, tokenizer), "cat")
+    assert beginning.tokens == ["<s>", *"cat"]
+    assert beginning.weights.shape[-2:] == (4, 4)
+    assert attention(lm, "cat").tokens == [*"cat"]
+    assert (
+        attention(LM(lm.model, tokenizer), "<s>cat").tokens == beginning.tokens
 
 
 def test_one_token_is_a_picture_too(lm):

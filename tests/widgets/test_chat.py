@@ -15,6 +15,7 @@ from nbllm.data.tokenizer import train_tokenizer
 from nbllm.inference.chat import AnswerToken
 from nbllm.inference.runners import compiled
 from nbllm.nn import kernels
+from nbllm.widgets import base
 from nbllm.widgets.conversation import Conversation
 from tests.widgets.conftest import Viewer
 
@@ -287,7 +288,7 @@ def test_exports_hold_the_conversation(talk):
         [t[2] for t in model["tokens"]], abs=1e-6
     )
     assert made["settings"]["max_new_tokens"] == 12
-    assert "LM(gpt2" in made["model"]
+    assert made["model"] == "a new gpt2 model" and "2 layers x 32" in made["shape"]
     markdown = told["text/markdown"]["text"]
     assert f"## User\n\n`````text\nsay ```` {HOSTILE}\n`````" in markdown
     assert told["text/markdown"]["name"].endswith(".md")
@@ -296,7 +297,7 @@ def test_exports_hold_the_conversation(talk):
 
 def test_the_picture_shows_everything_and_does_nothing(talk):
     chat = talk(system=HOSTILE)
-    assert "Nothing" in nb.chat(chat.panel.lm)._repr_html_()
+    assert "No messages" in nb.chat(chat.panel.lm)._repr_html_()
     chat.ask(HOSTILE)
     chat.ended()
     html = chat.panel._repr_html_()
@@ -330,3 +331,21 @@ def test_an_answer_begins_without_the_space_that_its_first_token_has():
         turn.take(AnswerToken(text, text, 0.5, ()))
     assert turn.text == "The cat"
     assert [token.text for token in turn.tokens] == ["", "The", " cat"]
+
+
+def test_a_viewer_hears_that_the_kernel_lives_while_nothing_happens(talk, monkeypatch):
+    monkeypatch.setattr(base, "BEAT", 0.02)
+    chat = talk()
+    chat.viewer.messages.clear()
+    chat.viewer.wait("alive")
+
+
+def test_it_is_headed_by_where_the_model_comes_from(talk, lm, listen, monkeypatch):
+    assert talk().viewer.wait("state")["name"] == "a new gpt2 model"
+    monkeypatch.setattr(lm, "origin", f"my-model\n{HOSTILE}")
+    chat = talk()
+    said = chat.viewer.wait("state")
+    assert said["name"] == f"my-model\ufffd{HOSTILE}".replace("\u202e", "\ufffd")
+    assert said["shape"].startswith("gpt2, 2 layers x 32, 4 heads")
+    assert repr(chat.panel).splitlines()[0] == f"Chat with {said['name']}"
+    assert "Chat with my-model\ufffd&lt;img" in chat.panel._repr_html_()

@@ -15,9 +15,12 @@ from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
+from nbllm.runs.summary import REPLAY_OVER
+from nbllm.widgets.card import CardMaker
 from nbllm.widgets.comparison import points_of
 from nbllm.widgets.overview import Overview
 from nbllm.widgets.runs import RunsPanel
+from nbllm.widgets.training import TrainingPanel
 from tests.runs.test_skim import long_run
 
 
@@ -118,6 +121,24 @@ def test_every_run_has_a_row(told, tmp_path):
     assert set(curves) == {"first", "warmer"}
     assert curves["first"][0] == pytest.approx(4.99)
     assert curves["first"][-1] == pytest.approx(4.6)
+
+
+def test_a_replay_is_listed_as_replayed(told, tmp_path):
+    grown(tmp_path, "first")
+    again = grown(tmp_path, "again", replay={"of": "first"}, end="stopped", reason=REPLAY_OVER)
+    grown(tmp_path, "broken", replay={"of": "first"}, end="failed", reason="NaN")
+    panel = told()
+    panel.say("hello")
+    rows = rows_of(panel.wait("runs", lambda message: message["whole"]))
+    assert [rows[name]["state"] for name in ("first", "again", "broken")] == [
+        "finished",
+        "replayed",
+        "failed",
+    ]
+    assert [rows[name]["replay_of"] for name in ("first", "again")] == ["", "first"]
+    assert [rows[name]["reason"] for name in ("again", "broken")] == ["", "NaN"]
+    card = CardMaker(Run(again), 1).card()
+    assert (card["state"], card["replay_of"]) == ("replayed", "first")
 
 
 def test_the_name_alone_opens_a_run_of_the_usual_folder(told, tmp_path, monkeypatch):
@@ -243,6 +264,51 @@ def test_the_points_of_compared_runs_come_and_come_again(told, tmp_path):
     assert panel.wait("comparison")["runs"] == []
 
 
+def test_runs_are_renamed_and_deleted_but_no_live_one(told, tmp_path):
+    grown(tmp_path, "first")
+    grown(tmp_path, "second", parent={"name": "first", "step": 40})
+    grown(tmp_path, "live", end="")
+    panel = told()
+    panel.say("hello")
+    panel.wait("runs", lambda message: message["whole"])
+    panel.say("rename", run="first", name="best", request=1)
+    done = panel.wait("done")
+    assert (done["to"], done["request"], done["text"]) == ("a", 1, "first is now called best.")
+    news = panel.wait("runs", lambda message: message["gone"])
+    assert news["gone"] == ["first"]
+    assert rows_of(news)["best"]["step"] == 40
+    assert rows_of(news)["second"]["parent"] == {"run": "best", "step": 40}
+    panel.say("rename", run="best", name="second", request=2)
+    assert "second" in panel.wait("refused", lambda message: message["request"] == 2)["reason"]
+    panel.say("rename", run="best", name="../best", request=3)
+    assert "cannot be the name" in panel.wait("refused", lambda message: message["request"] == 3)["reason"]
+    for request, kind in enumerate(("rename", "delete"), start=4):
+        panel.say(kind, run="live", name="dead", request=request)
+        refused = panel.wait("refused", lambda message, n=request: message["request"] == n)
+        assert "live is running" in refused["reason"]
+    (tmp_path / "second" / "notes.txt").write_text("mine")
+    panel.say("delete", run="second", request=6)
+    assert "notes.txt" in panel.wait("done")["text"]
+    assert panel.wait("runs", lambda message: message["gone"])["gone"] == ["second"]
+    assert (tmp_path / "second" / "notes.txt").read_text() == "mine"
+    panel.say("delete", run="../" + tmp_path.name + "/best", request=7)
+    assert "no run" in panel.wait("refused", lambda message: message["request"] == 7)["reason"]
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "live", "second"}
+
+
+def test_a_run_that_a_panel_of_this_kernel_shows_knows_its_new_name(told, tmp_path, monkeypatch):
+    run = Run(grown(tmp_path, "first"))
+    shown = TrainingPanel(run)
+    monkeypatch.setattr("nbllm.widgets.show.run_panels", [shown])
+    panel = told()
+    panel.say("hello")
+    panel.wait("runs", lambda message: message["whole"])
+    panel.say("rename", run="first", name="best", request=1)
+    panel.wait("done")
+    assert (run.name, run.state) == ("best", "finished")
+    shown.close()
+
+
 def test_what_a_viewer_may_not_ask(told, tmp_path):
     panel = told()
     panel.say("compare", runs="all")
@@ -271,7 +337,7 @@ def test_hostile_records_are_sent_as_plain_json(told, tmp_path):
     panel.say("hello")
     panel.say("compare", runs=["first", "second"])
     whole = panel.wait("runs", lambda message: message["whole"])
-    assert whole["unreadable"] == [["bad\ufffdname", "Its name holds signs that cannot be shown."]]
+    assert whole["unreadable"] == [["bad\ufffdname", "Its name has characters that cannot be shown."]]
     rows = rows_of(whole)
     assert rows["first"]["reason"] == "<img src=x onerror=alert(1)>\ufffdgnp.\ufffd\ufffd"
     assert rows["first"]["parent"]["step"] is None

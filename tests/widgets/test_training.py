@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -189,14 +190,29 @@ def test_a_run_that_ends_says_so_to_whoever_keeps_the_static_picture(start, path
 
 
 def test_a_folder_that_vanishes_is_a_state_and_no_error(start, path, watch):
-    import shutil
-
     start(steps=5).join(10)  # it has let go of the folder, too
     viewer = watch()
     viewer.wait("snapshot")
     shutil.rmtree(path)
     wait_until(lambda: viewer.cards()["tour"]["state"] == "lost")
-    assert "gone" in " ".join(viewer.cards()["tour"]["problems"])
+    card = viewer.cards()["tour"]
+    assert card["gone"] and "gone" in " ".join(card["problems"])
+    assert "deleted" in card["cannot"]["start_again"]  # no live button
+
+
+def test_a_renamed_run_and_a_deleted_relative_are_followed(start, path, watch):
+    start(steps=5).join()
+    child = create(path.parent, "child", {"parent": {"name": path.name, "step": 3}})
+    viewer = watch()
+    assert set(viewer.cards()) == {"tour", "child"}
+    viewer.panel.run.rename("renamed")
+    told = viewer.wait("snapshot", lambda message: message["focus"] == "renamed")
+    assert {card["key"] for card in told["runs"]} == {"renamed", "child"}
+    assert len(viewer.points("renamed")["step"]) == 5
+    wait_until(lambda: viewer.cards()["child"]["parent"]["run"] == "renamed")
+    shutil.rmtree(child)
+    wait_until(lambda: set(viewer.cards()) == {"renamed"})
+    wait_until(lambda: viewer.cards()["renamed"]["state"] == "finished")
 
 
 def test_hostile_text_stays_text(path, watch):

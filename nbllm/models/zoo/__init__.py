@@ -1,1 +1,1 @@
-"""Published models by name: what there is, where each can be had, what is here."""
+"""Published models by name: which there are, where each can be downloaded, which are on this machine."""

@@ -53,7 +53,7 @@ def locate(path: Path | str, *, also: Iterable[str] = ()) -> Path:
     if path in MODELS:
         return MODELS[path].find() or fetch(path)
     if len(place.parts) > 1:
-        return place  # no name: whoever opens it says what is missing there
+        return place  # a path, not a name: opening it reports what is missing
     raise WeightsError(
         f"There is no file or folder {path!r}, and no run or published model of this name.",
         hint=f"{nearest(path.lower(), [*MODELS, *also])} nb.models() and nb.runs() list them.",

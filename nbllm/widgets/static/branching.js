@@ -1,5 +1,5 @@
 // @ts-check
-/** Going back, and going another way: the rewind slider over checkpoints, and the fork. */
+/** Rewinding and forking: the slider over checkpoints, and the fields of a fork. */
 import { element, formatBytes, formatCount, visibleText } from "./common.js";
 import { blockedReason } from "./controls.js";
 import { clock, draftField, keyed, onAnswers, pushButton, setAttribute, setShown, setText, typedNumber } from "./dom.js";
@@ -52,7 +52,7 @@ export class BranchingPart {
     this.destroy = onAnswers(panel, (request) => this.#answered(request));
   }
 
-  /** The checkpoint that a person has chosen, or the newest. */
+  /** The checkpoint that the user has chosen, or the newest. */
   get chosen() {
     const step = this.panel.ui.chosen.get(this.card.key);
     return this.points.find((point) => point.step === step) ?? this.points.at(-1);
@@ -74,7 +74,7 @@ export class BranchingPart {
     this.#showChanges();
   }
 
-  /** Steer the fork that has begun, for who wants to: nobody is taken away from what they do. @param {Map<string, any>} cards */
+  /** Offer to steer the fork that has started; the focus stays where it is. @param {Map<string, any>} cards */
   #offer(cards) {
     const newest = this.line.newest(this.card.key);
     const fork = newest?.phase === "done" ? cards.get(newest.begun) : undefined;
@@ -113,8 +113,8 @@ export class BranchingPart {
     keyed(this.changes, shown, ({ name }) => name, ({ name }) => this.#makeChange(name), (_, { name, value, help }) => {
       const field = this.fields.get(name);
       field.show(card.key);
-      setAttribute(field.node, "placeholder", value == null ? "as it is" : plainNumber(value, 6));
-      setAttribute(field.node, "title", `${help} Empty: as it is.`);
+      setAttribute(field.node, "placeholder", value == null ? "unchanged" : plainNumber(value, 6));
+      setAttribute(field.node, "title", `${help} Empty: unchanged.`);
     });
     const rest = settings.filter((/** @type {any} */ setting) => !shown.includes(setting));
     setShown(this.more, rest.length > 0);

@@ -19,7 +19,7 @@ const KEYS_HELP =
 let chartsMade = 0;
 
 export class Chart {
-  /** @type {((view: [number, number] | null) => void) | null} called after the person zoomed or moved */
+  /** @type {((view: [number, number] | null) => void) | null} called after the user zoomed or moved */
   onView = null;
   /** @type {Series[]} */
   #series = [];
@@ -137,7 +137,7 @@ export class Chart {
     this.#schedule();
   }
 
-  /** Draw now what `redraw` or a setter has asked for: whoever draws in a frame draws all in it. */
+  /** Draw at once what `redraw` or a setter has requested. */
   paint() {
     if (this.#frame > 0) cancelAnimationFrame(this.#frame);
     else if (this.#frame < 0 || !this.#stale) return;
@@ -390,7 +390,7 @@ export class Chart {
     this.legend.replaceChildren(...(shown.length > 1 ? shown.map(entry) : []));
   }
 
-  /** The newest values, for who cannot see the curves. */
+  /** The newest values, for screen readers. */
   #describe() {
     const newest = this.#series
       .filter(({ faint }) => !faint || this.#series.length === 1)

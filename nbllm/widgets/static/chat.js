@@ -4,18 +4,16 @@ import { ChatControls } from "./chat_controls.js";
 import { ChatLog } from "./chat_log.js";
 import { TokenTip } from "./chat_tokens.js";
 import { element, errorBox, formatCount, suppressShortcuts } from "./common.js";
+import { Connection, LossNote } from "./connection.js";
 import { icon, setAttribute, setShown, setText } from "./dom.js";
 
-const PATIENCE = 1500; // milliseconds after which a person is told that the kernel has not answered
+const PATIENCE = 1500; // milliseconds after which the user is told that the kernel has not answered
 const BUSY = "The kernel has not answered yet: it is busy with a cell, or was restarted.";
-const GONE = "The kernel of this conversation is gone. Run the cell again to begin a new one.";
-const ASK_AGAIN = 5000; // milliseconds after which hello is said again: the first may wait for the end of a running cell
+const LOST = "If the kernel has ended, run the cell again: it begins a new conversation. The text of this one can still be copied.";
 
 class ChatView {
   /** @param {any} model @param {HTMLElement} el */
   constructor(model, el) {
-    this.model = model;
-    this.viewer = `chat-${Math.random().toString(36).slice(2)}`;
     this.seq = -1;
     /** @type {import("./chat_log.js").ChatTurn[]} */
     this.turns = [];
@@ -23,13 +21,15 @@ class ChatView {
     /** The request whose acceptance clears the composer. */
     this.asked = 0;
     this.waiting = 0;
-    this.again = 0;
     this.sure = 0;
     this.errors = errorBox();
     this.#build(el);
-    this.listen = (/** @type {any} */ content) => this.guarded(() => this.#take(content))();
-    model.on("msg:custom", this.listen);
-    this.guarded(() => this.#hello())();
+    this.connection = new Connection({
+      onMessage: (content) => this.#take(content),
+      onChange: () => this.#showConnection(),
+      onProblem: (problem) => this.errors.show(problem),
+    });
+    this.connection.open(model);
   }
 
   /** @param {HTMLElement} el */
@@ -48,13 +48,14 @@ class ChatView {
       guarded: (listener) => this.guarded(listener),
     });
     this.controls = new ChatControls(this.guarded(() => this.#ask("controls", {})));
+    this.name = element("bdi", { class: "chat-name", text: "Chat" });
     this.about = element("span", { class: "chat-about muted" });
     this.clear = button("New conversation", () => this.#clear(), { class: "chat-small" });
     this.exports = element("span", { class: "chat-exports" }, element("span", { class: "muted chat-hint", text: "Export" }),
       button("JSON", () => this.#send("export", { format: "json" }), { class: "chat-small", "aria-label": "Export as JSON", title: "Export: messages, and every token's probability" }),
       button("Markdown", () => this.#send("export", { format: "md" }), { class: "chat-small", "aria-label": "Export as Markdown", title: "Export: the messages" }),
       this.clear);
-    const head = element("div", { class: "chat-head" }, element("strong", { text: "Chat" }), this.about, this.exports);
+    const head = element("div", { class: "chat-head" }, this.name, this.about, this.exports);
     this.field = element("textarea", {
       rows: 1, class: "chat-field", placeholder: "Ask something", "aria-label": "Question", dir: "auto",
       oninput: () => this.#grow(), onkeydown: this.guarded((event) => this.#onKey(event)),
@@ -75,20 +76,16 @@ class ChatView {
         element("label", { class: "chat-tint muted", title: "The stronger the tint, the less probable the token was" }, tint, "Tint by probability")),
       this.prompt, this.spoken, this.tip.node,
     );
+    this.loss = new LossNote(this.root);
+    this.log.node.after(this.loss.node);
     this.#showRunning();
     el.replaceChildren(this.root);
   }
 
   destroy() {
     clearTimeout(this.waiting);
-    clearTimeout(this.again);
     clearTimeout(this.sure);
-    this.model.off("msg:custom", this.listen);
-    try {
-      this.#send("bye", {});
-    } catch {
-      // The kernel is gone, and with it who would have heard.
-    }
+    this.connection.close();
     this.root.remove();
   }
 
@@ -116,22 +113,24 @@ class ChatView {
       this.waiting = window.setTimeout(() => setText(this.status, BUSY), PATIENCE);
     }
     try {
-      this.model.send({ type, viewer: this.viewer, ...fields }, undefined, []);
+      this.connection.send({ type, ...fields });
     } catch {
-      clearTimeout(this.waiting);
-      throw new Error(GONE);
+      // The kernel is gone, as the note says by now.
     }
   }
 
-  /** Ask for everything, until it comes. */
-  #hello() {
-    clearTimeout(this.again);
-    this.again = window.setTimeout(this.guarded(() => this.#hello()), ASK_AGAIN);
-    this.#send("hello", {}, true);
+  #showConnection() {
+    const { connection } = this;
+    this.loss.show(connection, [this.exports, this.controls.node, this.send, this.stop, this.prompt], () => LOST);
+    clearTimeout(this.waiting);
+    if (connection.isLost) setText(this.status, "");
+    else if (connection.isUnanswered) setText(this.status, BUSY);
+    else this.#answered();
   }
 
   /** @param {string} type @param {Record<string, any>} fields */
   #ask(type, fields) {
+    if (this.connection.isLost) return;
     this.errors.clear();
     this.#send(type, { ...fields, request: ++this.request, controls: this.controls.values }, true);
   }
@@ -144,19 +143,19 @@ class ChatView {
   }
 
   #stop() {
-    if (!this.running) return;
+    if (!this.running || this.connection.isLost) return;
     this.#send("stop", {}, true);
     setAttribute(this.stop, "aria-busy", "true");
   }
 
-  /** Twice, for what it drops is gone. */
+  /** Must be pressed twice: the conversation is lost. */
   #clear() {
     if (this.sure) {
       this.#notSure();
       this.#ask("clear", {});
       return;
     }
-    setText(this.clear, "Drop this one?");
+    setText(this.clear, "Delete this one?");
     this.sure = window.setTimeout(() => this.#notSure(), 4000);
   }
 
@@ -183,7 +182,6 @@ class ChatView {
 
   /** @param {any} content */
   #take(content) {
-    if (content.to !== undefined && content.to !== this.viewer) return;
     if (content.type === "state") this.#takeState(content);
     else if (content.type === "tokens") this.#takeTokens(content);
     else if (content.type === "accepted") this.#accepted(content);
@@ -194,22 +192,25 @@ class ChatView {
   }
 
   /** @param {any} content */
-  #takeState({ seq, model, controls, turns }) {
+  #takeState({ seq, name, shape, controls, turns }) {
     if (seq < this.seq) return;
-    clearTimeout(this.again);
+    this.connection.answered();
     this.seq = seq;
     const wasRunning = this.running;
     this.turns = turns;
     this.#answered();
-    setText(this.about, model);
-    setAttribute(this.about, "title", model);
+    setText(this.name, name);
+    setAttribute(this.name, "title", name);
+    setAttribute(this.root, "aria-label", `Chat with ${name}`);
+    setText(this.about, shape);
+    setAttribute(this.about, "title", shape);
     this.controls.show(controls);
     this.tip.hide();
     this.log.show(turns);
     this.#showRunning();
     const last = turns.at(-1);
     if (wasRunning && !this.running && last) {
-      setText(this.spoken, last.state === "failed" ? `No answer: ${last.error}` : `The answer is ${last.state === "stopped" ? "stopped" : "whole"}.`);
+      setText(this.spoken, last.state === "failed" ? `No answer: ${last.error}` : `The answer is ${last.state === "stopped" ? "stopped" : "complete"}.`);
     }
     this.#askPrompt();
   }
@@ -219,7 +220,7 @@ class ChatView {
     if (this.seq < 0) return; // all of it is on its way
     if (this.log.take(turn, first, tokens, seconds)) return;
     this.seq = -1; // something was lost
-    this.#hello();
+    this.connection.hello();
   }
 
   /** @param {{request: number}} content */
@@ -248,7 +249,7 @@ class ChatView {
 
   #answered() {
     clearTimeout(this.waiting);
-    setText(this.status, this.running ? "Escape stops" : "Enter sends, Shift+Enter begins a line");
+    setText(this.status, this.running ? "Escape stops" : "Enter sends, Shift+Enter adds a line");
   }
 
   #showRunning() {

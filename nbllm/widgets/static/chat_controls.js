@@ -1,20 +1,20 @@
 // @ts-check
-/** How the model answers: system prompt, temperature, top-p, length, seed. */
+/** The settings of the answers: system prompt, temperature, top-p, length, seed. */
 import { element } from "./common.js";
 
 const FIELDS = /** @type {const} */ ([
   ["temperature", "Temperature", "0: always the likeliest token; 1: the model's own distribution"],
   ["top_p", "Top-p", "Only the likeliest tokens that together have this probability; 1: all"],
-  ["max_new_tokens", "Most tokens", "The answer ends there"],
+  ["max_new_tokens", "Maximum tokens", "An answer is cut off there"],
   ["seed", "Seed", "The same seed and conversation give the same answer; empty: another each time"],
 ]);
 
 export class ChatControls {
-  /** @param {() => void} changed called when a person has changed one */
+  /** @param {() => void} changed called when the user has changed one */
   constructor(changed) {
     /** @type {Map<string, any>} */
     this.fields = new Map();
-    /** What the kernel has said last. @type {Record<string, string>} */
+    /** What the kernel told last. @type {Record<string, string>} */
     this.known = {};
     const boxes = FIELDS.map(([name, label, title]) => {
       const field = element("input", {

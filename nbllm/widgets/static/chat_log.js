@@ -10,8 +10,8 @@ import { TokenRun } from "./chat_tokens.js";
  */
 
 const ENDED = new Map([
-  ["length", "cut off at the most tokens"],
-  ["context", "the model's positions are full"],
+  ["length", "cut off at the token limit"],
+  ["context", "the context is full"],
   ["stop", "ended by a stop string"],
 ]);
 const AT_END = 24; // pixels from the end within which new text keeps the end in view
@@ -24,8 +24,8 @@ export class ChatLog {
     this.empty = element(
       "div",
       { class: "chat-empty muted" },
-      element("strong", { text: "Nothing said yet." }), element("br"),
-      "Ask something below. Point at a word of an answer to see how probable it was, and what else it might have been.",
+      element("strong", { text: "No messages yet." }), element("br"),
+      "Ask something below. Point at a token of an answer to see its probability and the most probable alternatives.",
     );
     this.list = element("div", { class: "chat-turns" });
     this.node = element(
@@ -66,7 +66,7 @@ export class ChatLog {
     return turn.role === "user" ? new QuestionTurn(turn, this.actions) : new AnswerTurn(turn, this.tip, this.actions);
   }
 
-  /** Keep the end in view where it is, and show it when somebody has asked. @param {() => void} change @param {boolean} [asked] */
+  /** Keep the end in view if it is, and scroll to it after a question. @param {() => void} change @param {boolean} [asked] */
   #keepEnd(change, asked = false) {
     const { node } = this;
     const atEnd = asked || node.scrollHeight - node.scrollTop - node.clientHeight < AT_END;
@@ -83,7 +83,7 @@ class QuestionTurn {
     this.text = element("div", { class: "chat-text", dir: "auto", text: turn.text });
     this.raw = turn.text;
     this.button = element("button", { type: "button", class: "chat-small", text: "Edit", "aria-label": "Edit this question", onclick: actions.guarded(() => this.#open(true)) });
-    this.field = element("textarea", { rows: 3, dir: "auto", "aria-label": "The question anew", onkeydown: actions.guarded((event) => this.#onKey(event)) });
+    this.field = element("textarea", { rows: 3, dir: "auto", "aria-label": "Edited question", onkeydown: actions.guarded((event) => this.#onKey(event)) });
     this.form = element(
       "div",
       { class: "chat-edit", hidden: true },
@@ -91,9 +91,9 @@ class QuestionTurn {
       element(
         "div",
         { class: "chat-row" },
-        element("button", { type: "button", class: "chat-button primary", text: "Ask anew", onclick: actions.guarded(() => this.#ask()) }),
+        element("button", { type: "button", class: "chat-button primary", text: "Ask again", onclick: actions.guarded(() => this.#ask()) }),
         element("button", { type: "button", class: "chat-button", text: "Cancel", onclick: actions.guarded(() => this.#open(false)) }),
-        element("span", { class: "muted chat-hint", text: "What comes after it is dropped." }),
+        element("span", { class: "muted chat-hint", text: "What follows it is deleted." }),
       ),
     );
     this.node = Object.assign(

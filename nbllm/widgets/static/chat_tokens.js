@@ -1,5 +1,5 @@
 // @ts-check
-/** The tokens of an answer: each shows its probability and what else it might have been, to pointer and keyboard. */
+/** The tokens of an answer: each shows its probability and its likeliest alternatives, to pointer and keyboard. */
 import { element, visibleText } from "./common.js";
 
 /**
@@ -167,7 +167,7 @@ function makeTipTable([, shown, probability, alternatives]) {
   );
 }
 
-/** @param {ChatToken} token @returns {string} for who does not see the tip */
+/** @param {ChatToken} token @returns {string} for screen readers */
 function describeToken([, shown, probability, alternatives]) {
   const others = alternatives.map(([text, value]) => `${visibleToken(text)} ${formatProbability(value)}`).join(", ");
   return `${visibleToken(shown)} ${formatProbability(probability)}; instead: ${others}.`;

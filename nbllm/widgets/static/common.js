@@ -13,7 +13,7 @@ export function visibleText(text) {
   return String(text).replaceAll("\r\n", "\n").replace(UNSEEN, "\ufffd");
 }
 
-/** Attributes that only work as properties, or only as long as nobody has typed. */
+/** Attributes that work only as properties, or only until the user types. */
 const LIVE_PROPERTIES = new Set(["value", "checked", "indeterminate"]);
 
 /**

@@ -9,10 +9,11 @@ import { isLive } from "./requests.js";
 
 const ABOUT = new Set(["pause", "resume", "stop", "save", "evaluate", "start_again"]);
 const ENDED = {
-  finished: "has finished; a fork goes on from it",
-  stopped: "was stopped; Resume goes on from its newest checkpoint",
-  failed: "has failed; Resume goes on from its newest good checkpoint",
-  lost: "is lost; Resume goes on from its newest good checkpoint",
+  finished: "has finished; a fork can continue from it",
+  replayed: "is a replay that has ended; a fork can continue from it",
+  stopped: "was stopped; Resume continues from its newest checkpoint",
+  failed: "has failed; Resume continues from its newest good checkpoint",
+  lost: "is lost; Resume continues from its newest good checkpoint",
 };
 
 /** @param {any} card @param {string} action @returns {string} why it cannot be asked now; "": it can */

@@ -16,7 +16,7 @@ const NO_X = new Float64Array(0);
 
 /**
  * Where a step stands along another column; between points by proportion, beyond them at the end.
- * @param {PointTable} steps @param {number} step @param {Axis} axis @returns {number} NaN: nobody knows
+ * @param {PointTable} steps @param {number} step @param {Axis} axis @returns {number} NaN: unknown
  */
 export function placeOfStep(steps, step, axis) {
   return axis === "step" ? step : interpolated(steps, step, "step", axis);
@@ -129,7 +129,7 @@ export function lossSeries(card, points, curves, { axis, view, smoothing, alone,
 /**
  * What happened along a run's curve.
  * @param {any} card @param {PointTable} steps @param {Axis} axis @param {Iterable<any>} family
- * @param {number | null} chosen the checkpoint to which the run may be rewound, if a person has chosen one
+ * @param {number | null} chosen the checkpoint to which the run may be rewound, if the user has chosen one
  * @returns {Mark[]}
  */
 export function marksOf(card, steps, axis, family, chosen) {

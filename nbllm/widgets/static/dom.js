@@ -1,5 +1,5 @@
 // @ts-check
-/** Changing a page as little as possible: what a person types, has chosen or focused stays. */
+/** Changing a page as little as possible: what the user has typed, chosen or focused stays. */
 import { element, visibleText } from "./common.js";
 
 /**
@@ -10,7 +10,7 @@ import { element, visibleText } from "./common.js";
  * @typedef {{focus: string, axis: "step" | "tokens" | "seconds", view: [number, number] | null, log: boolean,
  *   smoothing: number, hidden: Set<string>, open: Map<string, boolean>, drafts: Map<string, string>,
  *   chosen: Map<string, number>, extra: Map<string, string[]>}} Look
- *   what a person has made of the panel; it survives the view
+ *   how the user has arranged the panel; it outlives the view
  */
 
 /** @param {any} node @param {unknown} text */
@@ -137,12 +137,12 @@ export function draftField(panel, name, node, edited = () => {}) {
   );
   return {
     node,
-    /** @param {string} of the run it is about now @param {string} [text] shown while nobody has typed */
+    /** @param {string} of the run it is about now @param {string} [text] shown until the user types */
     show(of, text = "") {
       [run, fallback] = [of, text];
       show();
     },
-    /** What a person has typed; null: nothing. @returns {string | null} */
+    /** What the user has typed; null: nothing. @returns {string | null} */
     get typed() {
       return panel.ui.drafts.get(key()) ?? null;
     },
@@ -159,7 +159,7 @@ export function draftField(panel, name, node, edited = () => {}) {
 }
 
 /**
- * Details that stay open or closed as a person left them.
+ * Details that stay open or closed as the user left them.
  * @param {PanelContext} panel @param {string} name @param {any} summary @param {...any} children
  */
 export function disclosure(panel, name, summary, ...children) {
@@ -180,7 +180,7 @@ export function onAnswers(panel, listener) {
   return () => listeners.delete(listener);
 }
 
-/** @param {string} text @returns {number} the number that a person has typed; NaN: none */
+/** @param {string} text @returns {number} the number that the user has typed; NaN: none */
 export function typedNumber(text) {
   return text.trim() === "" ? NaN : Number(text.trim());
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** What a person does to a chart with mouse, finger, wheel and keys. */
+/** Input to a chart: mouse, touch, wheel and keys. */
 
 /**
  * @typedef {{plot: import("./plot.js").Plot | null, isZoomed: boolean, cursor: number | null,
@@ -60,8 +60,8 @@ export class ChartInput {
     const { plot } = this.chart;
     if (!plot || !(event.ctrlKey || event.metaKey || event.shiftKey)) return; // the page scrolls
     event.preventDefault();
-    const turned = (event.deltaY || event.deltaX) * (event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? 400 : 1);
-    const factor = Math.exp(Math.max(-0.7, Math.min(0.7, turned * (Math.abs(turned) < 30 ? 0.01 : 0.003))));
+    const delta = (event.deltaY || event.deltaX) * (event.deltaMode === 1 ? 16 : event.deltaMode === 2 ? 400 : 1);
+    const factor = Math.exp(Math.max(-0.7, Math.min(0.7, delta * (Math.abs(delta) < 30 ? 0.01 : 0.003))));
     this.chart.zoom(plot.x.from(this.place(event).x), factor);
   }
 

@@ -49,7 +49,8 @@ export class HeadPart {
     setText(this.step, stepText(card));
     const left = card.facts.seconds_left;
     setText(this.left, card.state === "running" && left > 0 ? `about ${formatDuration(left)} left` : heardText(card));
-    setText(this.origin, card.parent ? `forked from ${card.parent.run} at step ${formatCount(card.parent.step)}` : "");
+    const replay = card.replay_of ? `replay of ${card.replay_of}` : "";
+    setText(this.origin, card.parent ? `forked from ${card.parent.run} at step ${formatCount(card.parent.step)}` : replay);
     this.#progress(card);
     this.#facts(card);
     const sentence = endSentence(card);
@@ -100,10 +101,11 @@ function heardText({ last_heard: seconds, host }) {
 /** @param {any} card @returns {string} what ended the run, and what can be done; "" while it is live */
 function endSentence(card) {
   const { state, step, reason, cannot } = card;
+  if (card.gone) return ""; // as `problems` says
   const because = reason ? `: ${reason.replace(/\.$/, "")}.` : ".";
   const newest = card.checkpoints.filter((/** @type {any} */ one) => one.on_branch).at(-1);
   const from = newest ? `the newest good checkpoint, step ${formatCount(newest.step)}` : "the beginning: there is no checkpoint";
-  const goOn = Object.hasOwn(cannot, "start_again") ? `It cannot go on here: ${cannot.start_again}.` : `It can go on from ${from}.`;
+  const goOn = Object.hasOwn(cannot, "start_again") ? `It cannot be resumed here: ${cannot.start_again}.` : `It can continue from ${from}.`;
   if (state === "stopped") return `Stopped at step ${formatCount(step)}${because} ${goOn}`;
   if (state === "failed") return `Failed at step ${formatCount(step)}${because} ${goOn}`;
   if (state === "lost") {

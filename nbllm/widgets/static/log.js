@@ -23,7 +23,7 @@ export class LogPart {
     this.warned = element("section", { "aria-label": "Warnings", hidden: true }, element("h3", { text: "Warnings" }), this.warnings, this.moreWarnings);
     this.head = element("h3", { text: "Actions" });
     this.body = element("tbody");
-    this.none = element("p", { class: "muted", text: "Nothing has been asked of this run yet." });
+    this.none = element("p", { class: "muted", text: "No actions yet." });
     const header = ["step", "action", "by", "outcome", "when"].map((text, i) =>
       element("th", { scope: "col", class: i === 0 ? "number" : null, text }),
     );

@@ -1,5 +1,5 @@
 // @ts-check
-/** What a person has asked of the runs, and what became of it. */
+/** The user's requests to the runs, and their outcomes. */
 import { formatCount } from "./common.js";
 
 /**
@@ -11,13 +11,13 @@ import { formatCount } from "./common.js";
  *   answer: the run's own, an action; begun: the key of the run that a fork has made
  */
 
-const PATIENCE = 400; // milliseconds until a person is told that the kernel is busy
+const PATIENCE = 400; // milliseconds until the user is told that the kernel is busy
 const START_PATIENCE = 4000; // of what the kernel does itself: it loads a model first
 const MOST_REQUESTS = 60;
 const LIVE_STATES = new Set(["starting", "running", "paused"]);
 const OPEN = new Set(["asked", "waiting", "sent"]);
 
-/** @param {any} card @returns {boolean} whether somebody trains it */
+/** @param {any} card @returns {boolean} whether a trainer is active */
 export function isLive(card) {
   return LIVE_STATES.has(card.state);
 }
@@ -112,20 +112,20 @@ export class Requests {
   }
 }
 
-/** @param {Request} request @param {any} card its run's @returns {string} the sentence for a person */
+/** @param {Request} request @param {any} card its run's @returns {string} a sentence for the user */
 export function describeRequest(request, card) {
   const what = wordsOf(request);
   switch (request.phase) {
     case "asked":
-      return request.action === "start_again" ? "Resuming: the kernel takes the run up again…" : `${what}: asked…`;
+      return request.action === "start_again" ? "Resuming: the kernel is starting the run again…" : `${what}: asked…`;
     case "waiting":
       return waitingText(request, card, what);
     case "sent":
-      return `${what}: asked; it comes at the next step${card?.state === "starting" ? ", once the run has started" : ""}…`;
+      return `${what}: sent; it takes effect ${card?.state === "starting" ? "once the run has started" : "at the next step"}…`;
     case "refused":
       return `${what}: refused${request.said ? `: ${request.said}` : ""}`;
     case "ended":
-      return `${what}: the run ended before it took this`;
+      return `${what}: the run ended before this took effect`;
     case "done":
       return request.said || `${what}: begun`;
     default:
@@ -136,11 +136,11 @@ export function describeRequest(request, card) {
 /** @param {Request} request @param {any} card @param {string} what */
 function waitingText(request, card, what) {
   if (request.action === "start_again" || request.action === "fork") {
-    return `${what}: not begun yet; loading takes some seconds, and a kernel that is busy with a cell ends that first.`;
+    return `${what}: not started yet; loading takes some seconds, and a busy kernel finishes its cell first.`;
   }
   const command = terminalCommand(request, card);
   const instead = command ? ` In a terminal: ${command}` : "";
-  return `${what}: waiting: the kernel is busy with a cell; the run itself goes on.${instead}`;
+  return `${what}: waiting: the kernel is busy with a cell; the run goes on.${instead}`;
 }
 
 /** @param {Request} request @param {string} what */

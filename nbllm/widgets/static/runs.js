@@ -1,18 +1,19 @@
 // @ts-check
 /** The runs panel: every run of a folder in a table, and those that are picked compared. */
-import { decodeColumns, element, errorBox, formatCount, suppressShortcuts } from "./common.js";
+import { decodeColumns, element, errorBox, formatCount, suppressShortcuts, visibleText } from "./common.js";
+import { Connection, LossNote } from "./connection.js";
 import { RunsComparison } from "./runs_comparison.js";
 import { RUN_STATES } from "./runs_order.js";
 import { RunsTable } from "./runs_table.js";
 
 const MOST_COMPARED_RUNS = 12;
 const RUNS_TICK = 10_000; // milliseconds between looks at the clock
+const UNANSWERED = "The kernel has not answered yet: it is busy with a cell, or was restarted.";
+const LOST = "If the kernel has ended, run the cell again: nb.runs() shows the runs anew.";
 
 class RunsView {
   /** @param {any} model @param {HTMLElement} el */
   constructor(model, el) {
-    this.model = model;
-    this.viewer = `runs-${Math.random().toString(36).slice(2)}`;
     /** @type {number | null} of the newest message; null: nothing has come yet */
     this.seq = null;
     this.folder = "";
@@ -20,7 +21,13 @@ class RunsView {
     this.sparklines = new Map();
     this.error = errorBox();
     this.comparison = new RunsComparison();
-    this.table = new RunsTable({ onPick: () => this.#compare(), most: MOST_COMPARED_RUNS });
+    /** By its number, who waits for the answer to a request. @type {Map<number, (problem: string) => void>} */
+    this.waiting = new Map();
+    this.requests = 0;
+    this.table = new RunsTable({
+      onPick: () => this.#compare(), most: MOST_COMPARED_RUNS,
+      manage: (request, answered) => this.#manage(request, answered),
+    });
     this.table.onSort = () => this.#showSummary();
     this.status = element("span", { role: "status", class: "muted", text: "Waiting for the kernel…" });
     this.filter = element("input", {
@@ -28,48 +35,47 @@ class RunsView {
       oninput: () => this.#filter(),
     });
     this.family = element("button", {
-      type: "button", class: "runs-button", "aria-pressed": true, title: "Forks under the run that they come from",
+      type: "button", class: "runs-button", "aria-pressed": true, title: "Forks beneath the run that they come from",
       text: "Family tree", onclick: () => this.#showFamily(),
     });
     this.clear = element("button", { type: "button", class: "runs-button", hidden: true, onclick: () => this.#clear() });
+    this.done = element("div", { role: "status", class: "good" });
     this.empty = element("p", { class: "muted", hidden: true });
     this.unreadable = element("div");
     this.bar = element("div", { class: "runs-controls", hidden: true }, this.filter, this.family, this.clear);
     this.hint = element("p", { class: "muted runs-small", hidden: true, text: "Pick two or more runs to compare them." });
     el.classList.add("nbllm", "nbllm-panel");
-    this.root = element("div", { class: "runs-panel", onfocusin: suppressShortcuts },
-      this.bar, this.status, this.empty, this.table.node, this.unreadable, this.hint, this.comparison.node,
-      this.error.node);
+    this.body = element("div", null,
+      this.bar, this.status, this.done, this.empty, this.table.node, this.unreadable, this.hint, this.comparison.node);
+    this.root = element("div", { class: "runs-panel", onfocusin: suppressShortcuts }, this.body, this.error.node);
+    this.loss = new LossNote(el);
+    this.body.before(this.loss.node);
     this.table.node.hidden = true;
     el.append(this.root);
-    this.listen = (/** @type {any} */ content, /** @type {DataView[]} */ buffers) => {
-      try {
-        this.#take(content, buffers);
-      } catch (problem) {
-        this.error.show(problem);
-      }
-    };
-    model.on("msg:custom", this.listen);
     this.clock = setInterval(() => this.table.tick(), RUNS_TICK);
-    this.#send({ type: "hello" });
+    this.connection = new Connection({
+      onMessage: (content, buffers) => this.#take(content, buffers),
+      onChange: () => this.#showConnection(),
+      onProblem: (problem) => this.error.show(problem),
+    });
+    this.connection.open(model);
   }
 
   destroy() {
     clearInterval(this.clock);
-    this.model.off("msg:custom", this.listen);
-    this.#send({ type: "bye" });
+    this.connection.close();
     this.comparison.destroy();
     this.root.remove();
   }
 
-  /** @param {object} message */
-  #send(message) {
-    this.model.send({ ...message, viewer: this.viewer }, undefined, []);
+  #showConnection() {
+    const { connection } = this;
+    this.loss.show(connection, [this.body], () => LOST);
+    if (this.seq === null && connection.isUnanswered) this.status.textContent = UNANSWERED;
   }
 
   /** @param {any} content @param {DataView[]} buffers */
   #take(content, buffers) {
-    if (content.to !== undefined && content.to !== this.viewer) return;
     if (content.type === "runs") this.#takeRuns(content);
     else if (content.type === "sparklines") {
       for (const [name, values] of content.runs) this.#takeSparkline(name, values);
@@ -78,7 +84,29 @@ class RunsView {
     else if (content.type === "points") {
       this.comparison.setPoints(content.run, content.series, decodeColumns(content.columns, buffers));
     } else if (content.type === "problem") this.error.show(content.text);
-    else if (content.type === "refused") this.error.show(content.reason);
+    else if (content.type === "done") this.#done(content);
+    else if (content.type === "refused" && !this.#answer(content.request, content.reason)) this.error.show(content.reason);
+  }
+
+  /** @param {import("./runs_manage.js").ManageRequest} request @param {(problem: string) => void} answered */
+  #manage(request, answered) {
+    this.waiting.set(++this.requests, answered);
+    this.connection.send({ ...request, request: this.requests });
+  }
+
+  /** @param {number} request @param {string} problem @returns {boolean} whether somebody waited for it */
+  #answer(request, problem) {
+    const answered = this.waiting.get(request);
+    this.waiting.delete(request);
+    answered?.(problem);
+    return answered !== undefined;
+  }
+
+  /** @param {{request: number, text: string}} content */
+  #done({ request, text }) {
+    this.#answer(request, "");
+    this.done.textContent = visibleText(text);
+    this.filter.focus(); // the button that had the focus goes with its row
   }
 
   /** @param {any} content */
@@ -88,10 +116,11 @@ class RunsView {
       if (seq <= this.seq) return;
       if (seq > this.seq + 1) {
         this.seq = null;
-        return this.#send({ type: "hello" });
+        return this.connection.hello();
       }
     }
     const again = whole && this.seq === null && this.table.picked.length > 1;
+    if (whole) this.connection.answered();
     this.seq = seq;
     this.folder = folder;
     this.table.clock = now - Date.now() / 1000;
@@ -167,7 +196,7 @@ class RunsView {
     const { picked } = this.table;
     this.#showSummary();
     if (picked.length < 2) this.comparison.show({ runs: [] });
-    this.#send({ type: "compare", runs: picked.length > 1 ? picked : [] });
+    this.connection.send({ type: "compare", runs: picked.length > 1 ? picked : [] });
   }
 }
 

@@ -3,14 +3,14 @@
 
 /**
  * @typedef {{name: string, state: string, reason: string, step: number, steps: number | null, loss: number | null,
- *   held_out: number | null, parent: {run: string, step: number | null} | null, created: number | null,
- *   time: number | null, open: string, sparkline?: (number | null)[]}} RunRow
+ *   held_out: number | null, parent: {run: string, step: number | null} | null, replay_of: string,
+ *   created: number | null, time: number | null, open: string, sparkline?: (number | null)[]}} RunRow
  * @typedef {{column: string, descending: boolean}} RunSort
  * @typedef {{row: RunRow, lines: ("line" | "gap" | "tee" | "elbow")[], under: boolean}} PlacedRun
  *   lines: the tree's lines in front of the name, from the left; under: it stands under its parent
  */
 
-export const RUN_STATES = ["running", "starting", "paused", "failed", "lost", "stopped", "finished"];
+export const RUN_STATES = ["running", "starting", "paused", "failed", "lost", "stopped", "replayed", "finished"];
 const DEEPEST = 8; // levels that are indented
 
 /** @param {RunRow} row @returns {number | null} how far the training loss came down */
@@ -31,12 +31,17 @@ const RUN_KEYS = {
   time: (row) => row.time,
 };
 
+/** @param {RunRow} row @returns {string} the run that it was forked from or repeats; "": none */
+function originOf({ parent, replay_of: repeated }) {
+  return parent?.run ?? repeated;
+}
+
 /**
  * Whether every word stands in the run's name, its parent's, its state or its reason.
  * @param {RunRow} row @param {string} filter @returns {boolean}
  */
 export function runMatches(row, filter) {
-  const text = `${row.name}\n${row.state}\n${row.parent?.run ?? ""}\n${row.reason}`.toLowerCase();
+  const text = `${row.name}\n${row.state}\n${originOf(row)}\n${row.reason}`.toLowerCase();
   return filter.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
@@ -71,7 +76,8 @@ function runTree(rows) {
   /** @type {Map<string | null, RunRow[]>} */
   const children = new Map([[null, []]]);
   for (const row of rows) {
-    const parent = row.parent && names.has(row.parent.run) && row.parent.run !== row.name ? row.parent.run : null;
+    const origin = originOf(row);
+    const parent = names.has(origin) && origin !== row.name ? origin : null;
     children.set(parent, [...(children.get(parent) ?? []), row]);
   }
   /** @type {(a: RunRow, b: RunRow) => number} */

@@ -1,13 +1,14 @@
 // @ts-check
 /** The table of runs: a row each, updated in place, so that focus and selection stay while runs go on. */
 import { element, formatCount, formatDuration, formatNumber } from "./common.js";
+import { RunManagement } from "./runs_manage.js";
 import { orderRuns, runMatches } from "./runs_order.js";
 
 /**
  * @typedef {import("./runs_order.js").RunRow} RunRow
  * @typedef {{body: any, detail: any, pick: any, lines: any, name: any, fork: any, badge: any, reason: any, step: any,
  *   bar: any, loss: any, heldOut: any, curve: any, created: any, time: any, open: any, command: any,
- *   shown: RunRow | null, tree: string}} RunCells
+ *   management: RunManagement, shown: RunRow | null, tree: string}} RunCells
  */
 
 const RUN_COLUMNS = /** @type {{column: string, label: string, title: string, number?: boolean, down?: boolean}[]} */ ([
@@ -18,17 +19,18 @@ const RUN_COLUMNS = /** @type {{column: string, label: string, title: string, nu
   { column: "held_out", label: "Held-out", title: "by the newest held-out bits/byte", number: true },
   { column: "curve", label: "Training loss", title: "by how far the training loss came down" },
   { column: "created", label: "Started", title: "by when it was started", down: true },
-  { column: "time", label: "Last event", title: "by when it was last heard of", down: true },
+  { column: "time", label: "Last event", title: "by the time of its last event", down: true },
 ]);
 const SVG_SPACE = "http://www.w3.org/2000/svg";
 
 export class RunsTable {
   /**
-   * @param {{onPick: (names: string[]) => void, most: number}} options onPick: called with the names picked, in the
-   *   order of picking; most: how many can be
+   * @param {{onPick: (names: string[]) => void, most: number, manage: import("./runs_manage.js").Manage}} options
+   *   onPick: called with the names picked, in the order of picking; most: how many can be; manage: renames, deletes
    */
-  constructor({ onPick, most }) {
+  constructor({ onPick, most, manage }) {
     this.onPick = onPick;
+    this.manage = manage;
     this.most = most;
     /** @type {Map<string, RunRow>} */
     this.rows = new Map();
@@ -84,7 +86,7 @@ export class RunsTable {
     return placed.length;
   }
 
-  /** Say anew how long ago things were. */
+  /** Update how long ago the last events were. */
   tick() {
     const now = Date.now() / 1000 + this.clock;
     for (const [name, { time }] of this.cells) {
@@ -151,6 +153,7 @@ export class RunsTable {
       text: "Open", onclick: () => this.#toggle(name),
     });
     const command = element("code");
+    const management = new RunManagement(name, this.manage);
     const body = element("tr", null,
       element("td", { class: "runs-pick" }, pick),
       element("th", { scope: "row", class: "runs-named" },
@@ -162,10 +165,11 @@ export class RunsTable {
     const detail = element("tr", { class: "runs-detail", id, hidden: true },
       element("td"),
       element("td", { colspan: RUN_COLUMNS.length + 1 },
-        element("div", { class: "runs-command" }, element("span", { text: "Its panel, in a cell:" }), command,
-          copyButton(() => command))));
+        element("div", { class: "runs-command" }, element("span", { text: "Show its panel in a cell:" }), command,
+          copyButton(() => command)),
+        management.node));
     return { body, detail, pick, lines, name: label, fork, badge, reason, step, bar, loss, heldOut, curve, created,
-      time, open, command, shown: null, tree: "" };
+      time, open, command, management, shown: null, tree: "" };
   }
 
   /** @param {RunCells} cells @param {import("./runs_order.js").PlacedRun} place */
@@ -182,8 +186,10 @@ export class RunsTable {
     } else if (cells.shown === row) return;
     cells.shown = row;
     const at = row.parent?.step == null ? "" : `at\u00a0step\u00a0${formatCount(row.parent.step)}`;
-    setRunText(cells.fork, row.parent ? (under ? `forked\u00a0${at}` : `forked from ${row.parent.run} ${at}`) : "");
-    cells.fork.title = row.parent ? `Forked from ${row.parent.run} ${at}` : "";
+    const whole = row.parent ? `forked from ${row.parent.run} ${at}` : row.replay_of ? `replay of ${row.replay_of}` : "";
+    setRunText(cells.fork, under ? (row.parent ? `forked\u00a0${at}` : "replay") : whole);
+    cells.fork.title = whole;
+    cells.management.update(row.state);
     setRunText(cells.badge, row.state);
     cells.badge.className = `runs-state runs-is-${row.state.replace(/[^a-z]/g, "")}`;
     setRunText(cells.reason, row.reason);

@@ -1,5 +1,5 @@
 // @ts-check
-/** What the model writes: the newest sample, older ones, and the box for a prompt of one's own. */
+/** Samples: the newest, older ones, and a field for the user's own prompt. */
 import { element, formatCount } from "./common.js";
 import { blockedReason } from "./controls.js";
 import { clock, disclosure, draftField, keyed, pushButton, setAttribute, setShown, setText, typedNumber } from "./dom.js";
@@ -21,8 +21,8 @@ export class SamplesPart {
       event.preventDefault();
       this.button.press();
     });
-    const prompt = element("textarea", { rows: 1, class: "panel-prompt", placeholder: "A prompt of yours; Enter samples", "aria-label": "Prompt", spellcheck: "false", dir: "auto", onkeydown: enter });
-    const tokens = element("input", { type: "text", inputmode: "numeric", class: "panel-tokens", "aria-label": "Most tokens to write", autocomplete: "off", onkeydown: enter });
+    const prompt = element("textarea", { rows: 1, class: "panel-prompt", placeholder: "Your own prompt; Enter samples", "aria-label": "Prompt", spellcheck: "false", dir: "auto", onkeydown: enter });
+    const tokens = element("input", { type: "text", inputmode: "numeric", class: "panel-tokens", "aria-label": "Maximum number of tokens", autocomplete: "off", onkeydown: enter });
     this.prompt = draftField(panel, "prompt", prompt, () => this.#grow());
     this.tokens = draftField(panel, "tokens", tokens);
     this.button = pushButton(panel, { line, label: "Sample", press: () => this.#send() });
@@ -63,7 +63,7 @@ export class SamplesPart {
 
   #send() {
     const most = typedNumber(this.tokens.node.value);
-    if (!Number.isInteger(most) || most < 1) return this.line.say("The number of tokens must be a whole number from 1.");
+    if (!Number.isInteger(most) || most < 1) return this.line.say("The number of tokens must be a whole number, 1 or more.");
     this.panel.ask("sample", { prompt: this.prompt.node.value, max_new_tokens: most });
   }
 }

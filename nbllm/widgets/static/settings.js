@@ -1,5 +1,5 @@
 // @ts-check
-/** All that the loop lets people change while it runs, and the parts of the model that are frozen. */
+/** The settings that can be changed while the loop runs, and the frozen parts of the model. */
 import { element } from "./common.js";
 import { blockedReason } from "./controls.js";
 import { disclosure, draftField, keyed, onAnswers, pushButton, setAttribute, setShown, setText, typedNumber } from "./dom.js";

@@ -12,7 +12,7 @@ import { firstNotBelow, thin } from "./decimate.js";
 
 const MOST_POINTS = 16384;
 
-/** Fields that every card has, so that nobody need ask whether they are there. */
+/** Fields that every card has, so that none has to be checked for presence. */
 const BLANK = {
   name: "", path: "", state: "starting", step: 0, steps: null, reason: "", parent: null, color: 1, settings: [],
   frozen: [], cannot: {}, facts: {}, checkpoints: [], actions: [], num_actions: 0, samples: [], warnings: [],

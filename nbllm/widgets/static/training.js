@@ -5,7 +5,8 @@ import { ChartsPart } from "./charts.js";
 import { ChipsPart } from "./chips.js";
 import { element, errorBox, suppressShortcuts } from "./common.js";
 import { ButtonsPart, blockedReason } from "./controls.js";
-import { clock, setShown, setText } from "./dom.js";
+import { LossNote } from "./connection.js";
+import { setShown, setText } from "./dom.js";
 import { HeadPart } from "./head.js";
 import { LogPart } from "./log.js";
 import { describeRequest, isLive } from "./requests.js";
@@ -17,7 +18,7 @@ import { LearningRatePart } from "./tuning.js";
 /** @typedef {import("./dom.js").Look} Look */
 
 const PERIOD = 100; // milliseconds between drawings, at least
-const ATTEND_PERIOD = 2000; // milliseconds between words that a person is at it
+const ATTEND_PERIOD = 2000; // milliseconds between messages that the user is active
 const TOGETHER = 20; // milliseconds in which messages that belong together arrive: what has changed, and the points
 const FIELDS = "input:not([type=range]):not([type=checkbox]), textarea, select";
 
@@ -55,7 +56,6 @@ class TrainingView {
   /** @param {HTMLElement} host */
   #build(host) {
     this.loading = element("div", { class: "panel-loading muted" });
-    this.silence = element("div", { class: "run-note panel-silence", role: "status", hidden: true });
     this.spoken = element("div", { class: "panel-unseen", role: "status", "aria-live": "polite" });
     this.buttons = new ButtonsPart(this);
     this.head = new HeadPart();
@@ -78,8 +78,10 @@ class TrainingView {
       { class: "nbllm nbllm-panel nbllm-training", tabindex: 0, role: "region", "aria-label": "Training panel",
         onfocusin: suppressShortcuts, onkeydown: this.guarded((event) => this.#onKey(event)),
         onpointermove: this.guarded(() => this.#attend()) },
-      this.loading, this.silence, this.body, this.errors.node, this.spoken,
+      this.loading, this.body, this.errors.node, this.spoken,
     );
+    this.loss = new LossNote(this.root);
+    this.body.before(this.loss.node);
     host.replaceChildren(this.root);
   }
 
@@ -122,7 +124,7 @@ class TrainingView {
     this.draw();
   }
 
-  /** @param {string} text for who does not see the panel */
+  /** @param {string} text for screen readers */
   announce(text) {
     setText(this.spoken, text);
   }
@@ -144,7 +146,7 @@ class TrainingView {
     }, wait);
   }
 
-  /** Draw now: what a person has just done shows at once. */
+  /** Draw now: the effect of what the user has just done shows at once. */
   draw() {
     cancelAnimationFrame(this.frame);
     clearTimeout(this.timer);
@@ -165,20 +167,16 @@ class TrainingView {
   }
 
   #update() {
-    const { store, isUnanswered } = this.session;
+    const { store, connection } = this.session;
     const card = store.cards.get(this.key);
+    this.loss.show(connection, [this.body], () => lossAdvice(card));
     setShown(this.loading, !store.known || !card);
     setShown(this.body, store.known && Boolean(card));
     if (!store.known || !card) {
       const wait = "The kernel has not answered yet: it is busy with a cell, or was restarted. The run itself goes on; run the cell again to see it here.";
-      setText(this.loading, store.known ? "There is no run to show." : isUnanswered ? wait : "Opening the run…");
+      setText(this.loading, store.known ? "There is no run to show." : connection.isUnanswered ? wait : "Opening the run…");
       return;
     }
-    const { isSilent, heardAt } = this.session;
-    this.body.inert = isSilent;
-    this.root.classList.toggle("panel-silent", isSilent);
-    setShown(this.silence, isSilent);
-    if (isSilent) setText(this.silence, silenceText(card, heardAt));
     if (this.state && this.state !== `${card.key}\n${card.state}`) this.announce(`${card.name} is ${card.state}`);
     this.state = `${card.key}\n${card.state}`;
     this.chips.update(card, store.cards);
@@ -192,7 +190,7 @@ class TrainingView {
     this.log.update(card);
   }
 
-  /** Say, now and then, that a person is at it: then the kernel looks more often. */
+  /** Tell the kernel, now and then, that the user is active: it then looks more often. */
   #attend() {
     if (performance.now() - this.attended < ATTEND_PERIOD) return;
     this.attended = performance.now();
@@ -219,18 +217,18 @@ class TrainingView {
   }
 }
 
-/** @param {any} card @param {number} heardAt milliseconds @returns {string} what a silent kernel means, and what to do */
-function silenceText(card, heardAt) {
-  const since = `The kernel has not been heard since ${clock(heardAt / 1000)}; the panel shows how things stood then.`;
+/** @param {any} card undefined: none has come @returns {string} what a lost kernel means for the run, and what to do */
+function lossAdvice(card) {
+  if (!card) return "Run the cell again.";
   const open = `nb.attach(${JSON.stringify(/(^|\/)runs\/[^/]+$/.test(card.path) ? card.name : card.path)})`;
-  if (!isLive(card)) return `${since} If the kernel has ended, run the cell again, or ${open} in a new one.`;
+  if (!isLive(card)) return `If the kernel has ended, run the cell again, or ${open} in a new one.`;
   if (card.where === "thread") {
-    return `${since} If the kernel has ended, the run has stopped with it: ${open}.resume() takes it up from its newest checkpoint.`;
+    return `If the kernel has ended, the run has stopped with it: ${open}.resume() continues it from its newest checkpoint.`;
   }
-  return `${since} If the kernel has ended, the run itself may go on: ${open} in a cell shows it again.`;
+  return `If the kernel has ended, the run itself may go on: ${open} in a cell shows it again.`;
 }
 
-/** Called once for each model: anywidget gives every view another handle of it, which tells nobody whose it is. */
+/** Called once per model: anywidget gives every view a handle of its own, from which the model cannot be told. */
 function widget() {
   const session = new Session();
   return {

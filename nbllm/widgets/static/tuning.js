@@ -20,7 +20,7 @@ export class LearningRatePart {
       autocomplete: "off", spellcheck: "false",
       onkeydown: panel.guarded((event) => event.key === "Enter" && this.set.press()) });
     this.field = draftField(panel, "lr", input, () => this.#edited());
-    this.slider = element("input", { type: "range", min: -1, max: 1, step: 0.01, "aria-label": "Learning rate, from a tenth to ten times of what is set",
+    this.slider = element("input", { type: "range", min: -1, max: 1, step: 0.01, "aria-label": "Learning rate, from a tenth to ten times the current setting",
       oninput: panel.guarded(() => this.#slide()) });
     this.halve = pushButton(panel, { line, label: "½×", class: "small", press: () => this.#scale(0.5) });
     this.double = pushButton(panel, { line, label: "2×", class: "small", press: () => this.#scale(2) });
@@ -62,7 +62,7 @@ export class LearningRatePart {
     this.#edited();
   }
 
-  /** Show what a person has typed where it stands on the slider. */
+  /** Show the typed value on the slider. */
   #edited() {
     const { value } = this.setting ?? {};
     const typed = typedNumber(this.field.node.value);
@@ -113,7 +113,7 @@ export class LearningRatePart {
     const news = this.field.typed !== null && typed !== this.setting?.value && !isOpen(this.line.newest(this.card.key));
     const refused = this.line.newest(this.card.key);
     const asked = refused?.phase === "refused" && refused.args.lr === typed;
-    this.line.update(this.card, wrong ? "Not a number yet." : news && !asked ? "Enter or Set asks the run for it." : "");
+    this.line.update(this.card, wrong ? "Not a number." : news && !asked ? "Press Enter or Set to apply it." : "");
   }
 
   /** Forget what was typed once it is applied. @param {import("./requests.js").Request} request */
@@ -123,7 +123,7 @@ export class LearningRatePart {
   }
 }
 
-/** @param {number} value @param {number} [digits] @returns {string} as a person would type it */
+/** @param {number} value @param {number} [digits] @returns {string} as a user would type it */
 export function plainNumber(value, digits = 3) {
   return value === Number(value.toPrecision(digits)) || digits > 3 ? String(Number(value.toPrecision(12))) : String(Number(value.toPrecision(digits)));
 }
