@@ -86,7 +86,7 @@ def generate(
     if not prompts:
         return Generations()
     eos_id: int | None = tokenizer.eos_token_id
-    sequences = make_sequences([_encode(tokenizer, text) for text in prompts], config, eos_id=eos_id)
+    sequences = make_sequences([encode_prompt(tokenizer, text) for text in prompts], config, eos_id=eos_id)
     printer = Printer() if stream is True else None
     receive = printer.receive if printer else stream if callable(stream) else None
     texts = [Detokenizer(tokenizer, sequence, config, receive) for sequence in sequences]
@@ -133,7 +133,8 @@ def _checked(prompt: object) -> list[str]:
     return list(prompts)
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
+def encode_prompt(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a prompt, with the beginning-of-text token once where the tokenizer adds it."""
     # verbose=False: it would warn of the tokenizer's own longest text; here the model's positions decide.
     ids = [int(token) for token in tokenizer(text, verbose=False)["input_ids"]]
     bos = tokenizer.bos_token_id

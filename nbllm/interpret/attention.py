@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import cast
 
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nbllm.core.errors import UserError
+from nbllm.inference.text import encode_prompt
 from nbllm.lm import LM
 from nbllm.models.block import Block
 from nbllm.models.decoder import Decoder
@@ -83,7 +84,7 @@ def token_ids(source: LM | Decoder, text: str | Sequence[int] | Int[Tensor, " po
     if isinstance(text, str):
         if not isinstance(source, LM):
             raise UserError("A network alone reads no text.", hint="Give the LM, or token ids.")
-        ids = source.tokenizer(text, verbose=False)["input_ids"]
+        ids: Iterable[int] = encode_prompt(source.tokenizer, text)
     else:
         ids = text.tolist() if isinstance(text, Tensor) else text
     found = [int(token) for token in ids]

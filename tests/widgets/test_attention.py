@@ -122,8 +122,7 @@ def test_the_labels_are_the_tokens_that_the_weights_are_of(lm):
     assert beginning.tokens == ["<s>", *"cat"]
     assert beginning.weights.shape[-2:] == (4, 4)
     assert attention(lm, "cat").tokens == [*"cat"]
-    assert (
-        attention(LM(lm.model, tokenizer), "<s>cat").tokens == beginning.tokens
+    assert attention(LM(lm.model, tokenizer), "<s>cat").tokens == beginning.tokens  # one, not two
 
 
 def test_one_token_is_a_picture_too(lm):
