@@ -619,6 +619,23 @@ def test_other_settings_and_frozen_parts(panel):
     expect(panel.panel.get_by_label("Parts to freeze")).to_have_value("")
     button(panel, "Unfreeze embedding.*").click()
     assert panel.commands()[-1] == ("tour", "unfreeze", {"patterns": ["embedding.*"]})
+    panel.update(frozen=["*", "!layers[-2:]"])
+    button(panel, "Freeze layers[-2:]").click()
+    assert panel.commands()[-1] == ("tour", "freeze", {"patterns": ["layers[-2:]"]})
+
+
+def test_a_loop_of_others_has_no_unit_and_no_schedule(panel):
+    panel.update(loss_unit="", scheduled=False)
+    facts = panel.panel.locator(".run-facts > div").all_inner_texts()
+    assert [" ".join(fact.split()) for fact in facts[:3]] == [
+        "training loss 3.214", "held-out loss 3.301", "held-out 1.612 bits/byte",
+    ]  # fmt: skip
+    expect(panel.panel.locator(".panel-lr .panel-value")).to_have_text("0.001 set; 0.00091 in the last step")
+    chart = panel.panel.locator(".panel-loss .nbllm-chart")
+    expect(chart).to_contain_text("loss")
+    expect(chart).not_to_contain_text("nats")
+    panel.update(loss_unit="nats/token")
+    expect(chart).to_contain_text("loss, nats/token")
 
 
 # Rewind and fork

@@ -1,4 +1,4 @@
-"""Settings by the names that other libraries give them, the number of epochs, dtypes and devices as words."""
+"""Settings by their names in other libraries; epochs, dtypes and devices."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""transformers' Trainer, followed: the same record, controls and rules; taken back as it resumes."""
+"""Runs of transformers' Trainer: recorded, steered by people and rules, rewound by the Trainer's own resuming."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_trainer_becomes_a_run_and_trains_the_same(make, recorder, tmp_path):
 
 
 def test_a_rewind_repeats_exactly_what_came(make, recorder):
-    """Weights, optimizer, schedule, the order of the data within an epoch, and the dropout."""
+    """Weights, optimizer, schedule, data order within an epoch and dropout are all restored."""
     plain = make(folder="plain", lr_scheduler_type="cosine")
     plain.train()
     follower = recorder(rules=[Rule(name="back", when="step == 7", do=rewind(1), limit=1)])
@@ -123,7 +123,7 @@ def test_a_rewind_repeats_exactly_what_came(make, recorder):
 
 
 def test_a_rate_set_lasts_through_schedule_and_rewind(make, recorder):
-    """Halved at 3 and saved at 4; then at 6 taken back to 4 and halved once more, which must last."""
+    """The rate is halved at step 3, saved at 4, and halved again after a rewind from 6 to 4: both must last."""
     rules = [
         Rule(name="first", when="step == 3", do=scale(lr=0.5), limit=1),
         Rule(name="second", when="step == 6", do=[rewind(1), scale(lr=0.5, clip=0.1)], limit=1),
@@ -160,7 +160,7 @@ def test_a_rate_set_lasts_through_schedule_and_rewind(make, recorder):
     ],
 )
 def test_a_rate_that_cannot_be_set_is_refused_and_ends_no_training(make, recorder, changes, reason):
-    """Nor does going back, before or after which it is asked for."""
+    """Before a rewind and after it."""
     asked = [set_value(lr=0.1), set_value(clip=0.5), rewind(1), set_value(lr=0.1), set_value(clip=0.1)]
     follower = recorder(rules=[Rule(name="all", when="step == 6", do=asked, limit=1)])
     trainer = make([follower], **changes)
@@ -179,7 +179,7 @@ def test_a_rate_that_cannot_be_set_is_refused_and_ends_no_training(make, recorde
     assert trainer.args.max_grad_norm == 0.1
 
 
-def test_a_rewind_takes_the_clipping_back_too(make, recorder):
+def test_a_rewind_restores_the_clipping_too(make, recorder):
     asked = [set_value(clip=0.01), rewind(1)]
     follower = recorder(rules=[Rule(name="b", when="step == 6", do=asked, limit=1)])
     trainer = make([follower])

@@ -1,4 +1,4 @@
-"""Whatever happens to a trainer, its run goes on, and to the same weights."""
+"""Whatever happens to a trainer, its run can be resumed, and reaches the same weights."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def fresh(tokenizer):
 def test_killed_at_twenty_random_moments_it_ends_as_if_it_had_never_been(
     tokenizer, store, held_out, config, tmp_path, precision
 ):
-    """SIGKILL, also while checkpoints are written: at this interval they take most of the time."""
+    """Also while checkpoints are written, which at this interval takes most of the time."""
     config |= {"steps": 1_000_000, "schedule": "constant", "checkpoint_interval": 2, "precision": precision}
     config |= {"validation_interval": 50, "sample_interval": 0}
     path = prepare(fresh(tokenizer), store, held_out, tmp_path, "killed", config)

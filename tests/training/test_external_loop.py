@@ -1,4 +1,4 @@
-"""A plain PyTorch loop, followed: seen, steered, taken back and up again."""
+"""A plain PyTorch loop that `nb.follow` records, steers, rewinds and resumes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_loop_becomes_a_run(follow):
 
 
 def test_a_rewind_repeats_exactly_what_comes_from_the_random_state(follow):
-    """Model with dropout, optimizer, torch, NumPy and Python: all go back; sampling and measuring leave no trace."""
+    """A rewind restores model, optimizer and the random state; sampling and measuring leave it as it was."""
     task = Task()
     plain = go(task, follow(task, "plain"))
     task = Task()
@@ -272,7 +272,7 @@ def test_a_loop_that_is_interrupted_or_left_has_stopped(follow, watched):
         gc.collect()
         assert loop.run.state == "stopped"
         assert loop.run.reason == f"the loop was {how if watched else 'left'} in the step after 5"
-        go(task, follow(task, name=how, resume=True))  # and nobody holds it
+        go(task, follow(task, name=how, resume=True))  # the lock was released
 
 
 def test_an_error_without_with_leaves_a_run_that_has_stopped(follow):
@@ -409,9 +409,9 @@ def test_a_script_run_again_goes_on_to_the_same_end(follow):
     task = Task()
     run = go(task, follow(task, rules=[Rule(name="halt", when="step == 7", do=stop(), limit=1)]))
     assert (run.state, run.step) == ("stopped", 7)
-    send(run.path, "stop")  # asked of a session that is no more
+    send(run.path, "stop")  # sent to a session that has ended
     task = Task()
-    torch.rand(100)  # elsewhere in the random numbers, as a new process is
+    torch.rand(100)  # another random state, as in a new process
     again = go(task, follow(task, resume=True))
     assert again.path == run.path
     assert (again.state, again.step, [e["from_step"] for e in again.events("start")]) == (
@@ -444,7 +444,7 @@ def test_a_killed_script_goes_on_from_its_newest_checkpoint(follow):
     turn.close()
     starts = [e["from_step"] for e in again.events("start")]
     assert starts == [0, 4]
-    assert list(again.history("lr")[1]) == [1e-2] * 6 + [5e-3] * 6  # repeated at its step, and but once
+    assert list(again.history("lr")[1]) == [1e-2] * 6 + [5e-3] * 6  # repeated at its step, and only once
     assert again.rules["half"].fired == 1
     assert list(again.history("loss")[1])[:6] == list(whole.history("loss")[1])[:6]
 
@@ -489,7 +489,9 @@ def test_a_run_that_cannot_be_taken_up_says_why(follow, tmp_path):
     (tmp_path / "mine" / "run.json").write_text(json.dumps({**record, "where": "process"}))
     with pytest.raises(RunError, match="not made by nb.follow"):
         follow(task, resume=True)
-    assert go(task, follow(task, "fresh", resume=True)).state == "finished"  # there was none: it is made
+    assert (
+        go(task, follow(task, "fresh", resume=True)).state == "finished"
+    )  # there is no such run: it is made
 
 
 def test_a_run_under_way_is_not_taken_twice(follow):

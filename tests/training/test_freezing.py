@@ -14,6 +14,7 @@ from nbllm.lm import load
 from nbllm.models.network import build_without_weights
 from nbllm.runs.patterns import NOT
 from nbllm.training.freezing import ParameterNames
+from nbllm.training.train_state import TrainState
 
 SHAPES = {
     "gpt2": {"num_layers": 4, "hidden_size": 16, "num_heads": 2},
@@ -155,8 +156,8 @@ def test_only_what_is_frozen_can_be_trained_again(names):
         names.after("unfreeze", ("embedding.*",), ["norm"])
 
 
-def test_a_run_freezes_by_words_from_the_start_live_and_by_rule(lm, store, config, tmp_path):
-    """`lm` has two layers; what is frozen by words from the start, by a person and by a rule stays as it is."""
+def test_runs_take_patterns_from_the_start_from_a_person_and_from_a_rule(lm, store, config, tmp_path):
+    """Frozen from the start, by a person or unfrozen by a rule: just the rest is trained. `lm` has two layers."""
     before = {name: parameter.detach().clone() for name, parameter in lm.model.named_parameters()}
 
     def moved(run):
@@ -174,14 +175,28 @@ def test_a_run_freezes_by_words_from_the_start_live_and_by_rule(lm, store, confi
     second = start("second", freeze=["!blocks.1"], rules=[rule]).wait(progress=False)
     assert moved(second) == last | {"norm.weight"}
     third = start("third", steps=100_000)
-    third.pause()
+    third.wait(step=2, progress=False).pause()
     with pytest.raises(RefusedError, match="selects no layer"):
         third.freeze("layers[2]")
     third.freeze("!layers[1]")
     third.unfreeze("model.norm.weight")
-    assert third.save().outcome == "applied"
-    third.stop()
+    third.resume()
+    third.wait(step=third.step + 2, progress=False).stop()
     third.wait(progress=False)
-    from nbllm.training.train_state import TrainState
-
     assert TrainState.read(third.checkpoints[-1].path).frozen == ("*", "!layers[1]", "!model.norm.weight")
+    assert nb.replay(third, progress=False).identical
+    fork = third.fork("fork", steps=third.step + 2).wait(progress=False)
+    assert fork.config["freeze"] == ["*", "!layers[1]", "!model.norm.weight"]
+
+
+def test_a_panel_and_a_report_tell_what_is_frozen(lm, store, config, tmp_path):
+    from nbllm.evaluation.run_sections import run_sections
+    from nbllm.widgets.card import CardMaker
+
+    run = nb.train(lm, store, folder=tmp_path, name="run", **{**config, "freeze": "!layers[-1]"})
+    run.wait(progress=False)
+    assert CardMaker(run, 0).card()["frozen"] == ["*", "!layers[-1]"]
+    trained = sum(p.numel() for name, p in lm.model.named_parameters() if name.startswith("blocks.1."))
+    told = str([section.to_dict() for section in run_sections(run, lm)])
+    assert f"{trained:,} of {lm.num_parameters:,} parameters" in told
+    assert "frozen: *, !layers[-1]" in told

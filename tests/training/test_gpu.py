@@ -1,4 +1,4 @@
-"""The same run on a GPU: written for when there is one."""
+"""A run on a GPU, where there is one."""
 
 from __future__ import annotations
 

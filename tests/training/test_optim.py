@@ -91,33 +91,6 @@ def test_frozen_parameters_stay_and_others_move():
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_state_goes_and_comes_back_bit_for_bit(dtype):
-    def run(split):
-        model = make_model()
-        optimizer = Optimizer(model, AdamW, dtype=dtype)
-
-        def step():
-            nonlocal optimizer
-            optimizer.gather_gradients()
-            optimizer.configure(**SETTINGS)
-            optimizer.step()
-            optimizer.zero_grad()
-            if split:
-                state = optimizer.state_tensors()
-                masters = {name: m.detach().clone() for name, m in optimizer.masters.items()}
-                optimizer = Optimizer(model, AdamW, dtype=dtype)
-                with torch.no_grad():
-                    for name, master in optimizer.masters.items():
-                        master.copy_(masters[name])
-                optimizer.load_state_tensors(state)
-
-        take_steps(model, step)
-        return [p.detach().clone() for p in optimizer.masters.values()]
-
-    assert all(torch.equal(a, b) for a, b in zip(run(False), run(True), strict=True))
-
-
 def test_state_of_another_model_is_refused():
     optimizer = Optimizer(make_model(), AdamW, dtype=torch.float32)
     with pytest.raises(UserError, match="exp_avg.0.weight"):

@@ -22,7 +22,7 @@ SECONDS = 120
 
 
 class Group:
-    """What the ranks of a group share; a rank that fails lets the others go."""
+    """What the ranks of a group share; when one fails, the others do not wait for it."""
 
     def __init__(self, size):
         self.size = size

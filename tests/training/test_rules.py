@@ -1,4 +1,4 @@
-"""Rules in the loop: they act at the step that fulfils them, are recorded, and a replay need not know of them."""
+"""Rules in the loop: they act at the step that fulfils their condition, and are recorded and replayed as actions."""
 
 from __future__ import annotations
 
@@ -114,14 +114,14 @@ def test_cooldown_counts_from_where_the_rewind_went_back_to(start):
 
 
 def test_what_rules_look_at_is_cut_where_a_rewind_goes_back_to(start):
-    """Six values of the loss are there at step 6, and after going back to step 4 not before step 6 again."""
+    """The loss has six values at step 6, and after a rewind to step 4 again only at step 6."""
     run = start(rules=[Rule(name="six", when="mean(loss, 6) > 0", do=rewind(1), cooldown=0, limit=3)])
     run.wait(progress=False)
     assert [a[0] for a in actions(run)] == [6, 6, 6]
 
 
 def test_evaluations_that_a_rewind_undid_are_forgotten(start, held_out):
-    """That of step 6, after going back to step 4, is no more when step 5 is taken again."""
+    """The evaluation of step 6 is forgotten after a rewind to step 4."""
     rules = [
         Rule(name="back", when="evaluation.loss > 0", do=rewind(), limit=1),
         Rule(name="seen", when="loss > 0 and evaluation.loss > 0 and step == 5", do=save()),
@@ -185,7 +185,7 @@ def test_a_run_taken_up_from_an_older_checkpoint_repeats_what_its_rules_did_and_
 
 
 def test_what_rules_remember_is_restored(start):
-    """The mean over ten losses is known at step 10, though the second session has seen but three of them."""
+    """The mean over ten losses is known at step 10, though the second session has seen only three of them."""
     rules = [
         Rule(name="halt", when="step == 7", do=stop()),
         Rule(name="ten", when="mean(loss, 10) > 0", do=save(), limit=1),
@@ -240,7 +240,7 @@ def test_a_rule_pauses_at_its_step_and_a_person_goes_on(start):
     assert (run.state, run.rules["look"].is_on) == ("running", False)
 
 
-def test_of_rules_due_at_once_none_acts_on_what_another_has_undone(start):
+def test_of_rules_due_at_the_same_step_none_acts_after_another_has_rewound(start):
     rules = [
         Rule(name="first", when="step == 6", do=rewind(), limit=1),
         Rule(name="second", when="step == 6", do=scale(lr=0.5), limit=1),
@@ -253,7 +253,7 @@ def test_of_rules_due_at_once_none_acts_on_what_another_has_undone(start):
 def test_two_things_at_one_step_are_done_in_order(start):
     run = start(rules=[Rule(name="both", when="step == 6", do=[scale(lr=0.5), rewind()], limit=1)])
     run.wait(progress=False)
-    assert list(run.history("lr")[1]) == pytest.approx([3e-3] * 12)  # what was set, the rewind has undone
+    assert list(run.history("lr")[1]) == pytest.approx([3e-3] * 12)  # the rewind has undone what was set
     assert nb.replay(run, progress=False).identical
 
 
@@ -309,7 +309,7 @@ def test_rules_are_set_switched_and_refused_while_a_run_goes_on(start):
     assert run.rules["slow"].fired == fired
     with pytest.raises(RefusedError, match="no rule 'slo'"):
         run.switch_rule("slo", True)
-    run.rule("slow", when="loss < 0", do=pause())  # replaced, it begins to count anew
+    run.rule("slow", when="loss < 0", do=pause())  # a rule that is replaced starts counting from zero
     assert (run.rules["slow"].fired, run.rules["slow"].do) == (0, "pause")
 
 

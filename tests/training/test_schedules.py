@@ -1,4 +1,4 @@
-"""The factors against transformers' schedules."""
+"""Schedules, checked against transformers'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in a thread, steered from outside: what is asked happens, at the step recorded."""
+"""A run in a thread, steered from outside: every action takes effect at the step that is recorded."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_run_that_has_ended_holds_no_model_any_more(start):
     known = weakref.WeakSet(models())  # of this test and others
     start().wait(progress=False)
     deadline = time.monotonic() + 60
-    while set(models()) - set(known) and time.monotonic() < deadline:  # its thread has a last line to go
+    while set(models()) - set(known) and time.monotonic() < deadline:  # its thread may still have to end
         time.sleep(0.1)
     assert not set(models()) - set(known)
 
@@ -307,7 +307,7 @@ def test_fork_goes_on_from_a_checkpoint_with_changes(start, tmp_path):
 
 @pytest.mark.parametrize("lost_in", ["read", "copy"])
 def test_a_checkpoint_that_is_deleted_while_it_is_forked(start, monkeypatch, lost_in):
-    """As by the parent that goes on, and prunes: the newest of what there is then is taken, and no half run is left."""
+    """A parent that goes on prunes its checkpoints: the newest that is left is taken, and no incomplete run remains."""
     run = start().wait(progress=False)
     newest = run.checkpoints[-1]
 
@@ -395,8 +395,8 @@ def test_replay_of_a_steered_run_is_bit_identical(start, precision):
     assert repeated == [(a.action, a.step) for a in run.timeline.effective]
 
 
-def test_replay_begins_where_the_live_line_does(start):
-    """After a rewind to 0 and a save there, the checkpoint saved first lies on a line that was left."""
+def test_replay_begins_where_the_current_branch_does(start):
+    """After a rewind to 0 and a save there, the first checkpoint is on a branch that was left."""
     run = start(steps=100_000, checkpoint_interval=4)
     run.wait(step=9, progress=False)
     run.pause()
@@ -435,7 +435,7 @@ def test_a_run_that_fails_before_it_begins_says_why(start, store, config, lm, tm
     record["data"]["train"]["path"] = str(tmp_path / "gone")
     fork = run.fork("fine", step=8)
     fork.wait(progress=False)
-    while held_here(fork.path):  # its last event is written; its thread is about to let go
+    while held_here(fork.path):  # its last event is written, but its thread still holds the lock
         time.sleep(0.01)
     (fork.path / "run.json").write_text(json.dumps({**record, "name": "fine"}))
     for events in (fork.path / "events").iterdir():

@@ -1,4 +1,4 @@
-"""One optimizer step against the same computed at once."""
+"""An optimizer step of several batches equals one of a single batch that holds them all."""
 
 from __future__ import annotations
 
