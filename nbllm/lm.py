@@ -57,6 +57,7 @@ class LM:
         model: The network.
         tokenizer: A transformers tokenizer, whose ids the model's vocabulary holds.
         sampling: Settings of `SamplingConfig` that its makers recommend for a chat; they are saved with it.
+        end_tokens: Token ids that end a text, besides the tokenizer's end token; they are saved with it.
 
     Attributes:
         sampling: The same, a dictionary; `chat` answers by them, `generate` does not.
@@ -69,7 +70,12 @@ class LM:
     """
 
     def __init__(
-        self, model: Network, tokenizer: PreTrainedTokenizerBase, *, sampling: Mapping[str, Any] | None = None
+        self,
+        model: Network,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        end_tokens: Sequence[int] = (),
     ) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
@@ -79,6 +85,7 @@ class LM:
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = dict(sampling or {})
+        self._end_tokens = tuple(end_tokens)
         self.origin = ""
         self.lock = threading.RLock()
         self._endings_told: set[str] = set()
@@ -113,6 +120,12 @@ class LM:
     def config(self) -> ModelConfig:
         """The model's shape."""
         return self.model.config
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a text: those given or stated in the model's files, and the tokenizer's own."""
+        own = self.tokenizer.eos_token_id
+        return tuple(dict.fromkeys([*self._end_tokens, *([] if own is None else [int(own)])]))
 
     def causal_network_for(self, verb: str) -> CausalNetwork:
         """Return the network for `verb`, which only causal ones can do; refuse with the reason where it cannot."""
@@ -163,7 +176,10 @@ class LM:
             from nbllm.models.gguf import save_gguf
 
             with self.lock:
-                save_gguf(self.model, self.tokenizer, path, dtype=dtype, sampling=self.sampling)
+                save_gguf(
+                    self.model, self.tokenizer, path, dtype=dtype, sampling=self.sampling,
+                    end_tokens=self.end_tokens,
+                )  # fmt: skip
             return path
         if dtype is not None:
             raise UserError("dtype is for GGUF files.", where=path, hint="Name the file *.gguf, or leave it.")
@@ -176,7 +192,9 @@ class LM:
         from nbllm.inference.recommended import generation_config
         from nbllm.models.loading import save_model
 
-        ids = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
+        ids: dict[str, Any] = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
+        if len(self.end_tokens) > 1:
+            ids["eos_token_id"] = list(self.end_tokens)
         with self.lock:
             save_model(self.model, folder, token_ids=ids, generation=generation_config(self.sampling))
         self.tokenizer.save_pretrained(str(folder))
@@ -224,6 +242,7 @@ class LM:
             stream=stream,
             config=config,
             lock=self.lock,
+            end_ids=self.end_tokens,
         )
         for each in [made] if isinstance(prompt, str) else made:
             self._tell_ending(cast("Generation", each), sampling)
@@ -256,7 +275,7 @@ class LM:
         model = self.causal_network_for("generate")
         load_kernel(model)  # while the cell can say so: an answer is written in a thread of its own
         config = chat_config(sampling, self.sampling)
-        prompt = render_chat(self.tokenizer, messages)
+        prompt = render_chat(self.tokenizer, messages, end_tokens=self.end_tokens)
 
         def write(receive: Callable[[StreamedText], object], should_stop: Callable[[], bool]) -> Generation:
             made = answer(
@@ -430,7 +449,7 @@ def load(
 
 def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None) -> LM:
     """Open a model directory or a GGUF file; errors as `load`."""
-    from nbllm.inference.recommended import read_recommended, usable
+    from nbllm.inference.recommended import usable, usable_end_tokens
     from nbllm.models.loading import load_model
 
     if path.suffix.lower() == ".gguf" or path.is_file():
@@ -439,12 +458,42 @@ def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dt
         header = gguf.read_header(path)
         tokenizer = gguf.read_tokenizer(header) if tokenizer is None else tokenizer
         model = gguf.load_weights(header, dtype=dtype)
-        sampling = gguf.read_sampling(header)
+        ends = usable_end_tokens(gguf.read_end_tokens(header), model.config.vocab_size, path)
+        lm = LM(model, tokenizer, sampling=usable(gguf.read_sampling(header), path), end_tokens=ends)
     else:
-        model = load_model(path, dtype=dtype)
-        tokenizer = load_tokenizer(path) if tokenizer is None else tokenizer
-        sampling = read_recommended(path)
-    return LM(model, tokenizer, sampling=usable(sampling, path))
+        lm = assemble(load_model(path, dtype=dtype), path, tokenizer=tokenizer)
+    return lm
+
+
+def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> LM:
+    """Return a model with everything else that its directory holds: tokenizer, recommended sampling, end tokens.
+
+    Args:
+        model: The network, which has the directory's configuration.
+        directory: The model directory.
+        tokenizer: To use instead of its own.
+
+    Raises:
+        WeightsError: The tokenizer cannot be used.
+    """
+    from nbllm.inference.recommended import (
+        GENERATION_CONFIG,
+        read_generation_config,
+        recommended_sampling,
+        usable,
+        usable_end_tokens,
+    )
+    from nbllm.models.loading import read_config_file
+
+    tokenizer = load_tokenizer(directory) if tokenizer is None else tokenizer
+    stated, where = read_generation_config(directory), directory / GENERATION_CONFIG
+    sampling = usable(recommended_sampling(stated), where)
+    size = model.config.vocab_size
+    if stated:
+        ends = usable_end_tokens(stated.get("eos_token_id"), size, where)
+    else:  # the older place, where many files have another model's
+        ends = usable_end_tokens(read_config_file(directory).get("eos_token_id"), size, None)
+    return LM(model, tokenizer, sampling=sampling, end_tokens=ends)
 
 
 def _name_of(path: Path) -> str:

@@ -95,14 +95,13 @@ def answer(
             hint='Begin a new one, shorten it, or let the oldest tokens go: overflow="slide".',
         )
     config = config.replace(stop=(*config.stop, *prompt.stop))
-    sequence = make_sequences([list(prompt.tokens)], config, eos_id=tokenizer.eos_token_id)[0]
+    (sequence,) = make_sequences(
+        [list(prompt.tokens)], config, eos_id=tokenizer.eos_token_id, end_ids=prompt.end_ids
+    )
     text = Detokenizer(tokenizer, sequence, config, on_text)
     tokens = None if on_token is None else _Tokens(tokenizer, sequence, text, on_token)
 
     def on_change(sequence: Sequence) -> bool:
-        if sequence.stopped_by != "eos" and sequence.tokens[-1] in prompt.end_ids:
-            sequence.tokens.pop()
-            sequence.stopped_by = "eos"
         text.catch_up()
         if sequence.stopped_by is not None or text.stop_string is not None:
             text.finish()

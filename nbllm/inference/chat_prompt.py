@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from nbllm.core.errors import UserError
@@ -33,7 +33,8 @@ class ChatPrompt:
         tokens: Token ids, the beginning of the answer included.
         parts: The same as text, in parts of the template's own control tokens (True) and all else (False): a control
             token that somebody wrote into a message is text.
-        end_ids: Tokens that end the answer: the tokenizer's end of text, and the template's end of a turn.
+        end_ids: Tokens that end the answer: the tokenizer's end of text, the template's end of a turn, and those that
+            the model's makers state.
         stop: Strings that end the answer, where the roles are plain words.
         begun: The beginning of the answer that the conversation ends with, or "".
     """
@@ -51,7 +52,11 @@ class ChatPrompt:
 
 
 def render_chat(
-    tokenizer: Any, messages: str | Sequence[Message], *, should_stop: Callable[[], bool] | None = None
+    tokenizer: Any,
+    messages: str | Sequence[Message],
+    *,
+    end_tokens: Collection[int] = (),
+    should_stop: Callable[[], bool] | None = None,
 ) -> ChatPrompt:
     """Render a conversation with the tokenizer's chat template, up to where the answer begins.
 
@@ -64,6 +69,7 @@ def render_chat(
         tokenizer: A transformers tokenizer.
         messages: Text of the user, or messages with "role" (one of `ROLES`) and "content". An assistant's message at
             the end is the beginning of the answer, which goes on from it.
+        end_tokens: Tokens that end the answer besides the tokenizer's and the template's own (`LM.end_tokens`).
         should_stop: Asked while the template renders; a true answer ends it.
 
     Raises:
@@ -79,7 +85,7 @@ def render_chat(
     )  # fmt: skip
     if stop:  # a template writes what begins a conversation itself
         tokens = added_before(tokenizer) + tokens
-    ends = {tokenizer.eos_token_id, _end_of_turn(tokenizer, template, should_stop)} - {None}
+    ends = {tokenizer.eos_token_id, _end_of_turn(tokenizer, template, should_stop), *end_tokens} - {None}
     return ChatPrompt(
         tokens=tuple(tokens),
         parts=_parts(tokenizer, tokens),

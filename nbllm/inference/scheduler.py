@@ -70,7 +70,7 @@ class Scheduler:
 
     def append(self, sequence: Sequence, token: int) -> None:
         """Add a token to a sequence, and end it where that is the last one."""
-        if token == sequence.eos_id:
+        if token in sequence.end_ids:
             sequence.stopped_by = "eos"
             return
         sequence.tokens.append(token)

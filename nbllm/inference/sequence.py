@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections import Counter
+from collections.abc import Collection
 
 import torch
 
@@ -23,7 +24,7 @@ class Sequence:
         prompt: Token ids, at least one.
         generator: What its random numbers come from.
         seed: The seed that the generator was made from.
-        eos_id: The token that ends it, or `None`.
+        end_ids: The tokens that end it.
         tokens: What was generated, without the end token.
         stopped_by: Why it ended, a key of `generation.ENDINGS`; `None` while it goes on.
         start: Where the context begins in prompt and tokens: the sliding window drops what is before.
@@ -35,7 +36,7 @@ class Sequence:
     prompt: list[int]
     generator: torch.Generator
     seed: int
-    eos_id: int | None = None
+    end_ids: frozenset[int] = frozenset()
     tokens: list[int] = dataclasses.field(default_factory=list)
     stopped_by: str | None = None
     start: int = 0
@@ -53,7 +54,9 @@ class Sequence:
         return len(self.prompt) + len(self.tokens) - self.start
 
 
-def make_sequences(prompts: list[list[int]], config: SamplingConfig, *, eos_id: int | None) -> list[Sequence]:
+def make_sequences(
+    prompts: list[list[int]], config: SamplingConfig, *, eos_id: int | None, end_ids: Collection[int] = ()
+) -> list[Sequence]:
     """Make a sequence of each prompt, with random numbers of its own.
 
     These depend on the seed, the prompt and how often the same prompt came before it in the list: not on the other
@@ -62,12 +65,14 @@ def make_sequences(prompts: list[list[int]], config: SamplingConfig, *, eos_id: 
     Args:
         prompts: Token ids, at least one each.
         config: Its `seed`; `None` takes a fresh one for all.
-        eos_id: The token that ends a sequence, or `None`.
+        eos_id: The end token, or `None`.
+        end_ids: Other tokens that end a sequence.
 
     Raises:
         UserError: A prompt is empty.
     """
     seed = secrets.randbits(63) if config.seed is None else config.seed
+    ends = frozenset(end_ids) | (frozenset() if eos_id is None else {eos_id})
     before: Counter[tuple[int, ...]] = Counter()
     sequences = []
     for index, prompt in enumerate(prompts):
@@ -80,5 +85,5 @@ def make_sequences(prompts: list[list[int]], config: SamplingConfig, *, eos_id: 
         key = tuple(prompt)
         numbers = generator(seed, "generate", key, before[key])
         before[key] += 1
-        sequences.append(Sequence(index, list(prompt), numbers, seed, eos_id))
+        sequences.append(Sequence(index, list(prompt), numbers, seed, ends))
     return sequences

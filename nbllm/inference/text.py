@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, overload
 
@@ -33,6 +33,7 @@ def generate(
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
     execution: Execution | None = None,
+    end_ids: Collection[int] = (),
 ) -> Generation: ...
 @overload
 def generate(
@@ -45,8 +46,9 @@ def generate(
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
     execution: Execution | None = None,
+    end_ids: Collection[int] = (),
 ) -> Generations: ...
-def generate(
+def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely given)
     model: CausalNetwork,
     tokenizer: Any,
     prompt: str | list[str],
@@ -56,6 +58,7 @@ def generate(
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
     execution: Execution | None = None,
+    end_ids: Collection[int] = (),
 ) -> Generation | Generations:
     """Continue a prompt, or each of a list of prompts.
 
@@ -73,6 +76,7 @@ def generate(
         should_stop: Asked before each step; a true answer ends all.
         lock: Held while the model is used, so that a training thread does not change the weights meanwhile.
         execution: What computes it; `None`: the default of each of its settings.
+        end_ids: Tokens that end a text, besides the tokenizer's end token.
 
     Returns:
         The continuation without the prompt, a `str` that also tells how it came about; for a list, a list of
@@ -86,7 +90,8 @@ def generate(
     if not prompts:
         return Generations()
     eos_id: int | None = tokenizer.eos_token_id
-    sequences = make_sequences([encode_prompt(tokenizer, text) for text in prompts], config, eos_id=eos_id)
+    encoded = [encode_prompt(tokenizer, text) for text in prompts]
+    sequences = make_sequences(encoded, config, eos_id=eos_id, end_ids=end_ids)
     printer = Printer() if stream is True else None
     receive = printer.receive if printer else stream if callable(stream) else None
     texts = [Detokenizer(tokenizer, sequence, config, receive) for sequence in sequences]

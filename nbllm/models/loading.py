@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.io import write_json
+from nbllm.core.io import open_regular, write_json
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
@@ -23,6 +23,7 @@ from nbllm.models.tensor_writing import write_tensors
 CONFIG = "config.json"
 EMBEDDING = "embedding.weight"
 MAX_SHARD_BYTES = 5_000_000_000
+_MAX_JSON = 64 << 20  # bytes
 
 
 def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Network:
@@ -70,19 +71,9 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     Raises:
         WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
     """
-    directory = Path(directory).expanduser()
-    path = directory / CONFIG
-    if not directory.is_dir():
-        raise WeightsError("There is no such model directory.", where=directory)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(
-            f"The directory has no {CONFIG}.", where=directory, hint="Give the folder that holds it."
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"{CONFIG} is not valid JSON: {error}.", where=path) from None
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+    path = Path(directory).expanduser() / CONFIG
+    values = read_config_file(directory)
+    if not isinstance(values.get("model_type"), str):
         raise WeightsError(f"{CONFIG} names no model_type.", where=path)
     name = values["model_type"]
     if name not in FAMILIES:
@@ -102,11 +93,39 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     return FAMILIES[name], config
 
 
+def read_config_file(directory: Path | str) -> dict[str, Any]:
+    """Return what a directory's `config.json` holds, unchecked.
+
+    Raises:
+        WeightsError: It is absent or no JSON object.
+    """
+    directory = Path(directory).expanduser()
+    path = directory / CONFIG
+    if not directory.is_dir():
+        raise WeightsError("There is no such model directory.", where=directory)
+    try:
+        with open_regular(path) as file:
+            values = json.loads(file.read(_MAX_JSON))
+    except FileNotFoundError:
+        raise WeightsError(
+            f"The directory has no {CONFIG}.", where=directory, hint="Give the folder that holds it."
+        ) from None
+    except RecursionError:
+        raise WeightsError(f"{CONFIG} is nested too deeply.", where=path) from None
+    except ValueError as error:  # no UTF-8, no JSON, a number of thousands of digits
+        raise WeightsError(f"{CONFIG} is not valid JSON: {error}.", where=path) from None
+    except OSError as error:
+        raise WeightsError(f"{CONFIG} cannot be read: {error.strerror}.", where=path) from None
+    if not isinstance(values, dict):
+        raise WeightsError(f"{CONFIG} is no object; it names no model_type.", where=path)
+    return values
+
+
 def save_model(
     model: Network,
     directory: Path | str,
     *,
-    token_ids: Mapping[str, int | None] | None = None,
+    token_ids: Mapping[str, int | list[int] | None] | None = None,
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
@@ -117,7 +136,8 @@ def save_model(
     Args:
         model: The model.
         directory: An existing folder.
-        token_ids: Values of `bos_token_id`, `eos_token_id`, `pad_token_id` for the configuration.
+        token_ids: Values of `bos_token_id`, `eos_token_id`, `pad_token_id` for the configuration; several end tokens
+            are a list.
         generation: What `generation_config.json` states besides.
         max_shard_bytes: Weights larger than this are split into files of at most this size.
 
@@ -130,7 +150,12 @@ def save_model(
     family.check(model.config)
     tensors = _family_tensors(model, family)
     dtype = str(model.dtype).removeprefix("torch.")
-    ids = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **(token_ids or {})}
+    ids: dict[str, Any] = {
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        **(token_ids or {}),
+    }
     values = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
     write_json(directory / CONFIG, {**values, **family.write(model.config), **ids, "use_cache": True})
     stated = {name: value for name, value in ids.items() if value is not None}

@@ -12,7 +12,7 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
 from nbllm.inference import SamplingConfig, generate
-from nbllm.lm import LM, load_tokenizer
+from nbllm.lm import LM, assemble
 from nbllm.models.loading import read_config
 from nbllm.models.network import build_without_weights
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
@@ -182,7 +182,7 @@ class Trainer(Session):
             )
         # `begin` reads the weights: read here too, they would need the memory twice.
         model = build_without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
-        self.lm = LM(model, load_tokenizer(newest.path))
+        self.lm = assemble(model, newest.path)
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
         self.optimizer = Optimizer(

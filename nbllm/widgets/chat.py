@@ -206,7 +206,9 @@ class ChatPanel(Panel):
 
         def write() -> None:
             try:
-                prompt = render_chat(self.lm.tokenizer, messages, should_stop=stop.is_set)
+                prompt = render_chat(
+                    self.lm.tokenizer, messages, end_tokens=self.lm.end_tokens, should_stop=stop.is_set
+                )
                 made = answer(
                     self.lm.causal_network_for("generate"), self.lm.tokenizer, prompt, config,
                     on_token=take, should_stop=stop.is_set, lock=self.lm.lock,

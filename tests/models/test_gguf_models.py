@@ -217,7 +217,7 @@ def test_a_half_precision_model_is_written_in_kind(tokenizer, tmp_path):
 
 def test_what_gguf_cannot_hold(tokenizer, tmp_path):
     path = tmp_path / "x.gguf"
-    path.write_bytes(b"what was here before")
+    path.write_bytes(b"GGUF, what was here before")
     for case, changes, dtype, message in (
         ("gpt2", {"activation": "relu"}, None, "means activation='gelu_tanh'"),
         ("llama", {"hidden_size": 48}, "Q8_0", "Q8_0 packs 32 elements of a row"),
@@ -230,7 +230,7 @@ def test_what_gguf_cannot_hold(tokenizer, tmp_path):
         lm.model.blocks[0].attention.output.weight[3, 4] = 1e5
     with pytest.raises(UserError, match=r"blk\.0\.attn_output\.weight holds values that F16 cannot hold"):
         lm.save(path, dtype="F16")
-    assert path.read_bytes() == b"what was here before"
+    assert path.read_bytes() == b"GGUF, what was here before"
     assert [file.name for file in tmp_path.iterdir()] == ["x.gguf"]
     with pytest.raises(UserError, match="dtype is for GGUF files"):
         lm.save(tmp_path / "directory", dtype="F16")

@@ -13,6 +13,8 @@ from nbllm.core.errors import WeightsError
 from nbllm.models.gguf.header import Header
 from nbllm.models.gguf.pre_tokenizers import RECIPES
 
+# Tokens that end a text besides the end token: the end of a turn and the end of a message, in this order.
+END_KEYS = ("eot", "eom")
 SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 TEMPLATE = "tokenizer.chat_template"
 # Before `tokenizer.ggml.pre` was invented, these architectures had one way to cut text each.
@@ -54,6 +56,12 @@ def read_tokenizer(header: Header) -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "attention_mask"],
         **{role: metadata.special(key) for role, key in SPECIAL.items()},
     )
+
+
+def read_end_tokens(header: Header) -> list[Any]:
+    """Return the ids of the tokens that end a text besides the end token, unchecked."""
+    stated = (header.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS)
+    return [token for token in stated if token is not None]
 
 
 class _Metadata:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ def save_gguf(
     *,
     dtype: str | None = None,
     sampling: Mapping[str, Any] | None = None,
+    end_tokens: Sequence[int] = (),
 ) -> None:
     """Write a model and its tokenizer as one GGUF file, or leave what was at `path` as it is.
 
@@ -58,6 +59,7 @@ def save_gguf(
             loses nothing.
         sampling: Settings that are recommended for a chat; of those, temperature, top_k, top_p and min_p have names
             in GGUF.
+        end_tokens: Ids of the tokens that end a text: the tokenizer's own and up to two others.
 
     Raises:
         UserError: GGUF cannot express the model, the tokenizer or a number, `dtype` is none of these, or what is at
@@ -84,7 +86,7 @@ def save_gguf(
             writer.add_file_type(file_type)
             writer.add_quantization_version(GGML_QUANT_VERSION)
             write_sampling(writer, sampling or {})
-            write_tokenizer(writer, tokenizer, model.config.vocab_size)
+            write_tokenizer(writer, tokenizer, model.config.vocab_size, end_tokens)
             _write_tensors(writer, model, matrix_type)
         finally:
             writer.close()
