@@ -9,6 +9,7 @@ from nbllm.inference.config import SamplingConfig
 from nbllm.inference.generation import Generation
 from nbllm.inference.sequence import Sequence
 from nbllm.inference.streaming import StopScanner, StreamedText, TokenText
+from nbllm.inference.token_bytes import special_tokens
 
 Receive = Callable[[StreamedText], object]
 
@@ -39,6 +40,8 @@ class Detokenizer:
         self._arguments = (tokenizer, sequence, config, receive)
         self.sequence, self._receive, self._received = sequence, receive, received
         self._decoder, self._scanner = TokenText(tokenizer, sequence.prompt), StopScanner(config.stop)
+        # A special token that is a stop string is found as a token: its text is left out.
+        self._stop_tokens = special_tokens(tokenizer, config.stop) if config.stop else {}
         self.text, self._finished = "", False
         self.ends: list[int] = []
 
@@ -53,16 +56,23 @@ class Detokenizer:
             piece = self._decoder.feed(token)
             self.ends.append((self.ends[-1] if self.ends else 0) + len(piece))
             self._give(self._scanner.feed(piece))
+            if token in self._stop_tokens and self.stop_string is None:
+                self._give_rest()
+                self._scanner.found = self.stop_string or self._stop_tokens[token]
 
     def finish(self) -> None:
         """Give out the text that was held back: no more tokens will come."""
         if not self._finished:
             self._finished = True
             self.catch_up()
-            rest = self._decoder.finish()
-            if rest:
-                self.ends[-1] += len(rest)
-            self._give(self._scanner.feed(rest) + self._scanner.finish())
+            self._give_rest()
+
+    def _give_rest(self) -> None:
+        """Give out the text that was held back."""
+        rest = self._decoder.finish()
+        if rest:
+            self.ends[-1] += len(rest)
+        self._give(self._scanner.feed(rest) + self._scanner.finish())
 
     def restarted(self) -> Detokenizer:
         """Return one that has decoded all tokens from the first again; the stream receives only what it has not."""

@@ -82,6 +82,16 @@ class TokenBytes:
         return "" if token in self._left_out else str(self._tokenizer.convert_ids_to_tokens(token) or "")
 
 
+def special_tokens(tokenizer: Any, texts: Sequence[str]) -> dict[int, str]:
+    """Return those of the texts that are special tokens, by their ids."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return {
+        int(number): token.content
+        for number, token in added.items()
+        if token.special and token.content in texts
+    }
+
+
 @functools.cache
 def _bytes_by_character() -> dict[str, int]:
     """Return the byte that each character of a byte-level vocabulary stands for."""

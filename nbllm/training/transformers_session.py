@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nbllm.core.errors import RefusedError
+from nbllm.inference.text import encode_prompt
 from nbllm.runs.settings import Setting
 from nbllm.training.decider import POLL_SECONDS, Decider
 from nbllm.training.external_session import NO_METRICS
@@ -127,17 +128,17 @@ class TransformersSession(Session):
         """Let the model continue a prompt, and leave the random state of the training as it was."""
         model, tokenizer = self._parts["model"], self._parts["processing_class"]
         was_training, devices = model.training, [model.device.index] if model.device.type == "cuda" else []
-        start = prompt or tokenizer.bos_token or tokenizer.eos_token or ""
-        inputs = tokenizer(start, return_tensors="pt", add_special_tokens=False).to(model.device)
-        if inputs["input_ids"].shape[1] == 0:
+        start = encode_prompt(tokenizer, prompt)
+        if not start:
             raise RefusedError("the prompt has no token")
+        prompt_ids = torch.tensor([start], device=model.device)
         model.eval()
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(self._args.seed + self.step)
                 ids = model.generate(
-                    input_ids=inputs["input_ids"],
-                    attention_mask=inputs["attention_mask"],
+                    input_ids=prompt_ids,
+                    attention_mask=torch.ones_like(prompt_ids),
                     do_sample=True,
                     top_p=0.95,
                     temperature=0.8,
@@ -146,7 +147,7 @@ class TransformersSession(Session):
                 )
         finally:
             model.train(was_training)
-        text = tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :])
+        text = tokenizer.decode(ids[0, len(start) :])
         self.emit("sample", prompt=prompt, text=text, **{"actor": "loop", **asked})
 
     def write(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import nbllm as nb
 from nbllm.core.errors import DataError
 from nbllm.data import END_OF_TEXT, encoding as module, load, pack, train_tokenizer
-from nbllm.data.encoding import DocumentEncoder, encode_text
+from nbllm.data.encoding import DocumentEncoder, added_before, encode_text
 from nbllm.evaluation.answering import answer
 from nbllm.evaluation.requests import DocumentLikelihood
 
@@ -120,6 +120,25 @@ def test_nothing_is_added_cut_or_padded(tokenizer):
     )
     other(["one", "a longer text"], truncation=True, max_length=3, padding=True)
     assert encode_text(other, "a longer text " * 9) == encode_text(tokenizer, "a longer text " * 9)
+
+
+def test_what_a_tokenizer_puts_before_a_text(tokenizer):
+    from copy import deepcopy
+
+    begun = deepcopy(tokenizer)
+    begun.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, tokenizer.bos_token_id)]
+    )
+    assert (added_before(tokenizer), added_before(begun)) == ([], [tokenizer.bos_token_id])
+
+
+def test_bits_per_byte_are_of_the_tokens_that_are_packed(lm, tokenizer):
+    """A control token that the text spells is plain there too: read as one, this text has 11 tokens fewer."""
+    text = f"a {END_OF_TEXT} b"
+    report = nb.evaluate(lm, ["perplexity"], data=[text], progress=False)
+    (num_tokens,) = report.rows("perplexity").columns["num_tokens"]
+    assert num_tokens == pack([text], tokenizer).num_tokens
+    assert num_tokens > len(tokenizer(text)["input_ids"]) + 3
 
 
 def test_a_tokenizer_in_python_follows_the_same_rule():

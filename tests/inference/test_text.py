@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from nbllm.core.errors import UserError
 from nbllm.inference import Generation, Generations, SamplingConfig, generate, generate_ids
 from nbllm.inference.streaming import TokenText
+from nbllm.inference.text import encode_prompt
 
 GREEDY = SamplingConfig(temperature=0, max_new_tokens=40)
 SAMPLED = SamplingConfig(max_new_tokens=40, seed=3)
@@ -51,6 +52,22 @@ def test_a_stop_string_across_tokens_is_cut_off(gpt2, tokenizer):
     assert (made.stopped_by, made.stop_string) == ("stop", stop)
     assert made.tokens == free.tokens[: len(made.tokens)]
     assert stop in tokenizer.decode(made.tokens) and stop not in tokenizer.decode(made.tokens[:-1])
+
+
+def test_a_stop_string_that_is_a_special_token_ends_each_text_of_a_batch(gpt2, tokenizer):
+    """EleutherAI/lm-evaluation-harness#2723. Its own text is never decoded."""
+    marked = copy.deepcopy(tokenizer)
+    free = generate(gpt2, tokenizer, PROMPTS, config=SAMPLED)
+    stop = next(token for token in free[0].tokens[5:] if all(token in each.tokens[1:] for each in free))
+    text = marked.convert_ids_to_tokens(stop)
+    marked.add_special_tokens({"additional_special_tokens": [text]})
+    assert marked.decode([stop], skip_special_tokens=True) == ""
+    made, received = streamed(gpt2, marked, PROMPTS, SAMPLED.replace(stop=[text]))
+    for index, (each, whole) in enumerate(zip(made, free, strict=True)):
+        assert (each.stopped_by, each.stop_string) == ("stop", text)
+        assert each.tokens == whole.tokens[: whole.tokens.index(stop) + 1]
+        assert each == marked.decode(each.tokens, skip_special_tokens=True)
+        assert "".join(piece for piece in received if piece.prompt_index == index) == each
 
 
 def streamed(model, tokenizer, prompt, config):
@@ -243,6 +260,7 @@ def test_a_prompt_that_spells_the_beginning_of_text_has_it_once(gpt2, tokenizer)
         single=f"{token} $A", special_tokens=[(token, begun.bos_token_id)]
     )
     assert begun(token + "the cat")["input_ids"][:2] == [begun.bos_token_id] * 2
+    assert encode_prompt(tokenizer, 2 * token) == [begun.bos_token_id] * 2  # as a person asks
     once, spelled = (generate(gpt2, begun, text, config=GREEDY) for text in ("the cat", token + "the cat"))
     assert once.tokens == spelled.tokens
     assert (
