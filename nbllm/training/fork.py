@@ -19,7 +19,7 @@ from nbllm.runs.rules import Rule
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.config import TrainConfig
-from nbllm.training.requirements import check_fits
+from nbllm.training.requirements import check_fits, check_known_to_a_process
 from nbllm.training.run_choices import DECISIVE, make_choices
 from nbllm.training.run_record import check_record
 from nbllm.training.train_state import TrainState
@@ -54,6 +54,7 @@ def fork(
         try:
             new, config = _forked_record(path, record, timeline, info, changes)
             new |= {"where": where or record["where"]}
+            check_known_to_a_process(config, new["where"])
             new["parent"] = {"run": path.name, "step": info.step, "actor": actor}
             created = create(path.parent, name, new)
             with first_checkpoint(created):

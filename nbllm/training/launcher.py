@@ -168,7 +168,9 @@ def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:
             with open_regular(path / PROCESS_LOG, follow=False) as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_END))
                 lines = log.read(LOG_END).decode(errors="replace").strip().splitlines()
-            reason = f"the process ended with exit code {code}: {lines[-1] if lines else 'no output'}"
+            # An error's own line is the last that is not indented: where it is and a hint stand below it.
+            said = next((line for line in reversed(lines) if not line.startswith(" ")), "no output")
+            reason = f"the process ended with exit code {code}: {said}"
             with EventWriter(path, "trainer") as writer:
                 writer.write("start", 0, from_step=0, where="process", **this_process())
                 writer.write("end", 0, state="failed", reason=reason, digest=None)

@@ -9,6 +9,7 @@ from nbllm.models.network import build_without_weights, check_can
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
+from nbllm.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,6 +61,25 @@ def check_fits(
                 f"The tokens come from a vocabulary of {store.vocab_size}, the model has {shape.vocab_size}.",
                 where=store.path,
                 hint="Pack the text with the model's own tokenizer.",
+            )
+
+
+def check_known_to_a_process(config: TrainConfig, where: str) -> None:
+    """Check that a run that is trained in a process of its own needs nothing that only this kernel has.
+
+    Raises:
+        UserError: Its objective or its optimizer is declared in a notebook or a script.
+    """
+    if where != "process":
+        return
+    for what, name, kind in (
+        ("objective", config.objective, OBJECTIVES[config.objective]),
+        ("optimizer", config.optimizer, OPTIMIZERS[config.optimizer]),
+    ):
+        if not kind.__module__.startswith("nbllm."):
+            raise UserError(
+                f"The {what} {name!r} is declared in {kind.__module__}, which a process of its own does not know.",
+                hint='Train in this kernel: where="thread".',
             )
 
 

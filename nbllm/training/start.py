@@ -26,7 +26,7 @@ from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
 from nbllm.training.optimizers import OPTIMIZERS
-from nbllm.training.requirements import check_fits
+from nbllm.training.requirements import check_fits, check_known_to_a_process
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits
@@ -93,6 +93,7 @@ def train(
     settings = TrainConfig.from_dict(given)
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
+    check_known_to_a_process(settings, where)
     if replace:
         if name is None:
             raise UserError(

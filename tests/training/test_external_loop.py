@@ -369,6 +369,17 @@ def test_an_error_between_batches_is_the_runs_failure(follow, where):
     assert ("no such file" if where == "loader" else "ZeroDivisionError") in loop.run.reason
 
 
+def test_a_run_of_a_compiled_model_is_taken_up_without_compiling(follow):
+    task = Task()
+    compiled = {"model": torch.compile(task.model, backend="eager"), "optimizer": task.optimizer}
+    go(task, follow(task, "compiled", steps=6, modules=compiled))
+    again = Task()
+    loop = follow(again, "compiled", steps=6, resume=True)
+    assert list(loop) == []
+    for restored, trained in zip(again.model.parameters(), task.model.parameters(), strict=True):
+        assert torch.equal(restored, trained)
+
+
 def test_epochs_may_be_zipped_with_the_loop_too(follow):
     task = Task()
     loop = follow(task, rules=[Rule(name="enough", when="step == 5", do=stop())])
