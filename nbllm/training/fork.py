@@ -18,6 +18,7 @@ from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.rules import Rule
 from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
+from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.requirements import check_fits, check_known_to_a_process
 from nbllm.training.run_choices import DECISIVE, make_choices
@@ -46,6 +47,7 @@ def fork(
         RunError: There is no good checkpoint of that step on the run's current branch; the message names the others.
         UserError: A setting is unknown or out of range, or the run would have no step left.
     """
+    changes = our_names(changes)
     while True:
         record = read_record(path)
         check_record(path, record)

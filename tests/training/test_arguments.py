@@ -165,6 +165,15 @@ def test_devices_that_are_not_here(lm, store, small, tmp_path, device, message):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_fork_takes_the_same_names(lm, store, small, tmp_path):
+    run = nb.train(lm, store, folder=tmp_path, name="run", max_steps=2, **small).wait(progress=False)
+    fork = run.fork("fork", step=2, learning_rate=1e-4, max_steps=4, block_size=16).wait(progress=False)
+    assert (fork.config["lr"], fork.step, fork.config["sequence_length"]) == (1e-4, 4, 16)
+    with pytest.raises(UserError) as caught:
+        run.fork("other", epochs=2)
+    assert "here give steps" in caught.value.hint
+
+
 @pytest.mark.parametrize("what", ["objective", "optimizer"])
 def test_what_a_cell_declares_is_not_sent_to_a_process(lm, store, small, tmp_path, monkeypatch, what):
     from nbllm.objectives import OBJECTIVES
