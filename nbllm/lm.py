@@ -66,7 +66,8 @@ class LM:
         lock: Guards the weights: whoever changes them, or reads them all at one moment, holds it.
 
     Raises:
-        UserError: The tokenizer has more tokens than the model's vocabulary.
+        UserError: The tokenizer has more tokens than the model's vocabulary, or another padding token than the one
+            from which the model counts positions (RoBERTa).
     """
 
     def __init__(
@@ -81,6 +82,14 @@ class LM:
             raise UserError(
                 f"The tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.",
                 hint=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its tokenizer.",
+            )
+        offset = model.config.position_offset
+        if offset and tokenizer.pad_token_id != offset - 1:
+            raise UserError(
+                f"This model does not count token {offset - 1}, as padding; the tokenizer's padding token is "
+                f"{tokenizer.pad_token_id}.",
+                hint=f"Make the model with position_offset={(tokenizer.pad_token_id or 0) + 1}, and the tokenizer "
+                "with a pad_token.",
             )
         self.model = model
         self.tokenizer = tokenizer

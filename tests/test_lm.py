@@ -246,3 +246,10 @@ def test_the_rows_of_the_table_add_up(lm):
 def test_importing_it_loads_nothing_heavy():
     code = "import nbllm.lm, sys; sys.exit(any(n in sys.modules for n in ('torch', 'transformers', 'numba')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_model_that_counts_from_another_padding_token_is_refused(tokenizer):
+    shape = {"num_layers": 1, "hidden_size": 16, "num_heads": 2}
+    with pytest.raises(UserError, match="(?s)does not count token 1.*position_offset=1"):
+        LM.new("roberta", tokenizer=tokenizer, **shape)
+    assert LM.new("roberta", tokenizer=tokenizer, position_offset=1, **shape).model.can == {"embed", "fill"}

@@ -1,8 +1,10 @@
-"""The configuration that makes one block into GPT-2, LLaMA and their relatives."""
+"""The configuration that makes one block into GPT-2, LLaMA, BERT and their relatives."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
@@ -10,14 +12,19 @@ from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.normalization import NORMS
 from nbllm.nn.positions import POSITIONS
 
+_MAY_BE_ZERO = (
+    "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
+    "num_layer_groups",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(PlainConfig):
     """The shape of a model.
 
     Attributes:
-        family: The Hugging Face layout that it is saved in: "gpt2", "llama", "qwen2".
-        network: What is built of it, a name in `models.network.NETWORKS`: "decoder".
+        family: The Hugging Face layout that it is saved in: "gpt2", "llama", "bert", ...
+        network: What is built of it, a name in `models.network.NETWORKS`: "decoder", "encoder".
         vocab_size: Rows of the embedding.
         hidden_size: Width of the residual stream.
         num_layers: Blocks.
@@ -29,7 +36,12 @@ class ModelConfig(PlainConfig):
             hidden_size rounded up to a multiple of 64, which costs as many parameters.
         max_positions: The longest context, in tokens.
         positions: "learned" (a vector a position) or "rotary" (queries and keys rotated).
-        norm: "layer_norm" or "rms_norm", before each part and after the last block.
+        position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
+            of them is that of padding, the token `position_offset - 1`, which is not counted (RoBERTa); 0: all tokens
+            are counted.
+        norm: "layer_norm" or "rms_norm".
+        norm_placement: "pre", before each part and after the last block, or "post", after each part has been added to
+            the residual stream (Vaswani et al. 2017).
         norm_eps: Added to the variance by the normalizations.
         activation: "gelu_tanh", "gelu", "silu" or "relu".
         gated: Whether the feed-forward part is gated (SwiGLU when the activation is "silu").
@@ -38,6 +50,15 @@ class ModelConfig(PlainConfig):
         feed_forward_bias: Whether those of the feed-forward part have.
         tie_embeddings: Whether the head is the transposed embedding.
         rope_theta: Base of the rotary frequencies.
+        embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT); 0: the
+            embedding has hidden_size, and there is no projection.
+        embedding_norm: Whether the sum of token, position and type embeddings is normalized.
+        token_types: Kinds of tokens, such as those of a first and a second sentence, with a learned vector each; 0:
+            all tokens are of one kind.
+        num_layer_groups: How many blocks there are, each used for equally many consecutive layers (ALBERT); 0: every
+            layer has a block of its own.
+        mask_head: Whether an encoder has a head that predicts masked tokens.
+        pooler: Whether an encoder has a layer that makes a vector of the whole text out of its first token.
         initializer_range: Standard deviation of new weights.
     """
 
@@ -52,7 +73,9 @@ class ModelConfig(PlainConfig):
     intermediate_size: int = 0
     max_positions: int = 1024
     positions: str = "learned"
+    position_offset: int = 0
     norm: str = "layer_norm"
+    norm_placement: str = "pre"
     norm_eps: float = 1e-5
     activation: str = "gelu_tanh"
     gated: bool = False
@@ -61,6 +84,12 @@ class ModelConfig(PlainConfig):
     feed_forward_bias: bool = True
     tie_embeddings: bool = True
     rope_theta: float = 10000.0
+    embedding_size: int = 0
+    embedding_norm: bool = False
+    token_types: int = 0
+    num_layer_groups: int = 0
+    mask_head: bool = False
+    pooler: bool = False
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
@@ -68,8 +97,9 @@ class ModelConfig(PlainConfig):
         check_positive(self, "norm_eps", "rope_theta", "initializer_range")
         check_choice(self, "positions", tuple(POSITIONS))
         check_choice(self, "norm", tuple(NORMS))
+        check_choice(self, "norm_placement", ("pre", "post"))
         check_choice(self, "activation", tuple(ACTIVATIONS))
-        for name in ("num_kv_heads", "head_dim", "intermediate_size"):
+        for name in _MAY_BE_ZERO:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.", where="ModelConfig")
         self._derive()
@@ -79,6 +109,13 @@ class ModelConfig(PlainConfig):
                 where="ModelConfig",
                 hint="Each key/value head serves the same number of query heads.",
             )
+        if self.num_layer_groups > self.num_layers:
+            raise UserError(
+                f"num_layer_groups ({self.num_layer_groups}) is more than num_layers ({self.num_layers}).",
+                where="ModelConfig",
+            )
+        if self.position_offset and self.positions != "learned":
+            raise UserError("position_offset is for learned positions.", where="ModelConfig")
         if self.positions == "rotary" and self.head_dim % 2:
             raise UserError(
                 f"head_dim is {self.head_dim}; rotary positions rotate pairs, so it must be even.",
@@ -102,3 +139,24 @@ class ModelConfig(PlainConfig):
             if self.gated:
                 size = -(-size * 2 // 3 // 64) * 64
             object.__setattr__(self, "intermediate_size", size)
+
+
+def check_fixed(config: ModelConfig, fixed: Mapping[str, Any], what: str, hint: str) -> None:
+    """Refuse a configuration that differs from the settings that a family or network cannot vary.
+
+    Args:
+        config: The configuration.
+        fixed: Those settings.
+        what: Whose they are, for the message.
+        hint: What to do.
+
+    Raises:
+        UserError: A setting differs; it is named.
+    """
+    for name, value in fixed.items():
+        if getattr(config, name) != value:
+            raise UserError(
+                f"A {what} has {name}={value!r}, not {getattr(config, name)!r}.",
+                where=what,
+                hint=hint,
+            )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
 from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts
@@ -17,7 +18,7 @@ from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import padded_causal_mask
 from nbllm.nn.normalization import NORMS, make_norm
-from nbllm.nn.positions import Places, make_positions
+from nbllm.nn.positions import Places, check_length, make_positions
 
 
 @NETWORKS.register("decoder")
@@ -26,6 +27,10 @@ class Decoder(CausalNetwork):
     """A causal language model; arguments as `Network` takes them."""
 
     kind = "a causal decoder, which predicts the next token"
+    fixed: ClassVar = {
+        "position_offset": 0, "norm_placement": "pre", "embedding_size": 0, "embedding_norm": False, "token_types": 0,
+        "num_layer_groups": 0, "mask_head": False, "pooler": False,
+    }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add embedding, positions, blocks, the last normalization and the head."""
@@ -84,7 +89,7 @@ class Decoder(CausalNetwork):
         if positions is None and attention_mask is not None:
             of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
             positions = of_keys[:, past:]
-        length = self._check_length(past + count, positions)
+        length = check_length(self.positions, past + count, positions)
         where = Places(slice(past, past + count) if positions is None else positions, length)
         x = self.positions.embed(self.embedding(input_ids), where)
         mask: Tensor | None = None if attention_mask is None else padded_causal_mask(attention_mask, count)
@@ -153,15 +158,3 @@ class Decoder(CausalNetwork):
             dtype=weight.dtype,
             device=weight.device,
         )
-
-    def _check_length(self, length: int, positions: Int[Tensor, "batch position"] | None) -> int:
-        """Return one more than the highest position; refuse what the position scheme cannot number."""
-        limit = self.positions.limit
-        if positions is not None and (limit is None or length > limit):
-            length = int(positions.max()) + 1
-        if limit is not None and length > limit:
-            raise UserError(
-                f"{length} tokens were given; this model has {limit} positions.",
-                hint="Shorten the text, or make the model with a greater max_positions.",
-            )
-        return length

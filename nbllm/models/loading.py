@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.core.io import open_regular, write_json
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import HEAD, Family, WeightRule
+from nbllm.models.families.base import Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
 from nbllm.models.network import Network, build_without_weights
@@ -55,18 +57,18 @@ def read_parameters(
     shapes = {name: tuple(p.shape) for name, p in build_without_weights(config).named_parameters()}
     with TensorFiles(directory, family) as files:
         rules = _rules(family, config, files)
-        _check_names(files, rules, config)
+        _check_names(files, rules, family, config)
         if dtype is None:
             dtype = files.widest_dtype()
         for rule in rules:
             for name, parameter in _read_parameters(files, rule, shapes, dtype):
-                if name == EMBEDDING and config.tie_embeddings and HEAD in files:
-                    _check_tied(files, parameter)
+                if name == EMBEDDING and config.tie_embeddings and family.head in files:
+                    _check_tied(files, parameter, family.head)
                 yield name, parameter
 
 
 def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
-    """Read a directory's `config.json`.
+    """Read a directory's `config.json`; of which optional parts a model consists, its weights say.
 
     Raises:
         WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
@@ -90,7 +92,12 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
         raise
     except UserError as error:
         raise WeightsError(error.what, where=path, hint=error.hint) from None
-    return FAMILIES[name], config
+    family = FAMILIES[name]
+    if family.optional:
+        with TensorFiles(Path(directory).expanduser(), family) as files:
+            has: dict[str, Any] = {setting: tensor in files for setting, tensor in family.optional.items()}
+        config = dataclasses.replace(config, **has)
+    return family, config
 
 
 def read_config_file(directory: Path | str) -> dict[str, Any]:
@@ -156,32 +163,43 @@ def save_model(
         "pad_token_id": None,
         **(token_ids or {}),
     }
-    values = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
-    write_json(directory / CONFIG, {**values, **family.write(model.config), **ids, "use_cache": True})
-    stated = {name: value for name, value in ids.items() if value is not None}
-    write_json(directory / "generation_config.json", {**stated, **(generation or {})})
+    values = {
+        "architectures": [family.architecture_of(model.config)],
+        "model_type": family.name,
+        "dtype": dtype,
+    }
+    write_json(directory / CONFIG, {**values, **ids, **family.write(model.config), "use_cache": True})
+    if "generate" in model.can:
+        stated = {name: value for name, value in ids.items() if value is not None}
+        write_json(directory / "generation_config.json", {**stated, **(generation or {})})
     _write_tensors(tensors, directory, max_shard_bytes)
 
 
 def _rules(family: Family, config: ModelConfig, files: TensorFiles) -> list[WeightRule]:
     """Return the weight map; of a tied pair the file may hold either."""
     rules = family.rules(config)
-    if config.tie_embeddings and HEAD in files:
-        either = WeightRule(HEAD, (EMBEDDING,))
+    if config.tie_embeddings and family.head in files:
+        either = WeightRule(family.head, (EMBEDDING,))
         rules = [
             either if rule.targets == (EMBEDDING,) and rule.source not in files else rule for rule in rules
         ]
     return rules
 
 
-def _check_names(files: TensorFiles, rules: list[WeightRule], config: ModelConfig) -> None:
-    """Refuse missing and surplus tensors by name."""
+def _check_names(files: TensorFiles, rules: list[WeightRule], family: Family, config: ModelConfig) -> None:
+    """Refuse missing and surplus tensors by name; warn of the heads for other tasks."""
     wanted = {rule.source for rule in rules}
-    allowed = wanted | ({HEAD} if config.tie_embeddings else set())
+    allowed = wanted | ({family.head} if config.tie_embeddings else set())
+    if family.other_heads is not None:
+        others = {name for name in files.names if family.other_heads.fullmatch(name)}
+        allowed |= others
+        if others:
+            text = f"Left out, for nbllm has no such head: {', '.join(sorted(others))} in {files.main}"
+            warnings.warn(text, stacklevel=5)
     missing = sorted(wanted - files.names)
     if missing:
         hint = "The file is incomplete, or config.json belongs to another model."
-        if missing == [HEAD]:
+        if missing == [family.head]:
             hint = "If the head is the embedding, set tie_word_embeddings to true in config.json."
         raise WeightsError(_list("missing", missing), where=files.main, hint=hint)
     surplus = sorted(files.names - allowed)
@@ -213,13 +231,13 @@ def _read_parameters(
         yield name, torch.nn.Parameter(part)
 
 
-def _check_tied(files: TensorFiles, embedding: Tensor) -> None:
+def _check_tied(files: TensorFiles, embedding: Tensor, name: str) -> None:
     """Refuse a stored head that is not the embedding it is said to be."""
-    head = files.read(HEAD, tuple(embedding.shape)).to(embedding.dtype)
+    head = files.read(name, tuple(embedding.shape)).to(embedding.dtype)
     if not torch.equal(head, embedding):
         raise WeightsError(
-            f"{HEAD} differs from the embedding, but config.json ties them.",
-            where=files.file_of(HEAD),
+            f"{name} differs from the embedding, but config.json ties them.",
+            where=files.file_of(name),
             hint="Set tie_word_embeddings to false in config.json if the head is a matrix of its own.",
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nbllm.core.errors import UserError
 from nbllm.core.registry import Registry
 from nbllm.core.seeding import generator
-from nbllm.models.config import ModelConfig
+from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import empty_parameters
 
@@ -49,17 +49,23 @@ class Network(nn.Module):
         seed: Of the initial weights. They depend on the seed and each weight's name and shape alone; the global
             random state is neither read nor moved.
 
+    Raises:
+        UserError: The configuration has a setting that this network does not honour.
+
     Attributes:
         can: Which of `VERBS` it can do.
         kind: What it is, in words, for people who ask it for something else.
+        fixed: Settings of `ModelConfig` that it cannot vary.
         attention_backend: A name in `nn.attention_backends.BACKENDS`, or "auto": measured.
     """
 
-    can: ClassVar[frozenset[str]] = frozenset()
-    kind: ClassVar[str] = "network"
+    can: frozenset[str] = frozenset()
+    kind: str = "network"
+    fixed: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:
         super().__init__()
+        check_fixed(config, self.fixed, f"{config.network} network", "Leave this setting.")
         self.config = config
         self.attention_backend = "auto"
         # The layers' own initialisation would draw from the global random state; on "meta" it draws nothing.
@@ -82,12 +88,13 @@ class Network(nn.Module):
     def initialize(self, seed: int) -> None:
         """Draw new weights.
 
-        Matrices are normal with `initializer_range`; those that write into the residual stream are scaled
-        down by sqrt(2 * num_layers), as many as write into it. Biases are 0, normalizations 1.
+        Matrices are normal with `initializer_range`; those that write into a residual stream that is not normalized
+        itself are scaled down by sqrt(2 * num_layers), as many as write into it. Biases are 0, normalizations 1.
 
         Source: Radford et al. 2019 (GPT-2), section 2.3.
         """
-        residual = 1 / math.sqrt(2 * self.config.num_layers)
+        accumulates = self.config.norm_placement == "pre"
+        residual = 1 / math.sqrt(2 * self.config.num_layers) if accumulates else 1.0
         for name, weight in self.named_parameters():
             if weight.dim() < 2:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -173,7 +180,7 @@ def build_without_weights(config: ModelConfig) -> Network:
 
 
 def _kind_of(config: ModelConfig) -> type[Network]:
-    from nbllm.models import decoder  # noqa: F401 - importing a network registers it
+    from nbllm.models import decoder, encoder  # noqa: F401 - importing a network registers it
 
     return NETWORKS[config.network]
 

@@ -7,6 +7,7 @@ from typing import Any
 from nbllm.core.errors import UserError, nearest
 from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
+from nbllm.models.families.bert import POST_NORM_ENCODER
 
 _GPT2: dict[str, Any] = {"family": "gpt2", "vocab_size": 50257}
 _LLAMA: dict[str, Any] = {
@@ -36,6 +37,21 @@ _SMOLLM2: dict[str, Any] = {
     "max_positions": 8192,
     "rope_theta": 100000.0,
 }
+
+_BERT: dict[str, Any] = {
+    **POST_NORM_ENCODER,
+    "family": "bert",
+    "vocab_size": 30522,
+    "max_positions": 512,
+    "activation": "gelu",
+    "norm_eps": 1e-12,
+    "token_types": 2,
+    "mask_head": True,
+}
+_ROBERTA: dict[str, Any] = {**_BERT, "family": "roberta", "vocab_size": 50265, "norm_eps": 1e-5, "token_types": 1,
+    "position_offset": 2}  # fmt: skip
+_ALBERT: dict[str, Any] = {**_BERT, "family": "albert", "vocab_size": 30000, "activation": "gelu_tanh",
+    "embedding_size": 128, "num_layer_groups": 1}  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": {**_GPT2, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
@@ -73,6 +89,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-6,
         "tie_embeddings": False,
     },
+    "bert": {**_BERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "bert-large": {**_BERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "minilm-l6": {**_BERT, "hidden_size": 384, "num_layers": 6, "num_heads": 12},
+    "roberta": {**_ROBERTA, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "roberta-large": {**_ROBERTA, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "distilbert": {
+        **_BERT,
+        "family": "distilbert",
+        "hidden_size": 768,
+        "num_layers": 6,
+        "num_heads": 12,
+        "token_types": 0,
+    },
+    "albert": {**_ALBERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "albert-large": {**_ALBERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
 }
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")

@@ -4,7 +4,11 @@ from .attention_backends import attend as attend
 from .feed_forward import FeedForward as FeedForward
 from .kv_cache import KVCache as KVCache
 from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
-from .masks import causal_mask as causal_mask, padded_causal_mask as padded_causal_mask
+from .masks import (
+    causal_mask as causal_mask,
+    padded_causal_mask as padded_causal_mask,
+    padding_mask as padding_mask,
+)
 from .normalization import make_norm as make_norm
 from .positions import (
     POSITIONS as POSITIONS,

@@ -36,3 +36,17 @@ def padded_causal_mask(
     keys = torch.arange(num_keys, device=real.device)
     queries = keys[num_keys - num_queries :, None]
     return ((keys <= queries) & visible) | (keys == queries)
+
+
+def padding_mask(
+    real: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"],
+) -> Bool[Tensor, "batch 1 1 key"]:
+    """Let each query see all real tokens, before and after it.
+
+    A sequence of nothing but padding sees it all, so that no row of scores is empty.
+
+    Args:
+        real: (batch, key), nonzero where there is a real token.
+    """
+    visible = real.bool()
+    return (visible | ~visible.any(1, keepdim=True))[:, None, None, :]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nbllm.core.errors import UserError
 from nbllm.nn.hooks import keep_methods
 
 Rotation = tuple[Float[Tensor, "... position half"], Float[Tensor, "... position half"]]
@@ -30,8 +31,10 @@ class Positions(nn.Module):
     """A position scheme: how positions enter a model. Each hook changes nothing unless overridden."""
 
     @classmethod
-    def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> Positions:
-        """Return the scheme for a model of these sizes."""
+    def make(
+        cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float, offset: int
+    ) -> Positions:
+        """Return the scheme for a model of these sizes; arguments as in `make_positions`."""
         return cls()
 
     @property
@@ -74,17 +77,21 @@ class LearnedPositions(Positions):
 
     Args:
         max_positions: How many positions there are.
-        hidden_size: Width of the residual stream.
+        hidden_size: Width of the vectors.
+        offset: Rows before that of position 0; position -1, of what is not counted, has the last of them.
     """
 
-    def __init__(self, max_positions: int, hidden_size: int) -> None:
+    def __init__(self, max_positions: int, hidden_size: int, offset: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(max_positions, hidden_size))
+        self.offset = offset
+        self.weight = nn.Parameter(torch.empty(offset + max_positions, hidden_size))
 
     @classmethod
-    def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> LearnedPositions:
-        """Return the scheme for a model of these sizes."""
-        return cls(max_positions, hidden_size)
+    def make(
+        cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float, offset: int
+    ) -> LearnedPositions:
+        """Return the scheme for a model of these sizes; arguments as in `make_positions`."""
+        return cls(max_positions, hidden_size, offset)
 
     @property
     def label(self) -> str:
@@ -94,13 +101,14 @@ class LearnedPositions(Positions):
     @property
     def limit(self) -> int:
         """How many positions there are."""
-        return len(self.weight)
+        return len(self.weight) - self.offset
 
     def embed(
         self, x: Float[Tensor, "batch position hidden"], positions: Places
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the embedded tokens plus the vectors of their positions."""
-        return x + self.weight[positions.ids]
+        rows = self.weight[self.offset :] if isinstance(positions.ids, slice) else self.weight
+        return x + rows[positions.ids if isinstance(positions.ids, slice) else positions.ids + self.offset]
 
 
 @keep_methods
@@ -123,8 +131,10 @@ class RotaryPositions(Positions):
         self._table: Rotation | None = None  # no buffer: it is neither state nor ever trained
 
     @classmethod
-    def make(cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float) -> RotaryPositions:
-        """Return the scheme for a model of these sizes."""
+    def make(
+        cls, *, hidden_size: int, head_dim: int, max_positions: int, theta: float, offset: int
+    ) -> RotaryPositions:
+        """Return the scheme for a model of these sizes; arguments as in `make_positions`."""
         return cls(head_dim, theta)
 
     @property
@@ -209,9 +219,43 @@ POSITIONS: dict[str, type[Positions]] = {"learned": LearnedPositions, "rotary": 
 
 
 def make_positions(
-    kind: str, *, hidden_size: int, head_dim: int, max_positions: int, theta: float
+    kind: str, *, hidden_size: int, head_dim: int, max_positions: int, theta: float, offset: int = 0
 ) -> Positions:
-    """Return the position scheme `kind`, a name in `POSITIONS`, for a model of these sizes."""
+    """Return a position scheme.
+
+    Args:
+        kind: A name in `POSITIONS`.
+        hidden_size: Width of the embedded tokens.
+        head_dim: Width of a head.
+        max_positions: How many positions a scheme that has a limit has.
+        theta: Base of the rotary frequencies.
+        offset: Rows of the learned positions before that of position 0.
+    """
     return POSITIONS[kind].make(
-        hidden_size=hidden_size, head_dim=head_dim, max_positions=max_positions, theta=theta
+        hidden_size=hidden_size,
+        head_dim=head_dim,
+        max_positions=max_positions,
+        theta=theta,
+        offset=offset,
     )
+
+
+def check_length(scheme: Positions, length: int, positions: Int[Tensor, "batch position"] | None) -> int:
+    """Return one more than the highest position; refuse what a scheme cannot number.
+
+    Args:
+        scheme: The scheme.
+        length: How many tokens a sequence has, those in a cache included.
+        positions: Of the tokens; None: counted from 0.
+
+    Raises:
+        UserError: There are more tokens than positions.
+    """
+    if positions is not None and (scheme.limit is None or length > scheme.limit):
+        length = int(positions.max()) + 1
+    if scheme.limit is not None and length > scheme.limit:
+        raise UserError(
+            f"{length} tokens were given; this model has {scheme.limit} positions.",
+            hint="Shorten the text, or make the model with a greater max_positions.",
+        )
+    return length

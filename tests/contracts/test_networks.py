@@ -26,6 +26,7 @@ from nbllm.models.network import (
     check_can,
     describe_parts,
 )
+from nbllm.models.presets import make_config
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.nn.normalization import make_norm
@@ -142,13 +143,15 @@ def tokenizer(texts):
     return nb.data.train_tokenizer(texts, vocab_size=320)
 
 
+USUAL = {"decoder": "gpt2", "encoder": "bert"}
+
+
 @pytest.fixture(params=sorted(NETWORKS))
 def config(request):
-    family = {"decoder": "gpt2"}.get(request.param, request.param)
-    return ModelConfig(
-        family=family, network=request.param, vocab_size=320, hidden_size=32, num_layers=2, num_heads=2,
-        max_positions=64,
-    )  # fmt: skip
+    shape = {"vocab_size": 320, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "max_positions": 64}
+    if request.param in USUAL:
+        return make_config(USUAL[request.param], **shape)
+    return ModelConfig(family=request.param, network=request.param, **shape)
 
 
 def test_a_network_is_built_of_its_configuration_seed_and_nothing_else(config):

@@ -16,6 +16,17 @@ PUBLISHED = {  # as their authors or their model cards state them
     "llama-7b": 6_738_415_616,
     "qwen2-0.5b": 494_032_768,
 }
+# Without the head and with the pooler, as transformers' models of the published configurations count them.
+ENCODERS = {
+    "bert": 109_482_240,
+    "bert-large": 335_141_888,
+    "minilm-l6": 22_713_216,
+    "roberta": 124_645_632,
+    "roberta-large": 355_359_744,
+    "distilbert": 66_362_880,
+    "albert": 11_683_584,
+    "albert-large": 17_683_968,
+}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -23,15 +34,22 @@ def test_presets_have_the_published_size(name):
     assert build_without_weights(make_config(name)).num_parameters == PUBLISHED[name]
 
 
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_presets_of_encoders_have_the_published_size(name):
+    config = make_config(name, mask_head=False, pooler=name != "distilbert")
+    assert build_without_weights(config).num_parameters == ENCODERS[name]
+
+
 def test_every_preset_can_be_saved_and_is_what_its_family_reads():
     from nbllm.models.families.config_reader import ConfigReader
 
-    assert PUBLISHED.keys() | {"llama", "qwen2"} == PRESETS.keys()
+    assert PUBLISHED.keys() | ENCODERS.keys() | {"llama", "qwen2"} == PRESETS.keys()
     for name in PRESETS:
         config = make_config(name)
         family = FAMILIES[config.family]
         settings = ConfigReader(family.write(config), "config.json")
-        assert family.read(settings) == config
+        optional = {name: getattr(config, name) for name in family.optional}  # stated by the weights
+        assert family.read(settings).replace(**optional) == config
         settings.finish()
 
 

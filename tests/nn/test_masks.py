@@ -1,6 +1,6 @@
 import torch
 
-from nbllm.nn.masks import causal_mask, padded_causal_mask
+from nbllm.nn.masks import causal_mask, padded_causal_mask, padding_mask
 
 
 def test_the_last_query_sees_every_key():
@@ -18,3 +18,9 @@ def test_padding_is_seen_by_nobody_but_itself():
 def test_with_a_cache_the_queries_are_the_last_keys():
     real = torch.tensor([[0, 1, 1, 1]], dtype=torch.bool)
     assert padded_causal_mask(real, 2)[0, 0].int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 1]]
+
+
+def test_padding_is_seen_by_no_token_unless_there_is_nothing_else():
+    mask = padding_mask(torch.tensor([[0, 1, 1], [1, 1, 0], [0, 0, 0]]))
+    assert mask.shape == (3, 1, 1, 3)
+    assert mask[:, 0, 0].int().tolist() == [[0, 1, 1], [1, 1, 0], [1, 1, 1]]

@@ -64,6 +64,17 @@ def test_learned_positions_by_slice_and_by_index_agree():
     assert torch.equal(by_slice[0], positions.weight[2:5])
 
 
+def test_learned_positions_with_rows_before_the_first():
+    positions = LearnedPositions(4, 3, offset=2)
+    torch.nn.init.normal_(positions.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(1, 3, 3)
+    assert positions.weight.shape == (6, 3) and positions.limit == 4
+    assert torch.equal(positions.embed(x, Places(slice(0, 3), 3))[0], positions.weight[2:5])
+    assert torch.equal(
+        positions.embed(x, Places(torch.tensor([[3, 0, -1]]), 4))[0], positions.weight[[5, 2, 1]]
+    )
+
+
 def test_rotation_keeps_bfloat16():
     rotary = RotaryPositions(8, 500.0)
     x = torch.ones(1, 2, 3, 8, dtype=torch.bfloat16)

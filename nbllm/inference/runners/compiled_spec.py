@@ -44,7 +44,7 @@ _WITHOUT_EFFECT = ("family", "initializer_range", "max_positions")
 _FIELDS = {
     *_WITHOUT_EFFECT, "network", "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
     "intermediate_size", "positions", "norm", "norm_eps", "activation", "gated", "attention_bias",
-    "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta",
+    "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta", *Decoder.fixed,
 }  # fmt: skip
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -92,6 +92,7 @@ def expected_modules(config: object) -> ExpectedModule | None:
         return None
     if (
         config.network != "decoder"
+        or any(getattr(config, name) != value for name, value in Decoder.fixed.items())
         or config.activation not in ACTIVATIONS
         or config.norm not in _NORMS
         or config.positions not in _POSITIONS
@@ -158,7 +159,7 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
     children = {
         "attention_norm": norm, "attention": attention, "feed_forward_norm": norm, "feed_forward": feed_forward,
     }  # fmt: skip
-    return ExpectedModule(Block, children=children)
+    return ExpectedModule(Block, {"norm_placement": "pre"}, children=children)
 
 
 def _expected_linear(
@@ -183,7 +184,7 @@ _NORMS: dict[str, Callable[[ModelConfig], ExpectedModule]] = {
 }
 _POSITIONS: dict[str, Callable[[ModelConfig], ExpectedModule]] = {
     "learned": lambda config: ExpectedModule(
-        LearnedPositions, parameters={"weight": (config.max_positions, config.hidden_size)}
+        LearnedPositions, {"offset": 0}, {"weight": (config.max_positions, config.hidden_size)}
     ),
     "rotary": lambda config: ExpectedModule(
         RotaryPositions,

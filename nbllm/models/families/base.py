@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbllm.core.errors import UserError
-from nbllm.models.config import ModelConfig
+from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.nn.activations import ACTIVATIONS as TABLE
+
+HEAD = "lm_head.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,13 @@ class Family:
     Attributes:
         name: Its `model_type`.
         architecture: The transformers class of its language model.
-        base_prefix: What the class puts before the names of all weights but the head.
+        headless: The class without the language model's head, where a model may lack that.
+        base_prefix: What the class puts before the names of all weights but the head's.
+        head: The head's matrix.
+        of_head: A pattern of the names of the head's weights.
+        optional: Settings of `ModelConfig` that a configuration file does not state, each with the tensor whose
+            presence does.
+        other_heads: A pattern of tensors of heads for other tasks, which are left out with a warning.
         fixed: Settings of `ModelConfig` that this family cannot vary.
         read: Reads a configuration; must leave no setting that matters unread.
         write: The family's configuration file for a model.
@@ -46,7 +54,12 @@ class Family:
 
     name: str
     architecture: str
+    headless: str = ""
     base_prefix: str
+    head: str = HEAD
+    of_head: re.Pattern[str] = re.compile(re.escape(HEAD))
+    optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    other_heads: re.Pattern[str] | None = None
     fixed: Mapping[str, Any]
     read: Callable[[ConfigReader], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
@@ -56,26 +69,28 @@ class Family:
 
     def check(self, config: ModelConfig) -> None:
         """Raise `UserError` unless the family can express `config`."""
-        for name, value in self.fixed.items():
-            if getattr(config, name) != value:
-                raise UserError(
-                    f"A {self.name} model has {name}={value!r}, not {getattr(config, name)!r}.",
-                    where=f"family {self.name!r}",
-                    hint="Choose another family, or leave this setting.",
-                )
+        check_fixed(config, self.fixed, f"{self.name} model", "Choose another family, or leave this setting.")
         for requirement in self.requirements:
             problem = requirement(config)
             if problem is not None:
                 raise UserError(problem, where=f"family {self.name!r}")
 
     def canonical(self, name: str) -> str:
-        """Return a tensor's full name: files of a model without its head lack the prefix."""
-        if name.startswith(self.base_prefix) or name == HEAD:
+        """Return a tensor's full name: files of a model without its head lack the prefix.
+
+        Files that were converted from TensorFlow call weight and bias of a LayerNorm "gamma" and "beta".
+        """
+        for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        is_full = name.startswith(self.base_prefix) or self.of_head.fullmatch(name)
+        if is_full or (self.other_heads is not None and self.other_heads.fullmatch(name)):
             return name
         return self.base_prefix + name
 
+    def architecture_of(self, config: ModelConfig) -> str:
+        """Return the transformers class of a model."""
+        return self.headless if self.headless and not config.mask_head else self.architecture
 
-HEAD = "lm_head.weight"
 
 # transformers' names of activations to ours, and back: to the first that transformers has for each.
 ACTIVATIONS = {theirs: ours for ours, entry in TABLE.items() for theirs in entry.transformers_names}

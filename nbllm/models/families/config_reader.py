@@ -22,7 +22,8 @@ WITHOUT_EFFECT = frozenset(
     tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config
     transformers_version unk_token_id use_bfloat16 use_cache
 
-    attention_dropout attn_pdrop classifier_dropout dropout embd_pdrop hidden_dropout resid_pdrop
+    attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout classifier_dropout_prob dropout
+    embd_pdrop hidden_dropout hidden_dropout_prob qa_dropout resid_pdrop seq_classif_dropout
 
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 
@@ -61,11 +62,11 @@ class ConfigReader:
         """Return the place of `key`, for errors about what it holds."""
         return f"{self._where}, {key}"
 
-    def integer(self, key: str, default: int) -> int:
-        """Return a whole number greater than zero; `default` where the key is absent or null."""
+    def integer(self, key: str, default: int, *, least: int = 1) -> int:
+        """Return a whole number of at least `least`; `default` where the key is absent or null."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self._error(key, value, "a whole number greater than 0")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise self._error(key, value, f"a whole number greater than {least - 1}")
         return value
 
     def number(self, key: str, default: float) -> float:

@@ -1,5 +1,6 @@
 """The decoding kernel serves a model only where it computes what calling the model would."""
 
+import contextlib
 import copy
 import dataclasses
 import random
@@ -52,6 +53,7 @@ CHOICES = {  # of the fields that hold a name
     "network": ("decoder", "encoder"),
     "positions": ("learned", "rotary"),
     "norm": ("layer_norm", "rms_norm"),
+    "norm_placement": ("pre", "post"),
     "activation": ("gelu_tanh", "gelu", "silu", "relu"),
 }
 
@@ -63,7 +65,7 @@ def other_values(config, name):
         return [other for other in CHOICES[name] if other != value]
     if isinstance(value, bool):
         return [not value]
-    return [value * 2] if isinstance(value, int) else [value * 50]
+    return [value * 2 or 1] if isinstance(value, int) else [value * 50]
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ModelConfig)])
@@ -75,7 +77,8 @@ def test_every_field_is_computed_or_refused(family, field):
             changed = config.replace(**{field: value})
         except UserError:  # two fields must change together; another family or value tries this one
             continue
-        is_served_rightly(randomized(changed))
+        with contextlib.suppress(UserError):  # a decoder has no such setting
+            is_served_rightly(randomized(changed))
         model = randomized(config)
         model.config = changed
         is_served_rightly(model)

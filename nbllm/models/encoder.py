@@ -1,0 +1,197 @@
+"""The encoder: a stack of blocks in which every token sees every other."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nbllm.core.errors import UserError
+from nbllm.models.block import Block
+from nbllm.models.config import ModelConfig
+from nbllm.models.heads import MaskedLMHead
+from nbllm.models.network import NETWORKS, Network, Row, describe_parts
+from nbllm.nn.activations import ACTIVATIONS
+from nbllm.nn.attention import AttentionContext
+from nbllm.nn.hooks import keep_methods
+from nbllm.nn.linear import Linear
+from nbllm.nn.masks import padding_mask
+from nbllm.nn.normalization import NORMS, make_norm
+from nbllm.nn.positions import Places, check_length, make_positions
+
+
+@NETWORKS.register("encoder")
+@keep_methods
+class Encoder(Network):
+    """A bidirectional transformer, as BERT is; arguments as `Network` takes them.
+
+    Source: Devlin et al. 2019, arXiv:1810.04805; Lan et al. 2020, arXiv:1909.11942 (factorized embeddings, layers that
+        share their parameters).
+    """
+
+    fixed: ClassVar = {"tie_embeddings": True}
+
+    def add_parts(self, config: ModelConfig) -> None:
+        """Add embeddings, blocks, and the head and the pooler where the configuration has them."""
+        size = config.embedding_size or config.hidden_size
+        self.embedding = _embedding(config.vocab_size, size)
+        self.positions = make_positions(
+            config.positions,
+            hidden_size=size,
+            head_dim=config.head_dim,
+            max_positions=config.max_positions,
+            theta=config.rope_theta,
+            offset=config.position_offset,
+        )
+        self.token_types = _embedding(config.token_types, size) if config.token_types else None
+        self.embedding_norm = make_norm(config.norm, size, config.norm_eps) if config.embedding_norm else None
+        self.projection = Linear(size, config.hidden_size) if config.embedding_size else None
+        groups = config.num_layer_groups or config.num_layers
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(groups))
+        is_pre = config.norm_placement == "pre"
+        self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps) if is_pre else None
+        self.pooler = Linear(config.hidden_size, config.hidden_size) if config.pooler else None
+        self.head = MaskedLMHead(config) if config.mask_head else None
+        self.can = frozenset({"embed", "fill"} if config.mask_head else {"embed"})
+        self.kind = "an encoder, which reads a text in both directions"
+        if not config.mask_head:
+            self.kind += ", and it has no head that predicts tokens"
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        *,
+        attention_mask: Bool[Tensor, "batch position"] | Int[Tensor, "batch position"] | None = None,
+        token_types: Int[Tensor, "batch position"] | None = None,
+        positions: Int[Tensor, "batch position"] | None = None,
+    ) -> Float[Tensor, "batch position _"]:
+        """Return the logits of the token at each position, or the hidden states where there is no head.
+
+        Arguments as `hidden` takes them.
+        """
+        hidden = self.hidden(
+            input_ids, attention_mask=attention_mask, token_types=token_types, positions=positions
+        )
+        return hidden if self.head is None else self.logits(hidden)
+
+    def hidden(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        *,
+        attention_mask: Bool[Tensor, "batch position"] | Int[Tensor, "batch position"] | None = None,
+        token_types: Int[Tensor, "batch position"] | None = None,
+        positions: Int[Tensor, "batch position"] | None = None,
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the hidden states after the last block.
+
+        Args:
+            input_ids: (batch, position) token ids.
+            attention_mask: (batch, position), nonzero at real tokens, zero at padding, which no other token sees.
+                None: all are real.
+            token_types: (batch, position), the kind of each token. None: all are of kind 0.
+            positions: (batch, position), the place of each token in its sequence, from 0. None: the real tokens are
+                counted; with `position_offset`, those that are not the padding token.
+
+        Raises:
+            UserError: More tokens than a model with learned positions has positions, or token types for a model that
+                has none.
+        """
+        if attention_mask is not None and bool(attention_mask.all()):
+            attention_mask = None
+        counted = self._count(input_ids, attention_mask) if positions is None else positions
+        length = check_length(self.positions, input_ids.shape[1], counted)
+        places = Places(slice(0, length) if counted is None else counted, length)
+        mask: Tensor | None = None if attention_mask is None else padding_mask(attention_mask)
+        bias = self.positions.bias(places, places)
+        if bias is not None:
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        context = AttentionContext(
+            causal=False, mask=mask, scheme=self.positions, positions=places, backend=self.attention_backend
+        )
+        x = self._embed(input_ids, token_types, places)
+        each = self.config.num_layers / len(self.blocks)
+        for layer in range(self.config.num_layers):
+            x = self.blocks[int(layer / each)](x, context)
+        return x if self.norm is None else self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
+        """Return the scores of every token of the vocabulary; there must be a head."""
+        assert self.head is not None
+        return F.linear(self.head(hidden), self.head_weight, self.head.bias)
+
+    def pooled(self, hidden: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch hidden"]:
+        """Return a vector for each text, out of the hidden state of its first token; there must be a pooler."""
+        assert self.pooler is not None
+        return torch.tanh(self.pooler(hidden[:, 0]))
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocabulary embedding"]:
+        """The matrix of the head, which is the token embedding: (vocabulary, embedding)."""
+        return self.embedding.weight
+
+    def describe(self) -> list[Row]:
+        """Return embeddings, the parts of all blocks together, pooler and head."""
+        config = self.config
+        norm, activation = NORMS[config.norm].label, ACTIVATIONS[config.activation].label
+        groups = len(self.blocks)
+        many = (
+            f"{config.num_layers} x "
+            if groups == config.num_layers
+            else f"{groups} for {config.num_layers} layers: "
+        )
+        order = "{} + " + norm if config.norm_placement == "post" else norm + " + {}"
+        attention = order.format(
+            f"attention in both directions, {config.num_heads} heads of {config.head_dim}"
+        )
+        gate = "gated " if config.gated else ""
+        feed_forward = order.format(f"{gate}feed-forward, {activation}, {config.intermediate_size} wide")
+
+        def of_blocks(name: str) -> list[nn.Module | None]:
+            return [getattr(block, part) for block in self.blocks for part in (name, f"{name}_norm")]
+
+        parts: list[tuple[str, str, list[nn.Module | None]]] = [
+            ("embedding", "token embedding, and the matrix of the head", [self.embedding]),
+            ("positions", self.positions.label, [self.positions]),
+            ("token_types", "token types", [self.token_types]),
+            ("embedding_norm", norm, [self.embedding_norm]),
+            ("projection", "from the embedding's width", [self.projection]),
+            ("blocks.*.attention", many + attention, of_blocks("attention")),
+            ("blocks.*.feed_forward", many + feed_forward, of_blocks("feed_forward")),
+            ("norm", norm, [self.norm]),
+            ("pooler", "pooler of the first token", [self.pooler]),
+            ("head", f"masked-token head: linear, {activation}, {norm}, bias", [self.head]),
+        ]
+        optional = ("token_types", "embedding_norm", "projection", "norm", "pooler", "head")
+        return describe_parts(
+            [part for part in parts if part[0] not in optional or part[2] != [None]], groups
+        )
+
+    def _count(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Return the position of each token; None: they are 0, 1, 2, ... in every sequence."""
+        offset = self.config.position_offset
+        if offset:
+            real = input_ids != offset - 1
+            return (real.cumsum(1) - 1).where(real, -1)
+        if attention_mask is None:
+            return None
+        return (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
+
+    def _embed(self, input_ids: Tensor, token_types: Tensor | None, places: Places) -> Tensor:
+        x: Tensor = self.embedding(input_ids)
+        if self.token_types is not None:
+            x = x + (self.token_types.weight[0] if token_types is None else self.token_types(token_types))
+        elif token_types is not None:
+            raise UserError("This model has no token types.", hint="Leave token_types out.")
+        x = self.positions.embed(x, places)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return x if self.projection is None else self.projection(x)
+
+
+def _embedding(rows: int, columns: int) -> nn.Embedding:
+    # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
+    made: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, columns), freeze=False)
+    return made
