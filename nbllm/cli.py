@@ -235,6 +235,8 @@ def _tour(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from nbllm.training.from_file import start_from_file
 
+    if options.replace and options.name is None:
+        raise UserError("--replace needs the name of the run to replace.", hint="Give it: --name demo")
     run = start_from_file(options.config, name=options.name, folder=options.folder, replace=options.replace)
     say(f"{run.path}: started")
     if options.detach:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -344,3 +345,36 @@ def test_runs_are_renamed_and_deleted(tmp_path, monkeypatch, capsys):
     assert main(["runs", "delete", "baselin", "--yes"]) == 1
     assert main(["runs", "delete", "second", "--yes"]) == 0
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_ended_run_is_replaced_only_by_name(config, capsys):
+    assert main(["train", str(config()), "--name", "first"]) == 0
+    assert main(["train", str(config(5)), "--replace"]) == 1
+    assert "--replace needs the name" in capsys.readouterr().err
+    assert main(["train", str(config(5)), "--name", "first", "--replace"]) == 0
+    capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "5 / 5" in capsys.readouterr().out
+    runs = config().parent / "runs"
+    assert [path.name for path in runs.iterdir()] == ["first"]
+    assert main(["runs", "delete", "first", "--yes"]) == 0
+    for thread in threading.enumerate():  # those that wait for the trainers' processes make nothing anew
+        if thread.name == "watch first":
+            thread.join(30)
+    assert list(runs.iterdir()) == []
+
+
+def test_the_cache_is_shown_and_cleared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NBLLM_CACHE", str(tmp_path))
+    store = tmp_path / "tokens" / ("0a" * 32)
+    store.mkdir(parents=True)
+    (store / "tokens.bin").write_bytes(b"0" * 1000)
+    assert main(["cache"]) == 0
+    shown = capsys.readouterr().out
+    assert "texts as tokens" in shown and "1 kB" in shown and str(tmp_path / "tokens") in shown
+    assert main(["cache", "clear", "tokens"]) == 1
+    assert "Add --yes" in capsys.readouterr().err and store.exists()
+    assert main(["cache", "clear", "tokns", "--yes"]) == 1
+    assert "Did you mean 'tokens'" in capsys.readouterr().err
+    assert main(["cache", "clear", "tokens", "--yes"]) == 0
+    assert "1 kB deleted" in capsys.readouterr().out and not store.exists()

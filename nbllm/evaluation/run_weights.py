@@ -30,7 +30,7 @@ def weights_step(lm: LM, run: Run) -> int | None:
     Raises:
         UserError: The model's weights are those of no checkpoint of the run.
     """
-    if is_training(run.path, lm):
+    if run.is_live and is_training(run.path, lm):
         return None
     kept = [info for info in run.checkpoints if (info.path / CONFIG).is_file()]
     if not kept:

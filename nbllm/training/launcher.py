@@ -21,7 +21,7 @@ from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
-from nbllm.runs.store import PROCESS_LOG
+from nbllm.runs.store import PROCESS_LOG, read_record
 from nbllm.training.at_exit import finish_or_stop
 from nbllm.training.fork import fork
 from nbllm.training.run_record import check_record
@@ -129,7 +129,7 @@ def _train_quietly(trainer: Trainer) -> None:
 def _start_process(path: Path, patience: float) -> None:
     with TrainerLock(path, patience):  # as above; the process takes it again
         _discard_old_commands(path)
-        sessions = len(event_files(path))
+        sessions, created = len(event_files(path)), read_record(path).get("created")
     with _open_log(path) as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             [sys.executable, "-m", "nbllm.training.worker", str(path)],
@@ -140,7 +140,7 @@ def _start_process(path: Path, patience: float) -> None:
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows too
         )
     watch = threading.Thread(
-        target=_watch, args=(process, path, sessions), name=f"watch {path.name}", daemon=True
+        target=_watch, args=(process, path, created, sessions), name=f"watch {path.name}", daemon=True
     )
     watch.start()
 
@@ -160,20 +160,29 @@ def _discard_old_commands(path: Path) -> None:
         discard(path)
 
 
-def _watch(process: subprocess.Popen[bytes], path: Path, sessions: int) -> None:
+def _watch(process: subprocess.Popen[bytes], path: Path, created: object, sessions: int) -> None:
     """Wait for a process to end; if it ended before it could write events, record that it failed."""
     code = process.wait()
-    with contextlib.suppress(RunError, OSError), TrainerLock(path):
-        if len(event_files(path)) == sessions:
-            with open_regular(path / PROCESS_LOG, follow=False) as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_END))
-                lines = log.read(LOG_END).decode(errors="replace").strip().splitlines()
-            # An error's own line is the last that is not indented: where it is and a hint stand below it.
-            said = next((line for line in reversed(lines) if not line.startswith(" ")), "no output")
-            reason = f"the process ended with exit code {code}: {said}"
-            with EventWriter(path, "trainer") as writer:
-                writer.write("start", 0, from_step=0, where="process", **this_process())
-                writer.write("end", 0, state="failed", reason=reason, digest=None)
+    with contextlib.suppress(RunError, OSError):
+        if read_record(path).get("created") != created:
+            return  # another run has replaced it
+        with TrainerLock(path):
+            _record_silent_end(path, code, sessions)
+
+
+def _record_silent_end(path: Path, code: int, sessions: int) -> None:
+    """Record that a process failed, where its log says the reason, if it wrote no events itself."""
+    if len(event_files(path)) > sessions:
+        return
+    with open_regular(path / PROCESS_LOG, follow=False) as log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_END))
+        lines = log.read(LOG_END).decode(errors="replace").strip().splitlines()
+    # An error's own line is the last that is not indented: where it is and a hint stand below it.
+    said = next((line for line in reversed(lines) if not line.startswith(" ")), "no output")
+    reason = f"the process ended with exit code {code}: {said}"
+    with EventWriter(path, "trainer") as writer:
+        writer.write("start", 0, from_step=0, where="process", **this_process())
+        writer.write("end", 0, state="failed", reason=reason, digest=None)
 
 
 def is_training(path: Path, lm: LM) -> bool:
