@@ -234,21 +234,6 @@ class Session(ABC):
             raise
         self._claimed = True
 
-    def newest_checkpoint(self, timeline: Timeline | None) -> tuple[CheckpointInfo | None, list[str]]:
-        """Return the newest good checkpoint on the run's branch, as rank 0 finds it, and what is wrong with newer ones.
-
-        Args:
-            timeline: The run so far; `None` on the other ranks.
-        """
-
-        def find() -> list[Any]:
-            assert timeline is not None
-            info, problems = checkpoints.newest_good(self.path, timeline.on_branch)
-            return [None if info is None else info.name, problems]
-
-        name, problems = from_rank_zero(self.ranks, find)
-        return None if name is None else checkpoints.named(self.path, name), problems
-
     def begin(
         self,
         timeline: Timeline | None,

@@ -17,6 +17,9 @@ from nbllm.models.loading import read_config
 from nbllm.models.network import build_without_weights
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
+from nbllm.runs import checkpoint as checkpoints
+from nbllm.runs.checkpoint import CheckpointInfo
+from nbllm.runs.timeline import Timeline
 from nbllm.training.checkpoint_writer import CheckpointWriter
 from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
@@ -25,7 +28,7 @@ from nbllm.training.metrics import reported_metrics
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES, choose_device
-from nbllm.training.ranks import Ranks
+from nbllm.training.ranks import Ranks, from_rank_zero
 from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
 from nbllm.training.steering_decisions import DoWork, EndRun
@@ -175,7 +178,7 @@ class Trainer(Session):
         torch.set_num_threads(choices["num_threads"])
         self._device = choose_device(choices["device"])
         timeline = self.timeline() if self.ranks.rank == 0 else None
-        newest, problems = self.newest_checkpoint(timeline)
+        newest, problems = self._newest_checkpoint(timeline)
         if newest is None:
             raise RunError(
                 "No checkpoint of this run is good.", where=self.path, hint="; ".join(problems) or None
@@ -201,6 +204,21 @@ class Trainer(Session):
         )
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
+
+    def _newest_checkpoint(self, timeline: Timeline | None) -> tuple[CheckpointInfo | None, list[str]]:
+        """Return the newest good checkpoint on the run's branch, as rank 0 finds it, and what is wrong with newer ones.
+
+        Args:
+            timeline: The run so far; `None` on the other ranks.
+        """
+
+        def find() -> list[Any]:
+            assert timeline is not None
+            info, problems = checkpoints.newest_good(self.path, timeline.on_branch)
+            return [None if info is None else info.name, problems]
+
+        name, problems = from_rank_zero(self.ranks, find)
+        return None if name is None else checkpoints.named(self.path, name), problems
 
     def _forget_model(self) -> None:
         """Drop the weights and the optimizer's state: whoever holds this trainer does not need them."""
