@@ -97,6 +97,7 @@ class LM:
         self._end_tokens = tuple(end_tokens)
         self.origin = ""
         self.lock = threading.RLock()
+        self._check_untrained: Callable[[], None] | None = None
         self._endings_told: set[str] = set()
 
     @classmethod
@@ -156,7 +157,7 @@ class LM:
         with self.lock:
             model.load_state_dict(self.model.state_dict())
         model.attention_backend = self.model.attention_backend
-        other = LM(model, self.tokenizer, sampling=self.sampling)
+        other = LM(model, self.tokenizer, sampling=self.sampling, end_tokens=self._end_tokens)
         other.origin = self.origin
         return other
 
@@ -196,11 +197,52 @@ class LM:
             self.write_files(folder)
         return path
 
+    def resize(self, vocab_size: int | None = None) -> LM:
+        """Give the model a vocabulary of another size, after tokens were added to the tokenizer for instance.
+
+        The rows that embedding and head have stay; new ones are the mean of the others.
+
+        Args:
+            vocab_size: So many rows; None: as many as the tokenizer needs, or as there are if they are more.
+
+        Returns:
+            This model.
+
+        Raises:
+            UserError: The tokenizer needs more rows, or embedding or head were wrapped.
+            RunError: A run trains this model.
+
+        Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
+        """
+        from nbllm.models.vocabulary import num_ids, resize_vocabulary
+
+        needed = num_ids(self.tokenizer)
+        if vocab_size is None:
+            vocab_size = max(needed, self.config.vocab_size)
+        if type(vocab_size) is not int or vocab_size < max(needed, 1):
+            raise UserError(
+                f"vocab_size must be a whole number, at least {needed}: the tokenizer has so many tokens; "
+                f"not {vocab_size!r}."
+            )
+        if self._check_untrained is not None:
+            self._check_untrained()
+        with self.lock:
+            if vocab_size != self.config.vocab_size:
+                self.release()
+                resize_vocabulary(self.model, vocab_size)
+        return self
+
+    def refuse_resizing_while(self, check: Callable[[], None]) -> None:
+        """Let `check` raise in `resize` while somebody, such as a run, depends on the model's shape."""
+        self._check_untrained = check
+
     def write_files(self, folder: Path) -> None:
         """Write the files of `save` into an existing folder, as part of a checkpoint for instance."""
         from nbllm.inference.recommended import generation_config
         from nbllm.models.loading import save_model
+        from nbllm.models.vocabulary import check_vocabulary
 
+        check_vocabulary(self.tokenizer, self.config.vocab_size)
         ids: dict[str, Any] = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
         if len(self.end_tokens) > 1:
             ids["eos_token_id"] = list(self.end_tokens)

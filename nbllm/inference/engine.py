@@ -183,7 +183,7 @@ def _check_prompts(model: CausalNetwork, sequences: list[Sequence], config: Samp
             raise UserError(
                 f"The prompt holds a token beyond the model's vocabulary of {vocabulary}.",
                 where=f"prompt {sequence.index}",
-                hint="use the tokenizer that belongs to this model",
+                hint="use the tokenizer that belongs to this model; where tokens were added to it, lm.resize()",
             )
         if config.overflow == "stop" and len(sequence.prompt) > limit:
             raise UserError(

@@ -123,6 +123,11 @@ class Decoder(CausalNetwork):
         """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
         return self.embedding.weight if self.head is None else self.head.weight
 
+    @property
+    def vocabulary_layers(self) -> list[nn.Module]:
+        """The embedding and, unless it is tied, the head."""
+        return [self.embedding] if self.head is None else [self.embedding, self.head]
+
     def describe(self) -> list[Row]:
         """Return embedding, positions, the parts of all blocks together, last normalization and head."""
         config = self.config

@@ -84,6 +84,11 @@ class Network(nn.Module):
         """Return what the network consists of; to be defined by each network."""
         raise NotImplementedError
 
+    @property
+    def vocabulary_layers(self) -> list[nn.Module]:
+        """The layers whose weight has a row for each token: embedding and, unless tied, head; to be defined by each."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Draw new weights.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from nbllm.core.errors import UserError
 from nbllm.models.network import CausalNetwork
 
 # Most logits held at a time, in elements: 64 MB of float32.
@@ -36,8 +37,18 @@ def token_log_probabilities(
 
     Returns:
         Per sequence natural logarithms, a float32 tensor on the CPU, one shorter than the sequence.
+
+    Raises:
+        UserError: A sequence holds a token that the model's vocabulary lacks.
     """
-    context = model.config.max_positions
+    vocabulary, context = model.config.vocab_size, model.config.max_positions
+    for index, sequence in enumerate(sequences):
+        if sequence and max(sequence) >= vocabulary:
+            raise UserError(
+                f"A text holds a token beyond the model's vocabulary of {vocabulary}.",
+                where=f"text {index}",
+                hint="Use the tokenizer that belongs to this model; where tokens were added to it, lm.resize().",
+            )
     step = context // 2 or 1 if stride is None else stride
     assert 0 < step <= context
     out = [torch.zeros(max(len(sequence) - 1, 0)) for sequence in sequences]

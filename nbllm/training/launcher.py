@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -58,6 +59,12 @@ class Launcher:
         path = path.resolve()  # the working directory may change while the run goes on
         run = Run(path, launcher=self)
         check_record(path, run.record)
+        if self.lm is not None and self.lm.config.vocab_size != run.record["model"]["vocab_size"]:
+            raise RunError(
+                "The model was resized since this run began; the run's weights no longer fit into it.",
+                where=path,
+                hint=f"nb.attach({_as_given(path)!r}).resume() goes on with the run's own weights alone.",
+            )
         # A trainer that has written its last event may still hold the run for a moment.
         patience = 0.0 if run.is_live else HANDOVER_SECONDS
         if (self.where or run.record["where"]) == "process":
@@ -117,6 +124,8 @@ def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
     name = f"nbllm run {path.name}"
     thread = threading.Thread(target=_train_quietly, args=(trainer,), name=name, daemon=True)
     _threads[path] = (thread, trainer)
+    if lm is not None:
+        lm.refuse_resizing_while(functools.partial(refuse_while_trained, lm))
     thread.start()
 
 

@@ -11,6 +11,7 @@ from gguf import GGUFWriter, TokenType
 from nbllm.core.errors import UserError
 from nbllm.models.gguf.pre_tokenizers import RECIPES, recipe_name
 from nbllm.models.gguf.tokenizer import END_KEYS
+from nbllm.models.vocabulary import check_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +36,7 @@ def write_tokenizer(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError("GGUF cannot hold a tokenizer of the slow kind.", hint=_HINT)
+    check_vocabulary(tokenizer, vocab_size)
     parts = json.loads(backend.to_str())
     name = _recipe(parts)
     tokens = [f"[PAD{index}]" for index in range(vocab_size)]
