@@ -8,6 +8,7 @@ from typing import Any
 
 from nbllm.core.errors import UserError
 from nbllm.data.chat_template import encode_conversation, render
+from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import added_before
 from nbllm.inference.messages import ROLES as ROLES, Message, check_messages
 
@@ -85,11 +86,16 @@ def render_chat(
     )  # fmt: skip
     if stop:  # a template writes what begins a conversation itself
         tokens = added_before(tokenizer) + tokens
-    ends = {tokenizer.eos_token_id, _end_of_turn(tokenizer, template, should_stop), *end_tokens} - {None}
+    ends = {
+        tokenizer.eos_token_id,
+        _end_of_turn(tokenizer, template, should_stop),
+        *document_bounds(tokenizer).end_tokens,
+        *end_tokens,
+    }
     return ChatPrompt(
         tokens=tuple(tokens),
         parts=_parts(tokenizer, tokens),
-        end_ids=frozenset(map(int, ends)),
+        end_ids=frozenset(int(token) for token in ends if token is not None),
         stop=stop,
         begun=conversation[-1]["content"] if continued else "",
     )

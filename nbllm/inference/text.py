@@ -76,7 +76,7 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
         should_stop: Asked before each step; a true answer ends all.
         lock: Held while the model is used, so that a training thread does not change the weights meanwhile.
         execution: What computes it; `None`: the default of each of its settings.
-        end_ids: Tokens that end a text, besides the tokenizer's end token.
+        end_ids: Tokens that end a text, besides the tokenizer's end token and what ends documents.
 
     Returns:
         The continuation without the prompt, a `str` that also tells how it came about; for a list, a list of
@@ -89,9 +89,13 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
     prompts = _checked(prompt)
     if not prompts:
         return Generations()
-    eos_id: int | None = tokenizer.eos_token_id
     encoded = [encode_prompt(tokenizer, text) for text in prompts]
-    sequences = make_sequences(encoded, config, eos_id=eos_id, end_ids=end_ids)
+    sequences = make_sequences(
+        encoded,
+        config,
+        eos_id=tokenizer.eos_token_id,
+        end_ids={*end_ids, *document_bounds(tokenizer).end_tokens},
+    )
     printer = Printer() if stream is True else None
     receive = printer.receive if printer else stream if callable(stream) else None
     texts = [Detokenizer(tokenizer, sequence, config, receive) for sequence in sequences]

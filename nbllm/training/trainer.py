@@ -136,6 +136,7 @@ class Trainer(Session):
             self.lm.tokenizer,
             prompt,
             config=sampling,
+            end_ids=self.lm.end_tokens,
             should_stop=lambda: self.exit_reason is not None,
         )
         self.emit("sample", prompt=prompt, text=str(text), seed=seed, **{"actor": "loop", **asked})

@@ -54,7 +54,10 @@ class Counting:
 class Bytes:
     """As much of a tokenizer as `generate` needs."""
 
-    eos_token_id = bos_token_id = None
+    eos_token = eos_token_id = bos_token = bos_token_id = None
+
+    def get_added_vocab(self):
+        return {}
 
     def __call__(self, text, **_):
         return {"input_ids": list(text.encode())}

@@ -101,6 +101,17 @@ def test_a_text_without_a_prompt_begins_so_too(contrast):
     assert (str(made), made.stopped_by) == ("ab", "eos")
 
 
+def test_what_ended_documents_ends_a_chat_models_texts_and_answers():
+    tokenizer = make_tokenizer(
+        [END, "<|im_start|>", "<|im_end|>"], bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    lm = bigram_lm(tokenizer, {END: "a", "a": "b", "b": END})
+    assert str(lm.generate("", temperature=0, max_new_tokens=9)) == "ab"
+    made = lm.chat("a", temperature=0, max_new_tokens=9).result
+    assert (str(made), made.stopped_by) == ("b", "eos")
+
+
 def test_the_report_says_which_token_it_is(contrast):
     report = nb.evaluate(contrast, ["perplexity"], data=["ab", "ab"], progress=False)
     assert report.metric("bits per byte").value == pytest.approx(0, abs=1e-6)

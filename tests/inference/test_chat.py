@@ -184,7 +184,7 @@ def test_a_setting_that_does_not_exist_is_refused(lm):
 # The answer
 
 
-def test_the_stream_gives_the_text_that_the_tokens_are(lm):
+def test_the_stream_is_the_text_of_the_tokens(lm):
     stream = lm.chat("the cat", max_new_tokens=40, seed=3)
     pieces = list(stream)
     made = stream.result
@@ -219,7 +219,7 @@ def test_the_end_of_a_turn_ends_the_answer(lm):
     assert (made, made.tokens, made.stopped_by) == ("", [], "eos")
 
 
-def test_a_plain_answer_ends_where_the_model_would_speak_for_the_user(plain, monkeypatch):
+def test_a_plain_answer_ends_before_a_turn_of_the_user(plain, monkeypatch):
     lm = make_lm(plain)
     free = lm.chat("the cat", seed=3, max_new_tokens=60).result
     cut = free[20:23]
@@ -238,7 +238,7 @@ def test_leaving_the_iteration_ends_the_answer(lm):
     assert len(stream.tokens) < 200
 
 
-def test_an_interrupt_keeps_what_there_is(lm, monkeypatch):
+def test_an_interrupt_keeps_the_text_so_far(lm, monkeypatch):
     stream = lm.chat("the cat", max_new_tokens=200, seed=3)
     wait = stream._changed.wait_for
     calls = []
@@ -254,7 +254,7 @@ def test_an_interrupt_keeps_what_there_is(lm, monkeypatch):
     assert 0 < len(stream.tokens) < 200
 
 
-def test_an_error_reaches_who_reads(chatml):
+def test_an_error_is_raised_where_the_answer_is_read(chatml):
     lm = make_lm(chatml, max_positions=32)
     stream = lm.chat("the cat " * 40)
     with pytest.raises(UserError, match="the model has positions for 32"):
@@ -312,7 +312,7 @@ def test_probabilities_are_the_models_own_before_any_filter(lm):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_tokens_texts_are_the_answer(lm, seed):
+def test_the_texts_of_the_tokens_make_the_answer(lm, seed):
     """Characters of several tokens, control tokens and stop strings included."""
     prompt = render_chat(lm.tokenizer, "naïve café")
     config = SamplingConfig(max_new_tokens=60, seed=seed)
@@ -325,7 +325,7 @@ def test_the_tokens_texts_are_the_answer(lm, seed):
     assert "".join(token.text for token in tokens) == cut
 
 
-def test_nothing_is_counted_unless_asked(gpt2, tokenizer, monkeypatch):
+def test_probabilities_are_computed_only_when_asked_for(gpt2, tokenizer, monkeypatch):
     monkeypatch.setattr("nbllm.inference.sampler.token_probabilities", None)
     assert generate(gpt2, tokenizer, "the cat", config=SamplingConfig(max_new_tokens=5))
 

@@ -89,7 +89,7 @@ def test_the_same_prompt_twice_gives_two_texts_of_which_the_first_is_the_one_alo
     assert generate_ids(model, [prompt], SAMPLED.replace(seed=6), eos_id=None) != [first]
 
 
-def test_without_a_seed_texts_differ_and_the_seed_is_told(model):
+def test_without_a_seed_texts_differ_and_the_seed_is_recorded(model):
     (prompt,) = prompts(5)
     config = SAMPLED.replace(seed=None)
     (one,), (two,) = (make_sequences([prompt], config, eos_id=None) for _ in range(2))
@@ -188,7 +188,7 @@ def test_modes_are_restored_and_training_goes_on_afterwards(make_model, family):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_an_error_on_the_way_restores_modes_and_frees_the_lock(model):
+def test_an_error_restores_modes_and_releases_the_lock(model):
     lock = threading.Lock()
     model.train()
 
@@ -208,7 +208,7 @@ def test_the_global_random_state_is_not_touched(model):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_an_interrupt_marks_what_there_is(model):
+def test_an_interrupt_keeps_and_marks_the_text_so_far(model):
     given = prompts(9, 4)
     sequences = make_sequences(given, GREEDY, eos_id=None)
     calls = []

@@ -94,7 +94,7 @@ def test_a_stream_never_gives_out_a_stop_string_or_what_follows(gpt2, tokenizer)
         assert "".join(received) == made == free[: free.index(stop)]
 
 
-def test_a_stream_of_many_says_which(model, tokenizer):
+def test_pieces_of_several_texts_carry_their_prompts_index(model, tokenizer):
     made, received = streamed(model, tokenizer, PROMPTS, SAMPLED)
     for index, text in enumerate(made):
         assert "".join(piece for piece in received if piece.prompt_index == index) == text
@@ -135,7 +135,7 @@ class Interrupting:
 
 
 @pytest.mark.parametrize("after", [3, 4, 7, 16, 31])
-def test_an_interrupt_at_any_moment_returns_what_there_is(gpt2, tokenizer, after, capsys):
+def test_an_interrupt_at_any_moment_returns_the_text_so_far(gpt2, tokenizer, after, capsys):
     full = generate(gpt2, tokenizer, "the cat", config=SAMPLED)
     made = generate(gpt2, Interrupting(tokenizer, after), "the cat", config=SAMPLED, stream=True)
     assert made.stopped_by == "interrupt"
@@ -159,7 +159,7 @@ def test_the_stop_button_ends_a_long_generation(gpt2, tokenizer):
     assert made[0] == tokenizer.decode(made[0].tokens)
 
 
-def test_an_interrupt_inside_the_stream_returns_what_there_is(gpt2, tokenizer):
+def test_an_interrupt_inside_the_stream_returns_the_text_so_far(gpt2, tokenizer):
     received = []
 
     def receive(piece):

@@ -28,7 +28,7 @@ def make(name):
     return randomized(small_config(name))
 
 
-def test_what_is_kept_is_said_and_given_back(tokenizer):
+def test_kept_memory_is_reported_and_released(tokenizer):
     lm = LM(make("llama"), tokenizer)
     assert lm.release() == 0
     first = lm.generate("the cat", temperature=0, max_new_tokens=20)
@@ -52,7 +52,7 @@ def test_a_longer_text_gets_a_longer_cache():
         assert memory.cache(model, 2, 11).buffers[0].shape[1] == 2
 
 
-def test_two_texts_at_a_time_do_not_meet():
+def test_concurrent_generations_share_no_memory():
     model, prompts = make("llama"), [[1, 2, 3], [9, 8], [100], [7, 7, 7, 7]]
     long = GREEDY.replace(max_new_tokens=50)
     expected = [generate_ids(model, [prompt], long, eos_id=None)[0] for prompt in prompts]
@@ -73,7 +73,7 @@ def test_two_texts_at_a_time_do_not_meet():
 @pytest.mark.parametrize(
     "name", ["norm.weight", "blocks.0.attention.value.weight", "blocks.0.attention.key.weight"]
 )
-def test_what_is_not_finite_is_not_kept(name):
+def test_weights_that_are_not_finite_are_refused_and_leave_no_cache(name):
     model = make("llama")
     with torch.no_grad():
         model.get_parameter(name).fill_(float("nan"))
@@ -83,7 +83,7 @@ def test_what_is_not_finite_is_not_kept(name):
     assert len(generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)[0]) == 12
 
 
-def test_a_model_that_is_gone_keeps_nothing():
+def test_a_deleted_model_keeps_no_memory():
     model = make("llama")
     generate_ids(model, [[1]], GREEDY, eos_id=None)
     before = len(workspace._kept)

@@ -100,7 +100,7 @@ def test_steps_from_the_same_cache_give_the_same_bits_for_any_number_of_threads(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_another_default_type_changes_nothing(dtype):
+def test_another_default_dtype_changes_nothing(dtype):
     model = make("llama")
     expected = generate_ids(model, [[1, 2, 3]] * 12, GREEDY, eos_id=None)
     release(model)
@@ -112,7 +112,7 @@ def test_another_default_type_changes_nothing(dtype):
         torch.set_default_dtype(before)
 
 
-def test_the_kernel_is_loaded_before_anything_is_said(monkeypatch):
+def test_the_kernel_is_loaded_before_anything_is_streamed(monkeypatch):
     """For a line says that it is, and is taken back; a streamed text would lose its first words to that."""
     events, compiled = [], kernels.compiled
     monkeypatch.setattr(kernels, "compiled", lambda name: events.append(name) or compiled(name))
@@ -120,14 +120,14 @@ def test_the_kernel_is_loaded_before_anything_is_said(monkeypatch):
     assert events[0] == "decoding_float32" and "token" in events
 
 
-def test_a_chat_loads_the_kernel_where_its_reader_waits(monkeypatch, tokenizer):
+def test_a_chat_loads_the_kernel_in_the_calling_thread(monkeypatch, tokenizer):
     loaded = []
     monkeypatch.setattr(kernels, "compiled", lambda name: loaded.append(threading.current_thread()))
     LM(make("llama"), tokenizer).chat("the cat")
     assert loaded == [threading.main_thread()]
 
 
-def test_threads_may_be_added_while_a_text_is_written():
+def test_threads_may_be_added_during_a_generation():
     model, before = make("llama"), torch.get_num_threads()
     expected = generate_ids(model, [[1, 2, 3]], GREEDY, eos_id=None)
     try:
@@ -141,7 +141,7 @@ def test_threads_may_be_added_while_a_text_is_written():
 
 
 @pytest.mark.parametrize("length", [8, 150])
-def test_a_row_gets_the_same_bits_in_any_company(length):
+def test_a_row_gets_the_same_bits_in_any_batch(length):
     """So a text does not depend on what is written beside it."""
     model, generator = make("long"), torch.Generator().manual_seed(0)
     shape = model.make_cache(1, length).buffers[0].shape
@@ -168,7 +168,7 @@ def changed(change):
     return model
 
 
-def test_a_model_that_is_not_the_kernels_is_called():
+def test_a_model_that_the_kernel_does_not_compute_is_called():
     model = changed(lambda model: setattr(model.blocks[0].feed_forward, "activation", F.relu))
     (served,), (called,) = (
         generate_ids(each, [[1, 2, 3]], GREEDY, eos_id=None) for each in (make("llama"), model)
@@ -176,7 +176,7 @@ def test_a_model_that_is_not_the_kernels_is_called():
     assert len(called) == 12 and called != served
 
 
-def test_autocast_is_called():
+def test_under_autocast_the_model_is_called():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not CompiledRunner.serves(make("llama"))
 
@@ -222,7 +222,7 @@ def test_new_weights_are_read_at_once():
 
 
 @pytest.mark.parametrize("at", [1, 3], ids=["before addresses are taken", "after"])
-def test_weights_that_are_replaced_while_a_text_is_written_do_no_harm(at):
+def test_weights_may_be_replaced_during_a_generation(at):
     """They are no longer side by side, so the kernel must not read on from the first of them."""
     model, written = make("llama"), []
 
