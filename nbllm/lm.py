@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import os
 import threading
@@ -11,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
+from nbllm.core.dtypes import float_dtype
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.signature import settings_of, takes
+from nbllm.core.signature import InWords, settings_of, takes, takes_later
 from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
 
 if TYPE_CHECKING:
@@ -48,6 +50,15 @@ class Score:
     def bits_per_byte(self) -> float:
         """Bits that the model needs for a byte of the text; comparable across tokenizers."""
         return -self.log_probability / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+
+
+def _shape_settings() -> list[inspect.Parameter]:
+    """Return what `LM.new` takes beside its own parameters."""
+    from nbllm.models.config import ModelConfig
+
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    defaults = dict.fromkeys(names, InWords("the family's")) | {"vocab_size": InWords("the tokenizer's")}
+    return settings_of(ModelConfig, (), **defaults)
 
 
 class LM:
@@ -101,6 +112,7 @@ class LM:
         self._endings_told: set[str] = set()
 
     @classmethod
+    @takes_later(_shape_settings)
     def new(
         cls, family: str = "gpt2", *, tokenizer: PreTrainedTokenizerBase, seed: int = 0, **config: Any
     ) -> LM:
@@ -458,7 +470,7 @@ def load(
     *,
     at_step: int | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> LM:
     """Open a model: a directory, ours or transformers', a GGUF file, a run's weights, or a model by its name.
 
@@ -468,10 +480,11 @@ def load(
             before a published model.
         at_step: Of a run, the step of the checkpoint; `None` is its newest good one.
         tokenizer: To use instead of its own.
-        dtype: What to hold the weights in; None: as stored, or float32 where they are quantized. In bfloat16 a model
-            answers about twice as fast as in float32, for half as much is read for each token.
+        dtype: What to hold the weights in, such as "bfloat16"; None: as stored, or float32 where they are quantized. In
+            bfloat16 a model answers about twice as fast as in float32, for half as much is read for each token.
 
     Raises:
+        UserError: There is no such dtype.
         WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used; or the run has no
             such checkpoint.
         FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
@@ -479,6 +492,7 @@ def load(
     """
     from nbllm.models.zoo.fetching import locate
 
+    dtype = None if dtype is None else float_dtype(dtype)
     run = _run_meant(path)
     if run is None:
         if at_step is not None:

@@ -67,6 +67,15 @@ def test_wrong_arguments_are_named(tokenizer):
         small("gpt2", tokenizer, vocab_size=100)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "bf16", torch.bfloat16, "torch.bfloat16"])
+def test_a_model_is_opened_in_a_dtype_by_its_name(tokenizer, tmp_path, dtype):
+    path = small("llama", tokenizer).save(tmp_path / "model")
+    assert load(path, dtype=dtype).model.dtype == torch.bfloat16
+    for wrong in ("int8", torch.int64, "brain", 16):
+        with pytest.raises(UserError, match="must be one of 'float32', 'bfloat16', 'float16'"):
+            load(path, dtype=wrong)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_copy_has_weights_of_its_own(lm, dtype):
     lm.model.to(dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nbllm.core.dtypes import dtype_name
 from nbllm.core.errors import UserError, closest, listed
 
 SAME = {
@@ -77,8 +78,6 @@ INSTEAD = {
 }  # fmt: skip
 """Names that have no counterpart of the same meaning, and what to do."""
 
-DTYPES = {"bf16": "bfloat16", "fp32": "float32", "float": "float32"}
-
 
 def our_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings under our names; what is not known elsewhere either stays as it is.
@@ -92,7 +91,7 @@ def our_names(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in found:
             both = [other for other in values if SAME.get(other, other) == name]
             raise UserError(f"{name} is given more than once: as {listed(both, quote=False)}.")
-        found[name] = _dtype_name(value) if name == "precision" else value
+        found[name] = dtype_name(value) if name == "precision" else value
     return found
 
 
@@ -112,11 +111,3 @@ def instead_of(name: str, known: Iterable[str]) -> str:
         if match is None
         else f"Did you mean {SAME.get(match, match)!r}?"
     )
-
-
-def _dtype_name(value: Any) -> Any:
-    """Return the name of a dtype, which may be given as torch's object or by a short name."""
-    if not isinstance(value, str):
-        text = str(value)
-        return text.removeprefix("torch.") if text.startswith("torch.") else value
-    return DTYPES.get(value, value)

@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 from IPython.core.completer import IPCompleter, provisionalcompleter
@@ -94,6 +96,7 @@ def test_the_optimizers_and_the_tasks_own_settings_are_shown():
         ("nb.follow('mine', checkpoint_i", "checkpoint_interval="),
         ("nb.LM.generate(lm, 'a', temp", "temperature="),
         ("nb.chat(lm, max_n", "max_new_tokens="),
+        ("nb.LM.new('llama', num_l", "num_layers="),
     ],
 )
 def test_tab_offers_them_in_a_notebook(typed, offered, use_jedi):
@@ -102,6 +105,22 @@ def test_tab_offers_them_in_a_notebook(typed, offered, use_jedi):
     with provisionalcompleter():
         completions = {completion.text for completion in completer.completions(typed, len(typed))}
     assert any(offered.endswith(text) or text == offered for text in completions), completions
+
+
+def test_the_shape_of_a_new_model_is_shown_without_loading_torch_for_it():
+    shown = inspect.signature(nb.LM.new)
+    assert str(shown).startswith(
+        "(family: 'str' = 'gpt2', *, tokenizer: 'PreTrainedTokenizerBase', seed: 'int' = 0, "
+    )
+    fields = {field.name for field in dataclasses.fields(nb.ModelConfig)} - {"family"}
+    assert set(shown.parameters) == fields | {"family", "tokenizer", "seed"}
+    assert str(shown.parameters["num_layers"]).endswith("= <the family's>")
+    assert shown.return_annotation == "LM"
+    code = "import sys, nbllm as nb; nb.LM.new, nb.LM.generate; print('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False\n"
+    )
 
 
 MODULES = [name for name in dir(nb) if inspect.ismodule(getattr(nb, name))]
