@@ -41,10 +41,11 @@ _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inl
 # White in a dark notebook too: bertviz writes in black and mixes its lines with white.
 _STYLE = "html { background: #fff; color: #000; color-scheme: light; } body { margin: 8px; font: 14px sans-serif; }"
 _HELP = {
-    "head": "Left looks at right: the stronger the line, the more. The squares are the heads in this order: click "
-    "switches one, double-click shows it alone; point at a token to see its lines alone.",
-    "model": "Each cell is a head of a layer; left looks at right: the stronger the line, the more. Click a cell "
-    "for its tokens.",
+    "head": "Tokens on the left attend to tokens on the right: the stronger the line, the larger the weight. The "
+    "squares are the heads, in this order: click one to switch it, double-click to show it alone; point at a token to "
+    "see its lines alone.",
+    "model": "Each cell is a head of a layer. Tokens on the left attend to tokens on the right: the stronger the line, "
+    "the larger the weight. Click a cell to see its tokens.",
 }
 
 # Measured with Chromium on two cores: 120,000 lines and 5.8 MB are there after 3 s and answer the pointer within
@@ -175,7 +176,7 @@ class AttentionPicture:
                 rows.append((str(self.layers[layer]), str(self.heads[head]), *pair, round(value, 3)))
         if not rows:
             return "<p>The one token attends to itself.</p>"
-        found = table(rows, ("layer", "head", "token", "looks at", "weight"))
+        found = table(rows, ("layer", "head", "token", "attends to", "weight"))
         return (
             "<details><summary>The strongest pairs of two tokens, as a table (the picture needs a trusted notebook "
             f"and a browser)</summary>{found}</details>"

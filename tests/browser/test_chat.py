@@ -450,6 +450,12 @@ def test_it_stops_while_a_cell_computes(book, page):
     print(f"stopped {stop_after(page, 5):.0f} ms after the click, beside a cell that computes")
     assert notebook.is_running(1)
 
+    notebook.restart()  # the comm is closed, and the panel says so before anybody has pressed anything
+    expect(panel.locator(".nbllm-loss")).to_contain_text("run the cell again")
+    buttons = panel.locator("button:visible")
+    assert buttons.evaluate_all("(all) => all.every((one) => one.closest('[inert]'))")
+    expect(panel.locator(".chat-user .chat-text")).to_have_text("What is a list?")
+
 
 def test_hostile_output_is_inert_and_the_saved_notebook_shows_it_as_text(lab, book, page):
     hostile = f"""
