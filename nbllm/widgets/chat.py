@@ -237,7 +237,7 @@ class ChatPanel(Panel):
         """Return what is told of an answer that has ended."""
         return {
             "num_tokens": num_tokens,
-            "context": context,
+            "context": min(context, self.lm.config.max_positions),  # the last token may have no position
             "max_positions": self.lm.config.max_positions,
             "stopped_by": stopped_by,
             **{"seconds": 0.0, "tokens_per_second": 0.0, **others},

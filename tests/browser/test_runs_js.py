@@ -280,7 +280,7 @@ def test_every_column_sorts_and_the_tree_comes_back(front):
     front.sort("State")
     assert front.names()[:2] == ["early", "other"]
     front.deliver({"type": "sparklines", "runs": [["late", [9.0, None, 1.0]], ["base", [9.0, 8.0]]]})
-    front.sort("Training loss")
+    front.sort("Curve")
     assert front.names()[:2] == ["late", "base"]
     assert front.page.get_by_role("img", name="from 9 to 1").locator("polyline").count() == 2
     front.page.get_by_role("button", name="Family tree").click()

@@ -349,3 +349,8 @@ def test_it_is_headed_by_where_the_model_comes_from(talk, lm, listen, monkeypatc
     assert said["shape"].startswith("gpt2, 2 layers x 32, 4 heads")
     assert repr(chat.panel).splitlines()[0] == f"Chat with {said['name']}"
     assert "Chat with my-model\ufffd&lt;img" in chat.panel._repr_html_()
+
+
+def test_no_more_of_the_context_is_used_than_there_is(talk):
+    facts = talk().panel._facts(num_tokens=500, context=513, stopped_by="context")
+    assert facts["context"] == facts["max_positions"] == 512

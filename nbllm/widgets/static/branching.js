@@ -95,7 +95,7 @@ export class BranchingPart {
     setText(this.ends[0], points.length ? formatCount(points[0].step) : "");
     setText(this.ends[1], points.length ? formatCount(points[points.length - 1].step) : "");
     this.rewind.name(chosen ? `Rewind to ${formatCount(chosen.step)}` : "Rewind");
-    setText(this.from, chosen ? `fork from ${formatCount(chosen.step)} with` : "fork with");
+    setText(this.from, chosen ? `from ${formatCount(chosen.step)} with` : "with");
   }
 
   #slide() {

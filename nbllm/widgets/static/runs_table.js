@@ -17,7 +17,7 @@ const RUN_COLUMNS = /** @type {{column: string, label: string, title: string, nu
   { column: "step", label: "Step", title: "by steps done", number: true, down: true },
   { column: "loss", label: "Loss", title: "by the newest training loss", number: true },
   { column: "held_out", label: "Held-out", title: "by the newest held-out bits/byte", number: true },
-  { column: "curve", label: "Training loss", title: "by how far the training loss came down" },
+  { column: "curve", label: "Curve", title: "by how far the training loss came down" },
   { column: "created", label: "Started", title: "by when it was started", down: true },
   { column: "time", label: "Last event", title: "by the time of its last event", down: true },
 ]);
@@ -117,7 +117,7 @@ export class RunsTable {
       this.onSort?.();
     };
     const button = element("button", { type: "button", title: `Sort ${title}`, onclick: sort }, label, arrow);
-    const node = element("th", { scope: "col", class: number ? "number" : null }, button);
+    const node = element("th", { scope: "col", class: number ? "number" : column === "created" ? "runs-created" : null }, button);
     return { node, column, arrow };
   }
 
@@ -146,7 +146,8 @@ export class RunsTable {
     const bar = element("div");
     const [loss, heldOut] = [0, 1].map(() => element("td", { class: "number" }));
     const curve = element("td", { class: "runs-curve" });
-    const [created, time] = [0, 1].map(() => element("td", { class: "runs-when" }));
+    const created = element("td", { class: "runs-when runs-created" });
+    const time = element("td", { class: "runs-when" });
     const id = `nbllm-run-${Math.random().toString(36).slice(2)}`;
     const open = element("button", {
       type: "button", class: "runs-button", "aria-expanded": false, "aria-controls": id, "aria-label": `Open ${name}`,
