@@ -282,10 +282,11 @@ def test_runs_are_renamed_and_deleted_but_no_live_one(told, tmp_path):
     assert "second" in panel.wait("refused", lambda message: message["request"] == 2)["reason"]
     panel.say("rename", run="best", name="../best", request=3)
     assert "cannot be the name" in panel.wait("refused", lambda message: message["request"] == 3)["reason"]
-    for request, kind in enumerate(("rename", "delete"), start=4):
-        panel.say(kind, run="live", name="dead", request=request)
-        refused = panel.wait("refused", lambda message, n=request: message["request"] == n)
-        assert "live is running" in refused["reason"]
+    with TrainerLock(tmp_path / "live"):
+        for request, kind in enumerate(("rename", "delete"), start=4):
+            panel.say(kind, run="live", name="dead", request=request)
+            refused = panel.wait("refused", lambda message, n=request: message["request"] == n)
+            assert "live is running" in refused["reason"]
     (tmp_path / "second" / "notes.txt").write_text("mine")
     panel.say("delete", run="second", request=6)
     assert "notes.txt" in panel.wait("done")["text"]
