@@ -20,7 +20,7 @@ from nbllm.core.quantities import moment, size
 from nbllm.core.text_table import text_table
 
 HEADER = ("kind", "what", "size", "files", "last used", "where")
-_TOKENS = re.compile(r"[0-9a-f]{64}(\.lock)?")
+_TOKENS = re.compile(r"[0-9a-f]{32}(\.lock)?")
 _PROFILE = re.compile(r"[a-z]+-[0-9a-f]{16}\.json")
 
 

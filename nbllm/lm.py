@@ -484,7 +484,7 @@ def load(
             bfloat16 a model answers about twice as fast as in float32, for half as much is read for each token.
 
     Raises:
-        UserError: There is no such dtype.
+        UserError: What is given is neither a path nor a run, `at_step` is given for no run, or there is no such dtype.
         WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used; or the run has no
             such checkpoint.
         FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
@@ -497,8 +497,12 @@ def load(
     if run is None:
         if at_step is not None:
             raise UserError(f"at_step={at_step} is for runs, and this is none.", where=path)
-        lm = _open(locate(cast("Path | str", path), also=_names_of_runs()), tokenizer, dtype)
-        lm.origin = _name_of(Path(cast("Path | str", path)).expanduser().resolve())
+        path = cast("Path | str", path)
+        place = locate(path, also=_names_of_runs())
+        if not (place / "config.json").exists():
+            _say_which_runs_there_are(place)
+        lm = _open(place, tokenizer, dtype)
+        lm.origin = _name_of(Path(path).expanduser().resolve())
         return lm
     while True:
         info = _checkpoint(run, at_step)
@@ -574,10 +578,23 @@ def _run_meant(path: Path | str | RecordedRun) -> Path | None:
 
     if isinstance(path, RecordedRun):
         return path.path
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(
+            f"{type(path).__name__} is neither a path nor a run.",
+            hint="nb.load takes a folder, a file, a run or a name.",
+        )
     place = Path(path).expanduser()
     if os.path.isfile(place) or os.path.exists(place / "config.json"):
         return None
     return find(place)
+
+
+def _say_which_runs_there_are(place: Path) -> None:
+    """Raise an error that names runs, where a folder of runs, or none of its runs, was given."""
+    from nbllm.runs.store import run_folders, what_there_is
+
+    if run_folders(place) or (not place.exists() and run_folders(place.parent)):
+        raise WeightsError("There is no model or run here.", where=place, hint=what_there_is(place))
 
 
 def _names_of_runs() -> list[str]:

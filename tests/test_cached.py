@@ -10,6 +10,7 @@ from nbllm.core.cache import ABANDONED_AFTER
 from nbllm.core.errors import UserError
 from nbllm.models.zoo.known import MODELS
 from nbllm.models.zoo.wheel import Wheel
+from nbllm.nn.compute import profile
 
 MODEL = next(s.path.name for m in MODELS.values() for s in m.sources if isinstance(s, Wheel))
 
@@ -23,8 +24,8 @@ def folder(tmp_path, monkeypatch):
     for name, content in {
         f"models/{MODEL}": "weights",
         "models/mine.gguf": "mine",
-        f"tokens/{'0a' * 32}/tokens.bin": "tokens of a text",
-        f"tokens/{'0a' * 32}.lock": "",
+        f"tokens/{'0a' * 16}/tokens.bin": "tokens of a text",
+        f"tokens/{'0a' * 16}.lock": "",
         "tokens/notes.txt": "mine",
         "machine-profiles/cpu-0123456789abcdef.json": "{}",
         "texts/.aside-old/text.arrow": "left",
@@ -58,7 +59,7 @@ def test_one_kind_is_cleared_and_nothing_else(folder):
     before = files(folder)
     cache = nb.cache()
     assert cache.clear("tokens") == 16
-    assert before - files(folder) == {f"tokens/{'0a' * 32}/tokens.bin", f"tokens/{'0a' * 32}.lock"}
+    assert before - files(folder) == {f"tokens/{'0a' * 16}/tokens.bin", f"tokens/{'0a' * 16}.lock"}
     assert cache.num_bytes == 13
     assert cache.clear("tokens") == 0
 
@@ -72,9 +73,9 @@ def test_all_is_cleared_but_what_is_not_ours(folder):
 def test_links_are_not_followed(folder):
     (folder / "elsewhere").mkdir()
     (folder / "elsewhere" / "thesis.txt").write_text("mine")
-    (folder / "tokens" / ("1b" * 32)).symlink_to(folder / "elsewhere")
+    (folder / "tokens" / ("1b" * 16)).symlink_to(folder / "elsewhere")
     nb.cache().clear("tokens")
-    assert not (folder / "tokens" / ("1b" * 32)).is_symlink()
+    assert not (folder / "tokens" / ("1b" * 16)).is_symlink()
     assert (folder / "elsewhere" / "thesis.txt").read_text() == "mine"
 
 
@@ -88,6 +89,23 @@ def test_an_empty_cache(tmp_path, monkeypatch):
     assert {row[0]: row[2] for row in nb.cache().rows() if row[0] != "kernels"} == dict.fromkeys(
         ("models", "tokens", "texts", "profiles"), "0 B"
     )
+
+
+def test_what_is_packed_and_measured_is_found(tmp_path, monkeypatch):
+    """By the names that packing and measuring give."""
+    monkeypatch.setenv("NBLLM_CACHE", str(tmp_path))
+    store = nb.data.pack(["A text. " * 20], nb.data.train_tokenizer(["A text. " * 20], kind="byte"))
+    file = profile._path(profile._subject("cpu", 1))
+    file.parent.mkdir()
+    file.write_text("{}")
+    held = {kept.kind.name: kept for kept in nb.cache().kept}
+    assert store.path in held["tokens"].paths
+    assert held["tokens"].num_bytes == sum(each.stat().st_size for each in store.path.iterdir())
+    assert held["profiles"].paths == (file,)
+    nb.cache().clear("tokens")
+    assert list((tmp_path / "tokens").iterdir()) == []
+    again = nb.data.pack(["A text. " * 20], nb.data.train_tokenizer(["A text. " * 20], kind="byte"))
+    assert again.fingerprint == store.fingerprint
 
 
 def test_compiled_kernels_are_found_where_numba_keeps_them(tmp_path, monkeypatch):

@@ -366,7 +366,7 @@ def test_an_ended_run_is_replaced_only_by_name(config, capsys):
 
 def test_the_cache_is_shown_and_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NBLLM_CACHE", str(tmp_path))
-    store = tmp_path / "tokens" / ("0a" * 32)
+    store = tmp_path / "tokens" / ("0a" * 16)
     store.mkdir(parents=True)
     (store / "tokens.bin").write_bytes(b"0" * 1000)
     assert main(["cache"]) == 0

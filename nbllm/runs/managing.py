@@ -66,12 +66,14 @@ def delete(path: Path | str) -> list[Path]:
     """
     path = Path(path).resolve()
     record: dict[str, Any] = {}
-    if (path / RECORD).exists():
+    if os.path.lexists(path / RECORD):
         with contextlib.suppress(RunError):  # a damaged run can be deleted too
             record = read_record(path)
     else:
         record = read_record(path)  # says that there is none
     try:
+        if (path / LOCK).is_symlink():  # taking the lock would open what it leads to
+            (path / LOCK).unlink()
         with _not_live(path, record, "deleted"):
             for folder, pattern in _PARTS.items():
                 for entry in _own_entries(path / folder, pattern):

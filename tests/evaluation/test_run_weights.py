@@ -87,8 +87,15 @@ def test_names_and_paths(trained, texts, monkeypatch):
             verb("dmeo")
     with pytest.raises(RunError, match="Did you mean 'demo'"):
         measured(lm, data=texts, run="dmeo")
-    with pytest.raises(UserError, match="list is neither a model nor a run"):
-        nb.evaluate([run])
+    with pytest.raises(WeightsError, match=r"no model or run here[\s\S]*Did you mean 'demo'"):
+        nb.load("runs/dmeo")
+    with pytest.raises(WeightsError, match=r"no model or run here[\s\S]*holds runs: child, demo"):
+        nb.load("runs")
+    with pytest.raises(WeightsError, match="no such model directory"):
+        nb.load("elsewhere/demo")
+    for verb in (nb.load, nb.evaluate):
+        with pytest.raises(UserError, match="list is neither a"):
+            verb([run])
 
 
 def test_loading_a_step(trained):

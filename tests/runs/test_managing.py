@@ -137,6 +137,16 @@ def test_a_link_among_what_is_ours(make, runs):
     assert sorted(os.walk(victim)) == before
 
 
+@pytest.mark.parametrize("name", ["run.json", "trainer.lock", "trainer.json", "process.log"])
+def test_files_that_are_links(make, runs, name):
+    (runs.parent / "thesis").write_text("mine")
+    path = make()
+    (path / name).unlink(missing_ok=True)
+    (path / name).symlink_to(runs.parent / "thesis")
+    assert managing.delete(path) == []
+    assert not path.exists() and (runs.parent / "thesis").read_text() == "mine"
+
+
 def test_forks_of_a_deleted_run_do_not_take_another_for_their_parent(make, runs):
     run = Run(make())
     fork = make("warmer", parent={"run": "demo", "step": 5, "actor": "person"})
