@@ -131,7 +131,7 @@ def _outcome(answer: Action, command: commands.Command) -> Outcome:
 
 def _not_live(run: RecordedRun, action: str, state: str) -> NotLiveError:
     said = {
-        "finished": ("has finished", "fork() goes on from it; nb.load(path) opens its model."),
+        "finished": ("has finished", "fork() goes on from it; nb.load(run) opens its model."),
         "stopped": ("was stopped", "resume() goes on from its newest checkpoint."),
         "failed": ("has failed", "resume() goes on from its newest good checkpoint."),
         "lost": ("was lost: its trainer is gone", "resume() goes on from its newest good checkpoint."),

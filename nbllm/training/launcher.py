@@ -78,7 +78,7 @@ class Launcher:
         return self.start(run.path)
 
     def fork(self, run: Run, name: str, step: int | None, changes: Mapping[str, Any]) -> Run:
-        """Start a new run from a checkpoint of another; `nb.load(fork.path)` opens its model."""
+        """Start a new run from a checkpoint of another; `nb.load(fork)` opens its model."""
         path = fork(run.path, name, step=step, changes=changes, actor=run.actor, where=self.where)
         return Launcher().start(path)
 

@@ -61,7 +61,7 @@ def train(
 
     Args:
         lm: The model. A thread's run gives it the new weights at each checkpoint and at the end; a process's run
-            leaves it as it is: `nb.load(run.path)`.
+            leaves it as it is: `nb.load(run)`.
         data: Documents with a `text` column, or anything else that `nb.data.load` takes, such as the name of a file; a
             pair of such (training, validation); a `DatasetDict` with `train` and perhaps `validation`; or a packed
             `TokenStore`.
