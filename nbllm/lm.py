@@ -404,7 +404,7 @@ class LM:
 
         It is the tokenizer's beginning-of-text token, or else what separated documents in the model's training, as far
         as that is known (`nbllm.data.document_bounds`). Assign another, as in `lm.document_start = "<|endoftext|>"`;
-        it is saved with the tokenizer.
+        it is saved with the tokenizer (not in a GGUF file).
 
         Raises:
             UserError: The token that is assigned is not in the vocabulary.

@@ -24,6 +24,7 @@ from typing import Any
 from nbllm.core.errors import UserError
 
 SECONDS = 10.0  # for one rendering; a usual template takes a thousandth
+MOST_CHARACTERS, MOST_TIMES = 1 << 20, 4  # of the text: so many, and so many times those of the messages
 START_SECONDS = 120.0  # for a process to start, on however busy a machine
 PERIOD = 0.05  # seconds between questions whether to stop
 
@@ -85,6 +86,7 @@ def render(
         "added_tokens": added,
         "options": options,
         "seconds": SECONDS,
+        "most_characters": MOST_CHARACTERS + MOST_TIMES * len(str(messages)),
     }
     answer = _ask(json.dumps(request).encode() + b"\n", should_stop)
     if "text" in answer:

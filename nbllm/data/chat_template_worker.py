@@ -62,7 +62,10 @@ def render(request: dict[str, Any]) -> str:
 def answer(request: dict[str, Any]) -> dict[str, str]:
     """Return the text, or what went wrong."""
     try:
-        return {"text": render(request)}
+        text = render(request)
+        if len(text) > request["most_characters"]:
+            return {"error": f"it makes {len(text):,} characters of it."}
+        return {"text": text}
     except Exception as error:  # a template may raise whatever it likes
         return {"error": f"{type(error).__name__}: {error}"}
 
@@ -89,7 +92,7 @@ def main() -> None:
         answer(
             {
                 "template": template, "messages": messages, "special_tokens": {}, "control_tokens": None,
-                "added_tokens": [], "options": {},
+                "added_tokens": [], "options": {}, "most_characters": 1000,
             }
         )  # fmt: skip
     limit()

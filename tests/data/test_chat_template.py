@@ -108,6 +108,13 @@ def test_a_template_that_takes_gigabytes_is_an_error(tokenizer, template):
         with_template(tokenizer, template)
 
 
+def test_a_text_out_of_all_proportion_is_refused_before_it_is_encoded(tokenizer):
+    with pytest.raises(UserError, match="it makes 20,000,000 characters of it"):
+        with_template(tokenizer, "{{ 'a' * 20000000 }}")
+    long = [{"role": "user", "content": "a" * 2_000_000}]
+    assert len(render(tokenizer, long)) > 2_000_000
+
+
 def test_its_caller_can_end_it(tokenizer):
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
