@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from nbllm.core.errors import UserError, listed
-from nbllm.core.terminal import say
+from nbllm.core.io import expand_user
+from nbllm.core.terminal import say, shorten, visible_line
 
 EXIT_ERROR = 1  # 2 is argparse's, for a command line that makes no sense
 EXIT_INTERRUPTED = 130
+MOST_SHOWN = 300  # characters of what was typed
 
 TRAIN_EXAMPLE = """\
 example CONFIG.toml:
@@ -48,30 +50,62 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 (an error, on stderr), 2 (usage) or 130 (interrupted)."""
+    try:
+        options = _options(arguments)
+        options.command(options)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        _give_up(sys.stdout)
+        return 0
+    except OSError as error:
+        where = "" if error.filename is None else f": {shorten(str(error.filename), MOST_SHOWN)}"
+        return _fail(f"{error.strerror or error}{where}")
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command is not _lab:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
-    try:
-        options.command(options)
-    except UserError as error:
-        say(f"nbllm: {error}", error=True)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        say("interrupted", error=True)
-        return EXIT_INTERRUPTED
-    except (FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-        say(f"nbllm: {error.strerror}: {error.filename}", error=True)
-        return EXIT_ERROR
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
-        return 0
-    return 0
+    return options
+
+
+def _fail(message: str) -> int:
+    """Say what is wrong; a stream that takes no more is given up, or Python would fail on it at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is sys.stderr:
+                say(f"nbllm: {message}", error=True)
+            stream.flush()
+        except OSError:
+            _give_up(stream)
+    return EXIT_ERROR
+
+
+def _give_up(stream: TextIO) -> None:
+    """Send what a stream still holds, and will be given, nowhere."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages are as short and harmless as all others."""
+
+    def print_help(self, file: Any = None) -> None:
+        say(self.format_help(), end="")  # argparse ignores what cannot be written
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible_line(shorten(message, MOST_SHOWN)))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nbllm",
         description="The notebook-native toolkit for the whole life of a language model.",
         epilog="examples:\n  nbllm lab\n  nbllm tour\n  nbllm doctor\n  nbllm COMMAND --help",
@@ -202,7 +236,7 @@ def _lab(options: argparse.Namespace) -> None:
     if not path.exists():
         known = ", ".join(sorted(p.name for p in path.parent.glob("*.ipynb")))
         raise UserError(
-            f"There is no notebook {options.notebook!r}.", where=path.parent, hint=f"There are: {known}."
+            f"There is no notebook {options.notebook[:80]!r}.", where=path.parent, hint=f"There are: {known}."
         )
     command = [sys.executable, "-m", "jupyterlab", str(path)]
     if options.port:
@@ -222,7 +256,8 @@ def _lab(options: argparse.Namespace) -> None:
 def _tour(options: argparse.Namespace) -> None:
     from nbllm.notebook import TOUR, execute, notebooks_folder
 
-    folder = (options.folder or Path(f"nbllm-tour-{time.strftime('%Y%m%d-%H%M%S')}")).resolve()
+    folder = options.folder or Path(f"nbllm-tour-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = Path(os.path.abspath(expand_user(folder)))
     if folder.exists() and any(folder.iterdir()):
         raise UserError("The folder is not empty.", where=folder, hint="Name another one with --folder.")
     say(f"The tour is run in {folder}")
@@ -266,6 +301,7 @@ def _show(options: argparse.Namespace) -> None:
 def _steer(options: argparse.Namespace) -> None:
     from nbllm.core.errors import RefusedError, nearest
     from nbllm.runs.actions import find
+    from nbllm.runs.asking import WAIT, ask
 
     run = _open(options, actor=options.actor)
     kind = find(options.action)
@@ -274,10 +310,12 @@ def _steer(options: argparse.Namespace) -> None:
         raise UserError(f"There is no action {options.action[:80]!r}.", hint=hint)
     try:
         args = _arguments(kind, options.values)
-        if kind.name in ("resume", "fork", "sample"):  # what a trainer is started for, and what has an answer
-            outcome: object = getattr(run, kind.name)(**args)
+        if kind.name == "fork":
+            outcome: object = run.fork(args["name"], args.get("step"), **args["changes"])
+        elif kind.name in ("resume", "sample"):  # what a trainer is started for, and what has an answer
+            outcome = getattr(run, kind.name)(**args)
         else:
-            outcome = run.ask(kind.name, **args)
+            outcome = ask(run, run.actor, kind.name, args, WAIT)
     except RefusedError as error:
         hint = error.hint or f"For example: nbllm runs steer {run.name} {kind.example}"
         raise RefusedError(error.what, where=error.where, hint=hint) from error
@@ -339,9 +377,22 @@ def _actions_text() -> str:
 
 
 def _arguments(kind: Any, words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of an action from the words after it: its required ones in order, then name=value."""
+    """Return the arguments of an action from the words after it: its required ones in order, then name=value.
+
+    Raises:
+        UserError: A word is no setting, or one is missing.
+        RefusedError: A value is not what the action takes.
+    """
     if kind.takes_settings:
         return _assignments(words)
+    args = _named(kind, words)
+    if kind.name == "fork":  # what it does not take itself are settings of the new run
+        args["changes"] = {name: args.pop(name) for name in list(args) if name not in ("name", "step")}
+    checked: dict[str, Any] = kind.check(args)
+    return checked
+
+
+def _named(kind: Any, words: Sequence[str]) -> dict[str, Any]:
     arguments = (*kind.required, *kind.optional)
     if words and arguments and arguments[0].kind == "patterns":
         return {arguments[0].name: list(words)}
@@ -374,14 +425,16 @@ def _expect(met: bool, action: str, wanted: str) -> None:
 def _assignments(words: Sequence[str]) -> dict[str, Any]:
     import json
 
+    from nbllm.runs.arguments import short
+
     values = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            raise UserError(f"{word!r} is no setting.", hint="Write name=value, such as lr=1e-3.")
+            raise UserError(f"{short(word)} is not a setting.", hint="Write name=value, such as lr=1e-3.")
         try:
             values[name] = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also a number of thousands of digits, and brackets in brackets
             values[name] = text
     return values
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from nbllm.core.dtypes import float_dtype
 from nbllm.core.errors import UserError, WeightsError
+from nbllm.core.io import check_utf8, expand_user
 from nbllm.core.signature import InWords, settings_of, takes, takes_later
 from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
 
@@ -193,7 +194,7 @@ class LM:
         """
         from nbllm.models.replacing import replacing_model
 
-        path = Path(path).expanduser()
+        path = expand_user(path)
         if path.suffix.lower() == ".gguf":
             from nbllm.models.gguf import save_gguf
 
@@ -254,6 +255,7 @@ class LM:
         from nbllm.models.loading import save_model
         from nbllm.models.vocabulary import check_vocabulary
 
+        check_utf8(folder)
         check_vocabulary(self.tokenizer, self.config.vocab_size)
         ids: dict[str, Any] = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
         if len(self.end_tokens) > 1:
@@ -502,7 +504,7 @@ def load(
         if not (place / "config.json").exists():
             _say_which_runs_there_are(place)
         lm = _open(place, tokenizer, dtype)
-        lm.origin = _name_of(Path(path).expanduser().resolve())
+        lm.origin = _name_of(expand_user(path).resolve())
         return lm
     while True:
         info = _checkpoint(run, at_step)
@@ -583,7 +585,7 @@ def _run_meant(path: Path | str | RecordedRun) -> Path | None:
             f"{type(path).__name__} is neither a path nor a run.",
             hint="nb.load takes a folder, a file, a run or a name.",
         )
-    place = Path(path).expanduser()
+    place = expand_user(path)
     if os.path.isfile(place) or os.path.exists(place / "config.json"):
         return None
     return find(place)

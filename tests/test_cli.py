@@ -289,7 +289,7 @@ def test_a_single_text_file_trains(config, capsys):
         ({"sequence_length = 16": "sequence_length = 99"}, "sequence_length = 32 in [train]"),
         ({"vocab_size = 300": "vocab_size = 'x'"}, "vocab_size must be a whole number"),
         ({"vocab_size = 300": "kind = 'charcter'"}, "Did you mean 'character'"),
-        ({"vocab_size = 300": "path = 5"}, 'path = "my-model"'),
+        ({"vocab_size = 300": "path = 5"}, 'path must be the name of a folder or file, such as "my-model"'),
         ({'"texts"': "5"}, "source must be a name"),
         ({'"texts"': '"texts"\ncolumn = 5'}, "column must be a name"),
         ({'"texts"': '"texts"\nlod = 5'}, "[data] has no 'lod'"),

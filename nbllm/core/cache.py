@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from nbllm.core.errors import CacheError
-from nbllm.core.io import ASIDE
+from nbllm.core.io import ASIDE, expand_user
 
 ABANDONED_AFTER = 24 * 3600.0  # seconds; no file takes that long to write
 
 
 def cache_folder() -> Path:
     """Return `$NBLLM_CACHE`, or `~/.cache/nbllm`."""
-    return Path(os.environ.get("NBLLM_CACHE") or "~/.cache/nbllm").expanduser()
+    return expand_user(os.environ.get("NBLLM_CACHE") or "~/.cache/nbllm")
 
 
 def make_folder(folder: Path) -> Path:

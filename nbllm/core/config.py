@@ -74,8 +74,8 @@ def check_choice(config: Config, name: str, choices: tuple[str, ...]) -> None:
 def check_plain_types(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return `values` with each number converted to its field's type.
 
-    Fields declared as `int`, `float`, `bool` or `str` are checked; a whole number is accepted for a float, and NumPy's
-    numbers for Python's.
+    Fields declared as `int`, `float`, `bool` or `str`, or as one of these or `None`, are checked; a whole number is
+    accepted for a float, and NumPy's numbers for Python's.
 
     Raises:
         UserError: A value is of another type.
@@ -92,7 +92,10 @@ def check_plain_types(kind: type[Config], values: Mapping[str, Any]) -> dict[str
         abstract, convert, words = _PLAIN[expected]
         if not isinstance(value, abstract) or (isinstance(value, bool) and abstract is not bool):
             raise UserError(f"{name} must be {words}, not {value!r}.", where=kind.__name__)
-        out[name] = convert(value)
+        try:
+            out[name] = convert(value)
+        except OverflowError:
+            raise UserError(f"{name} is too large: {value!r}.", where=kind.__name__) from None
     return out
 
 

@@ -15,6 +15,8 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
+from nbllm.core.errors import UserError
+
 ASIDE = ".aside-"  # prefix of everything half-written; whoever finds one may delete it
 
 
@@ -199,6 +201,25 @@ def read_regular(path: Path, most: int, *, follow: bool = True) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"More than {most:,} bytes", str(path))
     return data
+
+
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder for `~`; `~name` of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
+def check_utf8(path: Path) -> None:
+    """Refuse a path that is not UTF-8: the libraries that read and write models cannot open it.
+
+    Raises:
+        UserError: Its bytes are not UTF-8.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            "The name of this file or folder is not UTF-8.", where=path, hint="Rename it, or choose another."
+        ) from None
 
 
 def sync_file(path: Path) -> None:

@@ -21,6 +21,7 @@ END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "\ufffd"  # Unicode's own character for one that cannot be shown
 NUM_BYTES = 256
 VOCAB_SIZE = 4096
+MAX_VOCAB_SIZE = 10_000_000  # memory is reserved for all of them before the training begins
 KINDS = ("bpe", "byte", "character")
 
 
@@ -60,6 +61,8 @@ def train_tokenizer(
         raise UserError(f"There is no kind of tokenizer {kind!r}.", hint=nearest(str(kind), KINDS))
     if vocab_size is not None and (isinstance(vocab_size, bool) or not isinstance(vocab_size, int)):
         raise UserError(f"vocab_size must be a whole number, not {vocab_size!r}.")
+    if vocab_size is not None and vocab_size > MAX_VOCAB_SIZE:
+        raise UserError(f"vocab_size is {vocab_size:,}; it must be at most {MAX_VOCAB_SIZE:,}.")
     if kind == "byte" and vocab_size not in (None, NUM_BYTES + 1):
         raise UserError(
             f"A tokenizer of bytes has {NUM_BYTES + 1} tokens, not {vocab_size}.",

@@ -16,6 +16,8 @@ _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
     "num_layer_groups",
 )  # fmt: skip
+SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
+MAX_LAYERS, MAX_SIZE = 10_000, 1 << 31
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,9 @@ class ModelConfig(PlainConfig):
 
     def __post_init__(self) -> None:
         check_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
+        for name, most in (("num_layers", MAX_LAYERS), *((size, MAX_SIZE) for size in SIZES)):
+            if getattr(self, name) > most:
+                raise UserError(f"{name} must be at most {most:,}.", where="ModelConfig")
         check_positive(self, "norm_eps", "rope_theta", "initializer_range")
         check_choice(self, "positions", tuple(POSITIONS))
         check_choice(self, "norm", tuple(NORMS))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.io import open_regular, write_json
+from nbllm.core.io import check_utf8, expand_user, open_regular, write_json
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
@@ -52,7 +52,7 @@ def read_parameters(
     directory: Path | str, *, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
-    directory = Path(directory).expanduser()
+    directory = expand_user(directory)
     family, config = read_config(directory)
     shapes = {name: tuple(p.shape) for name, p in build_without_weights(config).named_parameters()}
     with TensorFiles(directory, family) as files:
@@ -73,7 +73,7 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     Raises:
         WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
     """
-    path = Path(directory).expanduser() / CONFIG
+    path = expand_user(directory) / CONFIG
     values = read_config_file(directory)
     if not isinstance(values.get("model_type"), str):
         raise WeightsError(f"{CONFIG} names no model_type.", where=path)
@@ -94,7 +94,7 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
         raise WeightsError(error.what, where=path, hint=error.hint) from None
     family = FAMILIES[name]
     if family.optional:
-        with TensorFiles(Path(directory).expanduser(), family) as files:
+        with TensorFiles(expand_user(directory), family) as files:
             has: dict[str, Any] = {setting: tensor in files for setting, tensor in family.optional.items()}
         config = dataclasses.replace(config, **has)
     return family, config
@@ -106,8 +106,9 @@ def read_config_file(directory: Path | str) -> dict[str, Any]:
     Raises:
         WeightsError: It is absent or no JSON object.
     """
-    directory = Path(directory).expanduser()
+    directory = expand_user(directory)
     path = directory / CONFIG
+    check_utf8(directory)
     if not directory.is_dir():
         raise WeightsError("There is no such model directory.", where=directory)
     try:
@@ -152,7 +153,7 @@ def save_model(
         UserError: The family cannot express this model.
         OSError: The disk is full or the folder cannot be written.
     """
-    directory = Path(directory).expanduser()
+    directory = expand_user(directory)
     family = FAMILIES[model.config.family]
     family.check(model.config)
     tensors = _family_tensors(model, family)

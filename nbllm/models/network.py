@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
+from nbllm.core.quantities import size
 from nbllm.core.registry import Registry
 from nbllm.core.seeding import generator
 from nbllm.models.config import ModelConfig, check_fixed
@@ -173,8 +174,9 @@ def build(config: ModelConfig, *, seed: int = 0) -> Network:
     """Return the network of a configuration, with new weights.
 
     Raises:
-        UserError: There is no network of that name.
+        UserError: There is no network of that name, or this machine's memory cannot hold it.
     """
+    _check_memory(config)
     return _kind_of(config)(config, seed=seed)
 
 
@@ -182,6 +184,29 @@ def build_without_weights(config: ModelConfig) -> Network:
     """Return the network of a configuration with parameters on the device "meta", to be loaded into."""
     with torch.device("meta"):
         return _kind_of(config)(config)
+
+
+def _check_memory(config: ModelConfig) -> None:
+    """Refuse a model that this machine cannot hold, before anything of it is allocated."""
+    from nbllm.core.machine import memory_limit
+
+    blocks = config.num_layer_groups or config.num_layers
+    try:
+        one, two = (_count_elements(config, blocks=count) for count in (1, 2))
+    except RuntimeError as error:  # a matrix that no machine can hold
+        raise UserError(f"The model cannot be built: {error}", where="ModelConfig") from error
+    needed, held = 4 * (one + (blocks - 1) * (two - one)), memory_limit()
+    if needed > held:
+        raise UserError(
+            f"The model's parameters would take {size(needed)}; this machine has {size(held)} of memory.",
+            where="ModelConfig",
+            hint="Use fewer layers, or a smaller hidden_size or vocab_size.",
+        )
+
+
+def _count_elements(config: ModelConfig, *, blocks: int) -> int:
+    smaller = config.replace(num_layers=blocks, num_layer_groups=blocks if config.num_layer_groups else 0)
+    return sum(parameter.numel() for parameter in build_without_weights(smaller).parameters())
 
 
 def _kind_of(config: ModelConfig) -> type[Network]:

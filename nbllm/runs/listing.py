@@ -8,6 +8,7 @@ from typing import overload
 
 from nbllm.core.errors import RunError, UserError, nearest
 from nbllm.core.html import escape, fragment, table
+from nbllm.core.io import expand_user
 from nbllm.core.text_table import text_table
 from nbllm.runs.events import is_number
 from nbllm.runs.run import Run
@@ -80,7 +81,7 @@ class RunList(Sequence[Run]):
 
 def list_runs(folder: Path | str = "runs") -> RunList:
     """Return the runs in `folder`, newest first; those that cannot be read are listed with the reason."""
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     runs, unreadable = [], []
     for path in run_folders(folder):
         try:

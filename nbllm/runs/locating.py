@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from nbllm.core.errors import RunError, nearest
+from nbllm.core.io import expand_user
 from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.store import RECORD, run_folders, what_there_is
 
@@ -32,7 +33,7 @@ def locate(run: RecordedRun | Path | str, folder: Path | str = FOLDER) -> Path:
     found = find(run, folder)
     if found is not None:
         return found
-    place = Path(run).expanduser()
+    place = expand_user(run)
     is_name = len(place.parts) == 1
     known = [path.name for path in run_folders(folder)] if is_name else []
     raise RunError(
@@ -44,7 +45,7 @@ def locate(run: RecordedRun | Path | str, folder: Path | str = FOLDER) -> Path:
 
 def find(run: Path | str, folder: Path | str = FOLDER) -> Path | None:
     """Return the folder of the run of that name in `folder`, or at that path; `None` where there is none."""
-    place = Path(run).expanduser()
-    inside = Path(folder).expanduser() / place
+    place = expand_user(run)
+    inside = expand_user(folder) / place
     candidates = (inside, place) if len(place.parts) == 1 else (place, inside)
     return next((path for path in candidates if os.path.exists(path / RECORD)), None)

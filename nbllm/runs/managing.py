@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, listed
-from nbllm.core.io import ASIDE, sync_directory, write_json
+from nbllm.core.io import ASIDE, expand_user, sync_directory, write_json
 from nbllm.runs import checkpoint, commands, events
 from nbllm.runs.liveness import LIVE, judge
 from nbllm.runs.lock import HOLDER, LOCK, TrainerLock
@@ -98,7 +98,7 @@ def check_replaceable(path: Path | str) -> None:
     Raises:
         RunError: It is live, or its folder holds what is no part of a run.
     """
-    path = Path(path).expanduser().absolute()
+    path = expand_user(path).absolute()
     if not os.path.lexists(path):
         return
     record = read_record(path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nbllm.core.io import expand_user
 from nbllm.runs import checkpoint as checkpoint_files
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, EventReader
@@ -29,7 +31,7 @@ class RecordedRun:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser().resolve()
+        self.path = Path(os.path.realpath(expand_user(path)))
         self._reader = RunReader(self.path)
 
     @property

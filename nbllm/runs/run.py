@@ -68,7 +68,7 @@ class Run(RecordedRun):
         other.actor = check_actor(actor)
         return other
 
-    def ask(self, action: str, *, timeout: float = WAIT, **args: Any) -> Outcome:
+    def ask(self, action: str, /, *, timeout: float = WAIT, **args: Any) -> Outcome:
         """Ask the loop for any action of `nbllm.runs.actions`, by name; the methods below ask for those that are there.
 
         Raises:
@@ -138,7 +138,7 @@ class Run(RecordedRun):
                 return None
             time.sleep(0.02)
 
-    def set(self, *, timeout: float = WAIT, **values: Any) -> Outcome:
+    def set(self, /, *, timeout: float = WAIT, **values: Any) -> Outcome:
         """Change settings from the next step on, all or none: `run.set(lr=1e-3)`.
 
         Raises:
@@ -199,7 +199,7 @@ class Run(RecordedRun):
         """Switch a rule on or off: what `run.rules[name].on()` and `.off()` do."""
         return ask(self, self.actor, "rule", {"name": name, "on": on}, timeout)
 
-    def fork(self, name: str, step: int | None = None, **changes: Any) -> Run:
+    def fork(self, /, name: str, step: int | None = None, **changes: Any) -> Run:
         """Start a new run from a checkpoint of this one, which goes on undisturbed.
 
         Args:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, nearest
-from nbllm.core.io import ASIDE, is_link, read_regular, sync_directory, write_json
+from nbllm.core.io import ASIDE, expand_user, is_link, read_regular, sync_directory, write_json
 
 RECORD = "run.json"
 PROCESS_LOG = "process.log"  # what a trainer in a process of its own printed
@@ -40,7 +40,7 @@ def create(folder: Path | str, name: str, record: Mapping[str, Any]) -> Path:
     Raises:
         RunError: The name cannot be one, or the folder cannot be written.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     check_name(name)
     aside = folder / f"{ASIDE}{uuid.uuid4().hex}"
     try:

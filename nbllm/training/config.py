@@ -19,6 +19,7 @@ from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.schedules import schedules
 
 MAX_THREADS = 4096
+_MANY = 1e9
 _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 
 
@@ -108,7 +109,10 @@ class TrainConfig(PlainConfig):
             if key not in names and key != "optimizer_settings":
                 raise UserError(f"{cls.__name__} has no setting {key!r}.", hint=instead_of(key, names))
         fields = {field.name for field in dataclasses.fields(cls)}
-        chosen = {**values.get("optimizer_settings", {})}
+        own = values.get("optimizer_settings", {})
+        if not isinstance(own, Mapping):
+            raise UserError(f"optimizer_settings must be settings by name, not {own!r}.")
+        chosen = {**own}
         chosen |= {name: value for name, value in values.items() if name not in fields}
         others = {name: value for name, value in values.items() if name in fields}
         return super().from_dict({**others, "optimizer_settings": chosen})
@@ -143,6 +147,8 @@ class TrainConfig(PlainConfig):
         for name in ("warmup_steps", "validation_interval", "sample_interval", "checkpoint_interval"):
             self._check_range(name, 0, _HUGE)
         self._check_range("num_threads", 1, MAX_THREADS)
+        for name in ("batch_size", "sequence_length"):
+            self._check_range(name, 1, _MANY)
         for name in ("min_lr_ratio", "decay_fraction"):
             self._check_range(name, 0, 1)
         for name in ("sample_prompts", "freeze"):

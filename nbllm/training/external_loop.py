@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from nbllm.core.config import PlainConfig, check_positive
 from nbllm.core.errors import RunError, UserError
+from nbllm.core.io import expand_user
 from nbllm.core.signature import settings_of, takes
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
@@ -125,7 +126,7 @@ def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do
     if restore is not None and save is None:
         raise UserError("There is a restore=, but no save= whose state it could take.")
     declared, values = _declared(settings or {}, chosen)
-    place = Path(folder).expanduser() / check_name(name)
+    place = expand_user(folder) / check_name(name)
     again = resume and (place / RECORD).exists()
     if again:
         _check_resumable(place, declared, hooks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import UserError, nearest
+from nbllm.core.io import expand_user, open_regular
 from nbllm.training.arguments import instead_of, our_names
 from nbllm.training.config import TrainConfig
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from nbllm.runs.run import Run
 
 SECTIONS = ("data", "tokenizer", "model", "train")
+MAX_BYTES = 1 << 20  # of the file
 _SETTING = re.compile(r"\b([a-z_]+)=('[^']*'|[\w.]+)")  # as messages name one, in Python
 
 
@@ -34,12 +37,10 @@ def start_from_file(
     from nbllm.training.start import train
 
     sections = _read(path)
-    data = sections["data"]
-    _check_train(sections["train"], path)
-    _known(data, ("source", *_load_settings(), "validation", "seed"), "[data]", path)
     try:
-        text, held_out = _text(data)
-        lm = _model(sections, text, path)
+        _check(sections, path)
+        text, held_out = _text(sections["data"])
+        lm = _model(sections, text)
         return train(
             lm,
             text,
@@ -64,6 +65,52 @@ def _check_train(section: Mapping[str, Any], path: Path) -> None:
     for key in given:
         if key not in names:
             raise UserError(f"[train] has no {key!r}.", where=path, hint=instead_of(key, names))
+    TrainConfig.from_dict({name: value for name, value in given.items() if name != "epochs"})
+
+
+def _check(sections: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Refuse what can be told to be wrong before any text is read.
+
+    Raises:
+        UserError: A setting is unknown, of another type or out of range.
+    """
+    data, tokenizer, model = (sections[name] for name in ("data", "tokenizer", "model"))
+    _check_train(sections["train"], path)
+    _known(data, ("source", *_load_settings(), "validation", "seed"), "[data]", path)
+    source = data.get("source", "pydocs")
+    if not isinstance(source, str) and not (
+        isinstance(source, list) and source and all(isinstance(name, str) for name in source)
+    ):
+        raise UserError(f"source must be a name or a list of names, not {source!r}.", where="[data]")
+    _check_type(data, "seed", int, "a whole number", "[data]")
+    _known(tokenizer, ("vocab_size", "kind", "path"), "[tokenizer]", path)
+    _known(model, ("path", "family", "seed", *_shape_settings()), "[model]", path)
+    for section, title in ((tokenizer, "[tokenizer]"), (model, "[model]")):
+        _check_type(section, "path", str, 'the name of a folder or file, such as "my-model"', title)
+    _check_type(tokenizer, "kind", str, 'a name, such as "character"', "[tokenizer]")
+    _check_type(model, "family", str, 'a name, such as "llama"', "[model]")
+    _check_type(model, "seed", int, "a whole number", "[model]")
+    if "path" in model and (len(model) > 1 or tokenizer):
+        raise UserError(
+            "A model with a path brings its shape and tokenizer along.",
+            where=path,
+            hint="Name only the path.",
+        )
+    if "path" in tokenizer and len(tokenizer) > 1:
+        raise UserError("A tokenizer with a path has nothing else.", where=path, hint='path = "my-model"')
+
+
+def _check_type(section: Mapping[str, Any], name: str, kind: type, wanted: str, title: str) -> None:
+    value = section.get(name)
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise UserError(f"{name} must be {wanted}, not {value!r}.", where=title)
+
+
+def _shape_settings() -> tuple[str, ...]:
+    """Return the names of the settings of a model's shape."""
+    from nbllm.models.config import ModelConfig
+
+    return tuple(field.name for field in dataclasses.fields(ModelConfig) if field.name != "family")
 
 
 def _load_settings() -> tuple[str, ...]:
@@ -77,15 +124,12 @@ def _text(data: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
     """Return training and held-out text as [data] says."""
     from nbllm.data import load, split
 
-    source = data.get("source", "pydocs")
-    if not isinstance(source, str) and not (
-        isinstance(source, list) and source and all(isinstance(name, str) for name in source)
-    ):
-        raise UserError(f"source must be a name or a list of names, not {source!r}.", where="[data]")
-    text = load(source, **{key: data[key] for key in _load_settings() if key in data})
+    text = load(data.get("source", "pydocs"), **{key: data[key] for key in _load_settings() if key in data})
     validation = data.get("validation", 0.1)
+    if isinstance(validation, float | int) and not validation:
+        return text, None
     if not isinstance(validation, str):
-        return split(text, validation, seed=data.get("seed", 0)) if validation else (text, None)
+        return split(text, validation, seed=data.get("seed", 0))
     return text, load(
         validation, **{key: data[key] for key in _load_settings() if key in data and key != "split"}
     )
@@ -112,10 +156,20 @@ def _in_toml(error: UserError, sections: Mapping[str, Mapping[str, Any]]) -> Use
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise UserError(
+                f"The file has more than {MAX_BYTES:,} bytes: this is no configuration.", where=path
+            )
+        content = tomllib.loads(text.decode("utf-8"))
     except OSError as error:
         raise UserError(f"The file cannot be read: {error.strerror}.", where=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UserError("The file is not TOML: it is nested too deeply.", where=path) from error
+    except UserError:
+        raise
+    except ValueError as error:  # TOML that is none, bytes that are no UTF-8, numbers of thousands of digits
         raise UserError(f"The file is not TOML: {error}.", where=path) from error
     _known(content, SECTIONS, "the file", path)
     for name, section in content.items():
@@ -130,24 +184,15 @@ def _known(section: Mapping[str, Any], names: tuple[str, ...], title: str, path:
             raise UserError(f"{title} has no {key!r}.", where=path, hint=nearest(key, names))
 
 
-def _model(sections: dict[str, dict[str, Any]], text: Any, path: Path) -> LM:
+def _model(sections: dict[str, dict[str, Any]], text: Any) -> LM:
     from nbllm.data.tokenizer import train_tokenizer
     from nbllm.lm import LM, load, load_tokenizer
 
     model, tokenizer = dict(sections["model"]), sections["tokenizer"]
     if "path" in model:
-        if len(model) > 1 or tokenizer:
-            raise UserError(
-                "A model with a path brings its shape and tokenizer along.",
-                where=path,
-                hint="Name only the path.",
-            )
         return load(model["path"])
-    _known(tokenizer, ("vocab_size", "kind", "path"), "[tokenizer]", path)
     if "path" in tokenizer:
-        if len(tokenizer) > 1 or not isinstance(tokenizer["path"], str):
-            raise UserError("A tokenizer with a path has nothing else.", where=path, hint='path = "my-model"')
-        made = load_tokenizer(Path(tokenizer["path"]).expanduser())
+        made = load_tokenizer(expand_user(tokenizer["path"]))
     else:
         made = train_tokenizer(text, **tokenizer)
     return LM.new(model.pop("family", "llama"), tokenizer=made, **model)

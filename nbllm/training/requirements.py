@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.core.quantities import size
 from nbllm.models.network import build_without_weights, check_can
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.freezing import ParameterNames
@@ -43,6 +44,7 @@ def check_fits(
             f"sequence_length is {config.sequence_length}, but the model has {longest} positions.",
             hint=f"Use sequence_length={longest} or less, or a model with more max_positions.",
         )
+    _check_batch(config, shape)
     _check_frozen(config.freeze, shape)
     for rule in config.rules:
         check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
@@ -81,6 +83,20 @@ def check_known_to_a_process(config: TrainConfig, where: str) -> None:
                 f"The {what} {name!r} is declared in {kind.__module__}, which a process of its own does not know.",
                 hint='Train in this kernel: where="thread".',
             )
+
+
+def _check_batch(config: TrainConfig, shape: ModelConfig) -> None:
+    """Refuse a batch of which not even the input of one layer fits in memory."""
+    from nbllm.core.machine import gpus, memory_limit
+
+    needed = 4 * config.batch_size * config.sequence_length * shape.hidden_size
+    held = max([memory_limit(), *(gpu["memory_bytes"] for gpu in gpus())])
+    if needed > held:
+        raise UserError(
+            f"A batch of {config.batch_size:,} x {config.sequence_length:,} tokens would take {size(needed)} for the "
+            f"input of one layer; this machine has {size(held)} of memory.",
+            hint="Use a smaller batch_size, and accumulation for the rest.",
+        )
 
 
 def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nbllm.core.errors import RefusedError, UserError
+from nbllm.core.io import expand_user
 from nbllm.runs.listing import RunList
 from nbllm.runs.managing import delete
 from nbllm.runs.run import Run
@@ -37,7 +38,7 @@ class RunsPanel(Panel):
 
     def __init__(self, runs: RunList) -> None:
         super().__init__()
-        self.folder = runs.folder.expanduser().resolve()
+        self.folder = expand_user(runs.folder).resolve()
         self._shown_folder = str(runs.folder)
         self._overview = Overview(self.folder)
         self._unreadable: list[list[str]] = []

@@ -13,6 +13,7 @@ from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import display
 
+from nbllm.core.io import expand_user
 from nbllm.core.showing import show_with
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _show_run(run: Run) -> None:
 def _show_runs(runs: RunList) -> None:
     from nbllm.widgets.runs import RunsPanel
 
-    folder = runs.folder.expanduser().resolve()
+    folder = expand_user(runs.folder).resolve()
     if folder not in _list_panels:
         _list_panels[folder] = RunsPanel(runs)
     _show(_list_panels[folder], f"Runs in {runs.folder}", runs)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from nbllm.core.errors import DataError, UserError, nearest
-from nbllm.core.io import open_regular, write_atomic
+from nbllm.core.io import expand_user, open_regular, write_atomic
 from nbllm.core.registry import Registry
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.html import to_fragment, to_page
@@ -178,7 +178,7 @@ class Report:
         Raises:
             UserError: The suffix is none of these, the file cannot be written, or there is no browser to print with.
         """
-        path = Path(path).expanduser()
+        path = expand_user(path)
         suffix = path.suffix.lower()
         if suffix not in exporters:
             raise UserError(
@@ -203,7 +203,7 @@ class Report:
         Raises:
             DataError: The file cannot be read, is not a report, or is of another schema version.
         """
-        path = Path(path).expanduser()
+        path = expand_user(path)
         try:
             with open_regular(path) as file:
                 record = json.loads(file.read())

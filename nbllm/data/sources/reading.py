@@ -29,7 +29,7 @@ class Reading:
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(None))
 
     def __post_init__(self) -> None:
-        for name in ("column", "split", "subset"):
+        for name in ("column", "split", "subset", "encoding"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise UserError(f"{name} must be a name, not {value!r}.")
@@ -40,7 +40,7 @@ class Reading:
         if self.encoding is None:
             return
         try:
-            known = isinstance(self.encoding, str) and "".encode(self.encoding) is not None
+            known = "".encode(self.encoding) is not None
             codecs.lookup(self.encoding)
         except (LookupError, ValueError):
             known = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from gguf import (
 from torch import Tensor
 
 from nbllm.core.errors import UserError
-from nbllm.core.io import atomic_file, open_regular
+from nbllm.core.io import atomic_file, expand_user, open_regular
 from nbllm.models.gguf.architectures import tensor_map, write_config
 from nbllm.models.gguf.header import MAGIC
 from nbllm.models.gguf.sampling import write_sampling
@@ -71,7 +72,7 @@ def save_gguf(
     if dtype not in _FILE_TYPES:
         raise UserError(f"A GGUF is not written as {dtype!r}.", hint=f"Known: {', '.join(_FILE_TYPES)}.")
     matrix_type, file_type = _FILE_TYPES[dtype]
-    path = Path(path).expanduser().resolve()  # a link is written through
+    path = Path(os.path.realpath(expand_user(path)))  # a link is written through
     _refuse_to_replace(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as aside:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nbllm.core.errors import FetchError, UserError, WeightsError, nearest
+from nbllm.core.io import expand_user
 from nbllm.models.zoo.known import MODELS, PublishedModel
 
 
@@ -47,7 +48,7 @@ def locate(path: Path | str, *, also: Iterable[str] = ()) -> Path:
         WeightsError: It is neither; the nearest name is given.
         FetchError, CacheError: As `fetch`.
     """
-    place = Path(path).expanduser()
+    place = expand_user(path)
     if isinstance(path, Path) or place.exists():
         return place
     if path in MODELS:
