@@ -52,6 +52,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / "texts" / f"{n}.txt").write_text(" ".join(f"word{n * i % 97}" for i in range(50)))
     (tmp_path / "loop").symlink_to("loop")
     os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("nbllm.core.io.sync_file", lambda path: None)  # hundreds of runs are made here
     monkeypatch.setattr(launcher.Launcher, "start", lambda self, path: launcher.Run(path, launcher=self))
     monkeypatch.setattr(
         launcher.Launcher, "resume", lambda self, run: pytest.fail("resumed by a word too many")
