@@ -37,8 +37,9 @@ def runs_end_with_the_tests():
     """A script waits at its end for the runs that it has started; these must not be waited for."""
     yield
     if "nbllm.training.launcher" in sys.modules:
-        for _, trainer in sys.modules["nbllm.training.launcher"]._threads.values():
+        for thread, trainer in list(sys.modules["nbllm.training.launcher"]._threads.values()):
             trainer.exit_reason = "the tests are over"
+            thread.join(60)
 
 
 @pytest.fixture(scope="session")

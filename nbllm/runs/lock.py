@@ -39,6 +39,7 @@ class TrainerLock:
         self.folder = Path(run_folder).resolve()
         self.timeout = timeout
         # thread_local=False: taken in one thread, released in another.
+        self._said: dict[str, Any] = {}  # what `HOLDER` says while it is held
         self._lock = filelock.FileLock(self.folder / LOCK, thread_local=False)
 
     def acquire(self) -> TrainerLock:
@@ -63,7 +64,8 @@ class TrainerLock:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder))
             self._lock.acquire(timeout=max(PROBE, deadline - time.monotonic()), poll_interval=0.02)
             self._check_elsewhere()
-            write_json(self.folder / HOLDER, {**this_process(), "since": time.time()})
+            self._said = {**this_process(), "since": time.time()}
+            write_json(self.folder / HOLDER, self._said)
         except BaseException as error:
             self._let_go()
             if isinstance(error, filelock.Timeout):
@@ -95,7 +97,8 @@ class TrainerLock:
         """Let go; without effect when not held."""
         if self._lock.is_locked:
             with contextlib.suppress(OSError):
-                (self.folder / HOLDER).unlink(missing_ok=True)
+                if holder_of(self.folder) == self._said:  # the folder may be another run's by now
+                    (self.folder / HOLDER).unlink(missing_ok=True)
             self._let_go()
 
     def _let_go(self) -> None:

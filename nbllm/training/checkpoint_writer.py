@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +9,6 @@ from typing import Any, Protocol
 from nbllm.core.errors import RefusedError
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
-from nbllm.runs.presence import GONE
-from nbllm.runs.store import RECORD
 from nbllm.training.ranks import Ranks
 
 
@@ -50,8 +47,6 @@ class RankZeroWriter:
         answer: dict[str, str] = {}
         if self.ranks.rank == 0:
             try:
-                if not (path / RECORD).exists():
-                    raise FileNotFoundError(errno.ENOENT, GONE)
                 answer = {"name": checkpoints.save(path, step, fill, state).name}
             except OSError as error:
                 answer = {"error": error.strerror or str(error)}

@@ -65,8 +65,9 @@ class Launcher:
                 where=path,
                 hint=f"nb.attach({_as_given(path)!r}).resume() goes on with the run's own weights alone.",
             )
-        # A trainer that has written its last event may still hold the run for a moment.
-        patience = 0.0 if run.is_live else HANDOVER_SECONDS
+        # A trainer that has written its last event may still hold the run for a moment; so may, by its path, that of a
+        # run of this name that was deleted.
+        patience = 0.0 if run.is_live and run.timeline.starts else HANDOVER_SECONDS
         if (self.where or run.record["where"]) == "process":
             _start_process(path, patience)
         else:

@@ -163,8 +163,7 @@ class Session(ABC):
         """
         if self._saved == self.state:
             return
-        reason = self.why_not_save()
-        if reason is not None:
+        if (reason := self.why_not_save()) is not None:
             raise RefusedError(reason)
         self.store(self.write)
 
@@ -172,8 +171,10 @@ class Session(ABC):
         """Write a checkpoint of this step with what `fill` writes into its folder.
 
         Raises:
-            RefusedError: The disk did not take it.
+            RefusedError: The disk did not take it, or the run's folder is gone.
         """
+        if from_rank_zero(self.ranks, self.presence.is_gone):
+            raise RefusedError(f"there is no checkpoint: {GONE}")
         began = time.perf_counter()
         state = {**self.state.to_dict(), "num_actions": self.num_actions}
         info = self.writer(self.path, self.step, fill, state)
@@ -388,6 +389,7 @@ class Session(ABC):
         while True:
             try:
                 self.save()
+                return None
             except RefusedError as error:
                 if not warned:
                     self.emit("warning", text=error.what)
@@ -396,5 +398,3 @@ class Session(ABC):
                     return error.what
                 if self.carry_out(Decider.before_next_try) is not None:
                     return error.what
-            else:
-                return None

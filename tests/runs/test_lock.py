@@ -98,6 +98,13 @@ def test_asking_who_holds_it_disturbs_nobody_who_takes_it(tmp_path):
     assert True in asked
 
 
+def test_what_another_says_of_itself_in_the_same_place_stays(tmp_path):
+    lock = TrainerLock(tmp_path).acquire()
+    (tmp_path / "trainer.json").write_text('{"pid": 7}')  # of a run that was put where this one was
+    lock.release()
+    assert holder_of(tmp_path) == {"pid": 7}
+
+
 def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
     with pytest.raises(RunError, match="cannot be locked: No such file or directory"):
         TrainerLock(tmp_path / "gone").acquire()

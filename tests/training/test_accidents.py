@@ -99,6 +99,13 @@ def test_a_run_does_not_write_into_another_of_the_same_name(going):
     remove(going.path)
 
 
+def test_a_run_of_the_same_name_can_be_started_at_once(going, tokenizer, store, config):
+    remove(going.path)
+    again = nb.train(fresh(tokenizer), store, folder=going.path.parent, name="going", **config)
+    assert again.path == going.path
+    assert again.wait(progress=False).state == "finished"
+
+
 def test_a_process_whose_folder_is_deleted_ends_and_does_not_make_it_anew(lm, store, config, tmp_path):
     run = nb.train(lm, store, folder=tmp_path, name="far", where="process", **{**config, **ENDLESS})
     run.wait(step=3, timeout=120, progress=False)
@@ -192,5 +199,7 @@ def test_a_log_that_is_a_pipe_is_an_error_at_once(going):
         nb.attach(going.path, where="process").resume()
     os.mkfifo(going.path / "trainer.json")
     assert going.state == "stopped"
+    (going.path / "trainer.lock").unlink()
+    os.mkfifo(going.path / "trainer.lock")
     nb.attach(going.path).resume()
     going.wait(step=going.step + 1, progress=False)
