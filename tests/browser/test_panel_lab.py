@@ -307,3 +307,9 @@ def test_a_killed_kernel_leaves_a_grey_panel_and_a_notebook_that_was_saved_befor
         'nb.attach("killed").resume() continues it', timeout=60_000
     )
     assert panel.locator(".panel-body").evaluate("(body) => body.inert")
+
+    notebook.reload()  # with the kernel's successor, which knows nothing of the run
+    expect(notebook.output(1).locator(".nbllm-snapshot")).to_be_visible()
+    notebook.save()
+    saved = nbformat.read(lab.root / notebook.name, as_version=4).cells[1].outputs
+    assert [o.data["text/html"] for o in saved if "nbllm-snapshot" in o.data.get("text/html", "")] == [html]
