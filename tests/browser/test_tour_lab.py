@@ -134,5 +134,5 @@ def picture(notebook: Notebook, theme: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     panel.screenshot(path=path)
     whole = Image.open(path)
-    top = whole.crop((0, 0, whole.width, min(whole.height, 1010)))  # down to the small curves
+    top = whole.crop((0, 0, whole.width, min(whole.height, 985)))  # down to the small curves
     top.convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
