@@ -28,23 +28,39 @@ def weights_step(lm: LM, run: Run) -> int | None:
         run: The run that is said to have made it.
 
     Raises:
-        UserError: The model's weights are those of no checkpoint of the run.
+        UserError: The model's weights are those of no checkpoint of the run; or those that it began with, which are as
+            much another run's, and the model was not opened from the run.
     """
     if run.is_live and is_training(run.path, lm):
         return None
     kept = [info for info in run.checkpoints if (info.path / CONFIG).is_file()]
     if not kept:
         return None
-    for info in reversed(kept):
-        if _has_weights(lm, info.path):
-            return info.step
+    first = min(kept, key=lambda info: (info.step, info.sequence))
+    info = next((info for info in reversed(kept) if _has_weights(lm, info.path)), None)
+    if info is None:
+        what = (
+            f"This model does not have the weights of the run {run.name!r}: they are those of none of its "
+            f"checkpoints ({_steps(kept)})."
+        )
+    elif info is first and run.step > info.step and not _is_opened_from(lm, run):
+        what = (
+            f"This model has the weights that the run {run.name!r} began with at step {info.step:,}, not those that it "
+            f"has at step {run.step:,}."
+        )
+    else:
+        return info.step
     raise UserError(
-        f"This model does not have the weights of the run {run.name!r}: they are those of none of its "
-        f"checkpoints ({_steps(kept)}).",
+        what,
         where=run.path,
         hint="nb.evaluate(run) measures the run's own weights, which nb.load(run) opens; "
         "nb.evaluate(lm) measures this model and says nothing of a run.",
     )
+
+
+def _is_opened_from(lm: LM, run: Run) -> bool:
+    """Say whether the model was opened from the run or one of its checkpoints, or trained by it."""
+    return lm.origin == run.name or lm.origin.startswith((f"{run.name} at step ", f"{run.name}/"))
 
 
 def _has_weights(lm: LM, directory: Path) -> bool:

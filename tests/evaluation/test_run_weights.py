@@ -57,6 +57,24 @@ def test_another_runs_weights_are_refused(trained, texts):
         measured(changed, data=texts, run=run)
 
 
+def test_the_weights_that_a_run_began_with_are_not_its_own(trained, tokenizer, texts, tmp_path):
+    lm, run, _ = trained
+    fork = run.fork("fork", steps=8)  # from the newest checkpoint: it begins with just what `lm` has
+    fork.wait(progress=False)
+    with pytest.raises(
+        UserError, match=r"weights that the run 'fork' began with at step 6, not .* at step 8"
+    ):
+        measured(lm, data=texts, run=fork)
+    for opened in (nb.load(fork, at_step=6), nb.load(fork.checkpoints[0].path)):
+        assert measured(opened, data=texts, run=fork).title.endswith("the run fork at step 6")
+    new = LM.new("llama", tokenizer=tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=64)
+    apart = nb.train(new, texts, folder=tmp_path, name="apart", where="process", **TINY)
+    apart.wait(progress=False)  # a process leaves the model in this kernel as it was
+    with pytest.raises(UserError, match=r"weights that the run 'apart' began with at step 0"):
+        measured(new, data=texts, run=apart)
+    assert measured(apart, data=texts).title.endswith("the run apart")
+
+
 def test_an_earlier_checkpoint_is_told_as_such(trained, texts):
     _, run, _ = trained
     report = measured(nb.load(run, at_step=4), data=texts, run=run)
