@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from nbllm.inference.chat_stream import ChatStream
+    from nbllm.inference.filling import Fill
     from nbllm.inference.generation import Generation, Generations
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
@@ -399,6 +400,70 @@ class LM:
             return token_log_probabilities(
                 self.causal_network_for("score"), sequences, stride=stride, max_batch_tokens=batch_tokens
             )
+
+    def embed(
+        self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True
+    ) -> torch.Tensor:
+        """Return a vector for each text.
+
+        A text is encoded as in training, a control token that it spells being plain text, between the tokens that the
+        tokenizer puts around a text ([CLS] and [SEP]), which are pooled too. Of a text longer than the context only
+        the beginning is read, with a warning.
+
+        Args:
+            texts: The texts; a single one makes one row.
+            pooling: "mean" of the hidden states of all tokens, the first token's ("cls"), or the "last" one's.
+            normalize: Whether each vector is divided by its Euclidean norm, so that a matrix multiplication of two
+                results gives cosine similarities.
+
+        Returns:
+            (text, hidden), float32, on the CPU.
+
+        Raises:
+            UserError: The model cannot embed, there is no such pooling, it makes no sense for the model, or a text has
+                no token.
+
+        Source: Reimers and Gurevych 2019, arXiv:1908.10084, section 3.
+        """
+        from nbllm.data.encoding import added_around, encode_text
+        from nbllm.models.embedding import embed_tokens
+
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        before, after = added_around(self.tokenizer)
+        room = self.config.max_positions - len(before) - len(after)
+        ids = [encode_text(self.tokenizer, text) for text in texts]
+        for number, tokens in enumerate(ids):
+            if not (before or tokens or after):
+                raise UserError(f"A text has no token: {texts[number]!r}.", where=f"text {number}")
+        if long := sum(len(text) > room for text in ids):
+            text = (
+                f"{long} of {len(ids)} texts are longer than {room} tokens; only their beginnings are read."
+            )
+            warnings.warn(text, stacklevel=2)
+        with self.lock:
+            return embed_tokens(
+                self.model,
+                [before + text[:room] + after for text in ids],
+                pooling=pooling,
+                normalize=normalize,
+            )
+
+    def fill(self, text: str, *, top: int = 5) -> Fill:
+        """Return the likeliest tokens in the place of each mask of a text, as "The capital of [MASK] is Paris.".
+
+        Args:
+            text: It holds the tokenizer's mask token (`lm.tokenizer.mask_token`) at least once; other control tokens
+                that it spells are plain text.
+            top: How many tokens for each mask.
+
+        Raises:
+            UserError: The model cannot fill masks, the tokenizer has no mask token, the text has none or is longer
+                than the context, or `top` is no number of tokens.
+        """
+        from nbllm.inference.filling import fill_masks
+
+        with self.lock:
+            return fill_masks(self.model, self.tokenizer, text, top)
 
     @property
     def document_start(self) -> str:

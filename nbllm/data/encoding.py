@@ -147,10 +147,16 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def added_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return what the tokenizer itself puts before the tokens of a text: its beginning-of-text token, or nothing."""
+    return added_around(tokenizer)[0]
+
+
+def added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return what the tokenizer itself puts before and after the tokens of a text: BERT's [CLS] and [SEP]."""
     plain = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a")
     begin = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
-    return [int(token) for token in whole[:begin]]
+    before, after = whole[:begin], whole[begin + len(plain) :]
+    return [int(token) for token in before], [int(token) for token in after]
 
 
 def _groups(pieces: Iterator[str]) -> Iterator[list[str]]:

@@ -1,6 +1,7 @@
 from .block import Block as Block
 from .config import ModelConfig as ModelConfig
 from .decoder import Decoder as Decoder
+from .embedding import embed_tokens as embed_tokens
 from .encoder import Encoder as Encoder
 from .families import FAMILIES as FAMILIES
 from .loading import load_model as load_model, save_model as save_model

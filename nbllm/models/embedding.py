@@ -1,0 +1,93 @@
+"""Vectors of texts, made of the hidden states of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nbllm.core.errors import UserError
+from nbllm.models.network import Network, check_can
+
+POOLINGS = ("mean", "cls", "last")
+_BATCH_TOKENS = 4096  # about how many tokens one forward pass takes
+
+
+class _Reader(Protocol):
+    """What a network that can embed has."""
+
+    def hidden(self, input_ids: Tensor, *, attention_mask: Tensor | None) -> Tensor: ...
+
+
+@torch.inference_mode()
+def embed_tokens(
+    network: Network, sequences: Sequence[Sequence[int]], *, pooling: str, normalize: bool
+) -> Float[Tensor, "text hidden"]:
+    """Return a vector for each sequence of tokens.
+
+    Sequences of similar length are read together, so that little is padded; padding changes nothing.
+
+    Args:
+        network: A network that can "embed".
+        sequences: Token ids, at least one and at most `max_positions` each.
+        pooling: "mean" of all tokens, the first one ("cls"), or the "last".
+        normalize: Whether each vector is divided by its Euclidean norm.
+
+    Returns:
+        (text, hidden), float32, on the CPU.
+
+    Raises:
+        UserError: The network cannot embed, there is no such pooling, or it makes no sense for the network.
+    """
+    check_can(network, "embed")
+    if pooling not in POOLINGS:
+        raise UserError(f"There is no pooling {pooling!r}.", hint=f"Known: {', '.join(POOLINGS)}.")
+    if pooling == "cls" and "generate" in network.can:
+        raise UserError(
+            f"The first token says nothing of a text here: this is {network.kind}.",
+            hint='Use pooling="last" or "mean".',
+        )
+    out = torch.empty(len(sequences), network.config.hidden_size)
+    for rows in _batches(sequences):
+        ids, mask = _pad([sequences[row] for row in rows], _padding_token(network))
+        mask = mask.to(network.device)
+        hidden = cast(_Reader, network).hidden(ids.to(network.device), attention_mask=mask)
+        out[rows] = _pool(hidden.float(), mask, pooling).cpu()
+    return F.normalize(out, dim=-1) if normalize else out
+
+
+def _batches(sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the numbers of sequences to be read together, long ones first."""
+    batch: list[int] = []
+    for row in sorted(range(len(sequences)), key=lambda row: -len(sequences[row])):
+        if batch and (len(batch) + 1) * len(sequences[batch[0]]) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Int[Tensor, "text token"], Tensor]:
+    """Return tokens with padding to their right, and which of them are real."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, torch.arange(longest) < lengths[:, None]
+
+
+def _padding_token(network: Network) -> int:
+    return max(network.config.position_offset - 1, 0)
+
+
+def _pool(hidden: Tensor, mask: Tensor, pooling: str) -> Any:
+    if pooling == "cls":
+        return hidden[:, 0]
+    counts = mask.sum(1)
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), counts - 1]
+    return (hidden * mask[..., None]).sum(1) / counts[:, None]
