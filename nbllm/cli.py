@@ -32,8 +32,8 @@ example CONFIG.toml:
   hidden_size = 256
   num_heads = 4
   [train]
-  steps = 600
-  lr = 3e-3
+  steps = 600                # or: epochs = 3
+  lr = 3e-3                  # names of other libraries too: learning_rate, max_steps, block_size, ...
 
 examples:
   nbllm train small.toml

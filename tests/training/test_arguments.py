@@ -214,11 +214,13 @@ def test_a_file_speaks_the_same_names(tmp_path, monkeypatch, capsys):
         learning_rate = 1e-4
         dtype = "float32"
         device = "cpu"
+        freeze = "!layers[-1]"
     """
     (tmp_path / "run.toml").write_text(text)
     run = start_from_file(tmp_path / "run.toml", name="run")
     config = json.loads((run.path / "run.json").read_text())["config"]
     assert (config["lr"], config["precision"], config["sequence_length"]) == (1e-4, "float32", 32)
+    assert config["freeze"] == ["*", "!layers[-1]"]
     assert f"epochs=0.01 are {config['steps']} steps" in capsys.readouterr().out
     run.wait(progress=False)
     for wrong, hint in (("logging_steps = 5", "every step"), ("epoch = 3", "'epochs'")):

@@ -14,6 +14,7 @@ from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs.commands import send
 from nbllm.runs.lock import held_here
 from nbllm.runs.rules import Rule, evaluate, pause, rewind, sample, save, scale, set as set_value, stop
+from nbllm.runs.run import Run
 
 pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
 
@@ -325,6 +326,27 @@ def test_an_interrupted_trainer_has_stopped(make, recorder):
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert (follower.run.state, follower.run.reason) == ("stopped", "interrupted in the step after 0")
+
+
+def test_a_smaller_batch_after_running_out_of_memory_is_a_run_of_its_own(make, recorder):
+    """With `auto_find_batch_size` the Trainer begins again by itself; what ran out of memory has failed."""
+    follower, tried = recorder(), []
+    trainer = make([follower], auto_find_batch_size=True)
+    compute = trainer.compute_loss
+
+    def fail_once(model, inputs, **more):
+        tried.append(len(inputs["input_ids"]))
+        if len(tried) == 1:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return compute(model, inputs, **more)
+
+    trainer.compute_loss = fail_once
+    trainer.train()
+    assert tried[0] > tried[1]
+    runs = [Run(follower.run.path.parent / name) for name in ("mine", "mine-2")]
+    assert [run.state for run in runs] == ["failed", "finished"]
+    assert "without reporting an end" in runs[0].reason
+    assert not any(held_here(run.path) for run in runs)
 
 
 def test_an_error_before_the_first_step_leaves_no_run(make, recorder, tmp_path):
