@@ -99,6 +99,12 @@ def render(
     )
 
 
+def prepare() -> None:
+    """Start the process, which takes half a second, so that the first conversation does not wait for it."""
+    if not _idle:
+        _idle.append(_Worker())
+
+
 def _ask(request: bytes, should_stop: Callable[[], bool] | None) -> dict[str, str]:
     """Have a process that waits for work, or a new one, answer."""
     worker = _take() or _Worker()

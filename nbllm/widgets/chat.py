@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from nbllm.core.errors import RefusedError, UserError
 from nbllm.core.signature import takes
 from nbllm.core.terminal import visible_line
+from nbllm.data.chat_template import prepare
 from nbllm.inference.chat import AnswerToken, answer, chat_config
 from nbllm.inference.chat_prompt import render_chat
 from nbllm.inference.config import CHAT_SETTINGS, SamplingConfig
@@ -343,6 +344,7 @@ def chat(lm: LM, *, system: str = "", **sampling: Any) -> ChatPanel:
     config = chat_config({"seed": None, **sampling}, lm.sampling)
     # Now, while the cell can say so: an answer is written in a thread of its own.
     load_kernel(lm.causal_network_for("generate"))
+    prepare()
     return ChatPanel(lm, system, config, on_change=refresh)
 
 

@@ -126,6 +126,16 @@ def test_packed_documents_begin_as_scored_ones(contrast):
     assert [contrast.tokenizer.decode(store.document(i)) for i in range(2)] == ["ab", "ba"]
 
 
+def test_a_conversation_begins_as_its_template_says(contrast):
+    tokenizer = make_tokenizer(["<s>", "</s>"], bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}{{ eos_token }}"
+    )
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    store = nb.data.pack(nb.data.load([{"messages": chat}]), tokenizer)
+    assert store.read().tolist() == tokenizer.convert_tokens_to_ids(["<s>", "a", "b", "</s>"])
+
+
 def test_one_token_stands_between_documents_where_it_begins_and_ends_them():
     tokenizer = make_tokenizer(
         [END, "<|im_start|>", "<|im_end|>"], bos_token="<|im_start|>", eos_token="<|im_end|>"
