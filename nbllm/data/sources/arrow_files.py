@@ -283,7 +283,7 @@ def _arrow_errors(file: Input, reading: Reading, kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, *DAMAGE, MemoryError) as error:
+    except (pa.ArrowException, *DAMAGE, MemoryError, UnicodeDecodeError) as error:  # a name that is not UTF-8
         if isinstance(error, OSError) and error.errno is not None:
             file.report(reading, error, file.where)
             return
