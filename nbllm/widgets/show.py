@@ -85,8 +85,9 @@ def panel(run: Run | str | Path) -> Panel:
         from nbllm.training import attach
 
         run = attach(run)
+    created = run.record.get("created")
     for known in run_panels:
-        if known.run.path == run.path:
+        if known.run.path == run.path and known.created == created:  # else another run has taken the name
             return known
     run_panels.append(TrainingPanel(run, on_change=refresh))
     return run_panels[-1]

@@ -46,6 +46,7 @@ class TrainingPanel(Panel):
     def __init__(self, run: Run, on_change: Callable[[], None] | None = None) -> None:
         super().__init__()
         self.run = run  # the user's own handle: the panel follows when the run is renamed
+        self.created = run.record.get("created")
         self._on_change = on_change
         self._relatives = Relatives(run)
         self._streams: dict[str, RunStream] = {}

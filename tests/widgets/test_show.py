@@ -8,6 +8,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from nbllm.runs.run import Run
+from nbllm.runs.store import create
+from nbllm.widgets.show import panel, run_panels
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ROOT = Path(__file__).parents[2]
 BEGIN = f"""
@@ -78,3 +82,19 @@ def test_nbconvert_shows_a_picture_of_each_panel(executed):
 
     html, _ = HTMLExporter().from_notebook_node(executed)
     assert html.count('class="nbllm-snapshot"') == 3
+
+
+def test_a_run_that_has_replaced_another_has_a_panel_of_its_own(tmp_path):
+    """The first panel's handle would give the weights of a resumed run to the model of the run that was replaced."""
+    path = create(tmp_path, "demo", {"created": 1.0})
+    first = panel(path)
+    assert panel(Run(path)) is first
+    Run(path).delete()
+    create(tmp_path, "demo", {"created": 2.0})
+    second = panel(path)
+    try:
+        assert second is not first and panel(path) is second
+    finally:
+        for each in (first, second):
+            each.close()
+            run_panels.remove(each)
