@@ -332,7 +332,7 @@ def _rename(options: argparse.Namespace) -> None:
 
 
 def _delete(options: argparse.Namespace) -> None:
-    from nbllm.core.quantities import size
+    from nbllm.core.quantities import counted, size
     from nbllm.runs.checkpoint import checkpoints
     from nbllm.runs.locating import locate
     from nbllm.runs.managing import delete
@@ -340,7 +340,7 @@ def _delete(options: argparse.Namespace) -> None:
     paths = [locate(run, options.folder) for run in options.runs]
     for path in paths:
         saved = checkpoints(path)
-        say(f"{path}: {len(saved)} checkpoints, {size(sum(info.bytes for info in saved))}")
+        say(f"{path}: {counted(len(saved), 'checkpoints')}, {size(sum(info.bytes for info in saved))}")
     if not options.yes:
         _confirm("Delete for good?")
     for path in paths:

@@ -37,7 +37,7 @@ def progress(label: str, total: float | None, unit: str, *, show: bool = True) -
         mininterval=_SECONDS_BETWEEN,
         dynamic_ncols=True,
         file=sys.stdout,
-        disable=not (show and _rewritable()),
+        disable=not (show and rewritable()),
     )
 
 
@@ -63,7 +63,7 @@ def waiting(text: str) -> Iterator[None]:
         lines.append(status_line(text))
 
     timer = threading.Timer(_QUIET_SECONDS, show)
-    if _rewritable() and threading.current_thread() is threading.main_thread():
+    if rewritable() and threading.current_thread() is threading.main_thread():
         timer.start()
     try:
         yield
@@ -84,5 +84,6 @@ def _bar() -> type[tqdm[None]]:
     return Bar
 
 
-def _rewritable() -> bool:
+def rewritable() -> bool:
+    """Whether a line of the output can be rewritten in place: it goes to a terminal or a notebook, not to a file."""
     return sys.stdout.isatty() or "ipykernel" in sys.modules

@@ -29,6 +29,15 @@ def number(value: float, digits: int = 4) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, with their noun in the singular where there is one.
+
+    >>> counted(2000, "documents"), counted(1, "documents")
+    ('2,000 documents', '1 document')
+    """
+    return f"{count:,} {noun.removesuffix('s') if count == 1 else noun}"
+
+
 def column(values: Sequence[float | None], gap: str) -> list[str]:
     """Return numbers for a table column, with equal decimals where they are of similar size.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nbllm.core.config import PlainConfig
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.io import open_regular
+from nbllm.core.quantities import counted
 from nbllm.data.token_file import TokenFile, damaged
 
 SCHEMA = "nbllm-tokens/1"
@@ -141,7 +142,7 @@ class TokenStore:
 
     def __repr__(self) -> str:
         return (
-            f"TokenStore({self.num_tokens:,} tokens of {len(self):,} documents, {self.record.dtype}, "
+            f"TokenStore({self.num_tokens:,} tokens of {counted(len(self), 'documents')}, {self.record.dtype}, "
             f"{self.num_bytes / max(self.num_tokens, 1):.2f} bytes a token, {str(self.path)!r})"
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.progress import progress
+from nbllm.core.quantities import counted
 from nbllm.core.report.figures import Measurement, Subject
 from nbllm.core.report.sections import Rows
 from nbllm.core.report.values import Value
@@ -66,7 +67,7 @@ class Measured:
     def extent(self) -> str:
         """How much was measured: "200 examples", or "the first 40 of 200 examples"."""
         part = f"the first {len(self):,} of " if self.interrupted else ""
-        return f"{part}{self.num_examples:,} {self.task.unit}"
+        return part + counted(self.num_examples, self.task.unit)
 
 
 def measure(

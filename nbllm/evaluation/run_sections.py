@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nbllm.core.quantities import duration, moment, size
+from nbllm.core.quantities import counted, duration, moment, size
 from nbllm.core.report.curves import curve_line
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import Chart, Event, KeyValues, Sample, Samples, Section, Table, Text
@@ -68,7 +68,7 @@ def _course(run: Run) -> Text:
     """Return a summary of the run in sentences."""
     summary, timeline = run.summary, run.timeline
     planned = f" of {summary.steps:,} planned" if summary.steps and summary.steps != summary.step else ""
-    sentences = [f"The run {run.name} took {summary.step:,} steps{planned} and is {summary.label}."]
+    sentences = [f"The run {run.name} took {counted(summary.step, 'steps')}{planned} and is {summary.label}."]
     if summary.reason and summary.label not in ("finished", "replayed"):
         sentences.append(f"The reason given: {summary.reason.rstrip('.')}.")
     tokens, seconds = summary.tokens, summary.seconds
@@ -110,9 +110,9 @@ def _origins(run: Run, lm: LM | None) -> KeyValues | None:
 def _text(label: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, Cell]]:
     """Yield where a text of the run comes from, how much it is, and its fingerprint."""
     if facts.get("source"):
-        yield label, str(facts["source"])
+        yield label, str(facts["source"]).removesuffix(".")  # a sentence there, a name here
     counts = [
-        f"{facts[name]:,} {unit}"
+        counted(facts[name], unit)
         for name, unit in (("num_documents", "documents"), ("num_tokens", "tokens"), ("num_bytes", "bytes"))
         if isinstance(facts.get(name), int)
     ]

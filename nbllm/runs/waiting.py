@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING
 
 from nbllm.core.errors import RunError
-from nbllm.core.progress import status_line
+from nbllm.core.progress import rewritable, status_line
 from nbllm.core.quantities import duration
+from nbllm.core.terminal import say
 from nbllm.runs.liveness import LIVE
 from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.summary import RunSummary, seconds_left
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from tqdm.std import tqdm
 
 PERIOD = 0.1  # seconds between looks
-LINE_PERIOD = 0.5  # seconds between lines
+LINE_PERIOD = 0.5  # seconds between lines that are rewritten in place
+LOG_PERIOD = 30  # seconds between lines of a file
 WIDTH = 100
 
 
@@ -90,15 +92,18 @@ class _Line:
         self.wanted = wanted
         self.line: tqdm[None] | None = None
         self.next = 0.0
+        self.rewritten = rewritable()
 
     def show(self, run: RecordedRun, last: bool = False) -> None:
         if not self.wanted or (time.monotonic() < self.next and not last):
             return
-        self.next = time.monotonic() + LINE_PERIOD
+        self.next = time.monotonic() + (LINE_PERIOD if self.rewritten else LOG_PERIOD)
         with run.guard:
             summary = run.summary
             text = progress_text(summary, seconds_left(run.timeline, summary.steps))[:WIDTH]
-        if self.line is None:
+        if not self.rewritten:
+            say(text)
+        elif self.line is None:
             self.line = status_line(text, leave=True)
         else:
             self.line.set_description_str(text)

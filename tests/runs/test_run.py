@@ -1,4 +1,5 @@
 import re
+import sys
 import threading
 import time
 
@@ -221,6 +222,14 @@ def test_waiting_returns_at_the_step_or_the_end(path, start, capsys):
     assert run.wait(timeout=10).state == "finished"
     assert "tour: finished, step 30 of 500" in capsys.readouterr().out
     assert run.wait(step=10_000).state == "finished"
+
+
+def test_a_file_gets_few_lines_where_a_terminal_gets_one_rewritten(path, start, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    start()
+    Run(path).wait(step=30, timeout=10)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("tour: ") and last.startswith("tour: step ") and "\r" not in first + last
 
 
 def test_waiting_for_a_run_that_fails_raises_its_reason(path, start):

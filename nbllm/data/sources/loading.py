@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError, listed
+from nbllm.core.quantities import counted
 from nbllm.data.sources.columns import ColumnChoice
 from nbllm.data.sources.documents import Document
 from nbllm.data.sources.embedded import SOURCES
@@ -176,7 +177,10 @@ def _from_object(source: Any, reading: Reading) -> Dataset:
     if not any(isinstance(row, Mapping) for row in rows):
         _refuse(column=reading.column)
     return _collect(
-        row_documents(rows, reading, "the list"), f"{len(rows)} texts.", "the list", reading.omissions
+        row_documents(rows, reading, "the list"),
+        counted(len(rows), "texts") + ".",
+        "the list",
+        reading.omissions,
     )
 
 
