@@ -6,6 +6,7 @@ never glued to a later one. Sessions are ordered by their number, never by the c
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from typing import Any, TypeGuard
 
 from nbllm.core.errors import RunError
 from nbllm.core.io import is_link, open_regular
+from nbllm.core.terminal import shorten
 
 FOLDER = "events"
 DURABLE = frozenset({"start", "action", "checkpoint", "end"})  # on the disk before `write` returns
@@ -257,7 +259,27 @@ def _dump(event: Event) -> bytes:
         text = json.dumps(event, allow_nan=False, separators=(",", ":"))
     except ValueError:
         text = json.dumps(_finite(event), allow_nan=False, separators=(",", ":"))
-    return text.encode() + b"\n"
+    return (text if len(text) < MAX_LINE else _shortened(event)).encode() + b"\n"
+
+
+def _shortened(event: Event) -> str:
+    """Return as JSON an event whose line would be too long for any reader, such as an error's with a whole data set."""
+    for most in (100_000, 1000, 20):
+        text = json.dumps(_cut(_finite(event), most), allow_nan=False, separators=(",", ":"))
+        if len(text) < MAX_LINE:
+            return text
+    return json.dumps({name: event[name] for name in ("time", "kind", "step")})
+
+
+def _cut(value: Any, most: int) -> Any:
+    """Return a value with its texts cut to `most` characters, its lists and dicts to `most` entries."""
+    if isinstance(value, str):
+        return shorten(value, most)
+    if isinstance(value, dict):
+        return {str(name)[:200]: _cut(item, most) for name, item in itertools.islice(value.items(), most)}
+    if isinstance(value, list):
+        return [_cut(item, most) for item in value[:most]]
+    return value
 
 
 def _finite(value: Any) -> Any:

@@ -167,7 +167,8 @@ class Loop:
 
         Args:
             **metrics: "loss", "lr", "grad_norm", and any others: numbers of Python, NumPy or torch. "tokens" is how
-                many tokens this step trained on.
+                many tokens this step trained on. A run records some sixty names; metrics of further names are left out,
+                with a warning.
 
         Raises:
             UserError: A value is not a number, or no step is under way.

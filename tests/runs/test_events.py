@@ -10,7 +10,7 @@ import pytest
 
 from nbllm.core.errors import RunError
 from nbllm.runs import events as events_module
-from nbllm.runs.events import EventReader, EventWriter, Restarted, event_files
+from nbllm.runs.events import MAX_LINE, EventReader, EventWriter, Restarted, event_files
 
 
 def test_a_second_writer_gets_a_file_of_its_own_and_order_is_by_session(tmp_path, monkeypatch):
@@ -43,6 +43,28 @@ def test_numbers_that_are_not_finite_are_written_as_null(tmp_path):
     event = EventReader(tmp_path).poll()[0]
     assert event["loss"] is None
     assert event["inner"] == {"a": [None, 1.0]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": "x" * (5 << 20)},
+        {"text": "\x00" * (2 << 20)},
+        {"args": {f"name {i}": "y" * 1000 for i in range(10_000)}},
+        {"args": [["z" * 90_000] * 100] * 100},
+        {"w" * (5 << 20): 1},
+        {"args": ("v" * 10_000,) * 1000, "loss": float("nan")},
+    ],
+)
+def test_what_is_too_long_for_a_line_is_shortened(tmp_path, fields):
+    with EventWriter(tmp_path) as writer:
+        writer.write("end", 7, state="failed", **fields)
+        assert len(writer.path.read_bytes()) <= MAX_LINE
+        writer.write("step", 8)
+    reader = EventReader(tmp_path)
+    first, second = reader.poll()
+    assert (first["kind"], first["step"], first["state"], second["step"]) == ("end", 7, "failed", 8)
+    assert reader.damaged == 0
 
 
 def test_a_torn_line_waits_for_its_end(tmp_path):
@@ -172,7 +194,7 @@ def test_an_unwritable_folder_is_a_clear_error(tmp_path):
 FULL = """
 import resource, sys
 from nbllm.core.errors import RunError
-from nbllm.runs.events import EventReader, EventWriter
+from nbllm.runs.events import MAX_LINE, EventReader, EventWriter
 writer = EventWriter(sys.argv[1])
 writer.write("start", 0)
 size = writer.path.stat().st_size

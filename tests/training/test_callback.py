@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 
@@ -313,6 +314,23 @@ def test_an_error_is_the_runs_failure_and_the_next_training_is_a_run_of_its_own(
     broken[0] = False
     trainer.train()
     assert [follower.run.name, follower.run.state] == ["mine-2", "finished"]
+
+
+def test_a_trainer_stops_when_the_folder_of_its_run_is_deleted(make, recorder):
+    follower = recorder()
+    trainer = make([follower], max_steps=1000, save_steps=3)
+    compute = trainer.compute_loss
+
+    def lose_the_folder(model, inputs, **more):
+        if trainer.state.global_step == 5:
+            shutil.rmtree(follower.run.path)
+        return compute(model, inputs, **more)
+
+    trainer.compute_loss = lose_the_folder
+    trainer.train()
+    assert trainer.state.global_step == 6
+    assert not follower.run.path.exists()
+    assert not held_here(follower.run.path)
 
 
 def test_an_interrupted_trainer_has_stopped(make, recorder):

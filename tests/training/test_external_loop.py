@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import random
+import shutil
 import threading
 import time
 
@@ -16,6 +17,7 @@ import torch
 import nbllm as nb
 from nbllm.core.errors import RefusedError, RunError, UserError
 from nbllm.runs.commands import send
+from nbllm.runs.lock import held_here
 from nbllm.runs.rules import Rule, pause, rewind, save, scale, stop
 from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting
@@ -255,6 +257,31 @@ def test_an_error_in_the_loop_is_the_runs_failure(follow):
     assert loop.run.state == "failed"
     assert loop.run.reason.startswith("ZeroDivisionError: division by zero (in test_an_error")
     assert loop.run.step == 5
+
+
+def test_an_error_of_any_length_is_the_runs_failure(follow):
+    loop = follow(Task())
+    with pytest.raises(RuntimeError), loop:
+        for _ in loop:
+            raise RuntimeError("the whole data set: " + "x" * 5_000_000)
+    assert loop.run.state == "failed"
+    assert loop.run.reason.startswith("RuntimeError: the whole data set: xxx")
+
+
+def test_a_loop_whose_folder_is_deleted_ends(follow, capsys):
+    task = Task()
+    loop = follow(task, steps=1000)
+    with loop:
+        for step in loop:
+            loop.log(loss=task.step(1e-2))
+            if step == 5:
+                shutil.rmtree(loop.run.path)
+    assert loop.step == 6
+    assert not loop.run.path.exists()
+    assert "mine has ended at step 6: the run's folder is gone" in capsys.readouterr().err
+    with pytest.raises(RunError, match="The folder of mine is gone"):
+        loop.run.wait(progress=False)
+    assert not held_here(loop.run.path)
 
 
 @pytest.mark.parametrize("watched", [True, False])
