@@ -18,7 +18,7 @@ BEAT = 3.0  # seconds without a message after which viewers are told that the ke
 
 
 class Panel(anywidget.AnyWidget):
-    """A widget that talks in messages, from any thread, with every viewer that has said hello.
+    """A widget that exchanges messages, from any thread, with every viewer that has said hello.
 
     Subclasses set `front_end`, the stem of their files in `static/`, answer messages in `receive`, and look at what
     they show in `follow`, in a thread that `begin` starts.
@@ -34,7 +34,7 @@ class Panel(anywidget.AnyWidget):
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **traits: Any) -> None:
-        self._closed = threading.Event()  # first: what fails to be made is closed too
+        self._closed = threading.Event()  # first, since a widget whose creation fails is closed too
         self._woken = threading.Event()
         self._told = time.monotonic()
         super().__init__(**traits)

@@ -42,7 +42,7 @@ Card = dict[str, Any]
 
 
 class CardMaker:
-    """Makes the cards of one run; what is slow to find out is found out only when it can have changed."""
+    """Makes the cards of one run; slow parts are recomputed only when they may have changed."""
 
     def __init__(self, run: Run, color: int) -> None:
         self.run = run
@@ -106,7 +106,7 @@ class CardMaker:
             }
 
     def _kept(self, name: str, events: Sequence[object], make: Callable[[], list[Any]]) -> list[Any]:
-        """Return what `make` makes of events, made anew only when one has come: cards are made ten times a second."""
+        """Return what `make` makes of events, remade only after a new event: cards are made ten times a second."""
         newest = events[-1] if events else None
         if name not in self._made or self._made[name][0] is not newest:
             self._made[name] = newest, make()
@@ -118,7 +118,7 @@ class CardMaker:
         return facts
 
     def _seconds_left(self) -> float | None:
-        """Return the time left, which is estimated once a second: digits that dance cannot be read."""
+        """Return the time left, which is estimated once a second, so that it can be read."""
         if time.monotonic() - self._estimated >= ESTIMATE_SECONDS:
             self._estimated, self._left = time.monotonic(), seconds_left(self.run.timeline, self.run.steps)
         return self._left

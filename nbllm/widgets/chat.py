@@ -51,9 +51,7 @@ class ChatPanel(Panel):
     def __init__(
         self, lm: LM, system: str, config: SamplingConfig, on_change: Callable[[], None] | None = None
     ) -> None:
-        self._stop = (
-            threading.Event()
-        )  # of the answer being written; first: what fails to be made is closed too
+        self._stop = threading.Event()  # of the answer being written; first, as in `Panel`
         super().__init__()
         self.lm, self.config, self.on_change = lm, config, on_change
         self._conversation = Conversation(system)

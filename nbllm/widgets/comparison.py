@@ -1,4 +1,4 @@
-"""Several runs beside each other, as plain JSON and points; the front end escapes it."""
+"""Several runs side by side, as plain JSON and points; the front end escapes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation with a model: its turns, and how it is exported and pictured."""
+"""A conversation with a model: its turns, exports and static HTML."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNNING = "running"
 
 @dataclasses.dataclass
 class Turn:
-    """What one side said.
+    """One message of a conversation.
 
     Attributes:
         id: Of this turn among all of its conversation, those that were cut away too.
@@ -37,7 +37,7 @@ class Turn:
 
     def take(self, token: AnswerToken) -> None:
         """Add a token to an answer."""
-        if not self.text:  # many a model begins with a space
+        if not self.text:  # many models begin with a space
             token = dataclasses.replace(token, text=token.text.lstrip())
         self.tokens.append(token)
         self.text += token.text
@@ -93,7 +93,7 @@ class Conversation:
         )
 
     def to_markdown(self, title: str, subtitle: str) -> str:
-        """Return the messages as Markdown; each text stands in a fence that it cannot close."""
+        """Return the messages as Markdown; each text is fenced so that it cannot close its fence."""
         parts = [f"# {_one_line(title)}", _one_line(subtitle)]
         for message in self.messages:
             text = message["content"]

@@ -170,7 +170,7 @@ class Overview:
 
 
 def record_stamp(path: Path) -> Stamp:
-    """Return what changes when a run's record is written anew."""
+    """Return a value that changes when a run's record is rewritten."""
     try:
         found = os.stat(os.path.join(path, RECORD))
     except OSError:

@@ -1,4 +1,4 @@
-"""A run's numbers as a panel gets them: columns of bytes, thinned so that the picture stays the same."""
+"""A run's metrics as they are sent to a panel: columns of bytes, thinned without a visible change of the curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nbllm.core.downsample import downsample
 from nbllm.runs.timeline import Points
 
 MOST = 8192  # points that are sent at once
-WIDE = frozenset({"step", "tokens", "seconds", "time"})  # columns that float32 would round away
+WIDE = frozenset({"step", "tokens", "seconds", "time"})  # columns for which float32 is too coarse
 BY = "loss"
 
 Column = NDArray[np.float64]
@@ -28,7 +28,7 @@ def columns(points: Points, begin: int = 0, end: int | None = None) -> dict[str,
 
 
 def thinned(table: Mapping[str, Column], most: int = MOST) -> dict[str, Column]:
-    """Return the columns at the places that draw the same loss curve."""
+    """Return fewer points of the columns, which draw the same loss curve."""
     by = table.get(BY, table["step"])
     places = downsample(by, most)
     return {name: values[places] for name, values in table.items()}

@@ -1,4 +1,4 @@
-"""The runs that belong together: a run, what it was forked from, and what was forked from it."""
+"""The family of a run: what it was forked from, and what was forked from it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Relatives:
 
 
 def _line(name: str, parents: dict[str, str | None]) -> list[str]:
-    """Return a run's name, its parent's, and so on; a circle, which only a forged record can make, ends."""
+    """Return a run's name, its parent's, and so on; a cycle, which only a forged record can have, ends it."""
     line: list[str] = []
     step: str | None = name
     while step is not None and step not in line:

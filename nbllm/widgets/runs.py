@@ -84,14 +84,18 @@ class RunsPanel(Panel):
                 raise RefusedError(
                     f"{path.name} is a link to {path.resolve()}: rename or delete the run there."
                 )
-            text = _renamed(path, message.get("name")) if message["type"] == "rename" else _deleted(path)
+            if message["type"] == "rename":
+                name = _rename(path, message.get("name"))
+                text = f"{path.name} is now called {name}."
+            else:
+                name, text = "", _deleted(path)
         except UserError as error:
             self.tell("refused", to=viewer, request=request, reason=error.one_line)
         except Exception as error:
             self.tell("refused", to=viewer, request=request, reason=f"{type(error).__name__}: {error}")
             raise
         else:
-            self.tell("done", to=viewer, request=request, text=text)
+            self.tell("done", to=viewer, request=request, text=text, name=name)
             self._woken.set()
 
     def follow(self) -> None:
@@ -106,7 +110,7 @@ class RunsPanel(Panel):
                 continue
             try:
                 more = self._tick()
-            except Exception as error:  # is shown, and may pass
+            except Exception as error:  # is shown; the next look may succeed
                 more = False
                 self.tell("problem", text=f"{type(error).__name__}: {error}")
 
@@ -119,7 +123,7 @@ class RunsPanel(Panel):
             picked = dict(self._picked)
             others = bool(self.viewers - new)
         changed = self._overview.look()
-        # Whoever is new sees the rows at once; then comes what takes longer.
+        # A new viewer gets the rows at once, and then what takes longer.
         self._send_rows(changed, new, others=others)
         self._send_rows(self._overview.study(STUDY), set(), others=True)
         self._send_sparklines(new)
@@ -127,7 +131,7 @@ class RunsPanel(Panel):
         return not self._overview.is_studied
 
     def _send_rows(self, changed: list[str], new: set[str], *, others: bool) -> None:
-        """Send what changed to the `others`, who have seen the rest, and everything to who is new."""
+        """Send what changed to the `others`, who have seen the rest, and everything to new viewers."""
         entries, unreadable = self._overview.entries, self._overview.unreadable
         gone = sorted(self._names - set(entries))
         if changed or gone or unreadable != self._unreadable:
@@ -152,7 +156,7 @@ class RunsPanel(Panel):
         )
 
     def _row(self, name: str) -> Row:
-        """Return a run's row with what a person types to open it."""
+        """Return a run's row with the code that opens it."""
         path = self.folder / name
         shown = name if self.folder == Path("runs").resolve() else str(path)
         return self._overview.entries[name].row | {"open": f"nb.attach({shown!r})"}
@@ -175,7 +179,7 @@ class RunsPanel(Panel):
             if name in self._overview.entries:
                 with contextlib.suppress(UserError):
                     runs[name] = self._compared.get(name) or Run(self.folder / name)
-        self._compared = runs  # handles of nobody else, so that their timelines change in this thread only
+        self._compared = runs  # not shared, so that their timelines change in this thread only
         stamps = {name: self._overview.entries[name].stamp for name in runs}
         news = {name for name, stamp in stamps.items() if self._stamps.get(name) != stamp}
         self._stamps = stamps
@@ -204,15 +208,15 @@ class RunsPanel(Panel):
             )
 
 
-def _renamed(path: Path, name: object) -> str:
+def _rename(path: Path, name: object) -> str:
     from nbllm.widgets.show import run_panels
 
     if not isinstance(name, str):
         raise RefusedError("A run's name must be a text.")
-    # The handle of this kernel's panel is mostly the user's own: it shall know the new name.
+    # The handle of this kernel's panel is usually the user's own, which should know the new name.
     known = (panel.run for panel in run_panels if panel.run.path == path)
     run = next(known, None) or Run(path)
-    return f"{path.name} is now called {run.rename(name).name}."
+    return run.rename(name).name
 
 
 def _deleted(path: Path) -> str:

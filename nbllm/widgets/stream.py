@@ -52,7 +52,7 @@ class RunStream:
 
     @property
     def is_live(self) -> bool:
-        """Whether the run was live when its card was last taken."""
+        """Whether the run was live when its card was last made."""
         return self._card.get("state") in LIVE
 
     def look(self) -> tuple[Card, list[Piece]]:
@@ -67,7 +67,7 @@ class RunStream:
             return self.changed(), self.pieces()
 
     def card(self) -> Card:
-        """Return the whole card as it was last taken, or now if it never was."""
+        """Return the whole card as it was last made, or make it if there is none."""
         return self._card or self._maker.card()
 
     def changed(self) -> Card:
@@ -91,7 +91,7 @@ class RunStream:
         return [piece for piece in pieces if piece.mode == "replace" or len(piece.table["step"])]
 
     def everything(self) -> list[Piece]:
-        """Return all points up to those last sent, thinned, for a viewer who has just come."""
+        """Return all points up to those last sent, thinned, for a new viewer."""
         with self.run.guard:
             return self._all(self.run.timeline)
 
@@ -125,6 +125,6 @@ def _series(timeline: Timeline) -> list[tuple[str, Points]]:
 
 
 def _line_of(timeline: Timeline) -> tuple[int, int]:
-    """Return what changes whenever points that were there may have gone: sessions and rewinds."""
+    """Return a value that changes whenever existing points may have been removed: by sessions and rewinds."""
     rewinds = sum(action.action == "rewind" for action in timeline.state_actions)
     return timeline.session.number, rewinds

@@ -177,6 +177,8 @@ def manage(front, name, what):
 
 def test_a_run_is_renamed(front):
     front.give(*FAMILY)
+    for name in ("base", "late"):
+        front.page.get_by_role("checkbox", name=f"Compare {name}").check()
     manage(front, "base", "Rename")
     field = front.page.get_by_label("New name of base")
     assert field.input_value() == "base"
@@ -191,10 +193,19 @@ def test_a_run_is_renamed(front):
     field.fill("better")
     front.page.get_by_role("button", name="Rename", exact=True).click()
     asked = front.take_sent()[-1]
-    front.deliver({"type": "done", "to": front.viewer, "request": asked["request"], "text": "Done."})
+    done = {
+        "type": "done",
+        "to": front.viewer,
+        "request": asked["request"],
+        "text": "Done.",
+        "name": "better",
+    }
+    front.deliver(done)
     front.give(row("better"), gone=["base"], whole=False, seq=2)
     assert "better" in front.names() and "base" not in front.names()
     front.page.get_by_text("Done.").wait_for()
+    assert front.page.get_by_role("checkbox", name="Compare better").is_checked()
+    assert [message["runs"] for message in front.take_sent()] == [["better", "late"]]
 
 
 def test_a_run_is_deleted_only_when_that_is_confirmed(front):
@@ -209,7 +220,7 @@ def test_a_run_is_deleted_only_when_that_is_confirmed(front):
     (asked,) = [message for message in front.take_sent() if message["type"] == "delete"]
     assert asked["run"] == "base"
     front.deliver(
-        {"type": "done", "to": front.viewer, "request": asked["request"], "text": "base is deleted."}
+        {"type": "done", "to": front.viewer, "request": asked["request"], "text": "Deleted.", "name": ""}
     )
     front.give(gone=["base"], whole=False, seq=2)
     assert "base" not in front.names()

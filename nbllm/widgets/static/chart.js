@@ -41,7 +41,7 @@ export class Chart {
   #selection = null;
   /** Whether the overlay has the chart's size and nothing on it. */
   #isClear = false;
-  /** How many pixels the texts beside the plot take. */
+  /** Width of the labels beside the plot, in pixels. */
   #gutter = 42;
   #frame = 0;
   #stale = false;
@@ -50,7 +50,7 @@ export class Chart {
   /**
    * @param {HTMLElement} host inside an element of class "nbllm"
    * @param {{label: string, yLabel?: string, height?: number, yFormat?: (value: number) => string,
-   *   compact?: boolean}} options label: its name for who cannot see it; yLabel: written above the axis;
+   *   compact?: boolean}} options label: its name for screen readers; yLabel: written above the axis;
    *   yFormat: values and ticks; compact: thinner lines, no legend
    */
   constructor(host, { label, yLabel = "", height = 260, yFormat, compact = false }) {
@@ -131,7 +131,7 @@ export class Chart {
     this.redraw();
   }
 
-  /** Draw before the next frame, once, however often this is called. */
+  /** Draw once before the next frame, however often this is called. */
   redraw() {
     this.#stale = true;
     this.#schedule();
@@ -142,7 +142,7 @@ export class Chart {
     if (this.#frame > 0) cancelAnimationFrame(this.#frame);
     else if (this.#frame < 0 || !this.#stale) return;
     this.#frame = 0;
-    if (this.root.clientWidth === 0) return; // drawn when ResizeObserver says that it has a place
+    if (this.root.clientWidth === 0) return; // drawn when ResizeObserver reports a size
     if (this.#stale) this.#draw();
     this.#stale = false;
     this.#drawOverlay();
@@ -172,7 +172,7 @@ export class Chart {
     });
     this.resizing.observe(this.root);
     this.rethemed = 0;
-    // Some themes say that they are there before their style sheet is: once more a little later.
+    // Some themes are announced before their style sheet is loaded: draw again a little later.
     this.retheme = () => {
       this.redraw();
       clearTimeout(this.rethemed);
@@ -193,7 +193,7 @@ export class Chart {
     this.redensify();
   }
 
-  // What ChartInput asks and does.
+  // The interface for ChartInput.
 
   /** @returns {import("./plot.js").Plot | null} */
   get plot() {

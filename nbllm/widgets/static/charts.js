@@ -23,7 +23,7 @@ const SMALL = new Map([
   ["tokens_per_second", { label: "tokens/s" }],
   ["memory", { label: "memory", yFormat: (value) => (value >= 1e9 ? `${formatNumber(value / 1e9)} GB` : `${formatNumber(value / 1e6)} MB`) }],
 ]);
-const MOST_EXTRA = 8; // charts of what a loop reports beyond the usual
+const MOST_EXTRA = 8; // charts of a loop's additional metrics
 const MOST_WINDOWS = 4; // runs for which finer points are asked at once
 const WINDOW_POINTS = 4096;
 const SMALL_PERIOD = 1900; // milliseconds between drawings of the small charts while only points are added
@@ -89,7 +89,7 @@ export class ChartsPart {
     this.panel.redraw();
   }
 
-  /** Draw along another axis, and stay where one was. @param {Axis} axis */
+  /** Change the horizontal axis, and keep the visible range. @param {Axis} axis */
   #along(axis) {
     const { ui, session } = this.panel;
     if (ui.axis === axis) return;
@@ -106,7 +106,7 @@ export class ChartsPart {
     this.axes.forEach((/** @type {any} */ button, /** @type {number} */ i) => setAttribute(button, "aria-pressed", String(AXES[i][0] === ui.axis)));
     setText(this.amount, ui.smoothing ? `${ui.smoothing} %` : "off");
     this.all.style.visibility = ui.view ? "visible" : "hidden";
-    // The run that is steered is drawn last: above the others.
+    // The steered run is drawn last, above the others.
     const shown = [...cards.values()].filter(({ key }) => key !== card.key && !ui.hidden.has(key));
     shown.push(card);
     this.#drawLoss(shown, cards);
@@ -143,7 +143,7 @@ export class ChartsPart {
     this.main.setMarks(marksOf(this.card, store.pointsOf(this.card.key).steps, axis, cards.values(), chosen));
   }
 
-  /** Draw the small charts when what they show has changed; new points alone wait a little. @param {any[]} shown */
+  /** Draw the small charts when their content has changed; new points alone are drawn a little later. @param {any[]} shown */
   #drawSmallNowAndThen(shown) {
     const { ui, session } = this.panel;
     const tables = shown.map((card) => session.store.pointsOf(card.key).steps);
@@ -195,7 +195,7 @@ export class ChartsPart {
     return host;
   }
 
-  /** Ask for finer points of what is zoomed to, a little later: when nothing moves any more. @param {any[]} shown */
+  /** Request more detailed points of the zoomed range, once zooming has paused. @param {any[]} shown */
   #askWindows(shown) {
     const { ui, session } = this.panel;
     const spans = ui.view ? shown.slice(-MOST_WINDOWS).flatMap((card) => this.#coarse(card.key) ?? []) : [];

@@ -1,5 +1,5 @@
 // @ts-check
-/** The runs of a family side by side: which one is steered, and which ones are drawn. */
+/** The runs of a family: which one is steered, and which ones are drawn. */
 import { element } from "./common.js";
 import { icon, keyed, setAttribute, setShown, setText } from "./dom.js";
 

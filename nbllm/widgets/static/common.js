@@ -141,6 +141,8 @@ export function formatBytes(bytes) {
   return unit ? `${general(bytes / unit[1], 3)} ${unit[0]}` : `${Math.trunc(bytes)} B`;
 }
 
+const LONGEST = 1e11; // seconds, beyond which days are rounded
+
 /**
  * Seconds in the two largest fitting units, as `duration` of quantities.py.
  * @param {number | null | undefined} seconds @returns {string}
@@ -148,6 +150,7 @@ export function formatBytes(bytes) {
 export function formatDuration(seconds) {
   if (seconds == null) return "–";
   if (!Number.isFinite(seconds)) return nonFinite(seconds);
+  if (seconds > LONGEST) return `${general(seconds / 86400, 2)} d`;
   if (seconds < 60) return `${seconds < 9.5 ? general(seconds, 2) : fixedEven(seconds, 0)} s`;
   const whole = Number(fixedEven(seconds, 0));
   const pairs = /** @type {[number, number, string, string][]} */ ([

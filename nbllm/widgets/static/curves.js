@@ -11,7 +11,7 @@ import { firstNotBelow, interpolate, smooth } from "./decimate.js";
  * @typedef {import("./plot.js").Mark} Mark
  */
 
-const QUIET = new Set(["save", "evaluate", "sample"]); // leave the curve as it is
+const QUIET = new Set(["save", "evaluate", "sample"]); // do not change the curve
 const NO_X = new Float64Array(0);
 
 /**
@@ -37,7 +37,7 @@ function interpolated(table, value, from, to) {
   return interpolate(known, wanted, table.length, value);
 }
 
-/** Makes a run's series, and keeps what stays the same between two drawings. */
+/** Makes a run's series, and caches what does not change between two drawings. */
 export class RunCurves {
   constructor() {
     /** @type {Map<string, {stamp: string, value: any}>} */
@@ -53,7 +53,7 @@ export class RunCurves {
     return value;
   }
 
-  /** The training points, finer where a window of them has come. @param {RunPoints} points @returns {PointTable} */
+  /** The training points, with those of a zoomed window where it was fetched. @param {RunPoints} points @returns {PointTable} */
   steps({ steps, window }) {
     if (!window || steps.length === 0) return steps;
     const stamp = `${steps.version} ${window.first} ${window.last} ${window.table.length}`;

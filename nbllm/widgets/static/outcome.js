@@ -1,5 +1,5 @@
 // @ts-check
-/** The line beside a control that says what became of what was asked there. */
+/** The line beside a control that shows the outcome of its requests. */
 import { element } from "./common.js";
 import { setAttribute, setText } from "./dom.js";
 import { describeRequest, isOpen } from "./requests.js";
@@ -15,7 +15,7 @@ export class OutcomeLine {
     this.panel = panel;
     this.about = about;
     this.node = element("div", { class: "panel-outcome" });
-    /** Said by the panel itself, until something is asked. @type {{text: string, run: string, after: Request | undefined} | null} */
+    /** A message of the panel itself, shown until the next request. @type {{text: string, run: string, after: Request | undefined} | null} */
     this.said = null;
   }
 
@@ -24,7 +24,7 @@ export class OutcomeLine {
     return this.panel.requests.newest(run, this.about);
   }
 
-  /** @param {string} text why nothing is asked */
+  /** @param {string} text why no request is sent */
   say(text) {
     const run = this.panel.key;
     this.said = { text, run, after: this.newest(run) };

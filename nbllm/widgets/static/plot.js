@@ -117,7 +117,7 @@ export function drawSeries(context, plot, { x, y, kind, faint }, indexes, pen) {
   context.globalAlpha = 1;
 }
 
-/** @param {CanvasRenderingContext2D} context @param {Float64Array} points x and y in turn; NaN: lift the pen */
+/** @param {CanvasRenderingContext2D} context @param {Float64Array} points x and y in turn; NaN: a gap */
 function strokeLine(context, points) {
   context.beginPath();
   let down = false;

@@ -39,7 +39,7 @@ export class Requests {
     /** @type {Request[]} oldest first */
     this.all = [];
     this.count = 0;
-    /** @type {Set<(request: Request) => void>} called once for each request that has got its answer */
+    /** @type {Set<(request: Request) => void>} called once for each request when it is answered */
     this.listeners = new Set();
   }
 
@@ -78,7 +78,7 @@ export class Requests {
     return true;
   }
 
-  /** Look for the answers that have come as actions of the runs. */
+  /** Look for answers among the runs' actions. */
   settle() {
     for (const request of this.all) {
       if (request.phase !== "sent") continue;
@@ -99,7 +99,7 @@ export class Requests {
     return this.all.findLast((request) => request.run === run && test(request));
   }
 
-  /** @param {string} run @param {string} action @returns {boolean} whether such a one is not answered yet */
+  /** @param {string} run @param {string} action @returns {boolean} whether such a request is not answered yet */
   isPending(run, action) {
     return isOpen(this.newest(run, (request) => request.action === action));
   }
@@ -151,7 +151,7 @@ function appliedText(request, what) {
   return past ? `${past} ${at}` : `${text || what} applied ${at}`;
 }
 
-/** @param {Request} request @returns {string} what was asked, in a few words */
+/** @param {Request} request @returns {string} a short description of the request */
 export function wordsOf({ action, args }) {
   if (action === "set") return Object.entries(args).map(([name, value]) => `${name}=${value}`).join(", ");
   if (action === "rewind") return `rewind to ${formatCount(args.step)}`;
@@ -162,7 +162,7 @@ export function wordsOf({ action, args }) {
   return action === "sample" ? action : [action, ...Object.entries(args).map(([name, value]) => `${name}=${value}`)].join(" ");
 }
 
-/** @param {Request} request @param {any} card @returns {string} what does the same in a terminal; "" where nothing does */
+/** @param {Request} request @param {any} card @returns {string} the equivalent terminal command; "" if there is none */
 export function terminalCommand({ action, args }, card) {
   const named = !card?.path || new RegExp(`(^|/)runs/[^/]+$`).test(card.path) ? card?.name : card.path;
   const begin = `nbllm runs steer ${shellWord(named ?? "")} ${action}`;
@@ -174,7 +174,7 @@ export function terminalCommand({ action, args }, card) {
   return [begin, ...Object.entries(args).map(([name, value]) => shellWord(`${name}=${value}`))].join(" ");
 }
 
-/** @param {string} text @returns {string} one word for a shell */
+/** @param {string} text @returns {string} quoted as one word for a shell */
 function shellWord(text) {
   return /^[\w.,=+\-/:@]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`;
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** The runs panel: every run of a folder in a table, and those that are picked compared. */
+/** The runs panel: all runs of a folder in a table, and a comparison of the selected ones. */
 import { decodeColumns, element, errorBox, formatCount, suppressShortcuts, visibleText } from "./common.js";
 import { Connection, LossNote } from "./connection.js";
 import { RunsComparison } from "./runs_comparison.js";
@@ -21,8 +21,9 @@ class RunsView {
     this.sparklines = new Map();
     this.error = errorBox();
     this.comparison = new RunsComparison();
-    /** By its number, who waits for the answer to a request. @type {Map<number, (problem: string) => void>} */
+    /** Requests without an answer, by number. @type {Map<number, {run: string, answered: (problem: string) => void}>} */
     this.waiting = new Map();
+    this.renamed = false; // since the runs were last compared
     this.requests = 0;
     this.table = new RunsTable({
       onPick: () => this.#compare(), most: MOST_COMPARED_RUNS,
@@ -90,23 +91,28 @@ class RunsView {
 
   /** @param {import("./runs_manage.js").ManageRequest} request @param {(problem: string) => void} answered */
   #manage(request, answered) {
-    this.waiting.set(++this.requests, answered);
+    this.waiting.set(++this.requests, { run: request.run, answered });
     this.connection.send({ ...request, request: this.requests });
   }
 
-  /** @param {number} request @param {string} problem @returns {boolean} whether somebody waited for it */
+  /** @param {number} request @param {string} problem @returns {boolean} whether an answer was expected */
   #answer(request, problem) {
-    const answered = this.waiting.get(request);
+    const waiting = this.waiting.get(request);
     this.waiting.delete(request);
-    answered?.(problem);
-    return answered !== undefined;
+    waiting?.answered(problem);
+    return waiting !== undefined;
   }
 
-  /** @param {{request: number, text: string}} content */
-  #done({ request, text }) {
+  /** @param {{request: number, text: string, name: string}} content name: the new one; "": the run was deleted */
+  #done({ request, text, name }) {
+    const run = this.waiting.get(request)?.run ?? "";
+    if (name && this.table.picked.includes(run)) {
+      this.table.picked = this.table.picked.map((one) => (one === run ? name : one));
+      this.renamed = true;
+    }
     this.#answer(request, "");
     this.done.textContent = visibleText(text);
-    this.filter.focus(); // the button that had the focus goes with its row
+    this.filter.focus(); // the focused button is removed with its row
   }
 
   /** @param {any} content */
@@ -138,7 +144,7 @@ class RunsView {
     const lost = picked.length < this.table.picked.length;
     this.table.picked = picked;
     this.#show();
-    if (again || lost) this.#compare();
+    if (again || lost || this.renamed) this.#compare();
   }
 
   /** @param {string} name @param {(number | null)[]} values */
@@ -189,11 +195,12 @@ class RunsView {
     this.table.picked = [];
     this.#show();
     this.#compare();
-    this.filter.focus(); // the button that had the focus is gone
+    this.filter.focus(); // the focused button is gone
   }
 
   #compare() {
     const { picked } = this.table;
+    this.renamed = false;
     this.#showSummary();
     if (picked.length < 2) this.comparison.show({ runs: [] });
     this.connection.send({ type: "compare", runs: picked.length > 1 ? picked : [] });

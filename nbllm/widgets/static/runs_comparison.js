@@ -1,5 +1,5 @@
 // @ts-check
-/** Several runs beside each other: their curves together, results, settings, newest samples. */
+/** Several runs side by side: curves in one chart, results, settings, newest samples. */
 import { Chart } from "./chart.js";
 import { element, formatCount, formatDuration } from "./common.js";
 import { interpolate, smooth } from "./decimate.js";
@@ -19,7 +19,7 @@ const COMPARED_AXES = {
   seconds: { label: "trained for", format: formatDuration },
 };
 const NUM_RUN_COLORS = 6;
-const MOST_WITH_RAW = 3; // with more runs the lines behind the smooth ones are a thicket
+const MOST_WITH_RAW = 3; // with more runs, the raw lines behind the smoothed ones would be unreadable
 
 export class RunsComparison {
   constructor() {

@@ -1,5 +1,5 @@
 // @ts-check
-/** In what order the runs stand in the table: as a family tree of forks, or sorted by a column. */
+/** The order of the runs in the table: a family tree of forks, or sorted by a column. */
 
 /**
  * @typedef {{name: string, state: string, reason: string, step: number, steps: number | null, loss: number | null,
@@ -37,7 +37,7 @@ function originOf({ parent, replay_of: repeated }) {
 }
 
 /**
- * Whether every word stands in the run's name, its parent's, its state or its reason.
+ * Whether every word occurs in the run's name, its parent's, its state or its reason.
  * @param {RunRow} row @param {string} filter @returns {boolean}
  */
 export function runMatches(row, filter) {
@@ -55,7 +55,7 @@ export function orderRuns(rows, sort) {
   const sign = sort.descending ? -1 : 1;
   const keyed = rows.map((row) => ({ row, value: key(row) }));
   keyed.sort((a, b) => {
-    // What is not known comes last, whichever way.
+    // Unknown values come last in both directions.
     if (a.value === null || b.value === null) return Number(a.value === null) - Number(b.value === null);
     return sign * compareRunKeys(a.value, b.value) || compareRunKeys(a.row.name, b.row.name);
   });
@@ -98,6 +98,6 @@ function runTree(rows) {
     forks.forEach((fork, i) => place(fork, inner, i < forks.length - 1 ? "tee" : "elbow"));
   };
   for (const row of /** @type {RunRow[]} */ (children.get(null)).sort(newestFirst)) place(row, [], null);
-  for (const row of rows) place(row, [], null); // parents in a circle, which only a forged record can make
+  for (const row of rows) place(row, [], null); // a cycle of parents, which only a forged record can have
   return placed;
 }

@@ -1,5 +1,5 @@
 // @ts-check
-/** The table of runs: a row each, updated in place, so that focus and selection stay while runs go on. */
+/** The table of runs: one row each, updated in place, so that focus and selection survive updates. */
 import { element, formatCount, formatDuration, formatNumber } from "./common.js";
 import { RunManagement } from "./runs_manage.js";
 import { orderRuns, runMatches } from "./runs_order.js";
@@ -41,7 +41,7 @@ export class RunsTable {
     this.filter = "";
     /** @type {import("./runs_order.js").RunSort | null} null: the family tree */
     this.sort = null;
-    this.clock = 0; // the kernel's, less ours, in seconds
+    this.clock = 0; // the kernel's clock minus the browser's, in seconds
     this.headers = RUN_COLUMNS.map((column) => this.#header(column));
     this.body = element("tbody");
     this.table = element(
@@ -61,7 +61,7 @@ export class RunsTable {
     );
   }
 
-  /** Show what `rows`, `filter`, `sort` and `picked` say now. @returns {number} how many rows are shown */
+  /** Show the current `rows`, `filter`, `sort` and `picked`. @returns {number} how many rows are shown */
   show() {
     for (const [name, { body, detail }] of this.cells) {
       if (this.rows.has(name)) continue;
@@ -95,7 +95,7 @@ export class RunsTable {
     }
   }
 
-  /** Put the rows into their order; what stands right already is not touched. @param {any[]} nodes */
+  /** Put the rows in order; those already in place are not touched. @param {any[]} nodes */
   #arrange(nodes) {
     const focused = /** @type {any} */ (this.node.getRootNode()).activeElement;
     const wanted = new Set(nodes);
@@ -251,7 +251,7 @@ function copyButton(source) {
 }
 
 /**
- * A small picture of a curve, and what it says in words.
+ * A sparkline, with a description.
  * @param {(number | null)[]} values at equal distances @returns {Element[]}
  */
 function runSparkline(values) {
@@ -288,7 +288,7 @@ function svgElement(tag, attributes) {
   return node;
 }
 
-/** Change a text only where it differs, so that what is selected or read stays. @param {any} node @param {string} text */
+/** Change a text only if it differs, so that selections survive. @param {any} node @param {string} text */
 function setRunText(node, text) {
   if (node.dataset.text === text) return;
   node.dataset.text = text;

@@ -1,5 +1,5 @@
 // @ts-check
-/** The series of a chart: what they span, which of their points to draw, how to tell them apart. */
+/** The series of a chart: their extent, which of their points to draw, and their dashes. */
 import { firstNotBelow, isAscending, outline } from "./decimate.js";
 import { withHeadroom } from "./scale.js";
 

@@ -78,7 +78,7 @@ export class Session {
         this.problem(content.text);
         break;
       default:
-        return; // "alive", or of a newer kernel
+        return; // "alive", or of a newer version
     }
     this.#changed();
   }

@@ -1,5 +1,5 @@
 // @ts-check
-/** What the kernel has told of a family of runs: cards and points, folded from its messages. */
+/** The state of a family of runs, folded from the kernel's messages: cards and points. */
 import { decodeColumns } from "./common.js";
 import { firstNotBelow, thin } from "./decimate.js";
 
@@ -19,7 +19,7 @@ const BLANK = {
   loss_unit: "", scheduled: false, num_warnings: 0, rules: [], metrics: [], where: "", host: "", time: null, last_heard: null, problems: [],
 };
 
-/** Columns of equal length that grow at the end, and lose what a rewind has undone. */
+/** Columns of equal length that grow at the end, and are truncated by a rewind. */
 export class PointTable {
   constructor() {
     /** @type {Map<string, Column>} each with room for more than `length` */
@@ -70,7 +70,7 @@ export class PointTable {
     this.version++;
   }
 
-  /** @param {number} step @returns {number} how many points are not after it */
+  /** @param {number} step @returns {number} how many points there are up to it */
   placeAfter(step) {
     const steps = this.column("step");
     if (!steps) return 0;
