@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
     from nbllm.models.network import CausalNetwork, Network
-    from nbllm.runs.checkpoint import CheckpointInfo
     from nbllm.runs.recorded import RecordedRun
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -558,21 +556,21 @@ def load(
         CacheError: It cannot be written to the cache.
     """
     from nbllm.models.zoo.fetching import locate
+    from nbllm.runs import model_checkpoint
 
     dtype = None if dtype is None else float_dtype(dtype)
-    run = _run_meant(path)
+    run = model_checkpoint.run_meant(path)
     if run is None:
         if at_step is not None:
             raise UserError(f"at_step={at_step} is for runs, and this is none.", where=path)
         path = cast("Path | str", path)
-        place = locate(path, also=_names_of_runs())
-        if not (place / "config.json").exists():
-            _say_which_runs_there_are(place)
+        place = locate(path, also=model_checkpoint.names_of_runs())
+        model_checkpoint.check_no_folder_of_runs(place)
         lm = _open(place, tokenizer, dtype)
         lm.origin = _name_of(expand_user(path).resolve())
         return lm
     while True:
-        info = _checkpoint(run, at_step)
+        info = model_checkpoint.find(run, at_step)
         try:
             lm = _open(info.path, tokenizer, dtype)
         except (UserError, OSError):
@@ -636,73 +634,6 @@ def _name_of(path: Path) -> str:
     """Return the name of a model's folder or file; that of a checkpoint begins with its run's."""
     is_checkpoint = path.parent.name == "checkpoints" and (path.parents[1] / "run.json").exists()
     return f"{path.parents[1].name}/{path.name}" if is_checkpoint else path.name
-
-
-def _run_meant(path: Path | str | RecordedRun) -> Path | None:
-    """Return the folder of the run that is meant; `None` where it is a model."""
-    from nbllm.runs.locating import find
-    from nbllm.runs.recorded import RecordedRun
-
-    if isinstance(path, RecordedRun):
-        return path.path
-    if not isinstance(path, (str, os.PathLike)):
-        raise UserError(
-            f"{type(path).__name__} is neither a path nor a run.",
-            hint="nb.load takes a folder, a file, a run or a name.",
-        )
-    place = expand_user(path)
-    if os.path.isfile(place) or os.path.exists(place / "config.json"):
-        return None
-    return find(place)
-
-
-def _say_which_runs_there_are(place: Path) -> None:
-    """Raise an error that names runs, where a folder of runs, or none of its runs, was given."""
-    from nbllm.runs.store import run_folders, what_there_is
-
-    if run_folders(place) or (not place.exists() and run_folders(place.parent)):
-        raise WeightsError("There is no model or run here.", where=place, hint=what_there_is(place))
-
-
-def _names_of_runs() -> list[str]:
-    from nbllm.runs.locating import FOLDER
-    from nbllm.runs.store import run_folders
-
-    return [path.name for path in run_folders(FOLDER)]
-
-
-def _checkpoint(run: Path, step: int | None) -> CheckpointInfo:
-    """Return a run's newest good checkpoint, or that of a step."""
-    from nbllm.runs.checkpoint import checkpoints, newest_good
-    from nbllm.runs.timeline import read_timeline
-
-    # A checkpoint that a rewind went back beyond is no longer part of the run.
-    on_branch = read_timeline(run).on_branch
-    info, problems = newest_good(run, lambda each: on_branch(each) and step in (None, each.step))
-    if info is None:
-        there = sorted({each.step for each in checkpoints(run) if on_branch(each)})
-        if step is not None and there and not problems:
-            raise WeightsError(
-                f"The run {run.name!r} has no checkpoint at step {step}.",
-                where=run,
-                hint=f"There are: {', '.join(map(str, there))}.",
-            )
-        raise WeightsError(
-            f"No checkpoint of the run is whole: {problems[0]}" if problems else "The run has no checkpoint.",
-            where=run,
-            hint="Let the run save one first: run.save().",
-        )
-    if problems:
-        text = f"Opened the older checkpoint {info.name}, for a newer one is damaged: {'; '.join(problems)}"
-        warnings.warn(text, stacklevel=3)
-    if not (info.path / "config.json").is_file():
-        raise WeightsError(
-            f"The checkpoints of the run {run.name!r} hold no model to open: the loop that trained it saves a "
-            "state of its own.",
-            where=info.path,
-            hint="Save the model in that loop: LM.save(folder), or save_pretrained(folder).",
-        )
-    return info
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
