@@ -100,7 +100,7 @@ def read_config(header: Header) -> ModelConfig:
         WeightsError: The architecture is not known, a setting is missing, out of range or not implemented.
     """
     path, name = header.path, header.metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise WeightsError(
             f"The architecture is {name!r}.", where=path, hint=f"Known: {', '.join(ARCHITECTURES)}."
         )

@@ -93,9 +93,10 @@ def _parse(cursor: Cursor, path: Path) -> Header:
         if key in metadata:
             raise WeightsError(f"The metadata has {key!r} twice.", where=path)
         metadata[key] = cursor.value(cursor.number("I", key), key)
-    if metadata.get("split.count", 1) not in (0, 1):
+    parts = metadata.get("split.count", 1)
+    if not isinstance(parts, int) or parts not in (0, 1):
         raise WeightsError(
-            f"The file is one of {metadata['split.count']} parts of a model.",
+            f"The file is one of {parts} parts of a model.",
             where=path,
             hint="Join them first: llama-gguf-split --merge.",
         )
