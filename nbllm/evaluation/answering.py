@@ -9,6 +9,8 @@ from nbllm.core.errors import UserError
 from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import added_before, encode_text
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
+from nbllm.inference.text import generate_encoded
+from nbllm.inference.unicode import check_unicode
 from nbllm.lm import Score
 
 if TYPE_CHECKING:
@@ -89,18 +91,36 @@ def split_tokens(lm: LM, context: str, continuation: str) -> tuple[list[int], li
     """Return the token ids of a context, with the token that begins a document, and of its continuation."""
     stripped = context.rstrip()
     context, continuation = stripped, context[len(stripped) :] + continuation
-    # What the tokenizer itself puts before a prompt; before an empty one, the token that documents begin with.
-    before = added_before(lm.tokenizer) if context else document_bounds(lm.tokenizer).start_tokens
+    before = _before(lm, context)
     alone, together = encode_text(lm.tokenizer, context), encode_text(lm.tokenizer, context + continuation)
     if together[: len(alone)] == alone and len(together) > len(alone):
         return before + alone, together[len(alone) :]
     return before + alone, encode_text(lm.tokenizer, continuation)
 
 
+def _before(lm: LM, context: str) -> list[int]:
+    """Return what the tokenizer puts before a text; before an empty one, the token that documents begin with."""
+    return added_before(lm.tokenizer) if context else document_bounds(lm.tokenizer).start_tokens
+
+
 def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> list[Answer]:
+    """Return the texts that continue the prompts.
+
+    A prompt is made of data: a control token that it spells is plain text, as in a context.
+    """
     out: dict[int, Answer] = {}
+    for request in requests:
+        check_unicode(request.prompt, "prompt", "a request to generate")
     for sampling, indices in _grouped(requests, lambda request: request.sampling).items():
-        made = lm.generate([requests[i].prompt for i in indices], **sampling.to_dict())
+        prompts = [requests[i].prompt for i in indices]
+        made = generate_encoded(
+            lm.causal_network_for("generate"),
+            lm.tokenizer,
+            [(prompt, _before(lm, prompt) + encode_text(lm.tokenizer, prompt)) for prompt in prompts],
+            config=sampling,
+            lock=lm.lock,
+            end_ids=lm.end_tokens,
+        )
         if any(each.stopped_by == "interrupt" for each in made):
             raise KeyboardInterrupt
         out.update(zip(indices, made, strict=True))

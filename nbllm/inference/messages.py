@@ -62,7 +62,7 @@ def _check_message(message: object, where: str) -> dict[str, Any]:
     for key in _NOT_UNDERSTOOD:
         if key in given:
             raise UserError(
-                f"The message has {key!r}, which is not understood: a conversation is of texts.",
+                f"The message has {key!r}, which is not understood: a message holds text alone.",
                 where=where,
                 hint="leave it out, or say it as content",
             )

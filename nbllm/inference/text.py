@@ -85,13 +85,47 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
     Raises:
         UserError: A prompt is no text, does not fit the model, or the model's output is not finite.
     """
-    config = SamplingConfig() if config is None else config
     prompts = _checked(prompt)
-    if not prompts:
-        return Generations()
-    encoded = [encode_prompt(tokenizer, text) for text in prompts]
+    made = generate_encoded(
+        model,
+        tokenizer,
+        [(text, encode_prompt(tokenizer, text)) for text in prompts],
+        stream=stream,
+        config=SamplingConfig() if config is None else config,
+        should_stop=should_stop,
+        lock=lock,
+        execution=execution,
+        end_ids=end_ids,
+    )
+    return made[0] if isinstance(prompt, str) else made
+
+
+def generate_encoded(
+    model: CausalNetwork,
+    tokenizer: Any,
+    prompts: list[tuple[str, list[int]]],
+    *,
+    config: SamplingConfig,
+    stream: bool | Receive = False,
+    end_ids: Collection[int] = (),
+    **decoding: Any,
+) -> Generations:
+    """Continue prompts that are encoded already.
+
+    Args:
+        model: The decoder.
+        tokenizer: Its transformers tokenizer.
+        prompts: Each as text and as token ids.
+        config: As for `generate`.
+        stream: As for `generate`.
+        end_ids: As for `generate`.
+        **decoding: `should_stop`, `lock` and `execution`, as for `decode`.
+
+    Raises:
+        UserError: As `generate`.
+    """
     sequences = make_sequences(
-        encoded,
+        [ids for _, ids in prompts],
         config,
         eos_id=tokenizer.eos_token_id,
         end_ids={*end_ids, *document_bounds(tokenizer).end_tokens},
@@ -110,15 +144,7 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
         return text.stop_string is not None
 
     try:
-        decode(
-            model,
-            sequences,
-            config,
-            on_change=on_change,
-            should_stop=should_stop,
-            lock=lock,
-            execution=execution,
-        )
+        decode(model, sequences, config, on_change=on_change, **decoding)
     except KeyboardInterrupt:
         # It may have come between a token and its text: read all tokens again, give out what was not yet.
         texts = [text.restarted() for text in texts]
@@ -126,8 +152,7 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
         text.finish()
         if printer:
             printer.end(text.sequence.index)
-    made = Generations(text.result(given) for text, given in zip(texts, prompts, strict=True))
-    return made[0] if isinstance(prompt, str) else made
+    return Generations(text.result(given) for text, (given, _) in zip(texts, prompts, strict=True))
 
 
 def _checked(prompt: object) -> list[str]:

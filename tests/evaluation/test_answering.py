@@ -13,9 +13,11 @@ from tokenizers.processors import TemplateProcessing
 from torch.nn.functional import cross_entropy
 
 from nbllm.core.errors import UserError
+from nbllm.data.encoding import encode_text
 from nbllm.evaluation import DocumentLikelihood, Generate, Likelihood, answer, answer_examples, measuring
 from nbllm.evaluation.answering import split_tokens
 from nbllm.evaluation.tasks.perplexity import PredictText
+from nbllm.inference import generate_ids
 from nbllm.inference.config import SamplingConfig
 from nbllm.lm import LM
 from nbllm.models import scoring
@@ -219,6 +221,17 @@ def test_answers_of_all_kinds_come_in_the_order_of_the_requests(lm, texts):
         else:
             assert found.log_probability == pytest.approx(alone.log_probability, rel=1e-5)
             assert found.num_tokens == alone.num_tokens
+
+
+def test_a_control_token_that_a_prompt_spells_is_plain_as_in_a_context(lm, tokenizer):
+    text = f"a{tokenizer.eos_token}"
+    plain = encode_text(tokenizer, text)
+    assert plain != tokenizer(text)["input_ids"]
+    sampling = SamplingConfig(temperature=0, max_new_tokens=1)
+    (made,) = answer(lm, [Generate(text, sampling)])
+    expected = generate_ids(lm.model, [plain], sampling, eos_id=tokenizer.eos_token_id)[0]
+    assert made.tokens == expected and made.prompt == text
+    assert split_tokens(lm, text, " on")[0] == plain
 
 
 def test_an_interrupted_generation_is_no_answer(lm, monkeypatch):
