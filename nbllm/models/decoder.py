@@ -124,9 +124,10 @@ class Decoder(CausalNetwork):
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
-    def vocabulary_layers(self) -> list[nn.Module]:
-        """The embedding and, unless it is tied, the head."""
-        return [self.embedding] if self.head is None else [self.embedding, self.head]
+    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
+        """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
+        layers = [self.embedding] if self.head is None else [self.embedding, self.head]
+        return [(layer, "weight") for layer in layers]
 
     def describe(self) -> list[Row]:
         """Return embedding, positions, the parts of all blocks together, last normalization and head."""

@@ -131,6 +131,12 @@ class Encoder(Network):
         """The matrix of the head, which is the token embedding: (vocabulary, embedding)."""
         return self.embedding.weight
 
+    @property
+    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
+        """The parameters with a row for each token: the embedding and the head's bias."""
+        embedding: list[tuple[nn.Module, str]] = [(self.embedding, "weight")]
+        return embedding if self.head is None else [*embedding, (self.head, "bias")]
+
     def describe(self) -> list[Row]:
         """Return embeddings, the parts of all blocks together, pooler and head."""
         config = self.config

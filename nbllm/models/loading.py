@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import warnings
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.core.io import check_utf8, expand_user, open_regular, write_json
+from nbllm.core.progress import progress
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
@@ -42,9 +44,14 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Ne
         WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not
             floating, not finite or damaged; the tensor and the file are named.
     """
-    _, config = read_config(directory)
-    model = build_without_weights(config)
-    model.load_state_dict(dict(read_parameters(directory, dtype=dtype)), assign=True)
+    with _opened(expand_user(directory)) as (files, family, rules, model):
+        sizes = {rule.source: files.num_bytes(rule.source) for rule in rules}
+        state: dict[str, torch.nn.Parameter] = {}
+        with progress(f"opening {files.main.parent.name}", sum(sizes.values()), "B") as bar:
+            for rule, parameters in _read(files, family, rules, model, dtype):
+                state |= parameters
+                bar.update(sizes[rule.source])
+    model.load_state_dict(state, assign=True)
     return model
 
 
@@ -52,19 +59,44 @@ def read_parameters(
     directory: Path | str, *, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
-    directory = expand_user(directory)
+    with _opened(expand_user(directory)) as (files, family, rules, model):
+        for _, parameters in _read(files, family, rules, model, dtype):
+            yield from parameters.items()
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightRule], Network]]:
+    """Yield files, family, weight map and the network without weights, once the files hold what the map names."""
     family, config = read_config(directory)
-    shapes = {name: tuple(p.shape) for name, p in build_without_weights(config).named_parameters()}
     with TensorFiles(directory, family) as files:
+        layers = config.num_layer_groups or config.num_layers  # that have parameters of their own
+        if layers > len(files.names):  # before anything is made for each layer
+            raise WeightsError(
+                f"{CONFIG} asks for {layers:,} layers; the file holds {len(files.names)} tensors.",
+                where=files.main,
+                hint=f"{CONFIG} belongs to another model.",
+            )
         rules = _rules(family, config, files)
         _check_names(files, rules, family, config)
-        if dtype is None:
-            dtype = files.widest_dtype()
-        for rule in rules:
-            for name, parameter in _read_parameters(files, rule, shapes, dtype):
-                if name == EMBEDDING and config.tie_embeddings and family.head in files:
-                    _check_tied(files, parameter, family.head)
-                yield name, parameter
+        try:
+            model = build_without_weights(config)
+        except UserError as error:
+            raise WeightsError(error.what, where=directory / CONFIG, hint=error.hint) from None
+        yield files, family, rules, model
+
+
+def _read(
+    files: TensorFiles, family: Family, rules: list[WeightRule], model: Network, dtype: torch.dtype | None
+) -> Iterator[tuple[WeightRule, dict[str, torch.nn.Parameter]]]:
+    """Yield each entry of the weight map with the parameters that its tensor holds."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if dtype is None:
+        dtype = files.widest_dtype()
+    for rule in rules:
+        parameters = dict(_read_parameters(files, rule, shapes, dtype))
+        if EMBEDDING in parameters and model.config.tie_embeddings and family.head in files:
+            _check_tied(files, parameters[EMBEDDING], family.head)
+        yield rule, parameters
 
 
 def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
@@ -80,7 +112,7 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     name = values["model_type"]
     if name not in FAMILIES:
         raise WeightsError(
-            f"The model family {name!r} is not implemented.",
+            f"The model family (model_type) {name!r} is not implemented.",
             where=path,
             hint=f"Known: {', '.join(FAMILIES)}.",
         )

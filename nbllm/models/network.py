@@ -86,8 +86,8 @@ class Network(nn.Module):
         raise NotImplementedError
 
     @property
-    def vocabulary_layers(self) -> list[nn.Module]:
-        """The layers whose weight has a row for each token: embedding and, unless tied, head; to be defined by each."""
+    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
+        """The parameters with a row for each token, as module and name; to be defined by each network."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -181,9 +181,20 @@ def build(config: ModelConfig, *, seed: int = 0) -> Network:
 
 
 def build_without_weights(config: ModelConfig) -> Network:
-    """Return the network of a configuration with parameters on the device "meta", to be loaded into."""
-    with torch.device("meta"):
-        return _kind_of(config)(config)
+    """Return the network of a configuration with parameters on the device "meta", to be loaded into.
+
+    Raises:
+        UserError: There is no network of that name, or its sizes are beyond what a tensor can have.
+    """
+    try:
+        with torch.device("meta"):
+            return _kind_of(config)(config)
+    except (
+        RuntimeError,
+        TypeError,
+        OverflowError,
+    ) as error:  # torch's, of sizes whose product it cannot count
+        raise UserError(f"No tensor can have such sizes: {error}", where="ModelConfig") from None
 
 
 def _check_memory(config: ModelConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,6 +67,12 @@ class TensorFiles:
     def file_of(self, name: str) -> Path:
         """Return the file that holds a tensor."""
         return self._stored[name][0]
+
+    def num_bytes(self, name: str) -> int:
+        """Return how much memory a tensor takes as it is stored, in bytes."""
+        path, stored_name = self._stored[name]
+        shape: list[int] = self._open(path).get_slice(stored_name).get_shape()
+        return math.prod(shape) * self._dtype(name).itemsize
 
     def widest_dtype(self) -> torch.dtype:
         """Return the one floating type that holds every stored tensor; float32 when types are mixed."""

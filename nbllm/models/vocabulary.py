@@ -32,7 +32,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 
 @torch.no_grad()
 def resize_vocabulary(model: Network, vocab_size: int) -> None:
-    """Give a network's embedding and head another number of rows; those that stay are as they were.
+    """Give a network's embedding and head, and the head's bias, another number of rows; those that stay are the same.
 
     New rows are the mean of the others, under which a new token's probability is bounded and the others' hardly change.
 
@@ -45,20 +45,21 @@ def resize_vocabulary(model: Network, vocab_size: int) -> None:
 
     Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
     """
-    layers = model.vocabulary_layers
-    for layer in layers:
-        if type(layer) not in (nn.Embedding, nn.Linear) or type(layer.weight) is not nn.Parameter:
+    places = model.vocabulary_parameters
+    for module, name in places:
+        if not isinstance(module._parameters.get(name), nn.Parameter):
             raise UserError(
-                f"{type(layer).__name__} cannot be resized: the embedding or the head was wrapped or replaced.",
+                f"{type(module).__name__} cannot be resized: the embedding or the head was wrapped or replaced.",
                 hint="Resize the model first, then wrap it.",
             )
-    for layer in layers:
-        old = layer.weight
-        assert isinstance(old, nn.Parameter)
+    for module, name in places:
+        old = module.get_parameter(name)
         kept = min(len(old), vocab_size)
-        new = old.new_empty(vocab_size, old.shape[1])
+        new = old.new_empty(vocab_size, *old.shape[1:])
         new[:kept] = old[:kept]
         new[kept:] = old.mean(0, dtype=torch.float32)
-        layer.weight = nn.Parameter(new, requires_grad=old.requires_grad)
-        setattr(layer, "num_embeddings" if isinstance(layer, nn.Embedding) else "out_features", vocab_size)
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+        for size in ("num_embeddings", "out_features"):
+            if hasattr(module, size):
+                setattr(module, size, vocab_size)
     model.config = model.config.replace(vocab_size=vocab_size)

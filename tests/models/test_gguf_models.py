@@ -248,7 +248,12 @@ def rewrite(source, target, drop=(), replace=(), add=()):
         value = replace.pop(key, field.contents())
         writer.add_key_value(key, value, kinds[0], sub_type=kinds[-1] if len(kinds) > 1 else None)
     for key, value in replace.items():
-        adders = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint64}
+        adders = {
+            bool: writer.add_bool,
+            str: writer.add_string,
+            float: writer.add_float32,
+            int: writer.add_uint64,
+        }
         adders[type(value)](key, value)
     for tensor in reader.tensors:
         if tensor.name not in drop:
@@ -265,6 +270,19 @@ def rewrite(source, target, drop=(), replace=(), add=()):
 ONES = np.ones(8, dtype=np.float32)
 
 
+def test_entries_that_change_nothing_are_taken(tokenizer, tmp_path):
+    lm = make("llama", tokenizer)
+    neutral = {
+        "llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 1.0, "llama.attention.sliding_window": 0,
+        "llama.rope.scaling.original_context_length": 64, "llama.expert_used_count": 0, "llama.logit_scale": 1.0,
+        "general.type": "model", "general.url": "https://example.org", "tokenizer.ggml.add_sep_token": False,
+        "tokenizer.ggml.fim_pre_token_id": 3, "tokenizer.ggml.remove_extra_whitespaces": True,
+    }  # fmt: skip
+    opened = load(rewrite(lm.save(tmp_path / "good.gguf"), tmp_path / "more.gguf", replace=neutral))
+    assert torch.equal(opened.model(ids(1, 9)), lm.model(ids(1, 9)))
+    assert opened.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -278,12 +296,20 @@ ONES = np.ones(8, dtype=np.float32)
         ({"add": {"rope_freqs.weight": ONES}}, "rope_freqs.weight is surplus"),
         ({"replace": {"llama.block_count": 2**31}}, "block_count is 2147483648; the file has 2 blocks"),
         ({"replace": {"llama.embedding_length": 2**31}}, "sizes that no tensor can have|has the shape"),
-        ({"replace": {"llama.feed_forward_length": 2**32 - 1}}, "has the shape"),
+        (
+            {"replace": {"llama.feed_forward_length": 2**32 - 1}},
+            "feed_forward_length is 4294967295; it must be at most",
+        ),
         ({"replace": {"llama.attention.head_count": 5}}, "has the shape|not a multiple"),
         ({"replace": {"llama.attention.head_count": 0}}, "head_count is 0"),
         ({"replace": {"llama.rope.scaling.type": "yarn"}}, "rope.scaling.type is 'yarn'"),
         ({"replace": {"llama.expert_count": 8}}, "expert_count is 8"),
-        ({"replace": {"llama.attention.sliding_window": 4096}}, "'attention.sliding_window'"),
+        ({"replace": {"llama.attention.sliding_window": 4096}}, "attention.sliding_window is 4096"),
+        ({"replace": {"llama.rope.scaling.factor": 4.0}}, "rope.scaling.factor is 4.0"),
+        ({"replace": {"llama.logit_scale": 0.5}}, "logit_scale is 0.5"),
+        ({"replace": {"llama.attention.temperature_scale": 0.5}}, "'attention.temperature_scale'"),
+        ({"replace": {"general.type": "adapter"}}, "general.type is 'adapter'"),
+        ({"replace": {"tokenizer.ggml.normalizer": "lower"}}, "'normalizer' .* is not implemented"),
         ({"replace": {"llama.rope.dimension_count": 8}}, "rope.dimension_count is 8"),
         ({"replace": {"llama.vocab_size": 2**30}}, "vocab_size is 1073741824"),
         ({"drop": ["tokenizer.ggml.model"]}, "describes no tokenizer"),

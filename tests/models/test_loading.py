@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.models import Decoder, load_model, save_model
 from nbllm.models.config import ModelConfig
+from nbllm.models.families import FAMILIES
+from nbllm.models.families.config_reader import ConfigReader
 
 HEAD_OF = {
     "gpt2": "transformer.wte.weight",
@@ -205,7 +208,7 @@ def test_an_unreadable_config(folder, text, message):
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, ["scale_attn_by_inverse_layer_idx is True"]),
         ("gpt2", {"scale_attn_weights": False}, ["scale_attn_weights is False"]),
         ("gpt2", {"add_cross_attention": True}, ["add_cross_attention is True"]),
-        ("gpt2", {"alibi": True}, ["'alibi' (True) is not implemented"]),
+        ("gpt2", {"alibi": True}, ["alibi is True", "implements only False"]),
         ("gpt2", {"activation_function": "mish"}, ["activation_function is 'mish'", "gelu_new"]),
         ("gpt2", {"n_head": 5}, ["is not a multiple of num_heads (5)"]),
         ("gpt2", {"n_layer": "two"}, ["n_layer is 'two'; it must be a whole number"]),
@@ -218,12 +221,15 @@ def test_an_unreadable_config(folder, text, message):
             ["rope_parameters", "rope_type is 'llama3'"],
         ),
         ("llama", {"rope_parameters": {"rope_type": "default", "mscale": 2.0}}, ["'mscale' (2.0)"]),
-        ("llama", {"partial_rotary_factor": 0.5}, ["'partial_rotary_factor' (0.5)"]),
+        ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor is 0.5"]),
         ("llama", {"sliding_window": 4096}, ["'sliding_window' (4096)"]),
         ("llama", {"quantization_config": {"bits": 4}}, ["quantization_config is {'bits': 4}"]),
         ("qwen2", {"use_sliding_window": True}, ["use_sliding_window is True"]),
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, ["layer_types is ['sliding_attention'"]),
-        ("llama", {"auto_map": {"AutoModel": "x.Y"}}, ["'auto_map'"]),
+        ("qwen2", {"use_mrope": True}, ["use_mrope is True"]),
+        ("llama", {"layer_types": ["full_attention"]}, ["layer_types is", "a list of 2 texts"]),
+        ("llama", {"embedding_multiplier": 12.0}, ["embedding_multiplier is 12.0"]),
+        ("llama", {"num_local_experts": 8}, ["num_local_experts is 8"]),
         ("llama", {"attention_bias": "yes"}, ["attention_bias is 'yes'; it must be true or false"]),
         ("llama", {"num_key_value_heads": 3}, ["num_heads (4) is not a multiple of num_kv_heads (3)"]),
         ("llama", {"rope_theta": float("inf")}, ["rope_theta is inf"]),
@@ -240,6 +246,101 @@ def test_settings_without_effect_and_null_are_taken(folder):
         folder, rope_scaling=None, sliding_window=None, use_cache=False, attn_pdrop=0.3, temperature=0.7
     )
     load_model(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"], indirect=True)
+def test_settings_that_change_nothing_with_these_values_are_taken(small, folder, tokens):
+    expected = small(tokens)
+    configure(
+        folder, use_mrope=False, max_sequence_length=2048, auto_map={"AutoModelForCausalLM": "modeling.X"},
+        layer_types=["full_attention"] * 2, partial_rotary_factor=1.0, alibi=False, num_experts=0,
+        unsloth_version="2025.1", is_causal=True, embedding_multiplier=1,
+    )  # fmt: skip
+    assert torch.equal(load_model(folder)(tokens), expected)
+
+
+DEEP = "deep"
+WRONG = [
+    [], {}, [[]], {"a": 1}, "", "x", -1, 0, 1.5, 10**400, -(10**400), 1e308, float("nan"), float("inf"), True, False,
+    "9" * 500, 2**31, 2**63, ["full_attention"] * 5, DEEP,
+]  # fmt: skip
+
+
+def test_no_value_of_any_setting_ends_in_a_traceback(folder, family, tmp_path):
+    """Each setting that is read in turn has values of other types: opened as it was, or refused by its name."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    reader = ConfigReader(values, path)
+    expected = FAMILIES[family].read(reader)
+    reader.finish()
+    nested = [("rope_parameters", key) for key in values.get("rope_parameters", {})]
+    places = [(key,) for key in sorted(reader._read | values.keys())] + nested
+    refusals = 0
+    for place in places:
+        for wrong in WRONG:
+            changed = json.loads(json.dumps(values))
+            at = changed
+            for key in place[:-1]:
+                at = at[key]
+            at[place[-1]] = "THE PLACE"
+            text = json.dumps(changed).replace(
+                '"THE PLACE"', "[" * 400 + "]" * 400 if wrong is DEEP else json.dumps(wrong)
+            )
+            path.write_text(text)
+            try:
+                found = load_model(folder).config
+            except WeightsError as error:
+                refusals += 1
+                assert len(str(error)) < 3000
+                by_tensor = any(word in error.what for word in ("has the shape", "layers", "tensor"))
+                assert by_tensor or any(
+                    name in f"{error.what} {error.where}" for name in (place[-1], *CONTRADICTED)
+                ), error
+            else:
+                assert found.vocab_size == expected.vocab_size, (place, wrong)
+    assert refusals > 150
+
+
+# Settings that an error names when another contradicts them.
+CONTRADICTED = ("num_heads", "head_dim")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000, '{"a":' * 100_000, '{"model_type": ' + "9" * 5000 + "}",
+        '{"model_type": "llama", "vocab_size": ' + "9" * 5000 + "}", '{"model_type": []}',
+    ],
+)  # fmt: skip
+def test_json_that_python_cannot_hold(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(folder, "config.json")
+
+
+def test_a_config_that_is_no_file(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    refused(folder, "config.json cannot be read")
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    refused(folder, "config.json cannot be read")
+
+
+def test_layers_are_counted_before_anything_is_built(folder, family):
+    """Without the count, a million layers take minutes and gigabytes."""
+    key = "n_layer" if family == "gpt2" else "num_hidden_layers"
+    configure(folder, **{key: 9_999})
+    refused(folder, "config.json asks for 9,999 layers; the file holds", "model.safetensors")
+    for count in (10**6, 2**31 - 1):
+        configure(folder, **{key: count})
+        refused(folder, "num_layers must be at most", "config.json")
+
+
+def test_sizes_that_no_tensor_has(folder, family):
+    keys = ("vocab_size", "n_embd") if family == "gpt2" else ("vocab_size", "hidden_size")
+    heads = "n_head" if family == "gpt2" else "num_attention_heads"
+    configure(folder, **dict.fromkeys(keys, 2**30), **{heads: 1, "num_key_value_heads": None})
+    refused(folder, "shape")
 
 
 def test_configurations_as_published_are_taken(make_model, tmp_path):

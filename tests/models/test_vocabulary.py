@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from nbllm.core.errors import RunError, UserError
 from nbllm.data import train_tokenizer
 from nbllm.lm import LM, load
+from nbllm.models import build, make_config, save_model
 from nbllm.models.gguf import save_gguf
+from nbllm.models.vocabulary import resize_vocabulary
 
 TEXT = ["the cat sat on the mat and the dog sat on the log", "def f(x):\n    return x + 1"]
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_positions": 32, "initializer_range": 0.2}
@@ -78,6 +80,22 @@ def test_rows_are_those_of_transformers(family, tied, change, tokenizer, tmp_pat
     torch.testing.assert_close(lm.model(ids), theirs(ids).logits, atol=1e-2, rtol=0)
     opened = load(lm.save(tmp_path / "resized"))
     assert torch.equal(opened.model(ids), lm.model(ids))
+
+
+def test_an_encoder_too(tmp_path):
+    config = make_config("bert", vocab_size=90, hidden_size=32, num_layers=2, num_heads=4, max_positions=32)
+    model = build(config)
+    save_model(model, tmp_path)
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    theirs.resize_token_embeddings(97)
+    resize_vocabulary(model, 97)
+    assert torch.equal(model.head_weight[:90], theirs.get_output_embeddings().weight[:90])
+    assert model.head_weight.shape == theirs.get_output_embeddings().weight.shape
+    assert model.head.bias.shape == theirs.get_output_embeddings().bias.shape == (97,)
+    save_model(model, tmp_path)
+    ids = torch.tensor([[1, 2, 96]])
+    opened = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(opened(ids).logits, model(ids), atol=1e-5, rtol=0)
 
 
 def test_a_grown_model_is_saved_opened_and_used(grown, tmp_path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from nbllm.core.errors import WeightsError, nearest
+from nbllm.core.terminal import shorten
 
 # Settings that any transformers configuration may carry and that do not change what the model computes:
 # identity, token ids, caching, what a call returns; dropout, which is for training; other heads; sampling.
@@ -14,13 +15,17 @@ WITHOUT_EFFECT = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path
     _num_labels n_special predict_special_tokens
-    architectures attn_implementation bos_token_id chunk_size_feed_forward dtype eos_token_id
+    architectures attn_implementation auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id
     experts_implementation finetuning_task gradient_checkpointing id2label is_decoder
-    is_llama_config keys_to_ignore_at_inference label2id model_type num_labels output_attentions
+    ignore_index initializer_factor
+    is_llama_config keys_to_ignore_at_inference label2id loss_type max_seq_len max_sequence_length
+    model_max_length model_type neftune_noise_alpha num_labels output_attentions
     output_hidden_states output_past pad_token_id pretraining_tp problem_type
-    reorder_and_upcast_attn return_dict sep_token_id task_specific_params tf_legacy_loss
+    reorder_and_upcast_attn return_dict router_aux_loss_coef sep_token_id seq_length
+    task_specific_params tf_legacy_loss
     tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config
-    transformers_version unk_token_id use_bfloat16 use_cache
+    transformers_version unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
+    use_flash_attn use_flash_attention
 
     attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout classifier_dropout_prob dropout
     embd_pdrop hidden_dropout hidden_dropout_prob qa_dropout resid_pdrop seq_classif_dropout
@@ -35,14 +40,37 @@ WITHOUT_EFFECT = frozenset(
     """.split()
 )
 
-# Settings with just one value that is implemented; None (off) always is.
+# Settings of which just one value is implemented, with which they change nothing; None (off) always is.
 IMPLEMENTED: dict[str, Any] = {
     "add_cross_attention": False,
     "is_encoder_decoder": False,
     "cross_attention_hidden_size": None,
     "pruned_heads": {},
     "quantization_config": None,
+    "alibi": False,
+    "attention_out_bias": False,
+    "clip_qkv": None,
+    "embedding_multiplier": 1.0,
+    "is_causal": True,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "mlp_only_layers": [],
+    "num_experts": 0,
+    "num_local_experts": 0,
+    "num_nextn_predict_layers": 0,
+    "partial_rotary_factor": 1.0,
+    "qk_layernorm": False,
+    "residual_multiplier": 1.0,
+    "rope_interleaved": False,
+    "use_alibi": False,
+    "use_bidirectional_attention": False,
+    "use_mrope": False,
+    "use_parallel_residual": False,
+    "use_qk_norm": False,
+    "use_sliding_window": False,
 }
+MAX_INTEGER = 2**31  # no model has a size beyond it
+MAX_FLOAT = sys.float_info.max
 
 
 class ConfigReader:
@@ -67,12 +95,15 @@ class ConfigReader:
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self._error(key, value, f"a whole number greater than {least - 1}")
+        if value > MAX_INTEGER:
+            raise self._error(key, value, f"at most {MAX_INTEGER:,}")
         return value
 
     def number(self, key: str, default: float) -> float:
         """Return a finite number greater than zero; `default` where the key is absent or null."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        # An integer may be beyond every float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FLOAT:
             raise self._error(key, value, "a number greater than 0")
         return float(value)
 
@@ -86,7 +117,7 @@ class ConfigReader:
     def choice(self, key: str, default: str, known: Mapping[str, str]) -> str:
         """Return our name for one of transformers' names."""
         value = self._get(key, default)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise self._error(key, value, f"one of {', '.join(known)}")
         return known[value]
 
@@ -101,11 +132,18 @@ class ConfigReader:
         """Refuse any value of `key` but `implemented` (or null)."""
         value = self._get(key, implemented)
         if value != implemented:
-            raise WeightsError(
-                f"{key} is {value!r} in this model's configuration; nbllm implements only {implemented!r}.",
-                where=self._where,
-                hint="This model cannot be opened without changing what it computes.",
-            )
+            raise self._not_implemented(key, value, repr(implemented))
+
+    def all_layers(self, key: str, implemented: str, num_layers: int) -> None:
+        """Refuse a list with an entry for each layer unless every one is `implemented`; null is as if absent."""
+        value = self._get(key, None)
+        if value is None:
+            return
+        if not isinstance(value, list) or len(value) != num_layers:
+            raise self._error(key, value, f"a list of {num_layers} texts, one for each layer")
+        for entry in value:
+            if entry != implemented:
+                raise self._not_implemented(key, value, f"{implemented!r} in every layer")
 
     def ignore(self, key: str) -> None:
         """Count `key` as read: another setting has made sure that it says nothing."""
@@ -113,15 +151,15 @@ class ConfigReader:
 
     def finish(self) -> None:
         """Refuse every setting that was not read and could change what the model computes."""
-        for key, implemented in IMPLEMENTED.items():
-            self.only(key, implemented)
+        for key in sorted(IMPLEMENTED.keys() - self._read):
+            self.only(key, IMPLEMENTED[key])
         for key in sorted(self._values.keys() - self._read - WITHOUT_EFFECT):
             if self._values[key] is not None:
                 raise WeightsError(
-                    f"The setting {key!r} ({self._values[key]!r}) is not implemented for this family.",
+                    f"The setting {key!r} ({_shown(self._values[key])}) is not implemented for this family.",
                     where=self._where,
                     hint="It is refused because to drop it could change the output. "
-                    + nearest(key, self._read),
+                    + nearest(key, self._read - IMPLEMENTED.keys()),
                 )
 
     def _get(self, key: str, default: Any) -> Any:
@@ -130,4 +168,19 @@ class ConfigReader:
         return default if value is None else value
 
     def _error(self, key: str, value: object, expected: str) -> WeightsError:
-        return WeightsError(f"{key} is {value!r}; it must be {expected}.", where=self._where)
+        return WeightsError(f"{key} is {_shown(value)}; it must be {expected}.", where=self._where)
+
+    def _not_implemented(self, key: str, value: object, implemented: str) -> WeightsError:
+        return WeightsError(
+            f"{key} is {_shown(value)} in this model's configuration; nbllm implements only {implemented}.",
+            where=self._where,
+            hint="This model cannot be opened without changing what it computes.",
+        )
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, shortened."""
+    try:
+        return shorten(repr(value), 200)
+    except RecursionError:
+        return "nested too deeply"

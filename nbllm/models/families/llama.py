@@ -15,7 +15,8 @@ FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a LlamaConfig, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
-    settings.only("rope_interleaved", False)
+    shared = read_shared(settings)
+    settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
         family="llama",
         vocab_size=settings.integer("vocab_size", 32000),
@@ -23,7 +24,7 @@ def read(settings: ConfigReader) -> ModelConfig:
         max_positions=settings.integer("max_position_embeddings", 2048),
         attention_bias=settings.flag("attention_bias", False),
         feed_forward_bias=settings.flag("mlp_bias", False),
-        **read_shared(settings),
+        **shared,
     )
 
 

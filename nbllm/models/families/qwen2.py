@@ -17,7 +17,7 @@ def read(settings: ConfigReader) -> ModelConfig:
     for unused in ("sliding_window", "max_window_layers"):  # without use_sliding_window they say nothing
         settings.ignore(unused)
     shared = read_shared(settings)
-    settings.only("layer_types", ["full_attention"] * shared["num_layers"])
+    settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
         family="qwen2",
         vocab_size=settings.integer("vocab_size", 151936),

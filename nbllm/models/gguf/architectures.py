@@ -93,6 +93,34 @@ def tensor_map(config: ModelConfig) -> list[Source]:
     return out
 
 
+# Settings that change nothing with these values, whichever the architecture; with others they are refused.
+_NEUTRAL: dict[str, Any] = {
+    "attention.causal": True,
+    "attention.clamp_kqv": 0.0,
+    "attention.max_alibi_bias": 0.0,
+    "attention.output_scale": 1.0,
+    "attention.sliding_window": 0,
+    "attn_logit_softcapping": 0.0,
+    "embedding_scale": 1.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "final_logit_softcapping": 0.0,
+    "leading_dense_block_count": 0,
+    "logit_scale": 1.0,
+    "nextn_predict_layers": 0,
+    "pooling_type": 0,
+    "residual_scale": 1.0,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.factor": 1.0,
+    "rope.scaling.type": "none",
+    "rope.scaling.yarn_ext_factor": 0.0,
+    "use_parallel_residual": False,
+}
+# What describes the file or its making. Without a scaling of the rotary frequencies, the context that they were scaled
+# from says nothing.
+_REMARKS = ("tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")
+
+
 def read_config(header: Header) -> ModelConfig:
     """Return the model's shape as metadata and tensors state it.
 
@@ -100,6 +128,9 @@ def read_config(header: Header) -> ModelConfig:
         WeightsError: The architecture is not known, a setting is missing, out of range or not implemented.
     """
     path, name = header.path, header.metadata.get("general.architecture")
+    kind = header.metadata.get("general.type", "model")
+    if kind != "model":
+        raise WeightsError(f"The file holds no model: its general.type is {kind!r}.", where=path)
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise WeightsError(
             f"The architecture is {name!r}.", where=path, hint=f"Known: {', '.join(ARCHITECTURES)}."
@@ -112,6 +143,10 @@ def read_config(header: Header) -> ModelConfig:
     }
     settings = ConfigReader(values, f"{path}, {name}.*")
     try:
+        for key, value in _NEUTRAL.items():
+            settings.only(key, value)
+        for key in _REMARKS:
+            settings.ignore(key)
         config = _READERS[name](settings, header)
         settings.finish()
     except WeightsError:
@@ -175,9 +210,6 @@ def _common(settings: ConfigReader, header: Header, name: str) -> dict[str, Any]
     _require(f"{name}.{architecture.eps}", header)
     embedding = _tensor(EMBEDDING, header)
     settings.only("vocab_size", embedding.shape[0])
-    settings.only("expert_count", 0)
-    settings.only("attention.causal", True)
-    settings.ignore("tensor_data_layout")  # a remark on the file that this one was made of
     return {
         "family": name,
         "vocab_size": embedding.shape[0],
@@ -214,7 +246,6 @@ def _read_rotary(settings: ConfigReader, header: Header) -> dict[str, Any]:
     head_dim = settings.integer("attention.key_length", max(hidden // heads, 1))
     settings.only("attention.value_length", head_dim)
     settings.only("rope.dimension_count", head_dim)
-    settings.only("rope.scaling.type", "none")
     return {
         **common,
         "num_kv_heads": settings.integer("attention.head_count_kv", heads),

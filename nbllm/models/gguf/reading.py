@@ -42,10 +42,8 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Network
     _check_names(sources, header)
     try:
         model = build_without_weights(config)
-    except (RuntimeError, TypeError) as error:
-        raise WeightsError(
-            f"The metadata state sizes that no tensor can have: {error}", where=header.path
-        ) from None
+    except UserError as error:
+        raise WeightsError(error.what, where=header.path, hint=error.hint) from None
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for source in sources:
         rows = sum(shapes[target][0] for target in source.targets)

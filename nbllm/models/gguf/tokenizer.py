@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pro
 from transformers import PreTrainedTokenizerFast
 
 from nbllm.core.errors import WeightsError
+from nbllm.core.terminal import shorten
 from nbllm.models.gguf.header import Header
 from nbllm.models.gguf.pre_tokenizers import RECIPES
 
@@ -19,6 +20,13 @@ SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_
 TEMPLATE = "tokenizer.chat_template"
 # Before `tokenizer.ggml.pre` was invented, these architectures had one way to cut text each.
 _BEFORE_PRE = {"gpt2": "gpt-2", "qwen2": "qwen2"}
+_PREFIX = "tokenizer.ggml."
+# The entries that are read, and those that say nothing of the kinds of tokenizers that are built here: llama.cpp reads
+# them for others alone. What ends in _token_id names a token's part.
+_READ = frozenset(
+    "model pre tokens token_type scores merges add_bos_token add_eos_token add_space_prefix".split()
+)
+_OF_OTHER_KINDS = frozenset("token_type_count remove_extra_whitespaces precompiled_charsmap".split())
 _LONGEST_PIECE = 256  # characters; SentencePiece's own limit is 16
 _SPACE = "\u2581"
 
@@ -40,6 +48,7 @@ def read_tokenizer(header: Header) -> PreTrainedTokenizerFast:
             f"The file describes the tokenizer {kind!r}." if kind else "The file describes no tokenizer.",
             f"Known: {', '.join(_BUILDERS)}. Or give one: load(path, tokenizer=...).",
         )
+    metadata.check_all_known()
     try:
         tokenizer, add_bos = _BUILDERS[kind](metadata)
         tokenizer.add_tokens(metadata.added)
@@ -79,6 +88,18 @@ class _Metadata:
         self.vocab = {token: index for index, token in enumerate(self.tokens)}
         if len(self.vocab) < count:
             raise self.error("A token is listed twice.", None)
+
+    def check_all_known(self) -> None:
+        """Refuse entries that are not read and could change how text is cut."""
+        for key, value in self._header.metadata.items():
+            name = key.removeprefix(_PREFIX)
+            known = name in _READ | _OF_OTHER_KINDS or name.endswith("_token_id")
+            if key.startswith(_PREFIX) and not known and value is not False:
+                raise self.error(
+                    f"The entry {name!r} ({shorten(repr(value), 100)}) is not implemented.",
+                    "It is refused because to drop it could give other tokens. Or give the tokenizer: "
+                    "load(path, tokenizer=...).",
+                )
 
     @property
     def added(self) -> list[AddedToken]:
