@@ -41,7 +41,8 @@ THEME_CSS = f"""
 .nbllm .bad {{ color: var(--nbllm-bad); }}
 .nbllm .nbllm-scroll {{ overflow-x: auto; }}
 .nbllm table {{ border-collapse: collapse; margin: .6em 0; font-size: .95em; border: 0; color: inherit; }}
-.nbllm caption {{ caption-side: top; text-align: left; color: var(--nbllm-muted); padding-bottom: .3em; }}
+.nbllm caption {{ caption-side: top; text-align: left; color: var(--nbllm-muted); padding-bottom: .3em;
+  min-width: 16em; }}
 .nbllm.nbllm.nbllm th, .nbllm.nbllm.nbllm td {{ padding: .3em .9em .3em 0;
   border: 0; border-bottom: 1px solid var(--nbllm-line); text-align: left; vertical-align: top; background: none; }}
 .nbllm.nbllm.nbllm dt, .nbllm.nbllm.nbllm dd {{ float: none; display: block; width: auto; margin: 0; padding: 0;
@@ -49,6 +50,7 @@ THEME_CSS = f"""
 .nbllm.nbllm.nbllm thead th {{ font-weight: 600; color: var(--nbllm-muted); border-bottom-width: 2px;
   white-space: nowrap; }}
 .nbllm.nbllm.nbllm tbody th {{ font-weight: 400; color: var(--nbllm-muted); white-space: nowrap; }}
+.nbllm .pairs td {{ overflow-wrap: anywhere; }}
 .nbllm.nbllm.nbllm .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .nbllm.nbllm.nbllm .unbroken {{ white-space: nowrap; }}
 .nbllm pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: .4em 0; padding: .7em .9em;

@@ -62,6 +62,11 @@ class Comparison:
         ]
         for values in flat:
             values.pop("config.rules", None)  # as it was started with; those of now are beside it
+            for part in (
+                "train",
+                "validation",
+            ):  # where the cache keeps the tokens; the fingerprint says which
+                values.pop(f"data.{part}.path", None)
         keys = dict.fromkeys(key for values in flat for key in values)
         return {key.removeprefix("config."): tuple(values.get(key) for values in flat) for key in keys}
 
