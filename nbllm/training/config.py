@@ -33,7 +33,7 @@ class TrainConfig(PlainConfig):
     Args:
         objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
         steps: Optimizer steps in all.
-        batch_size: Sequences in one forward pass.
+        batch_size: Sequences in one forward pass. When it is not given, `nb.train` takes fewer long ones.
         sequence_length: Tokens in one sequence. When it is not given, `nb.train` takes fewer where the model has fewer
             positions, or the text fewer tokens than a batch.
         accumulation: Forward passes whose gradients make one step.

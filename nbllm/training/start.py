@@ -35,12 +35,18 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 MOST_EPOCHS = 1_000_000
+BATCH_TOKENS = 2048  # in a batch whose size is not given
 SHORTEST = 32  # tokens in a sequence, unless a shorter one is asked for
 
 
 @takes(
     [
-        *settings_of(TrainConfig, without=("optimizer_settings",), sequence_length=InWords("at most 1024")),
+        *settings_of(
+            TrainConfig,
+            without=("optimizer_settings",),
+            batch_size=InWords(f"at most 8, and {BATCH_TOKENS} tokens"),
+            sequence_length=InWords("the model's, at most 1024"),
+        ),
         *(setting(each.name, each.default, "float") for each in OPTIMIZERS[TrainConfig.optimizer].settings),
     ],
     TrainConfig,
@@ -103,8 +109,7 @@ def train(
     text, held_out_text = _parts(data, validation, settings.seed)
     training = _store(lm, text)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
-    if "sequence_length" not in given:
-        settings = settings.replace(sequence_length=_sequence_length(settings, lm, training))
+    settings = _sized(settings, given, lm, training)
     check_fits(settings, lm.config, lm.tokenizer, training, held_out)
     settings = _counted(settings, epochs, lm, training)
     held = None if held_out is None else _describe(held_out, held_out_text)
@@ -195,14 +200,23 @@ def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore) -
     return steps
 
 
-def _sequence_length(settings: TrainConfig, lm: LM, training: TokenStore) -> int:
-    """Return the default length, shorter for a small model or a short text; say so where the model could take more."""
-    positions = lm.config.max_positions
-    enough_for_a_batch = max(SHORTEST, training.num_tokens // settings.batch_size)
-    length = min(settings.sequence_length, positions, enough_for_a_batch)
-    if length < positions:
-        sys.stdout.write(f"sequence_length={length}; the model has {positions:,} positions.\n")
-    return length
+def _sized(settings: TrainConfig, given: Mapping[str, Any], lm: LM, training: TokenStore) -> TrainConfig:
+    """Return the settings with length and number of sequences where they were not given; say so if they are bounded.
+
+    Sequences are as long as the model's positions, up to the default length, and shorter where a short text would fill
+    no batch. A batch of long sequences has fewer: activations take memory for each token, on a small machine too much
+    for eight times 1,024 in a model of 135 million parameters (9 GB).
+    """
+    positions, length, batch_size = lm.config.max_positions, settings.sequence_length, settings.batch_size
+    if "sequence_length" not in given:
+        length = min(length, positions, max(SHORTEST, training.num_tokens // batch_size))
+    if "batch_size" not in given:
+        batch_size = max(1, min(batch_size, BATCH_TOKENS // length))
+    if "sequence_length" not in given and length < positions:
+        sys.stdout.write(
+            f"sequence_length={length}, batch_size={batch_size}; the model has {positions:,} positions.\n"
+        )
+    return settings.replace(sequence_length=length, batch_size=batch_size)
 
 
 def _store(lm: LM, data: Any) -> TokenStore:

@@ -69,14 +69,14 @@ def test_every_setting_is_shown_with_its_default_and_described(name):
     fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "optimizer_settings"}
     assert set(fields) <= set(shown)
     as_declared = {"chat": set(), "LM.chat": set()}.get(name, set(fields))
-    for field in as_declared - {"sequence_length", "rules"}:
+    for field in as_declared - {"sequence_length", "batch_size", "rules"}:
         assert shown[field].default == fields[field].default
     for field in fields:
         assert re.search(rf"^    {field}: ", function.__doc__, re.MULTILINE), field
 
 
 def test_what_depends_on_the_model_is_said_in_words():
-    assert "sequence_length: 'int' = <at most 1024>" in str(inspect.signature(nb.train))
+    assert "sequence_length: 'int' = <the model's, at most 1024>" in str(inspect.signature(nb.train))
     assert "temperature: 'float' = <as the model's makers recommend>" in str(inspect.signature(nb.chat))
     assert "max_new_tokens: 'int' = 512" in str(inspect.signature(nb.LM.chat))
 

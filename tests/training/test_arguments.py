@@ -140,14 +140,20 @@ def test_sequences_are_as_long_as_the_model_and_the_text_allow(lm, store, texts,
     run = nb.train(lm, short, folder=tmp_path, **{**small, "batch_size": 8}, steps=1).wait(progress=False)
     length = run.config["sequence_length"]
     assert length == max(32, short.num_tokens // 8) < 64
-    assert f"sequence_length={length}; the model has 64 positions." in capsys.readouterr().out
+    assert f"sequence_length={length}, batch_size=8; the model has 64 positions." in capsys.readouterr().out
 
 
 def test_the_default_is_bounded_for_models_of_long_context(tokenizer, texts, small, tmp_path, capsys):
     lm = nb.LM.new("llama", tokenizer=tokenizer, num_layers=1, hidden_size=8, num_heads=1, max_positions=5000)
+    del small["batch_size"]
     run = nb.train(lm, texts, folder=tmp_path, **small, steps=1).wait(progress=False)
-    assert run.config["sequence_length"] == 1024
-    assert "sequence_length=1024; the model has 5,000 positions." in capsys.readouterr().out
+    assert (run.config["sequence_length"], run.config["batch_size"]) == (1024, 2)
+    assert "sequence_length=1024, batch_size=2; the model has 5,000 positions." in capsys.readouterr().out
+    for length, batch_size in ((64, 8), (256, 8), (500, 4), (3000, 1)):
+        options = {**small, "sequence_length": length, "steps": 1}
+        run = nb.train(lm, texts, folder=tmp_path, **options).wait(progress=False)
+        assert (run.config["sequence_length"], run.config["batch_size"]) == (length, batch_size)
+    assert "sequence_length" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
