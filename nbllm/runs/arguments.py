@@ -20,7 +20,7 @@ class Argument(Config):
     Args:
         name: What it is called.
         kind: "float", "int", "text", "flag" (true or false), "list", "values" (anything, by name), or
-            "patterns" (names of model parts, with `*`).
+            "patterns" (that name parts of the model; see `nbllm.runs.patterns`).
         low: Smallest number; `None` is no bound.
         high: Largest number; `None` is no bound.
         low_open: The number must be above `low`, not equal to it.

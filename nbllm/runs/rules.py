@@ -154,12 +154,12 @@ def scale(**factors: float) -> RuleAction:
 
 
 def freeze(*patterns: str) -> RuleAction:
-    """Stop training the parts whose names match."""
+    """Stop training the parts that the patterns name, as in `run.freeze`."""
     return _action("freeze", {"patterns": list(patterns)})
 
 
 def unfreeze(*patterns: str) -> RuleAction:
-    """Train the parts again whose names match."""
+    """Train the parts again that the patterns name."""
     return _action("unfreeze", {"patterns": list(patterns)})
 
 

@@ -147,11 +147,14 @@ class Run(RecordedRun):
         return ask(self, self.actor, "set", values, timeout)
 
     def freeze(self, *patterns: str, timeout: float = WAIT) -> Outcome:
-        """Stop training the parts whose names match: `run.freeze("blocks.0.*", "embedding*")`."""
+        """Stop training the parts that the patterns name: `run.freeze("embedding", "layers[:2]")`.
+
+        `run.freeze("!layers[-2:]")` stops all but the last two layers; see `nbllm.training.freezing`.
+        """
         return ask(self, self.actor, "freeze", {"patterns": list(patterns)}, timeout)
 
     def unfreeze(self, *patterns: str, timeout: float = WAIT) -> Outcome:
-        """Train the parts again whose names match."""
+        """Train the parts again that the patterns name: `run.unfreeze("layers[1]")`."""
         return ask(self, self.actor, "unfreeze", {"patterns": list(patterns)}, timeout)
 
     def rewind(self, step: int, *, timeout: float = WAIT) -> Outcome:

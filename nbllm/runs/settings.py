@@ -21,7 +21,7 @@ class Setting(Argument):
 
     Args:
         name: The name in `run.set(name=value)`.
-        kind: "float", "int" or "patterns" (names of model parts, with `*`).
+        kind: "float", "int" or "patterns" (that name parts of the model).
         low: Smallest value; `None` is no bound.
         high: Largest value; `None` is no bound.
         low_open: The value must be above `low`, not equal to it.
