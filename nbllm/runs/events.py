@@ -24,6 +24,9 @@ from nbllm.core.terminal import shorten
 FOLDER = "events"
 DURABLE = frozenset({"start", "action", "checkpoint", "end"})  # on the disk before `write` returns
 MAX_LINE = 4 << 20  # bytes; a longer line is damage or an attack, not an event
+MAX_SKIPPED = (
+    1 << 28
+)  # bytes of such a line after which the rest of the file is not read: it may be one large hole
 CHUNK = 1 << 20
 MAX_COUNT = 1 << 53
 NAME = re.compile(r"(?P<writer>[A-Za-z0-9_.]+)-(?P<number>[0-9]{1,9})\.jsonl")
@@ -133,7 +136,7 @@ class EventReader:
         self.folder = Path(folder) / FOLDER
         self.damaged = 0
         self._offsets: dict[str, int] = {}
-        self._skipping: set[str] = set()  # files inside a line that is too long
+        self._skipping: dict[str, int] = {}  # files inside a line that is too long, with the bytes skipped
 
     def poll(self) -> list[Event]:
         """Return the events since the last poll, in the order of the sessions."""
@@ -152,7 +155,7 @@ class EventReader:
                 offset = self._offsets.get(entry.name, 0)
                 if size < offset:
                     raise Restarted
-                if size > offset:
+                if size > offset and self._skipping.get(entry.name, 0) <= MAX_SKIPPED:
                     with open_regular(Path(entry.path), follow=False) as file:
                         yield from self._read(entry.name, file, offset)
             except OSError:
@@ -167,7 +170,7 @@ class EventReader:
             if end:
                 lines, pending = pending[:end], pending[end:]
                 if name in self._skipping:
-                    self._skipping.discard(name)
+                    del self._skipping[name]
                     lines = lines.partition(b"\n")[2]
                 self._offsets[name] = offset = offset + end
                 events, damaged = parse_lines(lines.splitlines())
@@ -175,9 +178,11 @@ class EventReader:
                 yield events
             elif len(pending) > MAX_LINE:
                 self.damaged += name not in self._skipping
-                self._skipping.add(name)
+                self._skipping[name] = self._skipping.get(name, 0) + len(pending)
                 self._offsets[name] = offset = offset + len(pending)
                 pending = b""
+                if self._skipping[name] > MAX_SKIPPED:
+                    return
 
 
 class Restarted(Exception):

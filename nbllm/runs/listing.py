@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -80,8 +82,17 @@ class RunList(Sequence[Run]):
 
 
 def list_runs(folder: Path | str = "runs") -> RunList:
-    """Return the runs in `folder`, newest first; those that cannot be read are listed with the reason."""
+    """Return the runs in `folder`, newest first; those that cannot be read are listed with the reason.
+
+    Raises:
+        RunError: The folder itself may not be read.
+    """
     folder = expand_user(folder)
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+            os.scandir(folder).close()
+    except OSError as error:
+        raise RunError(f"The folder of runs cannot be read: {error.strerror}.", where=folder) from error
     runs, unreadable = [], []
     for path in run_folders(folder):
         try:

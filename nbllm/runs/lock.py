@@ -74,7 +74,7 @@ class TrainerLock:
                 raise RunError(
                     f"The run's folder cannot be locked: {getattr(error, 'strerror', None) or error}.",
                     where=self.folder,
-                    hint="You need the right to write there.",
+                    hint="You need the right to write there, and some disk space.",
                 ) from error
             raise
         return self

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nbllm.core.io import open_regular
-from nbllm.runs.events import MAX_LINE, Event, event_files, is_number, parse_line, parse_lines
+from nbllm.runs.events import MAX_LINE, MAX_SKIPPED, Event, event_files, is_number, parse_line, parse_lines
 from nbllm.runs.timeline import Points, SessionState, Timeline, begin_timeline
 
 WHOLE = 1 << 16  # bytes: up to so many new ones are read line by line
@@ -88,6 +88,7 @@ class Skim:
         offset = self._offsets.get(name, 0)
         is_short = size - offset <= WHOLE
         every = (size - offset) // PLACES if self.curve else size
+        skipped = 0
         while offset < size:
             file.seek(offset)
             block = file.read(min(SPAN, size - offset))
@@ -96,6 +97,9 @@ class Skim:
                 break  # a line that is still being written
             block = block[: end or len(block)]  # a line that is longer is none, and is skipped
             offset += len(block)
+            skipped = 0 if end else skipped + len(block)
+            if skipped > MAX_SKIPPED:
+                offset = size
             lines = block.splitlines() if is_short else _chosen_lines(block, every)
             events, _ = parse_lines([line for line in lines if len(line) <= MAX_LINE])
             self.timeline.extend(events)
@@ -202,8 +206,10 @@ def _first(path: Path) -> Event | None:
     """Return the `start` event, which is among the first of a session's file."""
     with open_regular(path, follow=False) as file:
         for _ in range(FIRST_LINES):
-            line = file.readline(1 << 22)
-            event = parse_line(line) if line.endswith(b"\n") else None
+            line = file.readline(MAX_LINE)
+            if not line.endswith(b"\n"):
+                return None
+            event = parse_line(line)
             if event is not None and event["kind"] == "start":
                 return event
     return None

@@ -168,6 +168,23 @@ def test_manifests_may_hold_anything(path, place):
         checkpoint.newest_good(path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files with holes, and pipes")
+def test_events_without_an_end_and_what_is_no_file_are_not_read(path):
+    events = path / "events"
+    for number, size in ((1, 1 << 42), (3, 1 << 42)):
+        with open(events / f"trainer-000{number}.jsonl", "wb") as file:
+            file.write(b'{"time":1.0,"kind":"step","step":%d,"loss":1.0}\n' % number)
+            file.truncate(size)  # a hole: it takes no place
+    write(events / "trainer-0002.jsonl", '{"time":1.0,"kind":"step","step":2,"loss":1.0}\n')
+    os.mkfifo(events / "trainer-0004.jsonl")
+    (events / "trainer-0005.jsonl").mkdir()
+    look_at(path)
+    run = Run(path)
+    assert run.history()[0].tolist() == [1, 2, 3]
+    assert "2 damaged lines" in "".join(run.problems)
+    assert run.step == 3  # also of what was read before
+
+
 @pytest.mark.skipif(os.name == "nt", reason="names that are no text")
 def test_a_run_whose_name_is_no_text_is_listed(tmp_path):
     path = create(tmp_path, "run", RECORD)

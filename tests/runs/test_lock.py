@@ -88,7 +88,7 @@ def test_asking_who_holds_it_disturbs_nobody_who_takes_it(tmp_path):
     for thread in threads:
         thread.start()
     try:
-        for _ in range(50):
+        for _ in range(20):
             with TrainerLock(tmp_path):
                 assert is_held(tmp_path)
     finally:

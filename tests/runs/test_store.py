@@ -249,3 +249,14 @@ def test_a_folder_that_may_not_be_entered_is_listed_as_such(tmp_path, monkeypatc
             Run(closed)
     finally:
         closed.chmod(0o700)
+
+
+def test_a_folder_of_runs_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    create(tmp_path, "mine", {})
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RunError, match="The folder of runs cannot be read: Permission denied"):
+        list_runs(tmp_path)
