@@ -62,6 +62,8 @@ TECHNIQUES = (
     Technique("3.2", "GPT-2", "nbllm.models.families.gpt2"),
     Technique("3.2", "LLaMA", "nbllm.models.families.llama"),
     Technique("3.3", "Language modelling", "nbllm.objectives.CausalLM"),
+    Technique("3.3", "Masked language modelling", "nbllm.objectives.MaskedLM"),
+    Technique("3.3", "Whole-word masking", "nbllm.objectives.WholeWordMaskedLM"),
     Technique("3.4", "AdamW, warm-up, cosine and WSD schedules", "nbllm.training.schedules"),
     Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),

@@ -50,10 +50,10 @@ class DocumentBounds:
 def document_bounds(tokenizer: Any) -> DocumentBounds:
     """Return the tokens around a document.
 
-    The end is the tokenizer's end-of-text token. A chat model's may be the end of a turn instead (`TURN_TOKENS`); then
-    the end is what ended documents in the pre-training (`DOCUMENT_ENDS`), if the vocabulary has that. The start is what
-    a person named (`name_document_start`), else the beginning-of-text token unless that begins a turn, else the end,
-    which stands before the next document too.
+    The end is the tokenizer's end-of-text token, or where there is none its separator (BERT's [SEP]). A chat model's
+    may be the end of a turn instead (`TURN_TOKENS`); then the end is what ended documents in the pre-training
+    (`DOCUMENT_ENDS`), if the vocabulary has that. The start is what a person named (`name_document_start`), else the
+    beginning-of-text token unless that begins a turn, else the end, which stands before the next document too.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -62,7 +62,8 @@ def document_bounds(tokenizer: Any) -> DocumentBounds:
         UserError: The token that was named is not in the vocabulary.
     """
     added = {str(token): int(number) for token, number in tokenizer.get_added_vocab().items()}
-    bos, eos = _named(tokenizer, "bos_token"), _named(tokenizer, "eos_token")
+    bos = _named(tokenizer, "bos_token")
+    eos = _named(tokenizer, "eos_token") or _named(tokenizer, "sep_token")
     start, end, reason = eos, eos, "the tokenizer's end-of-text token, which separates documents in training"
     separator = next((token for token in DOCUMENT_ENDS if token in added), None)
     if eos is not None and eos[0] in TURN_TOKENS and separator is not None:

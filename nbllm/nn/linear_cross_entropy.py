@@ -25,10 +25,11 @@ def linear_cross_entropy(
     weight: Float[Tensor, "vocabulary hidden"],
     targets: Int[Tensor, " token"],
     *,
+    bias: Float[Tensor, " vocabulary"] | None = None,
     chunk: int | None = None,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of softmax(hidden weight^T) against `targets`, summed over tokens, in nats.
+    """Return the cross-entropy of softmax(hidden weight^T + bias) against `targets`, summed over tokens, in nats.
 
     The forward pass takes a chunk of tokens at a time and computes their gradients while their probabilities
     are in memory; so neither logits nor probabilities of all tokens are ever held, and none is computed twice.
@@ -38,6 +39,7 @@ def linear_cross_entropy(
         hidden: (token, hidden).
         weight: (vocabulary, hidden).
         targets: (token,), the correct token of each row.
+        bias: (vocabulary,), added to the logits; None: nothing.
         chunk: Rows at a time; chosen by the vocabulary's size when None.
         ignore_index: Rows with this target do not count.
 
@@ -55,7 +57,7 @@ def linear_cross_entropy(
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
         _check_targets(targets, counted, weight.shape[0])
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, counted, chunk)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, counted, chunk)
     return loss
 
 
@@ -75,14 +77,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, counted: Tensor, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        counted: Tensor,
+        chunk: int,
     ) -> Tensor:
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
             rows = min(chunk, max(len(targets), 1))
             dtype = matmul_dtype(hidden, rows)
             hidden_grad = torch.empty_like(hidden) if wants_hidden else None
             weight_grad = _empty_or_zero(weight, empty=len(targets) > 0) if wants_weight else None
+            bias_grad = (
+                torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wants_bias else None
+            )
             matrix = weight.to(dtype)
             buffer = torch.empty(rows, len(weight), dtype=torch.float32, device=hidden.device)
             loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -90,15 +101,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + rows)
                 inputs = hidden[part].to(dtype)
                 probabilities = buffer[: len(inputs)]
-                loss += _loss_of_chunk(inputs, matrix, targets[part], counted[part], probabilities)
+                loss += _loss_of_chunk(inputs, (matrix, bias), targets[part], counted[part], probabilities)
+                if bias_grad is not None:
+                    bias_grad += probabilities.sum(0)
                 scores_grad = probabilities.to(dtype)
                 if hidden_grad is not None:
                     matmul_into(hidden_grad[part], scores_grad, matrix)
                 if weight_grad is not None:
                     into = add_matmul if start else matmul_into
                     into(weight_grad, scores_grad.t(), inputs)
-        ctx.save_for_backward(hidden_grad, weight_grad)
-        ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
+        ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
         return loss
 
     @staticmethod
@@ -111,10 +124,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _loss_of_chunk(
-    inputs: Tensor, matrix: Tensor, targets: Tensor, counted: Tensor, buffer: Tensor
+    inputs: Tensor, head: tuple[Tensor, Tensor | None], targets: Tensor, counted: Tensor, buffer: Tensor
 ) -> Tensor:
-    """Return the summed loss of a chunk; leave in `buffer` the gradient of its logits."""
+    """Return a chunk's summed loss by a head's matrix and bias; leave in `buffer` the gradient of its logits."""
+    matrix, bias = head
     matmul_into(buffer, inputs, matrix.t())
+    if bias is not None:
+        buffer += bias
     places = targets.clamp(min=0)[:, None]
     torch.softmax(buffer, -1, out=buffer)
     right = buffer.gather(1, places)
@@ -122,6 +138,7 @@ def _loss_of_chunk(
     unlikely = ~(right > _TINY)  # true for NaN as well
     if buffer.device.type != "cpu" or bool(unlikely.any()):
         logits = (inputs @ matrix.t()).float()
+        logits = logits if bias is None else logits + bias
         exact = logits.logsumexp(-1, keepdim=True) - logits.gather(1, places)
         losses = torch.where(unlikely, exact, losses)
     buffer.scatter_(1, places, right - 1)

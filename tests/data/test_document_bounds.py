@@ -167,3 +167,9 @@ def test_a_chat_model_finds_a_sentence_likelier_after_what_separated_its_documen
     lm.document_start = "<|im_end|>"
     (after_turn,) = lm.score(sentence)
     assert after_separator.log_probability > after_turn.log_probability + 5
+
+
+def test_a_tokenizer_that_only_has_a_separator_ends_documents_with_it():
+    """BERT's."""
+    found = document_bounds(make_tokenizer(["[SEP]"], sep_token="[SEP]"))
+    assert (found.start, found.end, found.start_token) == (4, 4, "[SEP]")

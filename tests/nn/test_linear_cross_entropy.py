@@ -130,3 +130,18 @@ def test_logits_of_all_tokens_are_never_held(monkeypatch):
     hidden, weight, targets = problem(tokens=4096, vocabulary=512)
     linear_cross_entropy(hidden, weight, targets)
     assert biggest == 1024 * 512
+
+
+@pytest.mark.usefixtures("any_matmul")
+@pytest.mark.parametrize("chunk", [1, 5, 1000])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_with_a_bias(chunk, scale):
+    hidden, weight, targets = problem(scale=scale)
+    bias = torch.linspace(-3, 3, 29).requires_grad_()
+    targets[3:6] = -100
+    expected = F.cross_entropy(hidden @ weight.t() + bias, targets, reduction="sum")
+    got = linear_cross_entropy(hidden, weight, targets, bias=bias, chunk=chunk)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+    pairs = [torch.autograd.grad(loss, (hidden, weight, bias)) for loss in (expected, got)]
+    for want, have in zip(*pairs, strict=True):
+        torch.testing.assert_close(have, want, atol=1e-4 * scale, rtol=1e-4)
