@@ -1,6 +1,6 @@
 """Conversations rendered by a chat template, in a process that can be killed.
 
-A template comes with a model and is not trusted. It cannot reach files or modules, and one that loops for ever or makes
+A template comes with a model and is not trusted. It cannot reach files or modules, and one that loops forever or makes
 gigabytes ends with its process, after `SECONDS` or as soon as the caller asks. The process is kept for the next
 conversation.
 """
@@ -26,6 +26,7 @@ from nbllm.core.errors import UserError
 SECONDS = 10.0  # for one rendering; a usual template takes a thousandth
 MOST_CHARACTERS, MOST_TIMES = 1 << 20, 4  # of the text: so many, and so many times those of the messages
 START_SECONDS = 120.0  # for a process to start, on however busy a machine
+MOST_IDLE = 2  # processes that are kept, where several conversations were rendered at a time
 PERIOD = 0.05  # seconds between questions whether to stop
 
 _WORKER = Path(__file__).with_name("chat_template_worker.py")
@@ -119,7 +120,10 @@ def _ask(request: bytes, should_stop: Callable[[], bool] | None) -> dict[str, st
             "error": f"it takes more than {SECONDS:g} seconds, or too much memory.",
             "hint": "The template is broken or hostile: set another, tokenizer.chat_template = ...",
         }
-    _idle.append(worker)
+    if len(_idle) < MOST_IDLE:
+        _idle.append(worker)
+    else:
+        worker.close()
     return answer
 
 

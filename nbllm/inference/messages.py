@@ -71,7 +71,7 @@ def _check_message(message: object, where: str) -> dict[str, Any]:
     extra = {key: value for key, value in given.items() if key not in ("role", "content")}
     try:
         json.dumps(extra, ensure_ascii=False).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"What the message has beside its content is no JSON: {error}", where=where) from None
     return {"role": role, "content": content, **extra}
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
@@ -102,6 +102,15 @@ def test_one_process_renders_them_all(tokenizer):
     workers[0]._process.kill()  # as a system does that is short of memory
     workers[0]._process.wait()
     assert "Be brief." in render(tokenizer, CHAT)
+
+
+def test_conversations_may_be_rendered_at_the_same_time(tokenizer):
+    chats = [[{"role": "user", "content": f"number {number}"}] for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda chat: render(tokenizer, chat), chats))
+    assert texts == [f"<|im_start|>user\nnumber {number}<|im_end|>\n" for number in range(12)]
+    assert 1 <= len(chat_template._idle) <= chat_template.MOST_IDLE
+    chat_template._close_all()
 
 
 @pytest.mark.parametrize("template", HOURS.values(), ids=HOURS)

@@ -6,6 +6,9 @@ from nbllm.core.errors import UserError
 from nbllm.inference.messages import check_messages
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+DEEP = []
+for _ in range(100_000):
+    DEEP = [DEEP]
 
 
 class Reply:
@@ -71,6 +74,7 @@ def test_an_answer_may_be_begun():
         ([{"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}], "has 'tool_calls'"),
         ([{"role": "assistant", "content": "", "audio": {"id": "1"}}], "has 'audio'"),
         ([{"role": "user", "content": "Hi", "when": object()}], "no JSON"),
+        ([{"role": "user", "content": "Hi", "deep": DEEP}], "no JSON"),
         ([{"role": "user", "content": "Hi", "name": "\ud800"}], "no JSON"),
         ("\ud800", "half a character"),
     ],
