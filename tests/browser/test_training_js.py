@@ -1112,3 +1112,12 @@ def test_an_error_in_the_panel_itself_is_shown(panel):
     expect(panel.panel.get_by_role("alert")).to_be_visible()
     panel.update(checkpoints=[checkpoint(160)])
     expect(button(panel, "Rewind to 160")).to_be_visible()
+
+
+def test_a_run_that_was_renamed_goes_on_under_its_new_name(panel):
+    panel.snapshot(make_card("renamed"))
+    panel.points(steps_table(1, 120), run="renamed")
+    expect(panel.panel.locator(".run-name")).to_have_text("renamed")
+    assert {key.split()[0] for key in panel.drawn()} == {"renamed"}
+    button(panel, "Save").click()
+    assert panel.commands() == [("renamed", "save", {})]
