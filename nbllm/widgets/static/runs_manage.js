@@ -2,6 +2,7 @@
 /** Renaming and deleting a run of the table, each with a confirmation; a live run is left alone. */
 import { element } from "./common.js";
 import { setAttribute, setShown, setText } from "./dom.js";
+import { isLive } from "./requests.js";
 
 /**
  * @typedef {{type: "rename" | "delete", run: string, name?: string}} ManageRequest
@@ -9,7 +10,6 @@ import { setAttribute, setShown, setText } from "./dom.js";
  *   answered: called with why it was refused; "": it is done
  */
 
-const LIVE_STATES = new Set(["starting", "running", "paused"]);
 const WAITING = "The kernel has not answered yet.";
 const PATIENCE = 1500; // milliseconds after which that is said
 
@@ -38,9 +38,9 @@ export class RunManagement {
     this.node = element("div", { class: "runs-manage" }, this.choice, this.renaming, this.removing, this.said);
   }
 
-  /** @param {string} state of the run now */
-  update(state) {
-    const reason = LIVE_STATES.has(state) ? `The run is ${state}: stop it first.` : "";
+  /** @param {import("./runs_order.js").RunRow} row */
+  update(row) {
+    const reason = isLive(row) ? `The run is ${row.state}: stop it first.` : "";
     for (const button of [this.rename, this.remove]) {
       button.disabled = reason !== "";
       setAttribute(button, "title", reason || null);

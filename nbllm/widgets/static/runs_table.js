@@ -190,7 +190,7 @@ export class RunsTable {
     const whole = row.parent ? `forked from ${row.parent.run} ${at}` : row.replay_of ? `replay of ${row.replay_of}` : "";
     setRunText(cells.fork, under ? (row.parent ? `forked\u00a0${at}` : "replay") : whole);
     cells.fork.title = whole;
-    cells.management.update(row.state);
+    cells.management.update(row);
     setRunText(cells.badge, row.state);
     cells.badge.className = `runs-state runs-is-${row.state.replace(/[^a-z]/g, "")}`;
     setRunText(cells.reason, row.reason);
