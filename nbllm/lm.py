@@ -649,9 +649,21 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
             "The directory holds no tokenizer.", where=directory, hint="Give one: load(path, tokenizer=...)."
         )
     try:
-        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the tokenizer libraries raise bare Exception for a broken file
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # for a broken file: bare Exceptions, and panics of Rust, which are not even those
         raise WeightsError(f"The tokenizer cannot be read: {error}", where=directory) from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, (int, float)):
+        raise WeightsError(
+            f"The tokenizer's model_max_length is {longest!r}; it must be a number.", where=directory
+        )
+    return tokenizer
 
 
 def _count(number: int) -> str:

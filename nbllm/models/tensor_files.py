@@ -14,10 +14,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nbllm.core.errors import WeightsError
+from nbllm.core.io import open_regular
 from nbllm.models.families.base import Family
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_MAX_INDEX = 1 << 26  # bytes
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -137,9 +139,10 @@ class TensorFiles:
     def _read_index(self, directory: Path) -> dict[str, Path]:
         """Return each tensor's file, checked against what the files hold."""
         try:
-            weight_map = json.loads(self.main.read_text(encoding="utf-8"))["weight_map"]
+            with open_regular(self.main) as index:
+                weight_map = json.loads(index.read(_MAX_INDEX))["weight_map"]
             entries = {str(name): str(file) for name, file in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WeightsError(
                 "The index of the shards has no readable weight_map.", where=self.main
             ) from None

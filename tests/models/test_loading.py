@@ -167,7 +167,9 @@ def test_an_index_that_reaches_outside(sharded, file, family):
     refused(sharded, PROJECTION[family], "no plain file name")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"weight_map": []}', '{"weight_map": {}}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"weight_map": []}', '{"weight_map": {}}', '{"a":' * 50_000, "9" * 5000]
+)
 def test_an_unreadable_index(sharded, text):
     (sharded / "model.safetensors.index.json").write_text(text)
     refused(sharded, "The index of the shards", "model.safetensors.index.json")
