@@ -23,6 +23,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07d00", "#56b4e9")
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")  # so that series differ in more than colour
 _FONT = 11.5
 _CHARACTER = 6.3  # mean width of a character at that size, in pixels
+_ROW = 16  # pixels between rows of the legend
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -85,12 +86,15 @@ def line_chart(
         marks: Vertical lines with a label; labels that would overlap go to the next of three rows, or
             are left to the line's tooltip.
         width: In pixels; the drawing shrinks with its container.
-        height: In pixels.
+        height: In pixels; more where the legend takes more than one row.
         log: Whether the y axis is logarithmic.
     """
     data = [(*_finite(s.x, s.y, log), s.name) for s in series]
-    legend = 20 if len(series) > 1 else 0
     frame = _frame(data, [mark.x for mark in marks], (width, height), log)
+    entries = _place_entries([s.name for s in series], frame) if len(series) > 1 else []
+    more = _ROW * max((entry.row for entry in entries), default=0)
+    legend = 20 + more if entries else 0
+    height, frame = height + more, dataclasses.replace(frame, bottom=frame.bottom + more)
     labels = _place_labels(marks, frame)
     num_rows = max((label.row for label in labels if label), default=-1) + 1
     frame = dataclasses.replace(frame, top=10 + legend + 15 * num_rows)
@@ -100,7 +104,7 @@ def line_chart(
         *(_path(x, y, name, i, frame) for i, (x, y, name) in enumerate(data)),
         _text(f"{escape(x_label)}", (frame.left + frame.right) / 2, height - 4, "middle"),
         _text(f"{escape(y_label)}", 12, (frame.top + frame.bottom) / 2, "middle", turn=True),
-        _legend([s.name for s in series], frame.left, 12) if legend else "",
+        _legend(entries),
     ]
     if not any(len(x) for x, _, _ in data):
         parts.append(
@@ -271,12 +275,36 @@ def _mark(mark: Mark, label: _Label | None, frame: _Frame, top: float) -> str:
     return f"<g><title>{escape(f'{mark.label} at {number(mark.x, 6)}')}</title>{''.join(parts)}</g>"
 
 
-def _legend(names: Sequence[str], left: float, y: float) -> str:
-    parts, x = [], left
-    for i, name in enumerate(names):
-        parts.append(_line(x, y, x + 22, y, _colour(i), dash=DASHES[i % len(DASHES)], thick=2.2))
-        parts.append(_text(escape(name), x + 28, y + 4, "start"))
-        x += 28 + _CHARACTER * len(name) + 20
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """Where the name of a line stands in the legend."""
+
+    name: str
+    x: float
+    row: int
+
+
+def _place_entries(names: Sequence[str], frame: _Frame) -> list[_Entry]:
+    """Place the legend's entries in as many rows as they need; a name that is wider than the chart is cut."""
+    most = int((frame.right - frame.left - 28) / _CHARACTER)
+    entries, x, row = [], frame.left, 0
+    for name in names:
+        shown = name if len(name) <= most else f"{name[: most - 1]}…"
+        end = x + 28 + _CHARACTER * len(shown)
+        if end > frame.right and x > frame.left:
+            x, row = frame.left, row + 1
+            end = x + 28 + _CHARACTER * len(shown)
+        entries.append(_Entry(shown, x, row))
+        x = end + 20
+    return entries
+
+
+def _legend(entries: Sequence[_Entry]) -> str:
+    parts = []
+    for i, entry in enumerate(entries):
+        y = 12 + _ROW * entry.row
+        parts.append(_line(entry.x, y, entry.x + 22, y, _colour(i), dash=DASHES[i % len(DASHES)], thick=2.2))
+        parts.append(_text(escape(entry.name), entry.x + 28, y + 4, "start"))
     return "".join(parts)
 
 

@@ -87,7 +87,7 @@ def evaluate(
         check_comparable(against, [examples.subject(task) for task, examples in jobs])
     results = [measure(lm, task, examples, config, show_progress=progress) for task, examples in jobs]
     found = [[*measured.task.sections(measured), rows] for measured, rows in results]
-    report = Report(title=title or _title(lm, run, step), generator=_generator())
+    report = Report(title=title or _title(lm, run, step))
     report.add(_summary(lm, run, [measured for measured, _ in results]))
     if against is not None:
         report.add(comparison_section(against, Report("", [s for part in found for s in part]), config))
@@ -221,9 +221,3 @@ def _count(lm: LM) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {word}"
     return str(count)
-
-
-def _generator() -> str:
-    import nbllm
-
-    return f"nbllm {nbllm.__version__}"

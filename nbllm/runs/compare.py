@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nbllm.core.chart import Series, line_chart
-from nbllm.core.errors import RunError
+from nbllm.core.errors import RunError, listed
 from nbllm.core.html import Raw, escape, fragment, is_numeric, table
 from nbllm.core.quantities import column, duration, number
 from nbllm.core.report.curves import curve_line
@@ -117,7 +117,7 @@ class Comparison:
         header = ("", *self.names)
         parts: list[Section] = [
             Table(
-                title=f"Comparison of {' and '.join(self.names) if len(self.names) < 4 else 'runs'}",
+                title=self._title,
                 header=header,
                 rows=tuple((label, *_texts(values)) for label, *values in self.results()),
                 caption="The results of the runs.",
@@ -126,13 +126,13 @@ class Comparison:
         for metric, label in self._drawn.items():
             series = self._smoothed(metric)
             if series is not None:
-                lines, note = series
+                lines, smoothing = series
                 parts.append(
                     Chart(
                         x_label="step",
                         y_label=label,
                         lines=tuple(curve_line(each.name, each.x, each.y) for each in lines),
-                        caption=f"{label[:1].upper()}{label[1:]}{note}.",
+                        caption=f"{label[:1].upper()}{label[1:]}{smoothing}, by run.",
                     )
                 )
         if different:
@@ -144,7 +144,12 @@ class Comparison:
 
     def report(self) -> Report:
         """Return a report of the comparison alone."""
-        return Report(f"Comparison of {', '.join(self.names)}").add(*self.sections())
+        results, *rest = self.sections()
+        return Report(self._title).add(dataclasses.replace(results, title=""), *rest)
+
+    @property
+    def _title(self) -> str:
+        return f"Comparison of {listed(self.names, quote=False, most=4)}"
 
     def save(self, path: str | Path) -> Path:
         """Write the comparison as .html, .md, .json or .pdf; returns and errors as `Report.save`."""

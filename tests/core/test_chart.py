@@ -145,3 +145,16 @@ def test_sparkline():
     assert sparkline([]) == "" == sparkline([float("nan")])
     assert sparkline([1, float("nan"), 1]) == "▁ ▁"
     assert len(sparkline(range(1000), width=30)) == 30
+
+
+@pytest.mark.parametrize("width", [360, 860])
+def test_a_legend_stays_within_the_chart(width):
+    names = ["baseline", "a much longer name of a run", "warmer", "w" * 80, "last"]
+    drawing = draw(*(Series(name, [0, 1], [1, 2]) for name in names), width=width)
+    legend = [text for text in drawing.iter(f"{SVG}text") if text.text[:4] in {name[:4] for name in names}]
+    assert [text.text for text in legend][:3] == names[:3]
+    assert all(float(text.get("x")) + 6 * len(text.text) <= width for text in legend)
+    rows = [float(text.get("y")) for text in legend]
+    assert rows == sorted(rows) and len(set(rows)) == (4 if width == 360 else 2)
+    assert len({(text.get("x"), text.get("y")) for text in legend}) == len(names)
+    assert max(rows) < min(y for index in range(len(names)) for _, y in points(drawing, index))

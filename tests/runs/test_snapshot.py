@@ -246,7 +246,7 @@ def test_a_comparison_is_saved_and_stands_in_a_report(tmp_path):
         for part in ("Comparison of first", "first at 40", "0.2", "held-out, bits/byte", "lr"):
             assert part in text
     loaded = Report.load(tmp_path / "new" / "folder" / "compared.json")
-    assert loaded.sections == compared.sections()
+    assert loaded.sections == compared.report().sections
     with pytest.raises(UserError, match="cannot be saved as .txt"):
         compared.save(tmp_path / "compared.txt")
     empty = compare([Run(create(tmp_path, "empty", {})), second])

@@ -25,6 +25,12 @@ _Named = TypeVar("_Named", Measurement, Change)
 exporters: Registry[Callable[[Report], str | bytes]] = Registry("report format")
 
 
+def _generator() -> str:
+    import nbllm
+
+    return f"nbllm {nbllm.__version__}"
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -54,7 +60,7 @@ class Report:
     title: str
     sections: list[Section] = dataclasses.field(default_factory=list)
     created: str = dataclasses.field(default_factory=_now)
-    generator: str = "nbllm"
+    generator: str = dataclasses.field(default_factory=_generator)
 
     def add(self, *parts: Section | HasSections | Report) -> Self:
         """Append sections, what has sections (`nb.compare(...)`), or those of another report; return the report.
