@@ -139,6 +139,20 @@ class LM:
         return cls(build(shape, seed=seed), tokenizer)
 
     @property
+    def model(self) -> Network:
+        """The network; of one that `torch.compile` wrapped, what is inside, whose parameters are the same.
+
+        Generation and training ask a network for more than calling it, which the wrapper would not compile.
+        """
+        return self._model
+
+    @model.setter
+    def model(self, model: Network) -> None:
+        from nbllm.nn.compiled import unwrapped
+
+        self._model = cast("Network", unwrapped(model))
+
+    @property
     def config(self) -> ModelConfig:
         """The model's shape."""
         return self.model.config
@@ -164,10 +178,11 @@ class LM:
     def copy(self) -> LM:
         """Return a model with weights of its own, equal to these: to be trained or changed while this one stays."""
         from nbllm.models.network import build_without_weights
+        from nbllm.nn.compiled import state_by_name
 
         model = build_without_weights(self.config).to(self.model.dtype).to_empty(device=self.model.device)
         with self.lock:
-            model.load_state_dict(self.model.state_dict())
+            model.load_state_dict(state_by_name(self.model))
         model.attention_backend = self.model.attention_backend
         other = LM(model, self.tokenizer, sampling=self.sampling, end_tokens=self._end_tokens)
         other.origin = self.origin

@@ -8,6 +8,7 @@ import torch
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.models.loading import CONFIG, read_parameters
+from nbllm.nn.compiled import parameters_by_name
 from nbllm.training.launcher import is_training
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _is_opened_from(lm: LM, run: Run) -> bool:
 
 def _has_weights(lm: LM, directory: Path) -> bool:
     """Say whether a model directory holds the model's weights, rounded to the dtype that the model has."""
-    own = dict(lm.model.named_parameters())
+    own = parameters_by_name(lm.model)
     num_equal = 0
     with lm.lock, torch.no_grad():
         try:

@@ -23,6 +23,7 @@ from nbllm.models.families.known import FAMILIES
 from nbllm.models.network import Network, build_without_weights
 from nbllm.models.tensor_files import INDEX, TensorFiles
 from nbllm.models.tensor_writing import write_tensors
+from nbllm.nn.compiled import parameters_by_name
 
 CONFIG = "config.json"
 EMBEDDING = "embedding.weight"
@@ -277,7 +278,7 @@ def _check_tied(files: TensorFiles, embedding: Tensor, name: str) -> None:
 
 def _family_tensors(model: Network, family: Family) -> dict[str, Tensor]:
     """Return the weights under the family's names and in its shapes."""
-    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    state = {name: parameter.detach() for name, parameter in parameters_by_name(model).items()}
     tensors = {}
     for rule in family.rules(model.config):
         parts = [state[name] for name in rule.targets]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from nbllm.core.errors import RunError, UserError
+from nbllm.nn.compiled import load_state_by_name, state_by_name
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import discard
@@ -121,7 +122,7 @@ class ExternalSession(Session):
 
     def write(self, folder: Path) -> None:
         """Write the states of the modules, what `save` returns, and the random state of all three sources."""
-        tree: dict[str, Any] = {name: module.state_dict() for name, module in self.hooks.modules.items()}
+        tree: dict[str, Any] = {name: state_by_name(module) for name, module in self.hooks.modules.items()}
         own = None if self.hooks.save is None else self.hooks.save()
         write_tree(folder, {"modules": tree, "own": own, "random": _random_state()})
 
@@ -131,7 +132,7 @@ class ExternalSession(Session):
         for name, module in self.hooks.modules.items():
             if name not in tree["modules"]:
                 raise RunError(f"The checkpoint holds no {name!r}.", where=folder)
-            module.load_state_dict(tree["modules"][name])
+            load_state_by_name(module, tree["modules"][name])
         if self.hooks.restore is not None:
             self.hooks.restore(tree["own"])
         _set_random_state(tree["random"])

@@ -15,6 +15,7 @@ from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM, assemble
 from nbllm.models.loading import read_config
 from nbllm.models.network import build_without_weights
+from nbllm.nn.compiled import parameters_by_name
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints
@@ -166,7 +167,7 @@ class Trainer(Session):
             return
         try:
             with torch.no_grad():
-                for name, parameter in self.publish_to.model.named_parameters():
+                for name, parameter in parameters_by_name(self.publish_to.model).items():
                     parameter.copy_(self.optimizer.masters[name])
             self.publish_to.origin = self.path.name
         finally:

@@ -27,6 +27,7 @@ from nbllm.models.gguf.header import MAGIC
 from nbllm.models.gguf.sampling import write_sampling
 from nbllm.models.gguf.tokenizer_writing import write_tokenizer
 from nbllm.models.network import Network
+from nbllm.nn.compiled import parameters_by_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,7 +110,7 @@ def _refuse_to_replace(path: Path) -> None:
 
 def _write_tensors(writer: GGUFWriter, model: Network, matrix_type: GGMLQuantizationType) -> None:
     """Announce every tensor, then write them one at a time."""
-    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    state = {name: parameter.detach() for name, parameter in parameters_by_name(model).items()}
     planned: list[tuple[str, list[Tensor], Tensor | None, GGMLQuantizationType]] = []
     for source in tensor_map(model.config):
         parts = [state[target] for target in source.targets]

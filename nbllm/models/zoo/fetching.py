@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from nbllm.core.errors import FetchError, UserError, WeightsError, nearest
 from nbllm.core.io import expand_user
+from nbllm.models.zoo.hub import Hub
 from nbllm.models.zoo.known import MODELS, PublishedModel
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
 
 
 def fetch(name: str) -> Path:
-    """Download a published model, unless it is here, and verify its checksum.
+    """Download a published model, known by its name or its repository's, unless it is here; verify its checksum.
 
     The sources are tried in their order, but first the one whose copy is here; a damaged copy is fetched again.
 
@@ -23,9 +27,9 @@ def fetch(name: str) -> Path:
         FetchError: No source has it; the message says why, and the two ways to get it.
         CacheError: The disk is full or the cache cannot be written; nothing half-written is left.
     """
-    if name not in MODELS:
+    model = published(name)
+    if model is None:
         raise UserError(f"No published model named {name!r} is known.", hint=nearest(name.lower(), MODELS))
-    model = MODELS[name]
     reasons = []
     for source in sorted(model.sources, key=lambda source: source.find() is None):
         try:
@@ -33,6 +37,16 @@ def fetch(name: str) -> Path:
         except FetchError as error:
             reasons.append(f"{source.what}: {error.what.rstrip('.')}")
     raise _unavailable(model, reasons)
+
+
+def published(name: str) -> PublishedModel | None:
+    """Return the published model of a name: its own or that of its repository on the hub, in any case of letters."""
+    wanted = name.lower()
+    for model in MODELS.values():
+        repositories = [source.repository for source in model.sources if isinstance(source, Hub)]
+        if wanted in (model.name, *(repository.lower() for repository in repositories)):
+            return model
+    return None
 
 
 def locate(path: Path | str, *, also: Iterable[str] = ()) -> Path:
@@ -51,8 +65,15 @@ def locate(path: Path | str, *, also: Iterable[str] = ()) -> Path:
     place = expand_user(path)
     if isinstance(path, Path) or place.exists():
         return place
-    if path in MODELS:
-        return MODELS[path].find() or fetch(path)
+    model = published(path)
+    if model is not None:
+        return model.find() or fetch(model.name)
+    if _REPOSITORY.fullmatch(path) and not place.parent.exists():
+        raise WeightsError(
+            f"There is no folder {path!r}, and no published model of this name is known.",
+            hint=f"A model of the Hugging Face hub opens from a folder: `hf download {path} --local-dir FOLDER`, then "
+            "nb.load('FOLDER'). nb.models() lists those that open by name.",
+        )
     if len(place.parts) > 1:
         return place  # a path, not a name: opening it reports what is missing
     raise WeightsError(

@@ -11,7 +11,7 @@ import nbllm as nb
 from nbllm.cli import main
 from nbllm.core.errors import CacheError, FetchError, UserError, WeightsError
 from nbllm.models.zoo import known
-from nbllm.models.zoo.fetching import fetch, locate
+from nbllm.models.zoo.fetching import fetch, locate, published
 from nbllm.models.zoo.known import MODELS, PublishedModel
 from nbllm.models.zoo.source import Source
 
@@ -110,12 +110,12 @@ def test_offline_with_an_empty_cache_both_ways_are_said_quickly(tmp_path):
     assert [entry.name for entry in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m-instrct", "SmolLM2-135M-Instruct"])
+@pytest.mark.parametrize("name", ["smollm2-135m-instrct", "SmolLM2-135M-Instrct"])
 def test_an_unknown_name_is_answered_with_the_nearest(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=f"Did you mean '{NAME}'"):
         fetch(name)
-    with pytest.raises(WeightsError, match=f"(?s)no published model of this name.*Did you mean '{NAME}'"):
+    with pytest.raises(WeightsError, match=f"(?s)published model of this name.*Did you mean '{NAME}'"):
         nb.load(name)
 
 
@@ -123,11 +123,30 @@ def test_a_path_is_what_it_was(tmp_path, monkeypatch, publish):
     publish(Shelf(FetchError("must not be asked")))
     monkeypatch.chdir(tmp_path)
     assert locate(Path("toy")) == Path("toy")
+    assert locate("some/deep/toy") == Path("some/deep/toy")
+    with pytest.raises(WeightsError, match="hf download some/toy"):
+        locate("some/toy")
+    (tmp_path / "some").mkdir()
     assert locate("some/toy") == Path("some/toy")
     (tmp_path / "toy").mkdir()
     assert locate("toy") == Path("toy")
     with pytest.raises(WeightsError, match="has no config.json"):
         nb.load("toy")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "huggingfacetb/smollm2-135m-instruct"],
+)
+def test_a_model_has_the_name_of_its_repository_too(name, monkeypatch, tmp_path):
+    """The copy that is here is found by either, without a network: from whichever source it came."""
+    monkeypatch.chdir(tmp_path)
+    model = known.MODELS["smollm2-135m-instruct"]
+    assert published(name) is model
+    here = tmp_path / "copy.gguf"
+    monkeypatch.setattr(PublishedModel, "find", lambda model: here)
+    assert locate(name) == here
+    assert published("SomebodyElse/SmolLM2-135M-Instruct") is None
 
 
 def test_load_opens_a_model_by_name(publish, tmp_path):
