@@ -10,7 +10,7 @@ from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.normalization import NORMS
-from nbllm.nn.positions import POSITIONS
+from nbllm.nn.positions import POSITIONS, Shape
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
@@ -37,7 +37,8 @@ class ModelConfig(PlainConfig):
         intermediate_size: Width inside the feed-forward part; 0: 4 * hidden_size, or when gated 8/3 *
             hidden_size rounded up to a multiple of 64, which costs as many parameters.
         max_positions: The longest context, in tokens.
-        positions: "learned" (a vector a position) or "rotary" (queries and keys rotated).
+        positions: "learned" (a vector a position), "sinusoidal" (waves), "rotary" (queries and keys rotated), "alibi"
+            (scores fall with the distance) or "relative" (a learned number for each bucket of distances, as in T5).
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding, the token `position_offset - 1`, which is not counted (RoBERTa); 0: all tokens
             are counted.
@@ -144,6 +145,19 @@ class ModelConfig(PlainConfig):
             if self.gated:
                 size = -(-size * 2 // 3 // 64) * 64
             object.__setattr__(self, "intermediate_size", size)
+
+
+def shape_for_positions(config: ModelConfig, *, causal: bool) -> Shape:
+    """Return what of a configuration the position scheme depends on; `causal`: whether tokens see only earlier ones."""
+    return Shape(
+        hidden_size=config.embedding_size or config.hidden_size,
+        num_heads=config.num_heads,
+        head_dim=config.head_dim,
+        max_positions=config.max_positions,
+        theta=config.rope_theta,
+        offset=config.position_offset,
+        causal=causal,
+    )
 
 
 def check_fixed(config: ModelConfig, fixed: Mapping[str, Any], what: str, hint: str) -> None:

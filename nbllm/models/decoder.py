@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nbllm.models.block import Block
-from nbllm.models.config import ModelConfig
+from nbllm.models.config import ModelConfig, shape_for_positions
 from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
@@ -37,13 +37,7 @@ class Decoder(CausalNetwork):
         # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
-        self.positions = make_positions(
-            config.positions,
-            hidden_size=config.hidden_size,
-            head_dim=config.head_dim,
-            max_positions=config.max_positions,
-            theta=config.rope_theta,
-        )
+        self.positions = make_positions(config.positions, shape_for_positions(config, causal=True))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.head = (
@@ -98,6 +92,7 @@ class Decoder(CausalNetwork):
             where, Places(slice(0, past + count) if of_keys is None else of_keys, length)
         )
         if bias is not None:
+            bias = bias.to(x)
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         context = AttentionContext(
             causal=causal,

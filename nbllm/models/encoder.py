@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
 from nbllm.models.block import Block
-from nbllm.models.config import ModelConfig
+from nbllm.models.config import ModelConfig, shape_for_positions
 from nbllm.models.heads import MaskedLMHead
 from nbllm.models.network import NETWORKS, Network, Row, describe_parts
 from nbllm.nn.activations import ACTIVATIONS
@@ -38,14 +38,7 @@ class Encoder(Network):
         """Add embeddings, blocks, and the head and the pooler where the configuration has them."""
         size = config.embedding_size or config.hidden_size
         self.embedding = _embedding(config.vocab_size, size)
-        self.positions = make_positions(
-            config.positions,
-            hidden_size=size,
-            head_dim=config.head_dim,
-            max_positions=config.max_positions,
-            theta=config.rope_theta,
-            offset=config.position_offset,
-        )
+        self.positions = make_positions(config.positions, shape_for_positions(config, causal=False))
         self.token_types = _embedding(config.token_types, size) if config.token_types else None
         self.embedding_norm = make_norm(config.norm, size, config.norm_eps) if config.embedding_norm else None
         self.projection = Linear(size, config.hidden_size) if config.embedding_size else None
@@ -104,13 +97,14 @@ class Encoder(Network):
         length = check_length(self.positions, input_ids.shape[1], counted)
         places = Places(slice(0, length) if counted is None else counted, length)
         mask: Tensor | None = None if attention_mask is None else padding_mask(attention_mask)
+        x = self._embed(input_ids, token_types, places)
         bias = self.positions.bias(places, places)
         if bias is not None:
+            bias = bias.to(x)
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         context = AttentionContext(
             causal=False, mask=mask, scheme=self.positions, positions=places, backend=self.attention_backend
         )
-        x = self._embed(input_ids, token_types, places)
         each = self.config.num_layers / len(self.blocks)
         for layer in range(self.config.num_layers):
             x = self.blocks[int(layer / each)](x, context)

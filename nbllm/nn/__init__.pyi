@@ -12,9 +12,12 @@ from .masks import (
 from .normalization import make_norm as make_norm
 from .positions import (
     POSITIONS as POSITIONS,
+    ALiBiPositions as ALiBiPositions,
     LearnedPositions as LearnedPositions,
     Places as Places,
     Positions as Positions,
+    RelativeBuckets as RelativeBuckets,
     RotaryPositions as RotaryPositions,
+    SinusoidalPositions as SinusoidalPositions,
     rotate as rotate,
 )

@@ -13,7 +13,7 @@ from torch import nn
 import nbllm as nb
 from nbllm.core.errors import UserError
 from nbllm.models.block import Block
-from nbllm.models.config import ModelConfig
+from nbllm.models.config import ModelConfig, shape_for_positions
 from nbllm.models.families.base import Family, WeightRule
 from nbllm.models.families.registry import FAMILIES
 from nbllm.models.network import (
@@ -45,10 +45,7 @@ class Encoder(Network):
         self.embedding = nn.Embedding.from_pretrained(
             torch.empty(config.vocab_size, config.hidden_size), freeze=False
         )
-        self.positions = make_positions(
-            config.positions, hidden_size=config.hidden_size, head_dim=config.head_dim,
-            max_positions=config.max_positions, theta=config.rope_theta,
-        )  # fmt: skip
+        self.positions = make_positions(config.positions, shape_for_positions(config, causal=False))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
 
@@ -121,7 +118,7 @@ class Distance(Positions):
     """Each head's scores fall with the distance to the key, as ALiBi's do; nothing else tells positions."""
 
     @classmethod
-    def make(cls, **sizes):
+    def make(cls, shape):
         return cls()
 
     def bias(self, query_positions, key_positions):
@@ -234,10 +231,11 @@ def test_an_objective_that_the_network_cannot_learn_is_refused(tokenizer, texts,
 
 
 @pytest.mark.parametrize("padding", [0, 5])
-def test_a_position_scheme_that_biases_scores_is_one_class(monkeypatch, padding):
+@pytest.mark.parametrize("kind", [*POSITIONS, "test_distance"])
+def test_position_schemes_tell_the_order_with_padding_and_cache(monkeypatch, padding, kind):
     monkeypatch.setitem(POSITIONS, "test_distance", Distance)
     shape = {"vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "initializer_range": 0.3}
-    model = build(ModelConfig(family="gpt2", positions="test_distance", **shape))
+    model = build(ModelConfig(family="gpt2", positions=kind, **shape))
     ids = torch.randint(97, (2, 20), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 20, dtype=torch.bool)
     mask[1, :padding] = False
@@ -252,4 +250,4 @@ def test_a_position_scheme_that_biases_scores_is_one_class(monkeypatch, padding)
         reordered = model(ids[:, torch.tensor([*range(10, 18), *range(10), 18, 19])])
     torch.testing.assert_close(torch.cat(parts, dim=1)[1, padding:], whole[1, padding:], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(whole[1, padding:], alone[0], atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(reordered[0, -1], whole[0, -1], atol=1e-3)  # without the bias it could not tell
+    assert not torch.allclose(reordered[0, -1], whole[0, -1], atol=1e-3)  # else it could not tell

@@ -1,0 +1,40 @@
+"""How positions enter a model: one file for each scheme, and the table of all."""
+
+from __future__ import annotations
+
+from nbllm.nn.positions.alibi import ALiBiPositions
+from nbllm.nn.positions.base import Places, Positions, Shape, check_length
+from nbllm.nn.positions.learned import LearnedPositions
+from nbllm.nn.positions.relative_buckets import RelativeBuckets
+from nbllm.nn.positions.rotary import RotaryPositions, Rotation, rotate
+from nbllm.nn.positions.sinusoidal import SinusoidalPositions
+
+POSITIONS: dict[str, type[Positions]] = {
+    "learned": LearnedPositions,
+    "sinusoidal": SinusoidalPositions,
+    "rotary": RotaryPositions,
+    "alibi": ALiBiPositions,
+    "relative": RelativeBuckets,
+}
+
+
+def make_positions(kind: str, shape: Shape) -> Positions:
+    """Return the position scheme `kind`, a name in `POSITIONS`, for a model of a shape."""
+    return POSITIONS[kind].make(shape)
+
+
+__all__ = [
+    "POSITIONS",
+    "ALiBiPositions",
+    "LearnedPositions",
+    "Places",
+    "Positions",
+    "RelativeBuckets",
+    "RotaryPositions",
+    "Rotation",
+    "Shape",
+    "SinusoidalPositions",
+    "check_length",
+    "make_positions",
+    "rotate",
+]
