@@ -10,6 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from nbllm.core.errors import DataError
 from nbllm.data.sources.arrow_messages import FILE_MAGIC, unpacked_sizes
 from nbllm.data.sources.budget import Budget, LimitReachedError
 from nbllm.data.sources.chats import COLUMNS
@@ -117,6 +118,23 @@ def _read(
             reading.budget.spend(ROW_BYTES + (0 if document is None else len(document.text)))
         if document is not None:
             yield document
+
+
+def check_column(column: Any, where: str) -> None:
+    """Check a column of a data set as those of files are checked.
+
+    Raises:
+        DataError: Its buffers contradict one another.
+    """
+    import pyarrow as pa
+
+    try:
+        for chunk in column.chunks:
+            _checked(chunk)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"The data set is damaged: {error}", where=where, hint="Write or download it again."
+        ) from error
 
 
 def _checked(chunk: Any) -> Any:

@@ -126,6 +126,28 @@ def _from_files(paths: list[tuple[Path, str]], title: str, where: str, reading: 
 
 def _saved(folder: Path, reading: Reading) -> Dataset | None:
     """Open a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` made; None for any other."""
+    try:
+        dataset = _load_from_disk(folder, reading)
+    except UserError:
+        raise
+    except Exception as error:  # of a damaged folder the library raises whatever comes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"The saved data set cannot be opened: {reason}",
+            where=folder,
+            hint="Save it again: save_to_disk.",
+        ) from error
+    for file in () if dataset is None else dataset.cache_files:
+        if not Path(file["filename"]).resolve().is_relative_to(folder.resolve()):
+            raise DataError(
+                "The saved data set names a file outside of its folder.",
+                where=file["filename"],
+                hint="Save it again: save_to_disk.",
+            )
+    return dataset
+
+
+def _load_from_disk(folder: Path, reading: Reading) -> Dataset | None:
     import datasets
 
     if (folder / "dataset_dict.json").is_file():
@@ -186,7 +208,7 @@ def _from_object(source: Any, reading: Reading) -> Dataset:
 
 def _from_dataset(dataset: Dataset, reading: Reading, where: str) -> Dataset:
     """Check the text column of a data set and call it `text`."""
-    from nbllm.data.sources.arrow_files import example_row
+    from nbllm.data.sources.arrow_files import check_column, example_row
 
     omissions = reading.omissions
     choice = ColumnChoice(reading.column, omissions, where)
@@ -195,6 +217,7 @@ def _from_dataset(dataset: Dataset, reading: Reading, where: str) -> Dataset:
     good: list[int] = []
     made: list[Document] = []
     if chosen is not None:
+        check_column(dataset.data.column(chosen), where)
         values = dataset.select_columns(chosen).with_format(None)
         row = 0
         for batch in values.iter(256):

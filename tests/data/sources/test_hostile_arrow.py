@@ -1,9 +1,11 @@
 """Arrow, Feather and Parquet files whose buffers lie: an error that names the file; the process goes on."""
 
+import json
 import struct
 import subprocess
 import sys
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.feather
@@ -178,3 +180,53 @@ def test_a_small_parquet_file_of_conversations_does_not_fill_the_memory(tmp_path
     with pytest.raises(DataError, match="bytes would be read"):
         load(tmp_path / "a.parquet")
     assert len(load(tmp_path / "a.parquet", max_bytes=1 << 30)) == 1000
+
+
+def saved(folder, table):
+    datasets.Dataset(pa.table({"text": TEXTS})).save_to_disk(folder)
+    (file,) = folder.glob("*.arrow")
+    with pa.ipc.new_stream(str(file), table.schema) as writer:
+        writer.write_table(table)
+    return file
+
+
+def test_a_saved_data_set_whose_buffers_lie(tmp_path):
+    saved(tmp_path / "set", pa.table({"text": spoil(TABLES["texts"]["text"].chunk(0), 1, 40, "<i", 1 << 30)}))
+    with pytest.raises(DataError, match="The data set is damaged"):
+        load(tmp_path / "set")
+    with pytest.raises(DataError, match="The data set is damaged"):
+        load(datasets.load_from_disk(str(tmp_path / "set")))
+
+
+NO_JSON = ["", "[]", "5", '{"a":' * 50_000]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("state.json", content) for content in (*NO_JSON, "{}", '{"_data_files": 5}')),
+        *(("dataset_info.json", content) for content in (*NO_JSON, '{"features": 5}')),
+    ],
+)
+def test_a_saved_data_set_with_damaged_files(tmp_path, name, content):
+    saved(tmp_path / "set", TABLES["texts"])
+    (tmp_path / "set" / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / "set")
+    assert str(tmp_path / "set") in str(caught.value)
+
+
+def test_a_saved_data_set_that_names_files_elsewhere(tmp_path):
+    file = saved(tmp_path / "set", TABLES["texts"])
+    file.rename(tmp_path / "secret.arrow")
+    state = json.loads((tmp_path / "set" / "state.json").read_text())
+    for name in ("../secret.arrow", str(tmp_path / "secret.arrow")):
+        state["_data_files"] = [{"filename": name}]
+        (tmp_path / "set" / "state.json").write_text(json.dumps(state))
+        with pytest.raises(DataError, match="outside of its folder"):
+            load(tmp_path / "set")
+    file.symlink_to(tmp_path / "secret.arrow")
+    state["_data_files"] = [{"filename": file.name}]
+    (tmp_path / "set" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(DataError, match="outside of its folder"):
+        load(tmp_path / "set")
