@@ -59,6 +59,8 @@ REPORT_CSS = """
   .nbllm.nbllm.nbllm .nbllm-report .pairs :is(td, th) { text-align: left; }
   .nbllm-report td[data-label]::before { content: attr(data-label); color: var(--nbllm-muted); text-align: left;
     flex: none; max-width: 50%; }
+  .nbllm.nbllm.nbllm .nbllm-report td[data-label=""] { justify-content: flex-start; gap: 0; font-weight: 600;
+    text-align: left; }
   .nbllm.nbllm.nbllm .nbllm-report .unbroken { white-space: normal; }
 }
 .nbllm-report .sample > p { font-size: .88em; color: var(--nbllm-muted); margin: 0; }
