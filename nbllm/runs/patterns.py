@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NOT = "!"
 EVERYTHING = "*"
-_OURS = frozenset({"blocks", "embedding", "positions", "norm", "head"})  # parts that we name so
+_OURS = frozenset({"blocks", "embedding", "positions", "norm"})  # parts that we name so; a head may be tied
 
 
 def from_everything(patterns: Sequence[str]) -> tuple[str, ...]:

@@ -52,6 +52,12 @@ SAME = {
 }
 """Names in transformers, trl, PyTorch Lightning and nanoGPT, and ours of the same meaning."""
 
+SAME_VALUES = {
+    "schedule": {"constant_with_warmup": "constant", "warmup_stable_decay": "wsd"},
+    "optimizer": {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"},
+}
+"""By our name of a setting: names of its values in transformers, and ours."""
+
 INSTEAD = {
     "epochs": "nb.train(epochs=...) counts the steps of its text; here give steps.",
     "betas": "Give beta1 and beta2.",
@@ -62,6 +68,7 @@ INSTEAD = {
     "fp16": 'Give precision="bfloat16": there is no training in float16.',
     "no_cuda": 'Give device="cpu".',
     "use_cpu": 'Give device="cpu".',
+    "gradient_checkpointing": "Give a smaller batch_size, and accumulation: activations are always kept.",
     "logging_steps": "Leave it out: every step is recorded.",
     "log_interval": "Leave it out: every step is recorded.",
     "report_to": "Leave it out: the run's folder holds everything; nb.attach(run) shows it.",
@@ -91,8 +98,13 @@ def our_names(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in found:
             both = [other for other in values if SAME.get(other, other) == name]
             raise UserError(f"{name} is given more than once: as {listed(both, quote=False)}.")
-        found[name] = dtype_name(value) if name == "precision" else value
+        found[name] = dtype_name(value) if name == "precision" else _our_value(name, value)
     return found
+
+
+def _our_value(name: str, value: Any) -> Any:
+    values = SAME_VALUES.get(name, {})
+    return values.get(value, value) if isinstance(value, str) else value
 
 
 def instead_of(name: str, known: Iterable[str]) -> str:

@@ -38,7 +38,7 @@ class TrainConfig(PlainConfig):
             positions, or the text fewer tokens than a batch.
         accumulation: Forward passes whose gradients make one step.
         lr: Peak learning rate; the schedule multiplies it.
-        schedule: "cosine", "wsd" (warm-up, stable, decay) or "constant".
+        schedule: "cosine", "linear", "wsd" (warm-up, stable, decay) or "constant", each after a linear warm-up.
         warmup_steps: Steps of linear warm-up; `None` is a twentieth of `steps`.
         min_lr_ratio: The share of `lr` that the schedule ends at.
         decay_fraction: The share of `steps` in which "wsd" decays.

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from nbllm.core.errors import RefusedError, UserError, listed
 from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
+from nbllm.models.families.base import HEAD
 from nbllm.runs.patterns import NOT, after
 
 _IN_BRACKETS = re.compile(r"(?P<before>|.*\.)(?P<layers>blocks|layers|h)\[(?P<which>[-\d:\s]+)\](?P<rest>.*)")
@@ -43,6 +44,8 @@ class ParameterNames:
                 for target in rule.targets:
                     self._ours.append((rule.source, target))
                     self._ours.append((rule.source.removeprefix(family.base_prefix), target))
+        if config.tie_embeddings:  # the head is the embedding
+            self._ours += [(head, "embedding.weight") for head in ("head.weight", HEAD)]
 
     def frozen(self, patterns: Iterable[str]) -> frozenset[str]:
         """Return our names of the parameters that the patterns freeze.

@@ -51,8 +51,15 @@ def schedule_factor(name: str, step: int, config: ScheduleConfig) -> float:
 @schedules.register("cosine")
 def cosine(step: int, config: ScheduleConfig) -> float:
     """Half a cosine from 1 down to `min_lr_ratio`. Source: Loshchilov and Hutter 2016, arXiv:1608.03983, eq. 5."""
-    progress = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_lr_ratio + (1 - config.min_lr_ratio) * 0.5 * (
+        1 + math.cos(math.pi * _progress(step, config))
+    )
+
+
+@schedules.register("linear")
+def linear(step: int, config: ScheduleConfig) -> float:
+    """A straight line from 1 down to `min_lr_ratio`."""
+    return 1 - (1 - config.min_lr_ratio) * _progress(step, config)
 
 
 @schedules.register("wsd")
@@ -72,3 +79,8 @@ def warmup_stable_decay(step: int, config: ScheduleConfig) -> float:
 def constant(step: int, config: ScheduleConfig) -> float:
     """The peak learning rate throughout."""
     return 1.0
+
+
+def _progress(step: int, config: ScheduleConfig) -> float:
+    """Return the share of the steps after warm-up that are taken, from 0 to 1."""
+    return min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))

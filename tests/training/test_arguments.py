@@ -51,6 +51,7 @@ def test_names_of_transformers_mean_the_same(tmp_path):
         ("output_dir", "folder"),
         ("eval_dataset", "validation"),
         ("bf16", 'precision="bfloat16"'),
+        ("gradient_checkpointing", "smaller batch_size"),
         ("epochs", "nb.train(epochs=...)"),
         ("learningrate", "'lr'"),
         ("batchsize", "'batch_size'"),
@@ -62,6 +63,18 @@ def test_other_names_are_answered_by_what_to_write(name, hint):
     with pytest.raises(UserError, match=f"no setting '{name}'") as caught:
         TrainConfig.from_dict({name: 1})
     assert hint in caught.value.hint
+
+
+def test_values_of_transformers_mean_the_same():
+    config = TrainConfig.from_dict(
+        {"lr_scheduler_type": "constant_with_warmup", "optim": "adamw_torch_fused"}
+    )
+    assert (config.schedule, config.optimizer) == ("constant", "adamw")
+    assert TrainConfig.from_dict({"lr_scheduler_type": "linear"}).schedule == "linear"
+    with pytest.raises(UserError, match="must be one of"):
+        TrainConfig.from_dict({"lr_scheduler_type": "polynomial"})
+    with pytest.raises(UserError):
+        TrainConfig.from_dict({"schedule": ["linear"]})
 
 
 def test_epoch_is_not_taken_for_eps():

@@ -71,6 +71,12 @@ def test_all_but_the_last_two_layers(names):
     assert names.frozen(["*", "!layers[-2:]"]) == set(names.names) - of_layers(names, 2, 3)
 
 
+def test_a_tied_head_is_the_embedding():
+    for name in ("lm_head", "head", "lm_head.weight", "transformer.wte"):
+        assert names_of("gpt2").frozen([name]) == {"embedding.weight"}
+    assert names_of("qwen2").frozen(["lm_head"]) == {"head.weight"}
+
+
 @pytest.mark.parametrize("family", SHAPES)
 def test_every_name_of_transformers_freezes_what_it_holds(family, tokenizer, tmp_path):
     """Checked against transformers' own names of the saved model, and what of ours each loads into."""
@@ -138,7 +144,8 @@ def test_any_sequence_of_actions_leaves_what_the_actions_say(names):
         (["layers[1:2:3:4]"], "selects no layer", "layers[0] to layers[3]"),
         ([f"layers[{'9' * 5000}]"], "selects no layer", "layers[0] to layers[3]"),
         (["*"], "nothing would be left to train", "Freeze less"),
-        (["model.*", "lm_head.*"], "matches no parameter", "Parameters are"),
+        (["model.*", "lm_head.*"], "nothing would be left to train", "Freeze less"),
+        (["model.decoder.*"], "matches no parameter", "Parameters are"),
     ],
 )
 def test_what_names_nothing_is_refused(names, patterns, message, hint):

@@ -6,7 +6,11 @@ import itertools
 
 import pytest
 import torch
-from transformers import get_constant_schedule_with_warmup, get_cosine_with_min_lr_schedule_with_warmup
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_with_min_lr_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from nbllm.training import TrainConfig
 from nbllm.training.schedules import schedule_factor
@@ -30,6 +34,17 @@ def test_cosine_equals_transformers_after_warmup():
     )
     ours = [schedule_factor("cosine", step, config) for step in range(100)]
     assert ours[10:] == pytest.approx(reference[10:])
+
+
+def test_linear_equals_transformers_after_warmup():
+    config = TrainConfig(steps=100, warmup_steps=10, min_lr_ratio=0.0, schedule="linear")
+    reference = factors_of(lambda o: get_linear_schedule_with_warmup(o, 10, 100), 100)
+    ours = [schedule_factor("linear", step, config) for step in range(100)]
+    assert ours[10:] == pytest.approx(reference[10:])
+    raised = TrainConfig(steps=100, warmup_steps=10, min_lr_ratio=0.2, schedule="linear")
+    assert [schedule_factor("linear", step, raised) for step in (10, 55, 100)] == pytest.approx(
+        [1.0, 0.6, 0.2]
+    )
 
 
 def test_warmup_is_transformers_one_step_ahead():
