@@ -102,4 +102,4 @@ def _may_overlap(first: str, second: str) -> bool:
 def _beginning(pattern: str) -> str:
     """Return what stands before the first "*", "?" or "["; "blocks" for layers in brackets."""
     begin = pattern[: re.search(r"[*?\[]|$", pattern).start()]  # type: ignore[union-attr]
-    return "blocks" if begin == "layers" else begin
+    return "blocks" if begin in ("layers", "layer") else begin

@@ -22,7 +22,9 @@ from nbllm.models.families import FAMILIES
 from nbllm.models.families.base import HEAD
 from nbllm.runs.patterns import NOT, after
 
-_IN_BRACKETS = re.compile(r"(?P<before>|.*\.)(?P<layers>blocks|layers|h)\[(?P<which>[-\d:\s]+)\](?P<rest>.*)")
+_IN_BRACKETS = re.compile(
+    r"(?P<before>|.*\.)(?P<layers>blocks|layers|layer|h)\[(?P<which>[-\d:\s]+)\](?P<rest>.*)"
+)
 _LAYER = re.compile(r"blocks\.(\d+)\.")
 
 
@@ -44,7 +46,8 @@ class ParameterNames:
                 for target in rule.targets:
                     self._ours.append((rule.source, target))
                     self._ours.append((rule.source.removeprefix(family.base_prefix), target))
-        if config.tie_embeddings:  # the head is the embedding
+        has_head = any(name.startswith("head.") for name in self.names)
+        if config.tie_embeddings and not has_head:  # the embedding is the head
             self._ours += [(head, "embedding.weight") for head in ("head.weight", HEAD)]
 
     def frozen(self, patterns: Iterable[str]) -> frozenset[str]:

@@ -20,6 +20,7 @@ SHAPES = {
     "gpt2": {"num_layers": 4, "hidden_size": 16, "num_heads": 2},
     "llama": {"num_layers": 4, "hidden_size": 16, "num_heads": 2},
     "qwen2": {"num_layers": 4, "hidden_size": 16, "num_heads": 2, "tie_embeddings": False},
+    "bert": {"num_layers": 4, "hidden_size": 16, "num_heads": 2},
 }
 
 
@@ -75,9 +76,19 @@ def test_a_tied_head_is_the_embedding():
     for name in ("lm_head", "head", "lm_head.weight", "transformer.wte"):
         assert names_of("gpt2").frozen([name]) == {"embedding.weight"}
     assert names_of("qwen2").frozen(["lm_head"]) == {"head.weight"}
+    encoder = names_of("bert")
+    assert encoder.frozen(["head"]) == {name for name in encoder.names if name.startswith("head.")}
 
 
-@pytest.mark.parametrize("family", SHAPES)
+def test_layers_of_an_encoder():
+    encoder = names_of("bert")
+    assert encoder.frozen(["layers[:2]"]) == of_layers(encoder, 0, 1)
+    for pattern in ("bert.encoder.layer[:2]", "encoder.layer[:2]", "layer[:2]"):
+        assert encoder.frozen([pattern]) == of_layers(encoder, 0, 1)
+    assert encoder.frozen(["bert.embeddings.word_embeddings"]) == {"embedding.weight"}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
 def test_every_name_of_transformers_freezes_what_it_holds(family, tokenizer, tmp_path):
     """Checked against transformers' own names of the saved model, and what of ours each loads into."""
     shape = {**SHAPES[family], "num_layers": 2}
