@@ -175,6 +175,8 @@ def newest_good(
 ) -> tuple[CheckpointInfo | None, list[str]]:
     """Return the newest checkpoint that is whole, and what was wrong with newer ones.
 
+    Where the run goes on and deletes a checkpoint for a newer one meanwhile, the newest of what there is then.
+
     Args:
         run_folder: The run's folder.
         on_branch: Says whether a checkpoint still belongs to the run's current branch (`Timeline.on_branch`).
@@ -189,11 +191,14 @@ def newest_good(
     paths = {info.path for info in readable}
     for _, path in _folders(folder):
         if path not in paths:  # where it stands in the order is unknown, so it is said in any case
-            problems.extend(verify(path))
+            found = verify(path)
+            problems.extend(found if path.exists() else [])
     for info in reversed(infos):
         found = verify(info.path)
         if not found:
             return info, problems
+        if not info.path.exists():
+            return newest_good(run_folder, on_branch)
         problems.extend(found)
     return None, problems
 

@@ -166,7 +166,9 @@ def _not_live(path: Path, record: dict[str, Any], done: str) -> Iterator[None]:
         raise RunError(
             f"{path.name} is {state}; a live run cannot be {done}.",
             where=path,
-            hint="Stop it first: run.stop().",
+            hint="Stop it first: run.stop()."
+            if state != "starting"
+            else "If nothing is about to train it, try again in two minutes.",
         )
     with TrainerLock(path, PATIENCE):
         yield

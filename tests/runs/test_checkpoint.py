@@ -321,3 +321,20 @@ def test_killed_at_any_moment_nothing_that_was_saved_is_lost(tmp_path):
     )
     assert done.stdout.startswith("survived"), done.stderr
     assert int(done.stdout.split()[1]) > 20, "hardly anything was saved: the kills came too early"
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_verified_is_no_damage(run, monkeypatch):
+    """A trainer that goes on saves a newer one and deletes it: that one is the newest, not an older one."""
+    verified = []
+
+    def late(path):
+        if not verified:
+            save(run, 300, fill_with(b"new"), {})
+            prune(run, keep=1)
+        verified.append(path.name)
+        return verify(path)
+
+    monkeypatch.setattr(checkpoint, "verify", late)
+    newest, problems = newest_good(run)
+    assert newest.step == 300 and problems == []
+    assert verified == ["step-00000200", "step-00000300"]
