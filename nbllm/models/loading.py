@@ -253,14 +253,11 @@ def _list(kind: str, names: list[str]) -> str:
 def _read_parameters(
     files: TensorFiles, rule: WeightRule, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Yield the parameters that one of the family's tensors holds; several are slices of one storage.
-
-    They are copies: what the file's reader returns is mapped, and would change with the file.
-    """
+    """Yield the parameters that one of the family's tensors holds; several are slices of one storage."""
     rows = [shapes[name][0] for name in rule.targets]
     expected = (sum(rows), *shapes[rule.targets[0]][1:])
-    stored = files.read(rule.source, expected[::-1] if rule.transposed else expected)
-    whole = torch.empty(expected, dtype=dtype).copy_(stored.t() if rule.transposed else stored)
+    stored = files.read(rule.source, expected[::-1] if rule.transposed else expected).to(dtype)
+    whole = (stored.t() if rule.transposed else stored).contiguous()
     for name, part in zip(rule.targets, whole.split(rows), strict=True):
         yield name, torch.nn.Parameter(part)
 

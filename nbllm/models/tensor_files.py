@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nbllm.core.errors import WeightsError
 from nbllm.core.io import open_regular
 from nbllm.models.families.base import Family
+from nbllm.models.tensor_file import TensorFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -38,12 +36,12 @@ class TensorFiles:
 
     def __init__(self, directory: Path, family: Family) -> None:
         self._stack = contextlib.ExitStack()
-        self._opened: dict[Path, Any] = {}
+        self._opened: dict[Path, TensorFile] = {}
         self._stored: dict[str, tuple[Path, str]] = {}
         try:
             self.main = _find(directory)
             if self.main.name == SINGLE:
-                names = {name: self.main for name in self._open(self.main).keys()}
+                names = {name: self.main for name in self._open(self.main).entries}
             else:
                 names = self._read_index(directory)
             for name, path in names.items():
@@ -73,8 +71,8 @@ class TensorFiles:
     def num_bytes(self, name: str) -> int:
         """Return how much memory a tensor takes as it is stored, in bytes."""
         path, stored_name = self._stored[name]
-        shape: list[int] = self._open(path).get_slice(stored_name).get_shape()
-        return math.prod(shape) * self._dtype(name).itemsize
+        entry = self._open(path).entries[stored_name]
+        return entry.end - entry.begin
 
     def widest_dtype(self) -> torch.dtype:
         """Return the one floating type that holds every stored tensor; float32 when types are mixed."""
@@ -82,27 +80,22 @@ class TensorFiles:
         return found.pop() if len(found) == 1 else torch.float32
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor, mapped from its file: to be copied before the file may change.
+        """Return a tensor, in memory of its own.
 
         Raises:
             WeightsError: It has another shape, is not floating, holds values that are not finite, or cannot
                 be read.
         """
         path, stored_name = self._stored[name]
-        self._dtype(name)
-        try:
-            found = tuple(self._open(path).get_slice(stored_name).get_shape())
-            if found != shape:
-                raise WeightsError(
-                    f"{name} has the shape {list(found)}; the configuration asks for {list(shape)}.",
-                    where=path,
-                    hint="config.json belongs to another model, or the tensor was changed.",
-                )
-            tensor: Tensor = self._open(path).get_tensor(stored_name)
-        except (SafetensorError, OSError) as error:
+        dtype, file = self._dtype(name), self._open(path)
+        found = file.entries[stored_name].shape
+        if found != shape:
             raise WeightsError(
-                f"{name} cannot be read: {error}", where=path, hint="Fetch the file again."
-            ) from None
+                f"{name} has the shape {list(found)}; the configuration asks for {list(shape)}.",
+                where=path,
+                hint="config.json belongs to another model, or the tensor was changed.",
+            )
+        tensor = file.read(stored_name, dtype)
         # The sum needs no memory; it is not finite where a number is not, or where it overflows.
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
@@ -115,7 +108,7 @@ class TensorFiles:
 
     def _dtype(self, name: str) -> torch.dtype:
         path, stored_name = self._stored[name]
-        stored = self._open(path).get_slice(stored_name).get_dtype()
+        stored = self._open(path).entries[stored_name].dtype
         if stored not in _DTYPES:
             raise WeightsError(
                 f"{name} is stored as {stored}, which is no floating type that nbllm reads.",
@@ -124,16 +117,9 @@ class TensorFiles:
             )
         return _DTYPES[stored]
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path) -> TensorFile:
         if path not in self._opened:
-            try:
-                self._opened[path] = self._stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(
-                    f"The file is no whole safetensors file: {error}",
-                    where=path,
-                    hint="Fetch or save it again.",
-                ) from None
+            self._opened[path] = TensorFile(path, self._stack)
         return self._opened[path]
 
     def _read_index(self, directory: Path) -> dict[str, Path]:
@@ -157,7 +143,7 @@ class TensorFiles:
                 raise WeightsError(
                     f"The shard {file} is missing; it holds {name}.", where=directory, hint="Fetch it again."
                 )
-        held = {file: set(self._open(directory / file).keys()) for file in sorted(set(entries.values()))}
+        held = {file: set(self._open(directory / file).entries) for file in sorted(set(entries.values()))}
         for name, file in entries.items():
             if name not in held[file]:
                 raise WeightsError(

@@ -16,6 +16,7 @@ from nbllm.models import Decoder, load_model, save_model
 from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
 from nbllm.models.families.config_reader import ConfigReader
+from nbllm.models.tensor_file import TensorFile
 
 HEAD_OF = {
     "gpt2": "transformer.wte.weight",
@@ -114,6 +115,18 @@ def test_a_truncated_file(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     refused(folder, "no whole safetensors file", "model.safetensors")
+
+
+def test_a_file_that_shrinks_while_it_is_read(folder, family, monkeypatch):
+    """A map of it would end the process."""
+    read = TensorFile.read
+
+    def shrink_first(file, name, dtype):
+        os.truncate(folder / "model.safetensors", 3000)
+        return read(file, name, dtype)
+
+    monkeypatch.setattr(TensorFile, "read", shrink_first)
+    refused(folder, "The file ended within", "was changed meanwhile", "model.safetensors")
 
 
 def test_a_damaged_header(folder):

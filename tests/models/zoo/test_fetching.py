@@ -90,7 +90,9 @@ def test_where_no_source_has_it_every_reason_and_two_ways_are_given(publish):
 
 
 def test_offline_with_an_empty_cache_both_ways_are_said_quickly(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "HF_HUB_OFFLINE"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "HF_HUB_OFFLINE"))
+    }
     environment |= {
         "NBLLM_CACHE": str(tmp_path / "cache"),
         "HF_HUB_CACHE": str(tmp_path / "hub"),
