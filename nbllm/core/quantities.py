@@ -6,15 +6,19 @@ import math
 import time
 from collections.abc import Sequence
 
+_MOST_DIGITS = 10**21  # whole numbers from here on are written with an exponent
 _LONGEST = 1e11  # seconds, some 3,000 years: no duration, but files may say so
 
 
 def number(value: float, digits: int = 4) -> str:
     """Return `value` with `digits` significant digits; whole numbers keep all of theirs, in groups of three.
 
-    >>> number(2.098765), number(3702144), number(0.0003), number(float("nan"))
-    ('2.099', '3,702,144', '0.0003', 'nan')
+    >>> number(2.098765), number(3702144), number(0.0003), number(float("nan")), number(10**400)
+    ('2.099', '3,702,144', '0.0003', 'nan', '1e+400')
     """
+    if isinstance(value, int) and abs(value) >= _MOST_DIGITS:  # which may be too large for a float
+        power = math.floor(math.log10(abs(value)))
+        return f"{value / 10**power:.{digits}g}e+{power}"
     if isinstance(value, int) or (math.isfinite(value) and value == int(value) and abs(value) < 1e15):
         return f"{int(value):,}"
     if not math.isfinite(value):
@@ -45,9 +49,11 @@ def column(values: Sequence[float | None], gap: str) -> list[str]:
     (['2.294', '3.130', '-', '12.000'], ['0.001', '250'])
     """
     texts = [gap if value is None else number(value) for value in values]
-    sizes = [abs(value) for value in values if value and math.isfinite(value)]
     decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
-    if not decimals or any("e" in text for text in texts) or max(sizes) > 100 * min(sizes):
+    if not decimals or any("e" in text for text in texts):
+        return texts
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
+    if max(sizes) > 100 * min(sizes):
         return texts
     return [gap if v is None else f"{v:,.{decimals}f}" for v in values]
 

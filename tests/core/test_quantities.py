@@ -3,7 +3,7 @@ import doctest
 import pytest
 
 from nbllm.core import quantities
-from nbllm.core.quantities import duration, fixed, iso_minute, moment, number, size
+from nbllm.core.quantities import column, duration, fixed, iso_minute, moment, number, size
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -19,6 +19,12 @@ def test_the_examples_in_the_docstrings_hold():
 )  # fmt: skip
 def test_number(value, text):
     assert number(value) == text
+
+
+def test_a_whole_number_too_large_for_a_float_has_an_exponent():
+    assert number(-(10**400)) == "-1e+400"
+    assert number(12345 * 10**30) == "1.234e+34"
+    assert column([10**400, 0.25, None], "-") == ["1e+400", "0.25", "-"]
 
 
 def test_fixed_keeps_the_decimals_of_the_figure_it_belongs_to():

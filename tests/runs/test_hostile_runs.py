@@ -112,6 +112,29 @@ def changed(value, place, new):
     return value
 
 
+def hostile(folder, seed):
+    """Make a run of which every third entry and event holds something else than it should."""
+    rng = random.Random(seed)
+    record = copy.deepcopy(RECORD)
+    for place in [place for place in places(RECORD) if len(place) > 1 or place[0] not in ("config", "data")]:
+        if rng.random() < 0.3:
+            try:
+                record = changed(record, place, rng.choice(VALUES))
+            except (TypeError, IndexError, KeyError):
+                continue  # what held it was changed before
+    path = create(folder, f"run-{seed}", {})
+    record = {**json.loads((path / "run.json").read_text()), **record}
+    (path / "run.json").write_text(json.dumps(record))
+    lines = []
+    for step in range(150):
+        event = {"time": time.time() + step, "step": step, **copy.deepcopy(rng.choice(EVENTS))}
+        if rng.random() < 0.3:
+            event = changed(event, rng.choice(list(places(event))), rng.choice(VALUES))
+        lines.append(json.dumps(event))
+    (path / "events" / "trainer-0001.jsonl").write_text("\n".join([*lines, ""]))
+    return path
+
+
 @pytest.mark.parametrize("place", list(places(RECORD)), ids=str)
 def test_every_entry_of_a_record_may_hold_anything_or_be_missing(path, place):
     record = read_record(path)

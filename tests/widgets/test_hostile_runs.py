@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
-import random
 import time
 
 import pytest
@@ -16,7 +14,7 @@ from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from nbllm.widgets.runs import RunsPanel
 from nbllm.widgets.training import TrainingPanel
-from tests.runs.test_hostile_runs import EVENTS, RECORD, VALUES, changed, places
+from tests.runs.test_hostile_runs import hostile
 
 
 def sendable(viewer):
@@ -24,29 +22,6 @@ def sendable(viewer):
     for message, _ in list(viewer.messages):
         json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
         assert message["type"] != "problem", message
-
-
-def hostile(folder, seed):
-    """Make a run of which every third entry and event holds something else than it should."""
-    rng = random.Random(seed)
-    record = copy.deepcopy(RECORD)
-    for place in [place for place in places(RECORD) if len(place) > 1 or place[0] not in ("config", "data")]:
-        if rng.random() < 0.3:
-            try:
-                record = changed(record, place, rng.choice(VALUES))
-            except (TypeError, IndexError, KeyError):
-                continue  # what held it was changed before
-    path = create(folder, f"run-{seed}", {})
-    record = {**json.loads((path / "run.json").read_text()), **record}
-    (path / "run.json").write_text(json.dumps(record))
-    lines = []
-    for step in range(150):
-        event = {"time": time.time() + step, "step": step, **copy.deepcopy(rng.choice(EVENTS))}
-        if rng.random() < 0.3:
-            event = changed(event, rng.choice(list(places(event))), rng.choice(VALUES))
-        lines.append(json.dumps(event))
-    (path / "events" / "trainer-0001.jsonl").write_text("\n".join([*lines, ""]))
-    return path
 
 
 @pytest.mark.parametrize("seed", range(8))
