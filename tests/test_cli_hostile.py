@@ -157,11 +157,11 @@ def names(section):
 
 @pytest.mark.parametrize("section", ["data", "tokenizer", "model", "train"])
 def test_whatever_stands_in_the_file(place, capsys, section):
-    for name in names(section):
+    for index, name in enumerate(names(section)):
         lines = [line for line in CONFIG.splitlines() if not line.startswith(f"{name} =")]
         if name == "vocab_size":
             lines.remove('kind = "byte"')
-        for value in VALUES:
+        for value in VALUES[index % 2 :: 2]:  # half of them, the other half for the next name
             for number, line in enumerate(lines):
                 if line == f"[{section}]":
                     text = "\n".join([*lines[: number + 1], f"{name} = {value}", *lines[number + 1 :]])

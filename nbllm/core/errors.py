@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from nbllm.core.terminal import shorten, visible, visible_line
 
-MOST_CHARACTERS = 2000  # of each part of a message: what names a million columns is read by nobody
+MOST_CHARACTERS = 2000  # of each part of a message: nobody reads a message that names a million columns
 MOST_NAMES, MOST_LETTERS = 2000, 200  # compared with a misspelt name
 
 

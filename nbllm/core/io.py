@@ -17,7 +17,7 @@ from typing import Any
 
 from nbllm.core.errors import UserError
 
-ASIDE = ".aside-"  # prefix of everything half-written; whoever finds one may delete it
+ASIDE = ".aside-"  # prefix of everything half-written; such leftovers may be deleted
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -119,7 +119,7 @@ class DocumentEncoder:
         yield text[begin:]
 
     def _cut(self, text: str, start: int) -> int | None:
-        """Return a place from `start` on where a line ends and the tokenizer parts the text, or None.
+        """Return a place from `start` on where a line ends and the tokenizer splits the text, or None.
 
         What a token may span is settled by the pre-tokenizer, which looks at the text around; it is asked twice, with
         more and with less of the text before, so that the answer does not depend on where it began to read.

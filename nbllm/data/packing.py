@@ -37,7 +37,7 @@ GROUP_CHARACTERS = 1 << 22  # text read at once
 def pack(
     dataset: Dataset, tokenizer: PreTrainedTokenizerFast, *, folder: str | Path | None = None
 ) -> TokenStore:
-    """Encode every document and lay the tokens on disk; or find what was packed before.
+    """Encode every document and write the tokens to disk, or find what was packed before.
 
     The store's name is a fingerprint of the texts, their order and the tokenizer, so the same text with the
     same tokenizer is encoded once; what is found is verified by checksum and made again when damaged. It is

@@ -86,7 +86,7 @@ def _cut(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
 
 
 def _place(text: str, share: float) -> int:
-    """Return where to cut: near the share asked for, before a paragraph, a line, a word, or else anywhere."""
+    """Return where to cut: near the share asked for, before a paragraph, a line, a word, or anywhere."""
     wanted = len(text) - max(1, round(share * len(text)))
     least = max(1, wanted - round(NEAR * (len(text) - wanted)))
     for boundary in BOUNDARIES:

@@ -1,4 +1,4 @@
-"""Read the documents out of whatever holds text."""
+"""Read documents from anything that holds text."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class StoreRecord(PlainConfig):
 
 
 class TokenStore:
-    """The tokens of all documents, one behind the other, each document followed by the token that ends it.
+    """The tokens of all documents, one after the other, each document followed by the token that ends it.
 
     Made by `pack`; opened again with `TokenStore.open`. Pickling passes the path, not the tokens.
 

@@ -13,7 +13,7 @@ class EvaluationConfig(PlainConfig):
     """Configuration of `evaluate`.
 
     Args:
-        limit: Measure only the first so many examples of each data set; `None` is all.
+        limit: Measure only the first `limit` examples of each data set; `None` is all.
         confidence: Of the intervals, between 0 and 1.
         resamples: Bootstrap resamples of the examples, for the intervals.
         seed: Of the bootstrap.

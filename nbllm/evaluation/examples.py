@@ -62,7 +62,7 @@ def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
     Args:
         task: Reads the data.
         source: What was given.
-        limit: Only the first so many.
+        limit: Only the first `limit` examples.
 
     Raises:
         DataError: There is nothing to measure, or the task cannot read the data.

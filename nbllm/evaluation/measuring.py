@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
 
-# Examples are answered in groups of about so many batches: enough to sort requests by length within a group, few
+# Examples are answered in groups of about this many batches: enough to sort requests by length within a group, few
 # enough that progress shows and an interruption loses little.
 _BATCHES_PER_GROUP = 4
 _CHARACTERS_PER_TOKEN = 4  # about
@@ -169,7 +169,7 @@ def _measurement(
 
 
 def _kept(columns: Mapping[str, tuple[Value, ...]], task: Task) -> dict[str, tuple[Value, ...]]:
-    """Return the columns for the record: long texts are cut, but for those that a comparison computes anew from."""
+    """Return the columns for the record: long texts are cut, except those that a comparison recomputes from."""
     whole = {name for metric in task.metrics if metric.of_model for name in metric.columns}
     whole.add(task.cluster)
     return {

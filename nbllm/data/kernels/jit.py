@@ -1,4 +1,4 @@
-"""The one decorator of every kernel: no GIL, machine code kept on disk where a disk can be written."""
+"""The decorator of every kernel: without the GIL, machine code cached on disk where possible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lay encoded documents one behind the other."""
+"""Concatenate encoded documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet, Arrow and Feather files, and whatever else is an Arrow table: one document a row."""
+"""Parquet, Arrow and Feather files, and Arrow tables from other libraries: one document a row."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _read(
 
 
 def check_column(column: Any, where: str) -> None:
-    """Check a column of a data set as those of files are checked.
+    """Check the buffers of a column of a data set.
 
     Raises:
         DataError: Its buffers contradict one another.
@@ -157,7 +157,7 @@ def _checked(chunk: Any) -> Any:
 
 
 def _as_bytes(chunk: Any) -> Any:
-    """Return a column with bytes for texts: one that is not UTF-8 is a matter of its row, not of the file."""
+    """Return a column with bytes for texts: a text that is not UTF-8 spoils its row, not the file."""
     return chunk.view(_bytes_type(chunk.type))
 
 
@@ -179,7 +179,7 @@ def _bytes_type(kind: Any) -> Any:
 
 
 def _shares(kind: Any) -> bool:
-    """Return whether a type, which is none of those that texts come in, lets few bytes stand for many entries."""
+    """Return whether the type lets few bytes stand for many entries; text is not stored in such types."""
     import pyarrow as pa
 
     types = pa.types
@@ -261,7 +261,7 @@ def _plain(values: Any) -> Iterator[object]:
 
 
 def _choose(choice: ColumnChoice, schema: Any, where: str) -> str | None:
-    """Return the column, by the types of all: an example of a type stands for the values."""
+    """Return the chosen column; an example of each type stands for the values."""
     return choice.choose(schema.names, example_row(schema), where)
 
 

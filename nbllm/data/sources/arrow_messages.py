@@ -1,4 +1,4 @@
-"""How large the compressed messages of an Arrow stream are when unpacked, told before anything is unpacked.
+"""How large the compressed messages of an Arrow stream are when unpacked, read before anything is unpacked.
 
 The buffers of a record batch may be compressed, each with its unpacked size in front. pyarrow unpacks them all at once
 and knows no limit, so the sizes are read beforehand.
@@ -69,7 +69,7 @@ def _unpacked(stream: IO[bytes], place: int, size: int) -> int:
 
 
 class _Table:
-    """A table of a FlatBuffer: fields by number, each where its table of offsets says, or absent."""
+    """A table of a FlatBuffer: fields by number; its table of offsets says where each is, if it is there."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self._data, self._place = data, place

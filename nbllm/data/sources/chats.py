@@ -46,7 +46,7 @@ def read_messages(value: Sequence[Mapping[str, Any]]) -> list[Message] | None:
 
 
 def plain_text(messages: Sequence[Message]) -> str:
-    """Render a conversation without control tokens: the roles are plain words."""
+    """Render a conversation without control tokens, with the roles as plain words."""
     parts = []
     for message in messages:
         role = message["role"]

@@ -63,7 +63,7 @@ class ColumnChoice:
         return name
 
     def document(self, row: Mapping[str, Any], source: str, where: str) -> Document | None:
-        """Return the document of a row, or None where it has none and that is left out."""
+        """Return the document of a row, or None where it has none and is left out."""
         if self.name is None or self.name not in row:
             chosen = self.choose(list(row), row, where)
             if chosen is None:
@@ -115,7 +115,7 @@ def is_textual(value: object) -> bool:
 def make_document(
     value: object, column: str, source: str, where: str, omissions: Omissions
 ) -> Document | None:
-    """Return the document that a value is, a text or a conversation; else leave it out and return None."""
+    """Return a text or a conversation as a document; leave out any other value and return None."""
     if isinstance(value, str):
         return Document(value, source, where)
     if is_conversation(value):

@@ -108,7 +108,7 @@ def _is_readable(suffix: str) -> bool:
 
 
 def _walk(folder: Path, reading: Reading) -> Iterator[Path]:
-    """Yield the files below a folder, hidden ones aside, in order.
+    """Yield the files below a folder, except hidden ones, in order.
 
     A link is followed to a file inside the folder, and no further: a folder that came from elsewhere would pull in
     files of this machine. Links to folders inside are left, for what they hold is found anyway.

@@ -16,7 +16,7 @@ from nbllm.data.sources.text_files import decoded_lines, encoding_of, report_und
 
 
 def read_jsonl(file: Input, reading: Reading) -> Iterator[Document]:
-    """Yield one document a line; blank lines are none."""
+    """Yield one document a line; blank lines are skipped."""
     choice = ColumnChoice(reading.column, reading.omissions, file.name)
     for number, line in decoded_lines(file, reading):
         if not line.strip():

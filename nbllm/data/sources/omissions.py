@@ -48,7 +48,7 @@ class Omissions:
             places.append(where)
 
     def note(self, sentence: str) -> None:
-        """Record something for the description that is no error."""
+        """Record something for the description that is not an error."""
         if sentence not in self.notes and len(self.notes) < MOST_NOTES:
             self.notes.append(sentence)
 

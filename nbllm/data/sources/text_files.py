@@ -44,7 +44,7 @@ def decoded_lines(file: Input, reading: Reading) -> Iterator[tuple[int, str]]:
 
 
 def read_text(file: Input, reading: Reading) -> Iterator[Document]:
-    """Yield the documents of a text file; blank lines part paragraphs, and blank documents are none."""
+    """Yield the documents of a text file; blank lines separate paragraphs, and blank documents are left out."""
     if reading.sample_by == "document":
         text = _whole(file, reading)
         if text.strip():

@@ -1,4 +1,4 @@
-"""ZIP archives: their members are read where they lie; nothing is written, whatever they are called."""
+"""ZIP archives: members are read from the archive; nothing is extracted, whatever their names are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ENCRYPTED = 1  # a bit of a member's flags
 
 @contextlib.contextmanager
 def open_zip(path: Path, name: str) -> Iterator[list[Input]]:
-    """Open an archive and give its members in the order of their names, hidden ones aside.
+    """Open an archive and give its members in the order of their names, except hidden ones.
 
     Raises:
         OSError: It cannot be opened.

@@ -1,4 +1,4 @@
-"""Zstandard, so that a truncated file is never mistaken for its end."""
+"""Zstandard decompression that notices truncated files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKED_BLOCK = 1 << 11  # small: a hostile archive unpacks to forty thousand tim
 
 
 class _ZstdReader(io.RawIOBase):
-    """Decompress zstd. The library's own reader ends in silence where a file was cut off; this one raises."""
+    """Decompress zstd. The library's own reader ends silently at the end of a truncated file; this one raises."""
 
     def __init__(self, file: IO[bytes]) -> None:
         import zstandard

@@ -31,7 +31,7 @@ class Metric(PlainConfig, abc.ABC):
         of_model: Whether it depends on the model, so that two models are compared by it.
         comparable_by: Columns that two models must agree in, row by row, for the figure to compare them: a figure
             per token compares only models that cut the text into as many tokens.
-        resampled: Whether an interval is made by drawing rows anew.
+        resampled: Whether an interval is computed by resampling rows.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Bits per byte: how short a model makes text, whatever its tokenizer."""
+"""Bits per byte: how well a model compresses text, independent of its tokenizer."""
 
 from __future__ import annotations
 

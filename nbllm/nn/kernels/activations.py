@@ -71,7 +71,7 @@ def _swiglu_row(gate: Any, up: Any, out: Any, like: Any) -> None:
 
 @part(EXACT)
 def _swiglu_backward_row(gate: Any, up: Any, grad: Any, grad_gate: Any, grad_up: Any, like: Any) -> None:
-    """Set the gradients by gate and up, given that by silu(gate) * up."""
+    """Set the gradients of gate and up, given that of silu(gate) * up."""
     wide()
     for place in range(len(gate)):
         given, by_out = widened(gate[place]), widened(grad[place])
@@ -115,7 +115,7 @@ def _swiglu(data: Any, like: Any) -> None:
 
 @part(EXACT)
 def _swiglu_backward(data: Any, like: Any) -> None:
-    """Arguments: x (row, 2 column); grad (row, column) by the output; out (row, 2 column), that by x."""
+    """Arguments: x (row, 2 column); grad (row, column), of the output; out (row, 2 column), of x."""
     x, grad, out = matrix_of(data, 1, like), matrix_of(data, 2, like), matrix_of(data, 3, like)
     size = grad.shape[1]
     for share in own_shares(data):

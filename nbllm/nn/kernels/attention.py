@@ -92,7 +92,7 @@ def softmax_row(row: Any, count: int) -> None:
 
 @part(SUMS)
 def softmax_backward_row(weights: Any, grad: Any, count: int) -> None:
-    """Turn the gradient by the first `count` weights into that by the scores; set all others to 0."""
+    """Turn the gradient of the first `count` weights into that of the scores; set all others to 0."""
     mean = _ZERO
     for place in range(count):
         mean += weights[place] * grad[place]
@@ -178,7 +178,7 @@ def forward(data: Any) -> None:
 def _backward_of_block(
     heads: Any, block: Any, sizes: Any, scale: Any, add: bool, places: Any, workspace: Any
 ) -> None:
-    """Write the gradient by a block's queries; set or add those by the keys and values that it sees."""
+    """Write the gradient of a block's queries; set or add those of the keys and values that it sees."""
     query, key, value, grad, grad_query, grad_key, grad_value = heads
     first, last = block
     rows, head_dim = last - first, sizes[4]
@@ -207,7 +207,7 @@ def _backward_of_block(
 
 @kernel
 def backward(data: Any) -> None:
-    """Arguments as those of `forward`; in the place of out: grad; then the gradients by query, key and value.
+    """Arguments as those of `forward`; in the place of out: grad; then the gradients of query, key and value.
 
     A share's scratch buffer holds two blocks.
     """

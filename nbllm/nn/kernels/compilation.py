@@ -1,4 +1,4 @@
-"""Decorators of kernels and of their parts, and how a kernel reads its arguments.
+"""Decorators for kernels and for their parts, and how a kernel reads its arguments.
 
 A kernel gets one address: a table of 64-bit slots, `SLOTS` an argument, that `team.run` has filled.
 """
@@ -145,7 +145,7 @@ def weights_vector(address: Any, size: Any, like: Any) -> Any:
 
 @part(EXACT)
 def no_weights(like: Any) -> Any:
-    """Return a bias that is not there."""
+    """Return the bias of a layer that has none."""
     return weights_vector(0, 0, like)
 
 

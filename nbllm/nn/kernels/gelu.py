@@ -1,4 +1,4 @@
-"""The constants of GELU's tanh form, x/2 (1 + tanh(C0 (x + C1 x^3))); apart from the kernels, for all may read them."""
+"""The constants of GELU's tanh form, x/2 (1 + tanh(C0 (x + C1 x^3))), which the kernels and other modules read."""
 
 import math
 

@@ -105,7 +105,7 @@ def _backward_row_with(
 
 @part(SUMS)
 def _total_row(x: Any, statistics: Any, grad: Any, grad_weight: Any, grad_bias: Any) -> None:
-    """Add a row's share of the gradients by weight and bias."""
+    """Add a row's share of the gradients of weight and bias."""
     wide()
     mean, scale = statistics[0], statistics[1]
     for place in range(len(x)):
@@ -143,7 +143,7 @@ def _forward(data: Any, like: Any) -> None:
 def _backward(data: Any, like: Any) -> None:
     """Arguments: x (row, column); weight; statistics; grad; grad of the sum or None; out; totals twice; centred.
 
-    The totals (share, column) are the shares' parts of the gradients by weight and by bias.
+    The totals (share, column) are the shares' parts of the gradients of weight and bias.
     """
     x, weight, statistics = matrix_of(data, 1, like), vector(data, 2), matrix(data, 3)
     grad, residual, out = matrix_of(data, 4, like), matrix_of(data, 5, like), matrix_of(data, 6, like)
