@@ -14,7 +14,7 @@ from pathlib import Path
 from nbllm.core.cache import ABANDONED_AFTER, cache_folder, unwritable
 from nbllm.core.errors import UserError, nearest
 from nbllm.core.html import fragment, table
-from nbllm.core.io import ASIDE
+from nbllm.core.io import ASIDE, is_link
 from nbllm.core.kernel_cache import cached_kernels
 from nbllm.core.quantities import moment, size
 from nbllm.core.text_table import text_table
@@ -140,7 +140,7 @@ def _measure(kind: Kind) -> Kept:
 def _stats(path: Path) -> Iterator[os.stat_result]:
     """Yield the facts of a file, or of all files in a folder; links are not followed."""
     files = [path]
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not is_link(path):
         files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
     for file in files:
         with contextlib.suppress(OSError):  # deleted meanwhile
@@ -149,7 +149,7 @@ def _stats(path: Path) -> Iterator[os.stat_result]:
 
 def _remove(path: Path) -> None:
     try:
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not is_link(path):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)

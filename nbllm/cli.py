@@ -337,7 +337,7 @@ def _delete(options: argparse.Namespace) -> None:
     from nbllm.runs.locating import locate
     from nbllm.runs.managing import delete
 
-    paths = [locate(run, options.folder) for run in options.runs]
+    paths = list(dict.fromkeys(locate(run, options.folder) for run in options.runs))
     for path in paths:
         saved = checkpoints(path)
         say(f"{path}: {counted(len(saved), 'checkpoints')}, {size(sum(info.bytes for info in saved))}")

@@ -343,7 +343,12 @@ def test_runs_are_renamed_and_deleted(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs" / "baseline").exists()
     assert main(["runs", "delete", "baseline"]) == 0
     assert main(["runs", "delete", "baselin", "--yes"]) == 1
-    assert main(["runs", "delete", "second", "--yes"]) == 0
+    (tmp_path / "runs" / "link").symlink_to("second")
+    for command in (["delete", "link", "--yes"], ["rename", "link", "other"]):
+        assert main(["runs", *command]) == 1
+        assert "link is a link" in capsys.readouterr().err
+    (tmp_path / "runs" / "link").unlink()
+    assert main(["runs", "delete", "second", "second", "--yes"]) == 0
     assert list((tmp_path / "runs").iterdir()) == []
 
 

@@ -1,4 +1,8 @@
-"""Renaming and deleting runs. Only what a run consists of is deleted, by name; a link is removed, never followed."""
+"""Renaming and deleting runs.
+
+Only what a run consists of is deleted, by name. Links in its folder are removed, never followed; a folder that is
+itself a link is left alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, listed
-from nbllm.core.io import ASIDE, expand_user, sync_directory, write_json
+from nbllm.core.io import ASIDE, expand_user, is_link, sync_directory, write_json
 from nbllm.runs import checkpoint, commands, events
 from nbllm.runs.liveness import LIVE, judge
 from nbllm.runs.lock import HOLDER, LOCK, TrainerLock
@@ -34,9 +38,9 @@ def rename(path: Path | str, name: str) -> Path:
     """Give a run another name, and return its new folder; its forks and replays name it by the new one.
 
     Raises:
-        RunError: It is live, the name is taken or cannot be one, or the folder cannot be renamed.
+        RunError: It is live, its folder is a link, the name is taken or cannot be one, or the folder cannot be renamed.
     """
-    path = Path(path).resolve()
+    path = _own_folder(path, "renamed")
     check_name(name)
     record = read_record(path)
     target = path.with_name(name)
@@ -62,9 +66,10 @@ def delete(path: Path | str) -> list[Path]:
         The files in its folder that are no part of a run; they and the folder stay.
 
     Raises:
-        RunError: There is no run, it is live, or something cannot be deleted; doing it again deletes the rest.
+        RunError: There is no run, it is live, its folder is a link, or something cannot be deleted; doing it again
+            deletes the rest.
     """
-    path = Path(path).resolve()
+    path = _own_folder(path, "deleted")
     record: dict[str, Any] = {}
     if os.path.lexists(path / RECORD):
         with contextlib.suppress(RunError):  # a damaged run can be deleted too
@@ -72,7 +77,7 @@ def delete(path: Path | str) -> list[Path]:
     else:
         record = read_record(path)  # says that there is none
     try:
-        if (path / LOCK).is_symlink():  # taking the lock would open what it leads to
+        if is_link(path / LOCK):  # taking the lock would open what it leads to
             (path / LOCK).unlink()
         with _not_live(path, record, "deleted"):
             for folder, pattern in _PARTS.items():
@@ -96,16 +101,14 @@ def check_replaceable(path: Path | str) -> None:
     """Check that a run can be replaced by another of its name, or that the name is free.
 
     Raises:
-        RunError: It is live, or its folder holds what is no part of a run.
+        RunError: It is live, its folder is a link, or holds what is no part of a run.
     """
-    path = expand_user(path).absolute()
-    if not os.path.lexists(path):
+    if not os.path.lexists(expand_user(path)):
         return
+    path = _own_folder(path, "replaced")
     record = read_record(path)
     with _not_live(path, record, "replaced"):
         pass
-    if path.is_symlink():
-        raise RunError(f"{path.name} is not replaced: it is a link.", where=path, hint="Choose another name.")
     left = foreign_files(path)
     if left:
         names = listed([str(file.relative_to(path)) for file in left], most=5)
@@ -135,6 +138,22 @@ def replace(path: Path, name: str) -> Path:
     return target
 
 
+def _own_folder(path: Path | str, done: str) -> Path:
+    """Return a run's folder without links on the way to it.
+
+    Raises:
+        RunError: The folder is a link: the run it leads to may be in use under its own name.
+    """
+    path = expand_user(path).absolute()
+    if is_link(path):
+        raise RunError(
+            f"{path.name} is a link, and is not {done}.",
+            where=path,
+            hint=f"The run itself is {path.resolve()}; to remove just the link, use the file browser or a shell.",
+        )
+    return path.resolve()
+
+
 def _move(path: Path, target: Path, record: Mapping[str, Any]) -> None:
     os.rename(path, target)
     write_json(target / RECORD, {**record, "name": target.name})
@@ -149,7 +168,7 @@ def foreign_files(path: Path) -> list[Path]:
     found = []
     for here, subfolders, files in os.walk(path):
         subfolders[:] = [name for name in subfolders if Path(here, name) not in ours]
-        names = files + [name for name in subfolders if Path(here, name).is_symlink()]
+        names = files + [name for name in subfolders if is_link(Path(here, name))]
         found += [Path(here, name) for name in names if Path(here, name) not in ours]
     return sorted(found)
 
@@ -176,7 +195,7 @@ def _not_live(path: Path, record: dict[str, Any], done: str) -> Iterator[None]:
 
 def _own_entries(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     """Return what in a part of a run is named like ours; where the part is a link, that alone."""
-    if folder.is_symlink():
+    if is_link(folder):
         return [folder]
     try:
         with os.scandir(folder) as entries:
@@ -187,7 +206,7 @@ def _own_entries(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not is_link(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

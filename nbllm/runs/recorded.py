@@ -31,7 +31,8 @@ class RecordedRun:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(os.path.realpath(expand_user(path)))
+        self._opened = expand_user(path).absolute()  # as it was named: it may be a link
+        self.path = Path(os.path.realpath(self._opened))
         self._reader = RunReader(self.path)
 
     @property

@@ -230,9 +230,10 @@ class Run(RecordedRun):
         """Give the run another name, and return it; its forks and replays name it by the new one.
 
         Raises:
-            RunError: It is live, the name is taken or cannot be one, or the folder cannot be renamed.
+            RunError: It is live, its folder is a link, the name is taken or cannot be one, or the folder cannot be
+                renamed.
         """
-        self.path = managing.rename(self.path, name)
+        self.path = self._opened = managing.rename(self._opened, name)
         self._reader = RunReader(self.path)
         return self
 
@@ -242,9 +243,10 @@ class Run(RecordedRun):
         Files in its folder that are no part of a run are left there, and named. Links are removed, never followed.
 
         Raises:
-            RunError: It is live, or something cannot be deleted; calling it again deletes the rest.
+            RunError: It is live, its folder is a link, or something cannot be deleted; calling it again deletes the
+                rest.
         """
-        left = managing.delete(self.path)
+        left = managing.delete(self._opened)
         if left:
             names = ", ".join(str(path.relative_to(self.path)) for path in left[:10])
             say(f"{self.path} stays, for files that are no part of the run: {names}.")

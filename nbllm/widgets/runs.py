@@ -80,10 +80,6 @@ class RunsPanel(Panel):
         """Rename or delete a run; in a thread of its own, since deleting gigabytes takes seconds."""
         viewer, request = message["viewer"], message.get("request")
         try:
-            if path.is_symlink():
-                raise RefusedError(
-                    f"{path.name} is a link to {path.resolve()}: rename or delete the run there."
-                )
             if message["type"] == "rename":
                 name = _rename(path, message.get("name"))
                 text = f"{path.name} is now called {name}."

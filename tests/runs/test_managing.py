@@ -137,6 +137,30 @@ def test_a_link_among_what_is_ours(make, runs):
     assert sorted(os.walk(victim)) == before
 
 
+def test_a_run_folder_that_is_a_link_is_left_alone(make, runs):
+    path = make()
+    link = runs / "link"
+    link.symlink_to(path)
+    before = sorted(os.walk(path))
+    handle = Run(link)  # reading through it is fine
+    managed = [
+        lambda: handle.delete(),
+        lambda: handle.as_actor("agent:x").delete(),
+        lambda: handle.rename("other"),
+        lambda: managing.delete(link),
+        lambda: managing.rename(link, "other"),
+        lambda: managing.check_replaceable(link),
+    ]
+    for manage in managed:
+        with pytest.raises(RunError, match=r"link is a link, and is not [\s\S]*demo"):
+            manage()
+    assert sorted(os.walk(path)) == before and link.is_symlink()
+    runs.rename(runs.with_name("moved"))
+    runs.symlink_to(runs.with_name("moved"))  # a link on the way to the folder does no harm
+    Run(runs / "demo").delete()
+    assert os.listdir(runs) == ["link"]
+
+
 @pytest.mark.parametrize("name", ["run.json", "trainer.lock", "trainer.json", "process.log"])
 def test_files_that_are_links(make, runs, name):
     (runs.parent / "thesis").write_text("mine")

@@ -106,7 +106,7 @@ def test_what_is_not_replaced(lm, folder):
     (folder / "runs" / "link").symlink_to(run.path)
     for name, message in (
         ("plain", "There is no run here"),
-        ("link", "it is a link"),
+        ("link", "link is a link"),
         (None, "needs the name"),
     ):
         with pytest.raises(UserError, match=message):
