@@ -81,7 +81,7 @@ def frozen_after(frozen: object, actions: Iterable[Action]) -> tuple[str, ...]:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else ()
+    return tuple(map(str, value[:MAX_PATTERNS])) if isinstance(value, (list, tuple)) else ()
 
 
 def _takes_away(pattern: str, before: Sequence[str]) -> bool:

@@ -68,3 +68,4 @@ def test_a_record_may_hold_anything():
     assert frozen_after(["embedding"], actions) == ("norm", "5", "!embedding")  # 5 might be anything
     assert frozen_after(None, actions[:1]) == ("norm", "5")
     assert frozen_after("embedding", []) == ()
+    assert len(frozen_after([f"blocks.{n}" for n in range(5000)], [])) == 1000
