@@ -277,6 +277,8 @@ class Loop:
             if self._begun and (error is None or isinstance(error, KeyboardInterrupt)):
                 how = "interrupted" if isinstance(error, KeyboardInterrupt) else "left"
                 reason = f"the loop was {how} in the step after {session.step}"
+                if not self._watched:
+                    reason += "; only inside `with loop:` it is seen whether by an error"
                 session.record_end(EndRun(state="stopped", reason=reason))
             elif error is not None and session.is_claimed:
                 session.fail(error)
