@@ -18,7 +18,7 @@ from nbllm.core.errors import RunError, listed
 from nbllm.core.io import ASIDE, expand_user, is_link, sync_directory, write_json
 from nbllm.runs import checkpoint, commands, events
 from nbllm.runs.liveness import LIVE, judge
-from nbllm.runs.lock import HOLDER, LOCK, TrainerLock
+from nbllm.runs.lock import HOLDER, LOCK, TrainerLock, is_held
 from nbllm.runs.skim import newest_session
 from nbllm.runs.store import PROCESS_LOG, RECORD, check_name, read_record, run_folders
 from nbllm.runs.summary import parent_name
@@ -185,9 +185,9 @@ def _not_live(path: Path, record: dict[str, Any], done: str) -> Iterator[None]:
         raise RunError(
             f"{path.name} is {state}; a live run cannot be {done}.",
             where=path,
-            hint="Stop it first: run.stop()."
-            if state != "starting"
-            else "If nothing is about to train it, try again in two minutes.",
+            hint="If nothing is about to train it, try again in two minutes."
+            if state == "starting" and not is_held(path)
+            else "Stop it first: run.stop().",
         )
     with TrainerLock(path, PATIENCE):
         yield

@@ -6,6 +6,7 @@ from nbllm.core.errors import RunError
 from nbllm.runs import checkpoint, commands, managing
 from nbllm.runs.events import EventWriter
 from nbllm.runs.listing import list_runs
+from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import create, read_record
@@ -86,6 +87,14 @@ def test_a_live_run_is_neither_renamed_nor_deleted(run):
     run.wait(timeout=10, progress=False)  # its trainer may hold the lock a moment longer
     run.delete()
     assert not run.path.exists()
+
+
+def test_a_run_that_may_be_starting(runs):
+    path = create(runs, "new", {})
+    with pytest.raises(RunError, match=r"new is starting[\s\S]*try again in two minutes"):
+        managing.delete(path)
+    with TrainerLock(path), pytest.raises(RunError, match=r"new is starting[\s\S]*run\.stop\(\)"):
+        managing.delete(path)
 
 
 def test_a_deleted_run_leaves_nothing(make, runs, capsys):
