@@ -443,20 +443,20 @@ class LM:
 
         texts = [texts] if isinstance(texts, str) else list(texts)
         before, after = added_around(self.tokenizer)
-        room = self.config.max_positions - len(before) - len(after)
+        most = self.config.max_positions - len(before) - len(after)
         ids = [encode_text(self.tokenizer, text) for text in texts]
         for number, tokens in enumerate(ids):
             if not (before or tokens or after):
                 raise UserError(f"A text has no token: {texts[number]!r}.", where=f"text {number}")
-        if long := sum(len(text) > room for text in ids):
+        if long := sum(len(text) > most for text in ids):
             text = (
-                f"{long} of {len(ids)} texts are longer than {room} tokens; only their beginnings are read."
+                f"{long} of {len(ids)} texts are longer than {most} tokens; only their beginnings are read."
             )
             warnings.warn(text, stacklevel=2)
         with self.lock:
             return embed_tokens(
                 self.model,
-                [before + text[:room] + after for text in ids],
+                [before + text[:most] + after for text in ids],
                 pooling=pooling,
                 normalize=normalize,
             )

@@ -38,7 +38,7 @@ class ModelConfig(PlainConfig):
             hidden_size rounded up to a multiple of 64, which costs as many parameters.
         max_positions: The longest context, in tokens.
         positions: "learned" (a vector a position), "sinusoidal" (waves), "rotary" (queries and keys rotated), "alibi"
-            (scores fall with the distance) or "relative" (a learned number for each bucket of distances, as in T5).
+            (scores fall with the distance) or "relative" (a learned scalar for each bucket of distances, as in T5).
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding, the token `position_offset - 1`, which is not counted (RoBERTa); 0: all tokens
             are counted.

@@ -152,7 +152,11 @@ class Encoder(Network):
             return [getattr(block, part) for block in self.blocks for part in (name, f"{name}_norm")]
 
         parts: list[tuple[str, str, list[nn.Module | None]]] = [
-            ("embedding", "token embedding, and the matrix of the head", [self.embedding]),
+            (
+                "embedding",
+                f"token embedding{', tied to the head' if self.head is not None else ''}",
+                [self.embedding],
+            ),
             ("positions", self.positions.label, [self.positions]),
             ("token_types", "token types", [self.token_types]),
             ("embedding_norm", norm, [self.embedding_norm]),

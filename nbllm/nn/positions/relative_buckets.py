@@ -17,7 +17,7 @@ MAX_DISTANCE = 128
 
 @keep_methods
 class RelativeBuckets(Positions):
-    """Adds a learned number for each head and bucket of distances to the scores; there is no limit.
+    """Adds a learned scalar for each head and bucket of distances to the scores; there is no limit.
 
     Near distances have a bucket each, farther ones share one with ever more others; from 128 on all share one. The same
     is added in every layer.

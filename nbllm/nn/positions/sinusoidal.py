@@ -60,7 +60,7 @@ class SinusoidalPositions(Positions):
     def _make_table(self, length: int) -> Tensor:
         # Outside inference mode: a table made while generating must also serve a later training step.
         with torch.inference_mode(False), torch.no_grad():
-            # In double precision: position 10,000 times a frequency has no four exact decimals in float32.
+            # In double precision: the angle of a late position has few exact decimals in float32.
             exponents = torch.arange(0, self.size, 2, dtype=torch.float64, device="cpu") / self.size
             places = torch.arange(length, dtype=torch.float64, device="cpu")
             angles = places[:, None] / 10000**exponents
