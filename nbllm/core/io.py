@@ -54,9 +54,12 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; on success it is synced and renamed to `path`, replacing what was there.
+    """Yield a folder to fill; on success it is synced and renamed to `path`.
 
-    On any error the folder is removed and `path` is as it was.
+    On any error the folder is removed.
+
+    Raises:
+        OSError: The disk is full, or there is something at `path`, which stays as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{ASIDE}{uuid.uuid4().hex}")
@@ -64,13 +67,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     try:
         yield aside
         _finish(aside)
-        if path.exists():  # os.replace cannot replace a filled folder
-            old = path.with_name(f"{ASIDE}{uuid.uuid4().hex}")
-            os.replace(path, old)
-            os.replace(aside, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(aside, path)
+        os.rename(aside, path)  # this replaces no files: another process may have made the folder meanwhile
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -131,11 +128,11 @@ def _exchange(new: Path, directory: Path, stale: list[Path]) -> None:
         for place in set(stale) - made:
             place.unlink(missing_ok=True)
     except BaseException:
-        for place in made:
-            place.unlink()
         for place, second in kept:
             if os.path.lexists(second):
                 os.replace(second, place)
+        for place in made - {place for place, _ in kept}:
+            place.unlink()
         shutil.rmtree(replaced, ignore_errors=True)
         raise
     shutil.rmtree(replaced, ignore_errors=True)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -93,6 +94,8 @@ def pack(
             sha256={},
         )
         try:
+            if path.exists():  # damaged; who reads it has its files open
+                shutil.rmtree(path)
             with atomic_directory(path) as aside:
                 offsets = _write_tokens(aside / TOKENS, dataset, encoder, template, record)
                 offsets.astype("<i8").tofile(aside / OFFSETS)

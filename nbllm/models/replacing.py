@@ -30,7 +30,8 @@ def replacing_model(directory: Path) -> Iterator[Path]:
 
     Raises:
         UserError: A file that would be replaced is not a model's.
-        OSError: The disk is full or the folder cannot be written; `directory` is as it was.
+        OSError: The disk is full or the folder cannot be written, or somebody else has just made it; `directory` is as
+            it was.
     """
     directory = directory.resolve()
     if not directory.exists():

@@ -2,7 +2,15 @@ import os
 
 import pytest
 
-from nbllm.core.io import is_link, open_log, open_regular, read_regular, remove_leftovers, sha256_file
+from nbllm.core.io import (
+    atomic_directory,
+    is_link,
+    open_log,
+    open_regular,
+    read_regular,
+    remove_leftovers,
+    sha256_file,
+)
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links and pipes")
 
@@ -64,3 +72,12 @@ def test_leftovers_are_removed_and_nothing_that_they_lead_to(tmp_path):
     remove_leftovers(folder)
     assert os.listdir(folder) == ["other"]
     assert (kept / "thesis.txt").read_text() == "years"
+
+
+def test_a_folder_that_is_made_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(OSError, match="not empty|exists"), atomic_directory(tmp_path / "model") as aside:
+        (aside / "weights").write_text("new")
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "thesis").write_text("mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["thesis"]

@@ -158,6 +158,7 @@ def test_a_file_and_a_checkpoint_are_refused(lm, tmp_path):
     (tmp_path / "notes").write_text("dear")
     with pytest.raises(UserError, match="a file of this name"):
         lm.save(tmp_path / "notes")
+    (tmp_path / "run").mkdir()
     saved = checkpoint.save(tmp_path / "run", 3, lm.write_files, {"num_actions": 0})
     with pytest.raises(UserError, match="a run's checkpoint"):
         lm.save(saved.path)
