@@ -12,6 +12,7 @@ from nbllm.core.report.curves import curve_line
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import Chart, Event, KeyValues, Sample, Samples, Section, Table, Text
 from nbllm.core.report.values import Cell
+from nbllm.nn.compiled import parameters_by_name
 from nbllm.runs.actions import words
 from nbllm.runs.patterns import frozen_after
 from nbllm.runs.summary import NATS
@@ -127,7 +128,7 @@ def _trained_share(run: Run, lm: LM) -> str:
     if "freeze" not in run.config:
         return ""
     patterns = frozen_after(run.config["freeze"], run.timeline.effective)
-    sizes = {name: parameter.numel() for name, parameter in lm.model.named_parameters()}
+    sizes = {name: parameter.numel() for name, parameter in parameters_by_name(lm.model).items()}
     frozen = ParameterNames(sizes, lm.config).frozen(patterns)
     total = sum(sizes.values())
     trained = total - sum(sizes[name] for name in frozen)

@@ -63,9 +63,6 @@ class Hooks:
         for name, module in self.modules.items():
             if not isinstance(name, str) or not hasattr(module, "state_dict"):
                 raise UserError(f"modules[{name!r}] has no state_dict().")
-        # What torch.compile returns puts its own name before those of all parameters.
-        plain = {name: getattr(module, "_orig_mod", module) for name, module in self.modules.items()}
-        object.__setattr__(self, "modules", plain)
 
     def cannot(self) -> dict[str, str]:
         """Return what the loop cannot do, with the reasons."""
