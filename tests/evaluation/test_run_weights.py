@@ -109,7 +109,7 @@ def test_names_and_paths(trained, texts, monkeypatch):
         nb.load("runs/dmeo")
     with pytest.raises(WeightsError, match=r"no model or run here[\s\S]*holds runs: child, demo"):
         nb.load("runs")
-    with pytest.raises(WeightsError, match="no such model directory"):
+    with pytest.raises(WeightsError, match="There is no folder 'elsewhere/demo'"):
         nb.load("elsewhere/demo")
     for verb in (nb.load, nb.evaluate):
         with pytest.raises(UserError, match="list is neither a"):
