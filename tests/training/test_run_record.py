@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 
 import pytest
@@ -49,17 +48,15 @@ def test_whatever_an_entry_holds_it_is_usable_or_refused(path):
         (("where",), "loop", "where must be 'thread' or 'process'"),
         (("config", "steps"), "many", "steps must be"),
         (("config", "num_threads"), 10**9, "num_threads must be"),
-        (("config", "optimizer_settings"), 5, "TypeError"),
+        (("config", "optimizer_settings"), 5, "optimizer_settings must be"),
         (("replay",), {"script": [{"step": 1}]}, "replay must be null, or a script of actions"),
     ],
 )  # fmt: skip
 def test_a_run_that_cannot_be_trained_by_its_record_says_so_before_anything_starts(
-    path, place, value, reason, monkeypatch
+    path, place, value, reason
 ):
     good = (path / "run.json").read_text()
     wrong = changed(read_record(path), place, value)
-    stopped = copy.deepcopy(read_record(path))
-    assert stopped != wrong
     try:
         (path / "run.json").write_text(json.dumps(wrong))
         for attempt in (
