@@ -129,7 +129,7 @@ def read_config(header: Header) -> ModelConfig:
     """
     path, name = header.path, header.metadata.get("general.architecture")
     kind = header.metadata.get("general.type", "model")
-    if kind != "model":
+    if not isinstance(kind, str) or kind != "model":
         raise WeightsError(f"The file holds no model: its general.type is {kind!r}.", where=path)
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise WeightsError(
