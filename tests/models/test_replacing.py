@@ -1,5 +1,6 @@
 """Saving over what is there: the model's own files are replaced, and no others."""
 
+import contextlib
 import json
 import os
 import stat
@@ -232,6 +233,7 @@ def test_a_file_that_is_no_gguf_is_not_replaced(lm, tmp_path, content):
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
 def test_files_have_the_mode_of_the_umask(lm, tmp_path, umask):
     before = os.umask(umask)
+    (tmp_path / "run").mkdir()
     try:
         saved = [lm.save(tmp_path / "new"), lm.save(tmp_path / "new"), lm.save(tmp_path / "x.gguf").parent]
         saved.append(checkpoint.save(tmp_path / "run", 3, lm.write_files, {"num_actions": 0}).path)
@@ -281,3 +283,29 @@ def test_a_model_saved_over_the_files_that_it_was_opened_from(clone, lm):
     ids = torch.tensor([[1, 2, 3]])
     theirs = AutoModelForCausalLM.from_pretrained(clone)
     torch.testing.assert_close(theirs(ids).logits, opened.model(ids), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("model", "nbllm.models.loading"), ("x.gguf", "nbllm.models.gguf.reading")]
+)
+def test_opening_tells_how_far_it_is(lm, tmp_path, monkeypatch, name, module):
+    shown = []
+
+    @contextlib.contextmanager
+    def record(label, total, unit):
+        bar = Bar()
+        yield bar
+        shown.append((label, total, unit, sum(bar.amounts), len(bar.amounts)))
+
+    class Bar:
+        def __init__(self):
+            self.amounts = []
+
+        def update(self, amount):
+            self.amounts.append(amount)
+
+    path = lm.save(tmp_path / name)
+    monkeypatch.setattr(f"{module}.progress", record)
+    load(path)
+    total = sum(parameter.nbytes for parameter in lm.model.parameters())
+    assert shown == [(f"opening {name}", total, "B", total, len(list(lm.model.parameters())))]

@@ -11,6 +11,7 @@ from gguf import quants
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
+from nbllm.core.progress import progress
 from nbllm.models.gguf.architectures import Source, read_config, tensor_map
 from nbllm.models.gguf.blocks import BLOCKS
 from nbllm.models.gguf.header import Header, TensorInfo
@@ -52,10 +53,13 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Network
     dtype = _stored_dtype(header) if dtype is None else dtype
     state = empty_parameters(model, dtype=dtype, device="cpu")
     with open(header.path, "rb") as file:
-        for source in sources:
-            whole = side_by_side(*[state[target] for target in source.targets])
-            assert whole is not None, source  # several are those of joined layers
-            _fill(whole, header.tensors[source.name], source.order(len(whole)), file)
+        total = sum(header.tensors[source.name].nbytes for source in sources)
+        with progress(f"opening {header.path.name}", total, "B") as bar:
+            for source in sources:
+                whole = side_by_side(*[state[target] for target in source.targets])
+                assert whole is not None, source  # several are those of joined layers
+                _fill(whole, header.tensors[source.name], source.order(len(whole)), file)
+                bar.update(header.tensors[source.name].nbytes)
     model.load_state_dict(state, assign=True)
     return model
 
