@@ -301,7 +301,7 @@ class Session(ABC):
             self.restore(self._base)  # the weights that are left are those of the last good checkpoint
         elif not end.save:
             self._say_if_gone()
-        elif end.state != "failed" and end.save and "save" not in self.cannot:
+        elif end.state != "failed" and "save" not in self.cannot:
             problem = self._save_at_end(patient=end.state == "finished")
             if problem is not None:  # not "finished": what is not saved can be taken up again
                 reason = f"{end.reason or 'all steps are taken'}, but {problem}"
