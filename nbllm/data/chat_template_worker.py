@@ -71,7 +71,7 @@ def answer(request: dict[str, Any]) -> dict[str, str]:
 
 
 def limit() -> None:
-    """Limit memory, open files and processes, where the system can."""
+    """Limit memory, the size of files and how many are open, where the system can."""
     try:
         import resource
     except ImportError:  # Windows

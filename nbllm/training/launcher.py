@@ -95,7 +95,7 @@ def refuse_while_trained(lm: LM, *, path: Path | None = None) -> None:
         RunError: Another run trains it and writes its weights into it.
     """
     _forget_ended()
-    for other, (thread, trainer) in _threads.items():
+    for other, (thread, trainer) in list(_threads.items()):  # another thread may start a run meanwhile
         if other == path or trainer.publish_to is None or trainer.publish_to.model is not lm.model:
             continue
         if trainer.stop_reason is not None or not Run(other).is_live:  # it saves, and is about to end
@@ -121,7 +121,11 @@ def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
         refuse_while_trained(lm, path=path)
     trainer = Trainer(path, where="thread", publish_to=lm)
     trainer.claim(patience)  # here, so that the error appears in this cell when somebody else trains the run
-    _discard_old_commands(path)
+    try:
+        _discard_old_commands(path)
+    except BaseException:
+        trainer.release()
+        raise
     name = f"nbllm run {path.name}"
     thread = threading.Thread(target=_train_quietly, args=(trainer,), name=name, daemon=True)
     _threads[path] = (thread, trainer)
@@ -205,7 +209,7 @@ def is_training(path: Path, lm: LM) -> bool:
 def _forget_ended() -> None:
     for path, (thread, _) in list(_threads.items()):
         if not thread.is_alive():
-            del _threads[path]
+            _threads.pop(path, None)
 
 
 @atexit.register

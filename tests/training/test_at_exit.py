@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -101,8 +100,6 @@ def test_a_run_that_fails_while_a_script_waits_for_it_is_told(going, monkeypatch
         raise RuntimeError("the disk is on fire")
 
     trainer._step = break_down
-    began = time.monotonic()
     finish_or_stop([(thread, trainer)])
-    assert time.monotonic() - began < 60
     assert "the disk is on fire" in capsys.readouterr().err
     assert going.state == "failed"
