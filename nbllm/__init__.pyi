@@ -16,9 +16,10 @@ from .core.report import Report as Report
 from .core.survey import survey as survey
 from .evaluation import evaluate as evaluate
 from .inference import SamplingConfig as SamplingConfig
-from .lm import LM as LM, load as load
+from .lm import LM as LM
 from .models import ModelConfig as ModelConfig
 from .nn.compute.doctor import doctor as doctor
+from .opening import load as load
 from .runs import rules as rules
 from .runs.compare import compare as compare
 from .runs.run import Run as Run

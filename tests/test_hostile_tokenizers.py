@@ -6,7 +6,7 @@ import pytest
 
 from nbllm.core.errors import UserError
 from nbllm.data import train_tokenizer
-from nbllm.lm import load_tokenizer
+from nbllm.opening import load_tokenizer
 
 ODD = [
     None, True, -1, 0, 1.5, 2**63, 10**30, "", "x" * 3000, [], [[]], {}, {"a": 1}, "\ud800", "[[[[", "\x1b]0;owned\x07",

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.lm import LM, load
+from nbllm.lm import LM
+from nbllm.opening import load
 
 EOS = "<|endoftext|>"
 TEXTS = ["the cat sat on the mat", "", "naïve café\n\n  x = {1: '日本'}", "a" * 90]

@@ -104,7 +104,8 @@ def evaluate(
 def _subject(lm: LM | Run | str | Path, run: Run | str | Path | None) -> tuple[LM, Run | None, int | None]:
     """Return the model to measure, the run that made it, and the step of that run whose weights it has, if known."""
     from nbllm.evaluation.run_weights import weights_step
-    from nbllm.lm import LM, load
+    from nbllm.lm import LM
+    from nbllm.opening import load
     from nbllm.runs.locating import find, locate
     from nbllm.runs.run import Run
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, UserError
-from nbllm.lm import load_tokenizer
 from nbllm.models.config import ModelConfig
+from nbllm.opening import load_tokenizer
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.rulebook import recorded_rules

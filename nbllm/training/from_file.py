@@ -186,7 +186,8 @@ def _known(section: Mapping[str, Any], names: tuple[str, ...], title: str, path:
 
 def _model(sections: dict[str, dict[str, Any]], text: Any) -> LM:
     from nbllm.data.tokenizer import train_tokenizer
-    from nbllm.lm import LM, load, load_tokenizer
+    from nbllm.lm import LM
+    from nbllm.opening import load, load_tokenizer
 
     model, tokenizer = dict(sections["model"]), sections["tokenizer"]
     if "path" in model:

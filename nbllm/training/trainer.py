@@ -12,12 +12,13 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
 from nbllm.inference import SamplingConfig, generate
-from nbllm.lm import LM, assemble
+from nbllm.lm import LM
 from nbllm.models.loading import read_config
 from nbllm.models.network import build_without_weights
 from nbllm.nn.compiled import parameters_by_name
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives import OBJECTIVES
+from nbllm.opening import assemble
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.timeline import Timeline

@@ -153,7 +153,7 @@ def test_a_run_without_models_says_so(tmp_path):
 
 def test_a_checkpoint_that_is_deleted_while_it_is_opened(trained, tmp_path, monkeypatch):
     """As by a trainer that goes on, and prunes: the newest of what there is then is opened."""
-    import nbllm.lm as module
+    import nbllm.opening as module
 
     _, run, _ = trained
     path = tmp_path / "demo"

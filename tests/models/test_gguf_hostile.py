@@ -7,9 +7,10 @@ import pytest
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.data import train_tokenizer
-from nbllm.lm import LM, load
+from nbllm.lm import LM
 from nbllm.models.gguf.cursor import Cursor
 from nbllm.models.gguf.header import read_header
+from nbllm.opening import load
 
 U32, I32, F32, BOOL, TEXT, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
 

@@ -13,7 +13,8 @@ import torch
 from gguf import GGUFReader, quants
 
 from nbllm import data
-from nbllm.lm import LM, load
+from nbllm.lm import LM
+from nbllm.opening import load
 
 llama_cpp = pytest.importorskip("llama_cpp")
 

@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.data import train_tokenizer
-from nbllm.lm import LM, load
+from nbllm.lm import LM
 from nbllm.models.gguf import read_header
 from nbllm.models.gguf.reading import load_weights
+from nbllm.opening import load
 
 TEXT = ["the cat sat on the mat and the dog sat on the log", "def f(x):\n    return x + 1"]
 READ = (

@@ -12,8 +12,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nbllm import data
-from nbllm.lm import load
 from nbllm.models.gguf import read_header
+from nbllm.opening import load
 
 pytestmark = [pytest.mark.realmodel, pytest.mark.slow]
 QUESTIONS = [
@@ -111,7 +111,7 @@ MEASURE = """
 import sys
 import torch, transformers
 from transformers import PreTrainedTokenizerFast
-from nbllm.lm import load
+from nbllm.opening import load
 import nbllm.models.gguf.reading
 def peak():  # of this program; getrusage would tell its parent's where that is larger
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -12,10 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from nbllm.core.errors import UserError
 from nbllm.data import train_tokenizer
-from nbllm.lm import LM, load
+from nbllm.lm import LM
 from nbllm.models import save_model
 from nbllm.models.gguf import save_gguf
 from nbllm.models.replacing import replacing_model
+from nbllm.opening import load
 from nbllm.runs import checkpoint
 
 TEXT = ["the cat sat on the mat and the dog sat on the log", "def f(x):\n    return x + 1"]

@@ -7,10 +7,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 
 from nbllm.core.errors import RunError, UserError
 from nbllm.data import train_tokenizer
-from nbllm.lm import LM, load
+from nbllm.lm import LM
 from nbllm.models import build, make_config, save_model
 from nbllm.models.gguf import save_gguf
 from nbllm.models.vocabulary import resize_vocabulary
+from nbllm.opening import load
 
 TEXT = ["the cat sat on the mat and the dog sat on the log", "def f(x):\n    return x + 1"]
 SHAPE = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_positions": 32, "initializer_range": 0.2}

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from nbllm.data import train_tokenizer
-from nbllm.lm import LM, load
+from nbllm.lm import LM
 from nbllm.nn.compiled import load_state_by_name, parameters_by_name, state_by_name, unwrapped
+from nbllm.opening import load
 
 # torch's own, when it imports its compiler.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")

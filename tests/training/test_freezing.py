@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 import nbllm as nb
 from nbllm.core.errors import RefusedError, UserError
-from nbllm.lm import load
 from nbllm.models.network import build_without_weights
+from nbllm.opening import load
 from nbllm.runs.patterns import NOT
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.train_state import TrainState

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import nbllm as nb
-from nbllm.lm import load
+from nbllm.opening import load
 
 pytestmark = [
     pytest.mark.gpu,

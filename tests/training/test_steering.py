@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 import nbllm as nb
 from nbllm.core.errors import DataError, RefusedError, RunError, UserError
-from nbllm.lm import load
 from nbllm.models.decoder import Decoder
 from nbllm.nn.compute import decisions
 from nbllm.nn.compute.decisions import PLAIN
 from nbllm.nn.compute.profile import MachineProfile
+from nbllm.opening import load
 from nbllm.runs.commands import send
 from nbllm.runs.lock import held_here
 from nbllm.training import fork, trainer

@@ -1,0 +1,154 @@
+"""Opening a model with its tokenizer: a directory, a GGUF file, a run's weights, or a published model by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from nbllm.core.dtypes import float_dtype
+from nbllm.core.errors import UserError, WeightsError
+from nbllm.core.io import expand_user
+from nbllm.lm import LM
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from nbllm.models.network import Network
+    from nbllm.runs.recorded import RecordedRun
+
+
+def load(
+    path: Path | str | RecordedRun,
+    *,
+    at_step: int | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> LM:
+    """Open a model: a directory, ours or transformers', a GGUF file, a run's weights, or a model by its name.
+
+    Args:
+        path: The directory or the file; a run, its folder or its name in `runs/`; or the name of one of
+            `nbllm.models()`, which is downloaded where it is not here. What exists comes before a name, and a run
+            before a published model.
+        at_step: Of a run, the step of the checkpoint; `None` is its newest good one.
+        tokenizer: To use instead of its own.
+        dtype: What to hold the weights in, such as "bfloat16"; None: as stored, or float32 where they are quantized. In
+            bfloat16 a model answers about twice as fast as in float32, for half as much is read for each token.
+
+    Raises:
+        UserError: What is given is neither a path nor a run, `at_step` is given for no run, or there is no such dtype.
+        WeightsError: There is no model, or its configuration, weights or tokenizer cannot be used; or the run has no
+            such checkpoint.
+        FetchError: A published model is not here and cannot be had; the message says the two ways to get it.
+        CacheError: It cannot be written to the cache.
+    """
+    from nbllm.models.zoo.fetching import locate
+    from nbllm.runs import model_checkpoint
+
+    dtype = None if dtype is None else float_dtype(dtype)
+    run = model_checkpoint.run_meant(path)
+    if run is None:
+        if at_step is not None:
+            raise UserError(f"at_step={at_step} is for runs, and this is none.", where=path)
+        path = cast("Path | str", path)
+        place = locate(path, also=model_checkpoint.names_of_runs())
+        model_checkpoint.check_no_folder_of_runs(place)
+        lm = _open(place, tokenizer, dtype)
+        lm.origin = _name_of(expand_user(path).resolve())
+        return lm
+    while True:
+        info = model_checkpoint.find(run, at_step)
+        try:
+            lm = _open(info.path, tokenizer, dtype)
+        except (UserError, OSError):
+            if info.path.exists():
+                raise
+            continue  # the run goes on, and deleted this checkpoint for a newer one while it was read
+        lm.origin = run.name if at_step is None else f"{run.name} at step {at_step}"
+        return lm
+
+
+def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None) -> LM:
+    """Open a model directory or a GGUF file; errors as `load`."""
+    from nbllm.inference.recommended import usable, usable_end_tokens
+    from nbllm.models.loading import load_model
+
+    if path.suffix.lower() == ".gguf" or path.is_file():
+        from nbllm.models import gguf
+
+        header = gguf.read_header(path)
+        tokenizer = gguf.read_tokenizer(header) if tokenizer is None else tokenizer
+        model = gguf.load_weights(header, dtype=dtype)
+        ends = usable_end_tokens(gguf.read_end_tokens(header), model.config.vocab_size, path)
+        lm = LM(model, tokenizer, sampling=usable(gguf.read_sampling(header), path), end_tokens=ends)
+    else:
+        lm = assemble(load_model(path, dtype=dtype), path, tokenizer=tokenizer)
+    return lm
+
+
+def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> LM:
+    """Return a model with everything else that its directory holds: tokenizer, recommended sampling, end tokens.
+
+    Args:
+        model: The network, which has the directory's configuration.
+        directory: The model directory.
+        tokenizer: To use instead of its own.
+
+    Raises:
+        WeightsError: The tokenizer cannot be used.
+    """
+    from nbllm.inference.recommended import (
+        GENERATION_CONFIG,
+        read_generation_config,
+        recommended_sampling,
+        usable,
+        usable_end_tokens,
+    )
+    from nbllm.models.loading import read_config_file
+
+    tokenizer = load_tokenizer(directory) if tokenizer is None else tokenizer
+    stated, where = read_generation_config(directory), directory / GENERATION_CONFIG
+    sampling = usable(recommended_sampling(stated), where)
+    size = model.config.vocab_size
+    if stated:
+        ends = usable_end_tokens(stated.get("eos_token_id"), size, where)
+    else:  # the older place, where many files have another model's
+        ends = usable_end_tokens(read_config_file(directory).get("eos_token_id"), size, None)
+    return LM(model, tokenizer, sampling=sampling, end_tokens=ends)
+
+
+def _name_of(path: Path) -> str:
+    """Return the name of a model's folder or file; that of a checkpoint begins with its run's."""
+    is_checkpoint = path.parent.name == "checkpoints" and (path.parents[1] / "run.json").exists()
+    return f"{path.parents[1].name}/{path.name}" if is_checkpoint else path.name
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Open a model directory's tokenizer.
+
+    Raises:
+        WeightsError: It holds none, or a broken one.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise WeightsError(
+            "The directory holds no tokenizer.", where=directory, hint="Give one: load(path, tokenizer=...)."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except (
+        BaseException
+    ) as error:  # for a broken file: bare Exceptions, and panics of Rust, which are not even those
+        raise WeightsError(f"The tokenizer cannot be read: {error}", where=directory) from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, (int, float)):
+        raise WeightsError(
+            f"The tokenizer's model_max_length is {longest!r}; it must be a number.", where=directory
+        )
+    return tokenizer
