@@ -74,7 +74,7 @@ class Cache:
         return sum(kept.num_bytes for kept in self.kept)
 
     def clear(self, kind: str | None = None) -> int:
-        """Delete what is there now, of one kind or of all, and return how many bytes that freed.
+        """Delete what the table shows, of one kind or of all, and return how many bytes that freed.
 
         Nothing is lost that cannot be had again: a model is downloaded, a text packed, a kernel compiled. A run whose
         tokens were deleted goes on once its text has been packed again.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nbllm.core.config import PlainConfig
 from nbllm.core.errors import DataError, UserError
-from nbllm.core.io import open_regular
+from nbllm.core.io import read_regular
 from nbllm.core.quantities import counted
 from nbllm.data.token_file import TokenFile, damaged
 
@@ -155,8 +155,7 @@ def _read_record(path: Path) -> StoreRecord:
     if not file.is_file():
         raise DataError("There is no token store here.", where=path, hint="Make one with nbllm.data.pack.")
     try:
-        with open_regular(file) as opened:
-            values = json.loads(opened.read(MAX_RECORD))
+        values = json.loads(read_regular(file, MAX_RECORD))
         if values.get("schema") != SCHEMA:
             raise DataError(
                 f"The token store is of version {values.get('schema')!r}, not {SCHEMA!r}.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import UserError
-from nbllm.core.io import open_regular
+from nbllm.core.io import read_regular
 from nbllm.core.terminal import shorten
 from nbllm.inference.config import SamplingConfig
 
@@ -25,8 +25,7 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     """
     file = directory / GENERATION_CONFIG
     try:
-        with open_regular(file) as opened:
-            values = json.loads(opened.read(MAX_BYTES))
+        values = json.loads(read_regular(file, MAX_BYTES))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

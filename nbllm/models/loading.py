@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.io import check_utf8, expand_user, open_regular, write_json
+from nbllm.core.io import check_utf8, expand_user, read_regular, write_json
 from nbllm.core.progress import progress
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family, WeightRule
@@ -145,8 +145,7 @@ def read_config_file(directory: Path | str) -> dict[str, Any]:
     if not directory.is_dir():
         raise WeightsError("There is no such model directory.", where=directory)
     try:
-        with open_regular(path) as file:
-            values = json.loads(file.read(_MAX_JSON))
+        values = json.loads(read_regular(path, _MAX_JSON))
     except FileNotFoundError:
         raise WeightsError(
             f"The directory has no {CONFIG}.", where=directory, hint="Give the folder that holds it."

@@ -492,3 +492,10 @@ def test_a_header_that_claims_the_impossible(folder, family, case):
     (folder / "model.safetensors").write_bytes(length.to_bytes(8, "little") + header + bytes(4))
     error = refused(folder, str(folder / "model.safetensors"))
     assert len(error) < 10_000
+
+
+def test_a_configuration_that_is_too_long_says_so(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    monkeypatch.setattr("nbllm.models.loading._MAX_JSON", 10)
+    with pytest.raises(WeightsError, match="config.json cannot be read: More than 10 bytes"):
+        load_model(tmp_path)
