@@ -53,7 +53,8 @@ THEME_CSS = f"""
 .nbllm .pairs td {{ overflow-wrap: anywhere; }}
 .nbllm.nbllm.nbllm .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .nbllm.nbllm.nbllm .unbroken {{ white-space: nowrap; }}
-.nbllm pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: .4em 0; padding: .7em .9em;
+.nbllm.nbllm.nbllm pre {{ white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; }}
+.nbllm pre {{ margin: .4em 0; padding: .7em .9em;
   color: inherit; background: var(--nbllm-raised); border: 1px solid var(--nbllm-line); border-radius: 6px;
   font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
 .nbllm pre b {{ font-weight: 600; color: var(--nbllm-muted); }}
