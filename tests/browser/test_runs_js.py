@@ -347,7 +347,8 @@ def test_the_command_that_opens_a_run(front, context):
     button = front.page.get_by_role("button", name="Open a")
     assert button.get_attribute("aria-expanded") == "false"
     button.click()
-    assert button.get_attribute("aria-expanded") == "true"
+    opened = front.page.get_by_role("button", name="Close a", exact=True)  # named as it is labelled
+    assert opened.get_attribute("aria-expanded") == "true"
     assert front.page.locator(".runs-command code").inner_text() == "nb.attach('/tmp/<b>x</b>')"
     front.page.get_by_role("button", name="Copy").click()
     # about:blank is no secure place: the text is copied the old way.

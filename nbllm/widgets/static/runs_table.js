@@ -225,6 +225,7 @@ export class RunsTable {
     cells.detail.hidden = !cells.detail.hidden;
     cells.open.setAttribute("aria-expanded", String(!cells.detail.hidden));
     cells.open.textContent = cells.detail.hidden ? "Open" : "Close";
+    cells.open.setAttribute("aria-label", `${cells.open.textContent} ${name}`);
     this.show();
   }
 }
