@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nbllm.core.cache import cache_folder, make_folder, remove_abandoned, unwritable
 from nbllm.core.errors import DataError
-from nbllm.core.io import atomic_directory, sha256_file, write_json
+from nbllm.core.io import atomic_directory, expand_user, sha256_file, write_json
 from nbllm.core.progress import progress
 from nbllm.core.terminal import say
 from nbllm.data.document_bounds import document_bounds
@@ -72,7 +72,7 @@ def pack(
         say(
             f"The tokenizer has no chat template: of {num_conversations:,} conversations the roles are plain words."
         )
-    parent = (cache_folder() if folder is None else Path(folder)) / "tokens"
+    parent = (cache_folder() if folder is None else expand_user(folder)) / "tokens"
     path = parent / fingerprint
     if (found := _find(path)) is not None:  # needs no lock, and so serves from a read-only cache too
         return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nbllm.core.config import PlainConfig
 from nbllm.core.errors import DataError, UserError
-from nbllm.core.io import read_regular
+from nbllm.core.io import expand_user, read_regular
 from nbllm.core.quantities import counted
 from nbllm.data.token_file import TokenFile, damaged
 
@@ -73,7 +73,7 @@ class TokenStore:
         Raises:
             DataError: There is no store in `path`, it is of another version, or a file has the wrong size.
         """
-        path = Path(path)
+        path = expand_user(path)
         return cls(path, _read_record(path))
 
     def verify(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from nbllm.core.errors import RunError, UserError
+from nbllm.core.io import expand_user
 from nbllm.core.showing import show
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
@@ -55,7 +56,7 @@ class RunCallback(TrainerCallback):
         keep_checkpoints: int = 20,
     ) -> None:
         self.name = check_name(name)
-        self.folder = Path(folder)
+        self.folder = expand_user(folder)
         self.rules = check_rules(rules)
         self.keep_checkpoints = keep_checkpoints
         self._run: Run | None = None

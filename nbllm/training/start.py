@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.core.io import expand_user
 from nbllm.core.signature import InWords, setting, settings_of, takes
 from nbllm.data.loader import WindowSource
 from nbllm.data.provenance import source_of
@@ -93,6 +94,7 @@ def train(
         raise UserError(
             f"The first argument must be a model, not {type(lm).__name__}.", hint="nb.train(lm, data)"
         )
+    folder = expand_user(folder)
     refuse_while_trained(lm)
     given = our_names(config if epochs is None else {"epochs": epochs, **config})
     epochs = _checked_epochs(given)
@@ -105,7 +107,7 @@ def train(
             raise UserError(
                 "replace=True needs the name of the run to replace.", hint='nb.train(..., name="demo")'
             )
-        managing.check_replaceable(Path(folder) / check_name(name))
+        managing.check_replaceable(folder / check_name(name))
     text, held_out_text = _parts(data, validation, settings.seed)
     training = _store(lm, text)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
@@ -114,7 +116,7 @@ def train(
     settings = _counted(settings, epochs, lm, training)
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
-        Path(folder),
+        folder,
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
         _record(lm, settings, {"train": _describe(training, text), "validation": held}, where),
     )

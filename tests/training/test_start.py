@@ -75,6 +75,15 @@ def test_what_is_no_file_is_not_trained_on(lm):
             nb.train(lm, source, **SMALL)
 
 
+def test_the_folder_may_be_in_the_home_directory(lm, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    for _ in range(2):
+        run = nb.train(lm, "input.txt", name="demo", folder="~/mine", replace=True, **SMALL).wait(
+            progress=False
+        )
+        assert run.path == folder / "mine" / "demo"
+
+
 def test_a_run_that_has_ended_is_replaced(lm, folder):
     first = nb.train(lm, "input.txt", name="demo", **SMALL).wait(progress=False)
     child = first.fork("child", steps=4).wait(progress=False)
