@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from nbllm.core.config import PlainConfig, check_positive
 from nbllm.core.errors import RunError, UserError
 from nbllm.core.io import expand_user
+from nbllm.core.showing import show
 from nbllm.core.signature import settings_of, takes
 from nbllm.runs.rulebook import check_rules
 from nbllm.runs.rules import Rule
@@ -81,9 +82,7 @@ def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do
     """Make a run of a training loop of your own: seen, steered and recorded like every other.
 
         loop = nb.follow("mine", steps=1000, settings={"lr": 1e-3}, modules={"model": model, "optimizer": optimizer})
-        loop  # at the end of a notebook's cell: the panel
-
-        with loop:
+        with loop:  # in a notebook its panel appears here, or where `loop` ends a cell before
             for step in loop:
                 loss = train_step(step, lr=loop.settings["lr"])
                 loop.log(loss=loss, tokens=4096)
@@ -138,13 +137,18 @@ def follow(  # noqa: PLR0913 (each is one thing that the loop can be asked to do
 
 
 class Loop:
-    """A training loop that a run follows; `nb.follow` makes it. Iterate over it once, or `over` batches in epochs."""
+    """A training loop that a run follows; `nb.follow` makes it. Iterate over it once, or `over` batches in epochs.
+
+    Attributes:
+        shown: Whether a notebook has shown its panel, which the loop else does when it begins.
+    """
 
     def __init__(self, session: ExternalSession, *, resume: bool) -> None:
         self._session = session
         self._resume = resume
         self._run = Run(session.path)
         self._begun = self._ended = self._watched = False
+        self.shown = False
         self._ran_out = False  # whether the batches have, after the last step
 
     @property
@@ -259,6 +263,8 @@ class Loop:
             self._leave(error)
             raise
         self._begun = True
+        if not self.shown:
+            show(self)
 
     def _finish(self) -> None:
         """End the run after the batches of the last epoch."""

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Journal:
 
     def fail(self, error: BaseException, *, step: int) -> None:
         """The run ended by an error, perhaps before it began."""
-        trace = traceback.extract_tb(error.__traceback__)
+        trace = _to_the_user(traceback.extract_tb(error.__traceback__))
         place = f" (in {trace[-1].name}, {Path(trace[-1].filename).name}:{trace[-1].lineno})" if trace else ""
         reason = f"{type(error).__name__}: {error}{place}"
         self.emit("end", step=step, state="failed", reason=reason, digest=None)
@@ -122,6 +122,13 @@ class Journal:
             return False
         self._complained = False
         return True
+
+
+def _to_the_user(trace: Sequence[traceback.FrameSummary]) -> Sequence[traceback.FrameSummary]:
+    """Return the frames of an error down to the line that called nbllm, where one did: that is where to look."""
+    ours = str(Path(__file__).parents[1])
+    called = [number for number, frame in enumerate(trace, 1) if not frame.filename.startswith(ours)]
+    return trace[: called[-1]] if called else trace
 
 
 class SilentJournal(Journal):

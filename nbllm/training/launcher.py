@@ -104,8 +104,8 @@ def refuse_while_trained(lm: LM, *, path: Path | None = None) -> None:
             raise RunError(
                 f"This model is being trained by the run {other.name!r}, which writes its weights into it.",
                 where=other,
-                hint=f"Wait for it (run.wait()), stop it (nb.attach({_as_given(other)!r}).stop()), "
-                "or train a copy: nb.train(lm.copy(), ...).",
+                hint=f"nb.panel({_as_given(other)!r}) shows it. Wait for it (run.wait()), stop it "
+                f"(nb.attach({_as_given(other)!r}).stop()), or train a copy: nb.train(lm.copy(), ...).",
             )
 
 

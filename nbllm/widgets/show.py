@@ -19,6 +19,7 @@ from nbllm.core.showing import show_with
 if TYPE_CHECKING:
     from nbllm.runs.listing import RunList
     from nbllm.runs.run import Run
+    from nbllm.training.external_loop import Loop
     from nbllm.widgets.base import Panel
     from nbllm.widgets.chat import ChatPanel
     from nbllm.widgets.runs import RunsPanel
@@ -99,7 +100,7 @@ def install(shell: InteractiveShell) -> None:
     formatter = shell.display_formatter.ipython_display_formatter
     formatter.for_type_by_name("nbllm.runs.run", "Run", _show_run)
     formatter.for_type_by_name("nbllm.runs.listing", "RunList", _show_runs)
-    formatter.for_type_by_name("nbllm.training.external_loop", "Loop", lambda loop: _show_run(loop.run))
+    formatter.for_type_by_name("nbllm.training.external_loop", "Loop", _show_loop)
     formatter.for_type_by_name("nbllm.widgets.chat", "ChatPanel", _show_chat)
     shell.events.register("post_run_cell", lambda *_: refresh())
     show_with(display)
@@ -107,6 +108,11 @@ def install(shell: InteractiveShell) -> None:
 
 def _show_run(run: Run) -> None:
     _show(panel(run), f"Run {run.name!r}", run)
+
+
+def _show_loop(loop: Loop) -> None:
+    loop.shown = True
+    _show_run(loop.run)
 
 
 def _show_runs(runs: RunList) -> None:

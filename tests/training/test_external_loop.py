@@ -259,6 +259,28 @@ def test_an_error_in_the_loop_is_the_runs_failure(follow):
     assert loop.run.step == 5
 
 
+def test_an_error_that_nbllm_raises_names_the_line_that_called_it(follow):
+    loop = follow(Task())
+    with pytest.raises(UserError), loop:
+        for _ in loop:
+            loop.log(loss="none")
+    assert (
+        "(in test_an_error_that_nbllm_raises" in loop.run.reason
+        and "test_external_loop.py:" in loop.run.reason
+    )
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_notebook_shows_the_panel_once_where_the_loop_begins(follow, monkeypatch, before):
+    shown = []
+    monkeypatch.setattr("nbllm.core.showing._show", shown.append)
+    task = Task()
+    loop = follow(task)
+    loop.shown = before
+    go(task, loop)
+    assert shown == ([] if before else [loop])
+
+
 def test_an_error_of_any_length_is_the_runs_failure(follow):
     loop = follow(Task())
     with pytest.raises(RuntimeError), loop:

@@ -142,7 +142,7 @@ def test_a_model_that_a_run_trains_is_not_trained_by_a_second(lm, folder):
         for where in ("thread", "process"):
             with pytest.raises(RunError, match="trained by the run 'demo'") as caught:
                 nb.train(nb.LM(lm.model, lm.tokenizer), "input.txt", name="again", where=where, **endless)
-            assert "nb.attach('demo').stop()" in caught.value.hint
+            assert "nb.panel('demo')" in caught.value.hint and "nb.attach('demo').stop()" in caught.value.hint
             assert "nb.train(lm.copy(), ...)" in caught.value.hint
         assert [other.name for other in nb.runs()] == ["demo"]
         other = nb.train(lm.copy(), "input.txt", name="other", **SMALL).wait(progress=False)

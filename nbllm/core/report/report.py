@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from nbllm.core.errors import DataError, UserError, nearest
-from nbllm.core.io import expand_user, open_regular, write_atomic
+from nbllm.core.io import expand_user, read_regular, write_atomic
 from nbllm.core.registry import Registry
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.html import to_fragment, to_page
@@ -20,6 +20,7 @@ from nbllm.core.report.pdf import to_pdf
 from nbllm.core.report.sections import Changes, Measurements, Rows, Section, section_from_dict
 
 SCHEMA = "nbllm-report/1"
+MAX_BYTES = 1 << 28  # of a report that is read
 
 _Named = TypeVar("_Named", Measurement, Change)
 exporters: Registry[Callable[[Report], str | bytes]] = Registry("report format")
@@ -211,8 +212,7 @@ class Report:
         """
         path = expand_user(path)
         try:
-            with open_regular(path) as file:
-                record = json.loads(file.read())
+            record = json.loads(read_regular(path, MAX_BYTES))
         except OSError as error:
             raise DataError(f"The report cannot be read: {error.strerror or error}.", where=path) from error
         except (ValueError, RecursionError) as error:

@@ -128,6 +128,11 @@ def _walk(folder: Path, reading: Reading) -> Iterator[Path]:
 
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [name for name in folders if _is_product(Path(parent) / name)]:
+            folders.remove(name)
+            reading.omissions.note(
+                f"{visible_line(Path(parent, name))} is a run or a model, and was not read."
+            )
         for name in sorted(name for name in (*folders, *files) if not name.startswith(".")):
             path = Path(parent) / name
             if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
@@ -139,6 +144,12 @@ def _walk(folder: Path, reading: Reading) -> Iterator[Path]:
                 )
             elif name in files:
                 yield path
+
+
+def _is_product(folder: Path) -> bool:
+    """Whether a folder inside another is a run or a saved model: what came of training, and no text."""
+    is_run = (folder / "run.json").is_file() and (folder / "events").is_dir()
+    return is_run or ((folder / "config.json").is_file() and any(folder.glob("*.safetensors")))
 
 
 def _read_file(path: Path, name: str, reading: Reading) -> Iterator[Document]:

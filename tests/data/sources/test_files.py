@@ -125,6 +125,18 @@ def test_a_csv_field_beyond_the_modules_own_limit(tmp_path):
     assert load(write(tmp_path, "a.csv", f"text\n{long}\n"))["text"][:] == [long]
 
 
+def test_runs_and_models_in_a_folder_are_no_text(tmp_path):
+    write(tmp_path, "a.md", "first")
+    write(tmp_path, "runs/demo/run.json", "{}")
+    write(tmp_path, "runs/demo/events/1.jsonl", jsonl([{"event": "start"}]))
+    write(tmp_path, "my-model/config.json", "{}")
+    write(tmp_path, "my-model/model.safetensors", b"")
+    data = load(tmp_path)
+    assert data["text"][:] == ["first"]
+    assert "my-model is a run or a model" in data.info.description
+    assert "demo is a run or a model" in data.info.description
+
+
 def test_a_folder_in_order_with_hidden_and_foreign_files_left_out(tmp_path):
     write(tmp_path, "b/2.jsonl", jsonl([{"text": "second"}]))
     write(tmp_path, "a.md", "first")
