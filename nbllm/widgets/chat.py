@@ -159,6 +159,8 @@ class ChatPanel(Panel):
             if name in controls:
                 settings[name] = _number(name, str(controls[name]).strip(), read)
         system = controls.get("system", self._conversation.system)
+        if not isinstance(system, str):
+            raise RefusedError("The system prompt must be a text.")
         if system:
             check_messages([{"role": "system", "content": system}, {"role": "user", "content": ""}])
         self.config = self.config.replace(**settings)

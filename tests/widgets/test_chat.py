@@ -170,6 +170,7 @@ def test_controls_are_taken_and_bad_ones_refused_before_anything_changes(talk):
         ("top_p", "nan", "top_p"),
         ("seed", "x", "whole number"),
         ("system", "\ud800", "surrogate"),
+        ("system", [], "must be a text"),
     ):
         chat.ask("no", controls={**good, name: value})
         assert reason in chat.viewer.heard("refused")[-1]["reason"]
