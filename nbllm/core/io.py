@@ -200,6 +200,20 @@ def read_regular(path: Path, most: int, *, follow: bool = True) -> bytes:
     return data
 
 
+def read_json(path: Path, most: int, *, follow: bool = True) -> Any:
+    """Return the value that a regular JSON file of at most `most` bytes holds.
+
+    Raises:
+        OSError: It is longer, not a regular file, or cannot be read.
+        ValueError: It is not UTF-8 or not JSON, holds a number of thousands of digits, or is nested too deeply.
+    """
+    data = read_regular(path, most, follow=follow)
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def expand_user(path: str | os.PathLike[str]) -> Path:
     """Return a path with the home folder for `~`; `~name` of a user who does not exist stays as it is."""
     return Path(os.path.expanduser(path))

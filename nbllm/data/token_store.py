@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from nbllm.core.config import PlainConfig
 from nbllm.core.errors import DataError, UserError
-from nbllm.core.io import expand_user, read_regular
+from nbllm.core.io import expand_user, read_json
 from nbllm.core.quantities import counted
 from nbllm.data.token_file import TokenFile, damaged
 
@@ -155,7 +154,7 @@ def _read_record(path: Path) -> StoreRecord:
     if not file.is_file():
         raise DataError("There is no token store here.", where=path, hint="Make one with nbllm.data.pack.")
     try:
-        values = json.loads(read_regular(file, MAX_RECORD))
+        values = read_json(file, MAX_RECORD)
         if values.get("schema") != SCHEMA:
             raise DataError(
                 f"The token store is of version {values.get('schema')!r}, not {SCHEMA!r}.",
@@ -166,7 +165,7 @@ def _read_record(path: Path) -> StoreRecord:
         sums = [record.sha256.get(name) for name in (TOKENS, OFFSETS)]
     except DataError:
         raise
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         reason = error.what if isinstance(error, UserError) else error
         raise damaged(file, f"its record cannot be read ({reason})") from error
     counts = (record.num_tokens, record.num_documents, record.vocab_size)

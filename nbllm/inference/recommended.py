@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import UserError
-from nbllm.core.io import read_regular
+from nbllm.core.io import read_json
 from nbllm.core.terminal import shorten
 from nbllm.inference.config import SamplingConfig
 
@@ -25,10 +24,10 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
     """
     file = directory / GENERATION_CONFIG
     try:
-        values = json.loads(read_regular(file, MAX_BYTES))
+        values = read_json(file, MAX_BYTES)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"What {file} recommends cannot be read: {error}", stacklevel=3)
         return {}
     if not isinstance(values, dict):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nbllm.core.errors import UserError, WeightsError
-from nbllm.core.io import check_utf8, expand_user, read_regular, write_json
+from nbllm.core.io import check_utf8, expand_user, read_json, write_json
 from nbllm.core.progress import progress
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family, WeightRule
@@ -145,13 +144,11 @@ def read_config_file(directory: Path | str) -> dict[str, Any]:
     if not directory.is_dir():
         raise WeightsError("There is no such model directory.", where=directory)
     try:
-        values = json.loads(read_regular(path, _MAX_JSON))
+        values = read_json(path, _MAX_JSON)
     except FileNotFoundError:
         raise WeightsError(
             f"The directory has no {CONFIG}.", where=directory, hint="Give the folder that holds it."
         ) from None
-    except RecursionError:
-        raise WeightsError(f"{CONFIG} is nested too deeply.", where=path) from None
     except ValueError as error:  # no UTF-8, no JSON, a number of thousands of digits
         raise WeightsError(f"{CONFIG} is not valid JSON: {error}.", where=path) from None
     except OSError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import UserError
-from nbllm.core.io import atomic_directory, atomic_files, read_regular
+from nbllm.core.io import atomic_directory, atomic_files, read_json
 from nbllm.models.tensor_files import INDEX, SINGLE
 
 CONFIG = "config.json"
@@ -90,8 +89,8 @@ def _stale(directory: Path, new: Path) -> Iterator[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return a file's JSON object; nothing where it holds none."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        value = json.loads(read_regular(path, _MAX_JSON))
+    with contextlib.suppress(OSError, ValueError):
+        value = read_json(path, _MAX_JSON)
         if isinstance(value, dict):
             return value
     return {}

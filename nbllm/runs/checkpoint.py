@@ -25,7 +25,7 @@ from nbllm.core.io import (
     ASIDE,
     atomic_directory,
     is_link,
-    read_regular,
+    read_json,
     remove_leftovers,
     sha256_file,
     sync_directory,
@@ -117,7 +117,7 @@ def checkpoints(run_folder: Path | str) -> list[CheckpointInfo]:
     """Return the checkpoints whose manifest can be read, in the order in which they were saved."""
     found = []
     for _, path in _folders(Path(run_folder) / FOLDER):
-        with contextlib.suppress(OSError, ValueError, RecursionError):
+        with contextlib.suppress(OSError, ValueError):
             found.append(_info(path, _read_manifest(path)))
     return sorted(found, key=lambda info: (info.sequence, info.step, info.name))
 
@@ -140,7 +140,7 @@ def verify(path: Path | str) -> list[str]:
         manifest = _read_manifest(path)
     except FileNotFoundError:
         return [f"{path.name}: {MANIFEST} is missing"]
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         return [f"{path.name}: {MANIFEST} is damaged ({error})"]
     problems = []
     for name, entry in manifest["files"].items():
@@ -211,7 +211,7 @@ def load_state(path: Path | str) -> dict[str, Any]:
     """
     try:
         state = _read_json(Path(path) / STATE)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"The checkpoint's {STATE} cannot be read: {error}.", where=path) from error
     return state
 
@@ -312,7 +312,7 @@ def _folders(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    value = json.loads(read_regular(path, MAX_JSON, follow=False))
+    value = read_json(path, MAX_JSON, follow=False)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import filelock
 
 from nbllm.core.errors import RunError
-from nbllm.core.io import read_regular, write_json
+from nbllm.core.io import read_json, write_json
 from nbllm.runs.events import event_files
 from nbllm.runs.process import describe, same_kernel, this_process
 
@@ -125,8 +124,8 @@ class TrainerLock:
 
 def holder_of(run_folder: Path | str) -> dict[str, Any] | None:
     """Return what the trainer that took the lock last said of itself."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        value = json.loads(read_regular(Path(run_folder) / HOLDER, MAX_HOLDER, follow=False))
+    with contextlib.suppress(OSError, ValueError):
+        value = read_json(Path(run_folder) / HOLDER, MAX_HOLDER, follow=False)
         if isinstance(value, dict):
             return value
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, nearest
-from nbllm.core.io import ASIDE, expand_user, is_link, read_regular, sync_directory, write_json
+from nbllm.core.io import ASIDE, expand_user, is_link, read_json, sync_directory, write_json
 
 RECORD = "run.json"
 PROCESS_LOG = "process.log"  # what a trainer in a process of its own printed
@@ -111,12 +110,12 @@ def read_record(path: Path | str) -> dict[str, Any]:
     file = path / RECORD
     refuse_links(path)
     try:
-        record = json.loads(read_regular(file, MAX_RECORD, follow=False))
+        record = read_json(file, MAX_RECORD, follow=False)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError("There is no run here.", where=path, hint=what_there_is(path)) from None
     except OSError as error:
         raise RunError(f"The run's record cannot be read: {error.strerror}.", where=file) from error
-    except (ValueError, RecursionError):
+    except ValueError:
         record = None
     if not isinstance(record, dict):
         raise RunError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nbllm.core.errors import RunError, UserError
-from nbllm.core.io import read_regular, write_json
+from nbllm.core.io import read_json, write_json
 from nbllm.models.tensor_writing import write_tensors
 
 TENSORS = "loop.safetensors"
@@ -44,7 +43,7 @@ def read_tree(folder: Path) -> Any:
         RunError: It is damaged.
     """
     try:
-        structure = json.loads(read_regular(folder / STRUCTURE, MAX_STRUCTURE))
+        structure = read_json(folder / STRUCTURE, MAX_STRUCTURE)
         mapped = load_file(folder / TENSORS)  # copied: what is mapped changes with the file
         return _unpack(structure, {name: tensor.clone() for name, tensor in mapped.items()})
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -7,6 +7,7 @@ from nbllm.core.io import (
     is_link,
     open_log,
     open_regular,
+    read_json,
     read_regular,
     remove_leftovers,
     sha256_file,
@@ -81,3 +82,11 @@ def test_a_folder_that_is_made_meanwhile_is_not_replaced(tmp_path):
         (tmp_path / "model" / "thesis").write_text("mine")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[" * 100_000, b"1" * 5000, b'"' + b"a" * 20_000 + b'"'])
+def test_what_is_no_short_json_is_a_value_or_os_error(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises((ValueError, OSError)):
+        read_json(path, 10_000)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from nbllm.core.errors import DataError, UserError, nearest
-from nbllm.core.io import expand_user, read_regular, write_atomic
+from nbllm.core.io import expand_user, read_json, write_atomic
 from nbllm.core.registry import Registry
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.html import to_fragment, to_page
@@ -212,10 +212,10 @@ class Report:
         """
         path = expand_user(path)
         try:
-            record = json.loads(read_regular(path, MAX_BYTES))
+            record = read_json(path, MAX_BYTES)
         except OSError as error:
             raise DataError(f"The report cannot be read: {error.strerror or error}.", where=path) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             hint = "Reports are read from their .json." if path.suffix.lower() != ".json" else None
             raise DataError(f"The file is not JSON: {error}.", where=path, hint=hint) from error
         return cls.from_dict(record, where=path)
