@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from nbllm.lm import LM
     from nbllm.runs.run import Run
 
-_FAMILIES = {"gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2"}
+_FAMILIES = {
+    "gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2", "opt": "OPT", "bloom": "BLOOM", "gpt_neox": "GPT-NeoX",
+}  # fmt: skip
 _IN_SUMMARY = 3  # figures of a task
 
 

@@ -16,19 +16,21 @@ from nbllm.nn.normalization import add_and_normalize, keep_and_normalize, make_n
 class Block(nn.Module):
     """Attention, then feed-forward, each added to the residual stream.
 
-    Each part reads the normalized stream ("pre"), or the stream is normalized after each is added ("post").
+    Each part reads the normalized stream ("pre"), or the stream is normalized after each is added ("post"). In a
+    parallel block both read the stream as it enters, normalized for each or once for both.
 
     Args:
         config: The model's.
         layer: Its place in the stack, from 0.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1 ("post"); Radford et al. 2019 (GPT-2), section 2.3, and
-        Touvron et al. 2023, arXiv:2302.13971, section 2.2 ("pre").
+        Touvron et al. 2023, arXiv:2302.13971, section 2.2 ("pre"); Black et al. 2022, arXiv:2204.06745, section 2.1
+        (parallel).
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm_placement = config.norm_placement
+        self.norm_placement, self.parallel = config.norm_placement, config.parallel_block
         self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.attention = Attention(
             config.hidden_size,
@@ -38,8 +40,11 @@ class Block(nn.Module):
             bias=config.attention_bias,
             output_bias=config.attention_bias and config.attention_output_bias,
             layer=layer,
+            qk_norm_eps=config.norm_eps if config.qk_norm else None,
         )
-        self.feed_forward_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.feed_forward_norm = (
+            None if config.shared_norm else make_norm(config.norm, config.hidden_size, config.norm_eps)
+        )
         self.feed_forward = FeedForward(
             config.hidden_size,
             config.intermediate_size,
@@ -52,6 +57,9 @@ class Block(nn.Module):
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the residual stream after this block."""
+        if self.parallel:
+            return self._in_parallel(x, context)
+        assert self.feed_forward_norm is not None
         if self.norm_placement == "post":
             x = add_and_normalize(self.attention_norm, x, self.attention(x, context))[1]
             return add_and_normalize(self.feed_forward_norm, x, self.feed_forward(x))[1]
@@ -59,4 +67,13 @@ class Block(nn.Module):
         gathered = self.attention(normal, context)
         x, normal = add_and_normalize(self.feed_forward_norm, x, gathered)
         out: Tensor = x + self.feed_forward(normal)
+        return out
+
+    def _in_parallel(
+        self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the stream with both parts added, each of what entered."""
+        normal = self.attention_norm(x)
+        for_feed_forward = normal if self.feed_forward_norm is None else self.feed_forward_norm(x)
+        out: Tensor = x + self.attention(normal, context) + self.feed_forward(for_feed_forward)
         return out

@@ -14,7 +14,7 @@ from nbllm.nn.positions import POSITIONS, Shape
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
-    "num_layer_groups",
+    "num_layer_groups", "sliding_window",
 )  # fmt: skip
 SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
 MAX_LAYERS, MAX_SIZE = 10_000, 1 << 31
@@ -40,19 +40,28 @@ class ModelConfig(PlainConfig):
         positions: "learned" (a vector a position), "sinusoidal" (waves), "rotary" (queries and keys rotated), "alibi"
             (scores fall with the distance) or "relative" (a learned scalar for each bucket of distances, as in T5).
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
-            of them is that of padding, the token `position_offset - 1`, which is not counted (RoBERTa); 0: all tokens
-            are counted.
+            of them is that of padding (OPT), which in an encoder is the token `position_offset - 1` and is not counted
+            (RoBERTa); 0: all tokens are counted.
         norm: "layer_norm" or "rms_norm".
         norm_placement: "pre", before each part and after the last block, or "post", after each part has been added to
             the residual stream (Vaswani et al. 2017).
+        parallel_block: Whether attention and feed-forward both read the residual stream as it enters the block, and
+            are added to it together (GPT-J), instead of one after the other.
+        shared_norm: Whether, in a parallel block, both read the same normalization.
         norm_eps: Added to the variance by the normalizations.
         activation: "gelu_tanh", "gelu", "silu" or "relu".
         gated: Whether the feed-forward part is gated (SwiGLU when the activation is "silu").
         attention_bias: Whether the projections of attention have biases.
         attention_output_bias: Whether, where they do, the output's has one too.
         feed_forward_bias: Whether those of the feed-forward part have.
+        qk_norm: Whether each head's query and key are normalized (RMSNorm) before they are rotated (Qwen3).
+        sliding_window: How many keys a token sees, itself included; 0: all before it.
         tie_embeddings: Whether the head is the transposed embedding.
+        head_bias: Whether the head has a bias; only where it is not tied.
         rope_theta: Base of the rotary frequencies.
+        rotary_fraction: Part of a head's components that rotary positions rotate, the first ones.
+        rotary_interleaved: Whether they rotate neighbouring components together (GPT-J), instead of each of the first
+            half with one of the second.
         embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT); 0: the
             embedding has hidden_size, and there is no projection.
         embedding_norm: Whether the sum of token, position and type embeddings is normalized.
@@ -79,14 +88,21 @@ class ModelConfig(PlainConfig):
     position_offset: int = 0
     norm: str = "layer_norm"
     norm_placement: str = "pre"
+    parallel_block: bool = False
+    shared_norm: bool = False
     norm_eps: float = 1e-5
     activation: str = "gelu_tanh"
     gated: bool = False
     attention_bias: bool = True
     attention_output_bias: bool = True
     feed_forward_bias: bool = True
+    qk_norm: bool = False
+    sliding_window: int = 0
     tie_embeddings: bool = True
+    head_bias: bool = False
     rope_theta: float = 10000.0
+    rotary_fraction: float = 1.0
+    rotary_interleaved: bool = False
     embedding_size: int = 0
     embedding_norm: bool = False
     token_types: int = 0
@@ -100,7 +116,7 @@ class ModelConfig(PlainConfig):
         for name, most in (("num_layers", MAX_LAYERS), *((size, MAX_SIZE) for size in SIZES)):
             if getattr(self, name) > most:
                 raise UserError(f"{name} must be at most {most:,}.", where="ModelConfig")
-        check_positive(self, "norm_eps", "rope_theta", "initializer_range")
+        check_positive(self, "norm_eps", "rope_theta", "rotary_fraction", "initializer_range")
         check_choice(self, "positions", tuple(POSITIONS))
         check_choice(self, "norm", tuple(NORMS))
         check_choice(self, "norm_placement", ("pre", "post"))
@@ -122,11 +138,36 @@ class ModelConfig(PlainConfig):
             )
         if self.position_offset and self.positions != "learned":
             raise UserError("position_offset is for learned positions.", where="ModelConfig")
-        if self.positions == "rotary" and self.head_dim % 2:
+        self._check_rotary()
+        if self.parallel_block and self.norm_placement != "pre":
+            raise UserError('A parallel block has norm_placement="pre".', where="ModelConfig")
+        if self.shared_norm and not self.parallel_block:
+            raise UserError("shared_norm is for a parallel block.", where="ModelConfig")
+        if self.head_bias and self.tie_embeddings:
+            raise UserError("head_bias is for a head that is not tied.", where="ModelConfig")
+
+    def _check_rotary(self) -> None:
+        """Refuse heads of which rotary positions cannot rotate pairs."""
+        if self.rotary_fraction > 1:
+            raise UserError("rotary_fraction must be at most 1.", where="ModelConfig")
+        if self.positions != "rotary":
+            if self.rotary_fraction != 1 or self.rotary_interleaved:
+                name = "rotary_interleaved" if self.rotary_interleaved else "rotary_fraction"
+                raise UserError(f"{name} is for rotary positions.", where="ModelConfig")
+            return
+        if self.rotary_dim % 2 or not self.rotary_dim:
+            part = "" if self.rotary_fraction == 1 else f" and rotary_fraction {self.rotary_fraction:g}"
             raise UserError(
-                f"head_dim is {self.head_dim}; rotary positions rotate pairs, so it must be even.",
+                f"head_dim is {self.head_dim}{part}; rotary positions rotate pairs, so it must be even.",
                 where="ModelConfig",
             )
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many components of a head rotary positions rotate."""
+        return int(
+            self.head_dim * self.rotary_fraction + 1e-6
+        )  # a fraction may be just below what it stands for
 
     def _derive(self) -> None:
         """Fill in the sizes that were left at 0."""
@@ -155,6 +196,8 @@ def shape_for_positions(config: ModelConfig, *, causal: bool) -> Shape:
         head_dim=config.head_dim,
         max_positions=config.max_positions,
         theta=config.rope_theta,
+        rotary_dim=config.rotary_dim,
+        rotary_interleaved=config.rotary_interleaved,
         offset=config.position_offset,
         causal=causal,
     )

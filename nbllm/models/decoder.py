@@ -16,7 +16,7 @@ from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
-from nbllm.nn.masks import padded_causal_mask
+from nbllm.nn.masks import causal_mask, padded_causal_mask, sliding_window_mask
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, check_length, make_positions
 
@@ -28,8 +28,8 @@ class Decoder(CausalNetwork):
 
     kind = "a causal decoder, which predicts the next token"
     fixed: ClassVar = {
-        "position_offset": 0, "norm_placement": "pre", "embedding_size": 0, "embedding_norm": False, "token_types": 0,
-        "num_layer_groups": 0, "mask_head": False, "pooler": False,
+        "norm_placement": "pre", "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False,
+        "pooler": False,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
@@ -38,10 +38,15 @@ class Decoder(CausalNetwork):
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
         self.positions = make_positions(config.positions, shape_for_positions(config, causal=True))
+        self.embedding_norm = (
+            make_norm(config.norm, config.hidden_size, config.norm_eps) if config.embedding_norm else None
+        )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.head = (
-            None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            None
+            if config.tie_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         )
 
     def forward(
@@ -81,12 +86,21 @@ class Decoder(CausalNetwork):
         count = input_ids.shape[1]
         of_keys: Tensor | None = None
         if positions is None and attention_mask is not None:
-            of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
+            # Padding has the row before the first position's, where there is one; it reaches no token either way.
+            before = -1 if self.config.position_offset else 0
+            of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=before)
             positions = of_keys[:, past:]
         length = check_length(self.positions, past + count, positions)
         where = Places(slice(past, past + count) if positions is None else positions, length)
         x = self.positions.embed(self.embedding(input_ids), where)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         mask: Tensor | None = None if attention_mask is None else padded_causal_mask(attention_mask, count)
+        window = self.config.sliding_window
+        if window and past + count > window:
+            keys = torch.arange(past + count, device=x.device)[None] if of_keys is None else of_keys
+            near = sliding_window_mask(keys[:, past:], keys, window)
+            mask = near & (causal_mask(count, past + count, device=x.device) if mask is None else mask)
         causal = mask is None
         bias = self.positions.bias(
             where, Places(slice(0, past + count) if of_keys is None else of_keys, length)
@@ -111,7 +125,7 @@ class Decoder(CausalNetwork):
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary from the final hidden state."""
-        return F.linear(hidden, self.head_weight)
+        return F.linear(hidden, self.head_weight, self.head_bias)
 
     @property
     def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
@@ -119,10 +133,16 @@ class Decoder(CausalNetwork):
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
+    def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
+        """What is added to the logits, (vocabulary,); None: nothing."""
+        return None if self.head is None else self.head.bias
+
+    @property
     def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
         """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
-        layers = [self.embedding] if self.head is None else [self.embedding, self.head]
-        return [(layer, "weight") for layer in layers]
+        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
+        biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
+        return [(layer, "weight") for layer in layers] + biases
 
     def describe(self) -> list[Row]:
         """Return embedding, positions, the parts of all blocks together, last normalization and head."""

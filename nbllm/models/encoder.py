@@ -32,7 +32,7 @@ class Encoder(Network):
         share their parameters).
     """
 
-    fixed: ClassVar = {"tie_embeddings": True}
+    fixed: ClassVar = {"tie_embeddings": True, "sliding_window": 0}
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add embeddings, blocks, and the head and the pooler where the configuration has them."""

@@ -253,8 +253,7 @@ def _read_parameters(
     rows = [shapes[name][0] for name in rule.targets]
     expected = (sum(rows), *shapes[rule.targets[0]][1:])
     stored = files.read(rule.source, expected[::-1] if rule.transposed else expected).to(dtype)
-    whole = (stored.t() if rule.transposed else stored).contiguous()
-    for name, part in zip(rule.targets, whole.split(rows), strict=True):
+    for name, part in zip(rule.targets, rule.split(stored, rows), strict=True):
         yield name, torch.nn.Parameter(part)
 
 
@@ -274,9 +273,7 @@ def _family_tensors(model: Network, family: Family) -> dict[str, Tensor]:
     state = {name: parameter.detach() for name, parameter in parameters_by_name(model).items()}
     tensors = {}
     for rule in family.rules(model.config):
-        parts = [state[name] for name in rule.targets]
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-        tensors[rule.source] = (whole.t() if rule.transposed else whole).contiguous()
+        tensors[rule.source] = rule.join([state[name] for name in rule.targets])
     return tensors
 
 

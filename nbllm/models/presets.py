@@ -38,6 +38,30 @@ _SMOLLM2: dict[str, Any] = {
     "rope_theta": 100000.0,
 }
 
+_BLOOM: dict[str, Any] = {
+    "family": "bloom",
+    "vocab_size": 250880,
+    "max_positions": 2048,
+    "positions": "alibi",
+    "embedding_norm": True,
+}
+_OPT: dict[str, Any] = {
+    "family": "opt",
+    "vocab_size": 50272,
+    "max_positions": 2048,
+    "position_offset": 2,
+    "activation": "relu",
+}
+_PYTHIA: dict[str, Any] = {
+    "family": "gpt_neox",
+    "vocab_size": 50304,
+    "max_positions": 2048,
+    "positions": "rotary",
+    "rotary_fraction": 0.25,
+    "parallel_block": True,
+    "activation": "gelu",
+    "tie_embeddings": False,
+}
 _BERT: dict[str, Any] = {
     **POST_NORM_ENCODER,
     "family": "bert",
@@ -89,6 +113,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-6,
         "tie_embeddings": False,
     },
+    "bloom": {**_BLOOM, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "bloom-1b1": {**_BLOOM, "hidden_size": 1536, "num_layers": 24, "num_heads": 16},
+    "opt": {**_OPT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "opt-1.3b": {**_OPT, "hidden_size": 2048, "num_layers": 24, "num_heads": 32},
+    "gpt_neox": {**_PYTHIA, "hidden_size": 512, "num_layers": 6, "num_heads": 8},
+    "pythia-160m": {**_PYTHIA, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "pythia-410m": {**_PYTHIA, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "pythia-1b": {**_PYTHIA, "hidden_size": 2048, "num_layers": 16, "num_heads": 8},
     "bert": {**_BERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "bert-large": {**_BERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "minilm-l6": {**_BERT, "hidden_size": 384, "num_layers": 6, "num_heads": 12},
@@ -105,6 +137,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "albert": {**_ALBERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "albert-large": {**_ALBERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
 }
+
+PRESETS |= {"bloom-560m": PRESETS["bloom"], "opt-125m": PRESETS["opt"], "pythia-70m": PRESETS["gpt_neox"]}
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")
 

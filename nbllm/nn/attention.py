@@ -14,6 +14,7 @@ from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
 from nbllm.nn.masks import Mask
+from nbllm.nn.normalization import make_norm
 from nbllm.nn.positions import Places, Positions
 
 
@@ -54,6 +55,7 @@ class Attention(JoinedLinears):
         bias: Whether `query`, `key` and `value` have biases.
         output_bias: Whether `output` has one.
         layer: Which layer of the model this is; the cache keeps layers apart by it.
+        qk_norm_eps: The epsilon of the RMSNorm over each head's query and key; None: they are not normalized.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Attention(JoinedLinears):
         bias: bool,
         output_bias: bool,
         layer: int,
+        qk_norm_eps: float | None = None,
     ) -> None:
         super().__init__("query", "key", "value")
         self.head_dim, self.layer = head_dim, layer
@@ -73,6 +76,9 @@ class Attention(JoinedLinears):
         self.key = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
         self.value = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
         self.output = Linear(num_heads * head_dim, hidden_size, bias=output_bias)
+        self.query_norm, self.key_norm = (
+            None if qk_norm_eps is None else make_norm("rms_norm", head_dim, qk_norm_eps) for _ in range(2)
+        )
         self.join()
 
     def project(
@@ -82,7 +88,7 @@ class Attention(JoinedLinears):
         Float[Tensor, "batch kv_head position head_dim"],
         Float[Tensor, "batch kv_head position head_dim"],
     ]:
-        """Return the queries, keys and values of `x`, rotated to their positions."""
+        """Return the queries, keys and values of `x`; queries and keys normalized and rotated to their positions."""
         together = self.multiply_joined(x)
         if together is None:
             query, key, value = (
@@ -92,6 +98,8 @@ class Attention(JoinedLinears):
         else:
             heads = [len(layer.weight) // self.head_dim for layer in (self.query, self.key, self.value)]
             query, key, value = split_heads(together, heads, self.head_dim)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if context.scheme is not None and context.positions is not None:
             query, key = context.scheme.rotate(query, key, context.positions)
         return query, key, value

@@ -19,6 +19,18 @@ def causal_mask(
     return full.tril(num_keys - num_queries)
 
 
+def sliding_window_mask(
+    query_positions: Int[Tensor, "#batch query"], key_positions: Int[Tensor, "#batch key"], window: int
+) -> Bool[Tensor, "#batch 1 query key"]:
+    """Let each query see the keys less than `window` positions before it: with itself, `window` keys.
+
+    Later keys are visible too; to be combined with a causal mask.
+
+    Source: Jiang et al. 2023 (Mistral 7B), arXiv:2310.06825, section 2.
+    """
+    return key_positions[:, None, None, :] > query_positions[:, None, :, None] - window
+
+
 def padded_causal_mask(
     real: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"], num_queries: int
 ) -> Bool[Tensor, "batch 1 {num_queries} key"]:

@@ -23,6 +23,10 @@ class HiddenAndHead(Protocol):
     def head_weight(self) -> Tensor:
         """The output matrix, (vocabulary, hidden)."""
 
+    @property
+    def head_bias(self) -> Tensor | None:
+        """What is added to the logits, (vocabulary,)."""
+
 
 @OBJECTIVES.register("causal_lm")
 class CausalLM(Objective[HiddenAndHead]):
@@ -46,4 +50,6 @@ class CausalLM(Objective[HiddenAndHead]):
         """Return the cross-entropy summed over all targets, in nats, and their number."""
         targets = batch["targets"].flatten()
         hidden = network.hidden(batch["inputs"]).flatten(0, 1)
-        return linear_cross_entropy(hidden, network.head_weight, targets), len(targets)
+        return linear_cross_entropy(hidden, network.head_weight, targets, bias=network.head_bias), len(
+            targets
+        )

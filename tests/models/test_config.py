@@ -15,6 +15,17 @@ PUBLISHED = {  # as their authors or their model cards state them
     "tinyllama-1.1b": 1_100_048_384,
     "llama-7b": 6_738_415_616,
     "qwen2-0.5b": 494_032_768,
+    "bloom": 559_214_592,
+    "bloom-560m": 559_214_592,
+    "bloom-1b1": 1_065_314_304,
+    "opt": 125_239_296,
+    "opt-125m": 125_239_296,
+    "opt-1.3b": 1_315_758_080,
+    "gpt_neox": 70_426_624,
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
 }
 # Without the head and with the pooler, as transformers' models of the published configurations count them.
 ENCODERS = {
@@ -77,6 +88,12 @@ def test_sizes_follow_from_what_is_changed():
         ({"norm_eps": "small"}, "norm_eps must be a number"),
         ({"tie_embeddings": 1}, "tie_embeddings must be true or false"),
         ({"norm_eps": float("nan")}, "norm_eps must be greater than 0"),
+        ({"sliding_window": 8}, "A gpt2 model has sliding_window=0"),
+        ({"embedding_norm": True}, "A gpt2 model has embedding_norm=False"),
+        ({"rotary_fraction": 0.5}, "rotary_fraction is for rotary positions"),
+        ({"shared_norm": True}, "shared_norm is for a parallel block"),
+        ({"head_bias": True}, "head_bias is for a head that is not tied"),
+        ({"parallel_block": True, "norm_placement": "post"}, 'A parallel block has norm_placement="pre"'),
         ({"family": "llama"}, "family is part of the preset"),
     ],
 )
@@ -89,6 +106,10 @@ def test_wrong_settings_are_named(changes, message):
 def test_rotary_heads_are_even_and_presets_are_known():
     with pytest.raises(UserError, match="head_dim is 5"):
         make_config("llama", hidden_size=20, num_heads=4)
+    with pytest.raises(UserError, match=r"head_dim is 12 and rotary_fraction 0\.25"):
+        make_config("gpt_neox", hidden_size=48, num_heads=4)
+    with pytest.raises(UserError, match="rotary_fraction must be at most 1"):
+        make_config("gpt_neox", rotary_fraction=1.5)
     with pytest.raises(UserError, match="Did you mean 'gpt2-xl'"):
         make_config("gpt-xl")
     with pytest.raises(UserError, match="multiple of num_heads"):

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from nbllm.nn.positions import LearnedPositions, Places, RotaryPositions, rotate
@@ -91,3 +92,14 @@ def test_gradients_of_the_rotation():
     )
     assert torch.autograd.gradcheck(lambda x: rotate(x, rotation), x)
     assert torch.autograd.gradgradcheck(lambda x: rotate(x, rotation), x)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_both_layouts_rotate_the_first_components_and_leave_the_rest(interleaved):
+    scheme = RotaryPositions(6, 1e4, rotary_dim=4, interleaved=interleaved)
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).view(1, 1, 1, 6)
+    query, key = scheme.rotate(x, x, Places(slice(1, 2), 2))
+    half, neighbours = [-1.98411, 1.95990, 2.46238, 4.01980], [-1.14264, 1.92208, 2.95985, 4.02980]
+    expected = torch.tensor([*(neighbours if interleaved else half), 5.0, 6.0])
+    for rotated in (query, key):
+        torch.testing.assert_close(rotated.flatten(), expected, atol=1e-5, rtol=0)

@@ -42,7 +42,7 @@ def test_the_loss_and_its_gradients_are_those_of_torchs_cross_entropy(decoder, w
 
 def test_a_network_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_for_each_token(windows):
     class Ignorant:
-        head_weight = torch.zeros(97, 8)
+        head_weight, head_bias = torch.zeros(97, 8), None
 
         def hidden(self, inputs):
             return torch.ones(*inputs.shape, 8)

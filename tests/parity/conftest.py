@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 GPT2 = dict(vocab_size=131, n_embd=48, n_layer=3, n_head=4, n_positions=64)
 LLAMA = dict(vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4)
+BLOOM = dict(vocab_size=131, hidden_size=48, n_layer=3, n_head=4)
+OPT = dict(
+    vocab_size=131, hidden_size=48, word_embed_proj_dim=48, ffn_dim=80, num_hidden_layers=3, num_attention_heads=4,
+    max_position_embeddings=64, dropout=0.0, pad_token_id=None,  # the padding token's vector would have no gradient
+)  # fmt: skip
+NEOX = {**LLAMA, "num_attention_heads": 3}  # 4 of 16 components of a head are rotated
+# The names begin with the family's.
 TINY = {
     "gpt2": GPT2,
     "gpt2-untied": {**GPT2, "tie_word_embeddings": False},
@@ -31,6 +31,17 @@ TINY = {
         **LLAMA, "num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     },
+    "bloom": BLOOM,
+    "bloom-untied-6-heads": {**BLOOM, "n_head": 6, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-6},
+    "opt": OPT,
+    "opt-untied-without-biases": {
+        **OPT, "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu",
+    },
+    "gpt_neox": NEOX,
+    "gpt_neox-sequential-tied": {
+        **NEOX, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
+        "rotary_pct": 0.5, "rotary_emb_base": 500.0,
+    },
 }  # fmt: skip
 
 
@@ -39,11 +50,7 @@ def _make_reference(family, seed=0, **settings):
     settings = {"bos_token_id": 0, "eos_token_id": 0, **settings}
     if family.startswith("gpt2"):
         settings |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-        model = GPT2LMHeadModel(GPT2Config(**settings))
-    elif family.startswith("qwen2"):
-        model = Qwen2ForCausalLM(Qwen2Config(**settings))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**settings))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.split("-")[0], **settings))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -57,6 +64,11 @@ def _make_reference(family, seed=0, **settings):
 @pytest.fixture(scope="session")
 def make_reference():
     return _make_reference
+
+
+@pytest.fixture(scope="session")
+def shown_families():
+    return {name.split("-")[0] for name in TINY}
 
 
 @pytest.fixture(scope="session", params=sorted(TINY))

@@ -41,10 +41,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # Fields that change nothing once a model is built; the scheduler ends a text at `max_positions`.
 _WITHOUT_EFFECT = ("family", "initializer_range", "max_positions")
+# Settings that the kernel computes with one value alone.
+_ONLY = {
+    "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "sliding_window": 0,
+    "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, **Decoder.fixed,
+}  # fmt: skip
 _FIELDS = {
     *_WITHOUT_EFFECT, "network", "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
     "intermediate_size", "positions", "norm", "norm_eps", "activation", "gated", "attention_bias",
-    "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta", *Decoder.fixed,
+    "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta", *_ONLY,
 }  # fmt: skip
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -92,7 +97,7 @@ def expected_modules(config: object) -> ExpectedModule | None:
         return None
     if (
         config.network != "decoder"
-        or any(getattr(config, name) != value for name, value in Decoder.fixed.items())
+        or any(getattr(config, name) != value for name, value in _ONLY.items())
         or config.activation not in ACTIVATIONS
         or config.norm not in _NORMS
         or config.positions not in _POSITIONS
@@ -112,7 +117,7 @@ def _expected_decoder(config: ModelConfig) -> ExpectedModule:
         "blocks": ExpectedModule(nn.ModuleList, children=blocks),
         "norm": norm,
     }
-    attributes: dict[str, Any] = {"config": config, "attention_backend": "auto"}
+    attributes: dict[str, Any] = {"config": config, "attention_backend": "auto", "embedding_norm": None}
     if config.tie_embeddings:
         attributes["head"] = None
     else:
@@ -133,14 +138,17 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
     output_bias = config.attention_bias and config.attention_output_bias
     attention = ExpectedModule(
         Attention,
-        {"head_dim": config.head_dim, "layer": layer, "joined": ("query", "key", "value")},
+        {
+            "head_dim": config.head_dim, "layer": layer, "joined": ("query", "key", "value"),
+            "query_norm": None, "key_norm": None,
+        },
         children={
             "query": _expected_linear(hidden, queries, bias=config.attention_bias),
             "key": _expected_linear(hidden, keys, bias=config.attention_bias),
             "value": _expected_linear(hidden, keys, bias=config.attention_bias),
             "output": _expected_linear(queries, hidden, bias=output_bias),
         },
-    )
+    )  # fmt: skip
     gate_and_up = ("gate", "up") if config.gated else ()
     feed_forward = ExpectedModule(
         FeedForward,
@@ -159,7 +167,7 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
     children = {
         "attention_norm": norm, "attention": attention, "feed_forward_norm": norm, "feed_forward": feed_forward,
     }  # fmt: skip
-    return ExpectedModule(Block, {"norm_placement": "pre"}, children=children)
+    return ExpectedModule(Block, {"norm_placement": "pre", "parallel": False}, children=children)
 
 
 def _expected_linear(
@@ -188,7 +196,12 @@ _POSITIONS: dict[str, Callable[[ModelConfig], ExpectedModule]] = {
     ),
     "rotary": lambda config: ExpectedModule(
         RotaryPositions,
-        {"head_dim": config.head_dim, "theta": config.rope_theta},
+        {
+            "head_dim": config.head_dim,
+            "theta": config.rope_theta,
+            "rotary_dim": config.head_dim,
+            "interleaved": False,
+        },
         caches=frozenset({"_table"}),
     ),
 }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.models.config import ModelConfig, check_fixed
@@ -13,6 +16,12 @@ from nbllm.models.families.config_reader import ConfigReader
 from nbllm.nn.activations import ACTIVATIONS as TABLE
 
 HEAD = "lm_head.weight"
+
+# Settings that a family has with just this value, unless it says that it varies them.
+USUAL: dict[str, Any] = {
+    "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "sliding_window": 0,
+    "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +32,38 @@ class WeightRule:
         source: The family's tensor.
         targets: Our parameters; where there are several, its rows are theirs, in order.
         transposed: Whether the family stores (in, out) where we have (out, in).
+        heads: How many equal groups the rows come in, each with a part of every target's rows in order, as a fused
+            projection has them that is laid out head by head (BLOOM, GPT-NeoX).
     """
 
     source: str
     targets: tuple[str, ...]
     transposed: bool = False
+    heads: int = 1
+
+    def split(self, tensor: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return the parameters that the family's tensor holds, slices of one storage.
+
+        Args:
+            tensor: The family's.
+            rows: Rows of each target.
+        """
+        whole = tensor.t() if self.transposed else tensor
+        if self.heads > 1:
+            groups = whole.unflatten(0, (self.heads, -1)).split(
+                [count // self.heads for count in rows], dim=1
+            )
+            whole = torch.cat([group.flatten(0, 1) for group in groups])
+        parts: tuple[Tensor, ...] = whole.contiguous().split(list(rows))
+        return parts
+
+    def join(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Return the family's tensor that holds these parameters."""
+        whole = parameters[0] if len(parameters) == 1 else torch.cat(list(parameters))
+        if self.heads > 1:
+            groups = [parameter.unflatten(0, (self.heads, -1)) for parameter in parameters]
+            whole = torch.cat(groups, dim=1).flatten(0, 1)
+        return (whole.t() if self.transposed else whole).contiguous()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +81,7 @@ class Family:
             presence does.
         other_heads: A pattern of tensors of heads for other tasks, which are left out with a warning.
         fixed: Settings of `ModelConfig` that this family cannot vary.
+        varied: Those of `USUAL` that it can vary.
         read: Reads a configuration; must leave no setting that matters unread.
         write: The family's configuration file for a model.
         rules: The weight map for a configuration.
@@ -61,6 +98,7 @@ class Family:
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     other_heads: re.Pattern[str] | None = None
     fixed: Mapping[str, Any]
+    varied: frozenset[str] = frozenset()
     read: Callable[[ConfigReader], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], list[WeightRule]]
@@ -69,7 +107,13 @@ class Family:
 
     def check(self, config: ModelConfig) -> None:
         """Raise `UserError` unless the family can express `config`."""
-        check_fixed(config, self.fixed, f"{self.name} model", "Choose another family, or leave this setting.")
+        usual = {name: value for name, value in USUAL.items() if name not in self.varied}
+        check_fixed(
+            config,
+            {**usual, **self.fixed},
+            f"{self.name} model",
+            "Choose another family, or leave this setting.",
+        )
         for requirement in self.requirements:
             problem = requirement(config)
             if problem is not None:

@@ -99,12 +99,14 @@ class ConfigReader:
             raise self._error(key, value, f"at most {MAX_INTEGER:,}")
         return value
 
-    def number(self, key: str, default: float) -> float:
-        """Return a finite number greater than zero; `default` where the key is absent or null."""
+    def number(self, key: str, default: float, *, most: float = MAX_FLOAT) -> float:
+        """Return a number greater than zero and at most `most`; `default` where the key is absent or null."""
         value = self._get(key, default)
         # An integer may be beyond every float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FLOAT:
             raise self._error(key, value, "a number greater than 0")
+        if value > most:
+            raise self._error(key, value, f"at most {most:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
+from nbllm.models.families.decoder_parts import read_rope
 from nbllm.models.families.registry import FAMILIES
 
 FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # old files carry them
@@ -44,22 +45,9 @@ def read_shared(settings: ConfigReader) -> dict[str, Any]:
         "activation": settings.choice("hidden_act", "silu", ACTIVATIONS),
         "gated": True,
         "tie_embeddings": settings.flag("tie_word_embeddings", False),
-        "rope_theta": _read_rope(settings),
+        "rope_theta": read_rope(settings)["rope_theta"],
         "initializer_range": settings.number("initializer_range", 0.02),
     }
-
-
-def _read_rope(settings: ConfigReader) -> float:
-    """Return the base of the rotary frequencies, old or new; refuse every scaling of them."""
-    theta = settings.number("rope_theta", 10000.0)
-    for key in ("rope_scaling", "rope_parameters"):
-        nested = ConfigReader(settings.mapping(key), settings.where(key))
-        for kind in ("rope_type", "type"):
-            nested.only(kind, "default")
-        nested.only("partial_rotary_factor", 1.0)
-        theta = nested.number("rope_theta", theta)
-        nested.finish()
-    return theta
 
 
 def write(config: ModelConfig) -> dict[str, Any]:

@@ -67,6 +67,7 @@ FAMILIES.register("roberta")(
         of_head=re.compile(r"lm_head\..*"),
         optional={"mask_head": "lm_head.bias", "pooler": "roberta.pooler.dense.weight"},
         fixed={**POST_NORM_ENCODER, "activation": "gelu", "embedding_size": 0},
+        varied=frozenset({"position_offset"}),
         read=read,
         write=write,
         rules=rules,

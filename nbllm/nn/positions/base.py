@@ -41,6 +41,8 @@ class Shape:
         head_dim: Width of a head.
         max_positions: How many positions a scheme that has a limit has.
         theta: Base of the rotary frequencies.
+        rotary_dim: Components of a head that are rotated; None: all.
+        rotary_interleaved: Whether neighbouring components are rotated together.
         offset: Rows of the learned positions before that of position 0.
         causal: Whether a token sees only those before it.
     """
@@ -50,6 +52,8 @@ class Shape:
     head_dim: int
     max_positions: int
     theta: float = 10000.0
+    rotary_dim: int | None = None
+    rotary_interleaved: bool = False
     offset: int = 0
     causal: bool = True
 

@@ -18,30 +18,42 @@ Rotation = tuple[Float[Tensor, "... position half"], Float[Tensor, "... position
 class RotaryPositions(Positions):
     """Rotates each pair of a query's or key's components by the angle position * frequency.
 
-    Component i is paired with i + head_dim / 2, as in transformers, so that weights need no permutation.
+    Component i is paired with i + rotary_dim / 2, as in transformers, so that weights need no permutation; or 2i with
+    2i + 1 where the layout is interleaved (GPT-J). Components from rotary_dim on stay as they are.
     Tables of cosines and sines are kept and grow by doubling; positions have no upper bound.
 
     Args:
         head_dim: Width of a head; even.
         theta: Base of the frequencies.
+        rotary_dim: How many components are rotated, the first ones; even; None: all.
+        interleaved: Whether neighbours are pairs.
 
     Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
     """
 
-    def __init__(self, head_dim: int, theta: float) -> None:
+    def __init__(
+        self, head_dim: int, theta: float, *, rotary_dim: int | None = None, interleaved: bool = False
+    ) -> None:
         super().__init__()
         self.head_dim, self.theta = head_dim, theta
+        self.rotary_dim, self.interleaved = head_dim if rotary_dim is None else rotary_dim, interleaved
         self._table: Rotation | None = None  # no buffer: it is neither state nor ever trained
 
     @classmethod
     def make(cls, shape: Shape) -> RotaryPositions:
         """Return the scheme for a model of this shape."""
-        return cls(shape.head_dim, shape.theta)
+        return cls(
+            shape.head_dim,
+            shape.theta,
+            rotary_dim=shape.rotary_dim,
+            interleaved=shape.rotary_interleaved,
+        )
 
     @property
     def label(self) -> str:
         """Its name in tables for people."""
-        return f"rotary positions, base {self.theta:g}"
+        part = "" if self.rotary_dim == self.head_dim else f" of {self.rotary_dim} components"
+        return f"rotary positions{part}, base {self.theta:g}{', interleaved' if self.interleaved else ''}"
 
     def rotate(
         self,
@@ -53,10 +65,24 @@ class RotaryPositions(Positions):
     ]:
         """Return queries and keys rotated to their positions."""
         rotation = self.angles(positions, query.device)
-        return rotate(query, rotation), rotate(key, rotation)
+        return self._rotate(query, rotation), self._rotate(key, rotation)
+
+    def _rotate(
+        self, x: Float[Tensor, "batch head position head_dim"], rotation: Rotation
+    ) -> Float[Tensor, "batch head position head_dim"]:
+        """Rotate the first `rotary_dim` components, pair by pair."""
+        if self.rotary_dim == self.head_dim and not self.interleaved:
+            return rotate(x, rotation)
+        first, rest = x[..., : self.rotary_dim], x[..., self.rotary_dim :]
+        if self.interleaved:  # to halves and back
+            halves = first.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+            first = rotate(halves, rotation).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        else:
+            first = rotate(first, rotation)
+        return torch.cat((first, rest), dim=-1)
 
     def angles(self, positions: Places, device: torch.device) -> Rotation:
-        """Return the cosines and sines at `positions`: (position, head_dim / 2), or one such for each sequence."""
+        """Return the cosines and sines at `positions`: (position, rotary_dim / 2), or one such for each sequence."""
         cos, sin = self.table(positions.length, device)
         return cos[positions.ids], sin[positions.ids]
 
@@ -72,7 +98,7 @@ class RotaryPositions(Positions):
         # Outside inference mode: a table made while generating must also serve a later training step.
         with torch.inference_mode(False), torch.no_grad():
             # In transformers' own order of operations, on the CPU, so that both agree to the last bit.
-            exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+            exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32) / self.rotary_dim
             frequencies = 1.0 / (self.theta**exponents)
             angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
             return angles.cos().to(device), angles.sin().to(device)

@@ -91,14 +91,14 @@ def test_the_configurations_of_today_are_served(family):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlidingConfig(ModelConfig):
-    sliding_window: int = 4
+class SinkConfig(ModelConfig):
+    sink_tokens: int = 4
 
 
 def test_a_field_that_nobody_has_taught_the_kernel_is_refused():
     config = small_config("llama")
-    assert not CompiledRunner.serves(randomized(SlidingConfig(**dataclasses.asdict(config))))
-    object.__setattr__(config, "sliding_window", 4)
+    assert not CompiledRunner.serves(randomized(SinkConfig(**dataclasses.asdict(config))))
+    object.__setattr__(config, "sink_tokens", 4)
     assert compiled_spec.expected_modules(config) is None
     assert not CompiledRunner.serves(randomized(config))
 
