@@ -100,10 +100,12 @@ def test_rows_of_opts_positions():
     )
     seen = []
     embed = model.positions.embed
-    model.positions.embed = lambda x, places: (
-        seen.append(places.ids + model.positions.offset),
-        embed(x, places),
-    )[1]
+
+    def keep(x, places):
+        seen.append(places.on(x.device) + model.positions.offset)
+        return embed(x, places)
+
+    model.positions.embed = keep
     model(torch.ones(1, 5, dtype=torch.long), attention_mask=torch.tensor([[0, 0, 1, 1, 1]]))
     assert seen[0].tolist() == [[1, 1, 2, 3, 4]]
     model(torch.ones(1, 6, dtype=torch.long))
