@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FAMILIES = {
     "gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2", "opt": "OPT", "bloom": "BLOOM", "gpt_neox": "GPT-NeoX",
+    "gptj": "GPT-J", "phi": "Phi", "mistral": "Mistral", "qwen3": "Qwen3",
 }  # fmt: skip
 _IN_SUMMARY = 3  # figures of a task
 

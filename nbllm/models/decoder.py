@@ -85,11 +85,11 @@ class Decoder(CausalNetwork):
         past = 0 if cache is None else cache.length
         count = input_ids.shape[1]
         of_keys: Tensor | None = None
-        if positions is None and attention_mask is not None:
+        if attention_mask is not None:
             # Padding has the row before the first position's, where there is one; it reaches no token either way.
             before = -1 if self.config.position_offset else 0
             of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=before)
-            positions = of_keys[:, past:]
+            positions = of_keys[:, past:] if positions is None else positions
         length = check_length(self.positions, past + count, positions)
         where = Places(slice(past, past + count) if positions is None else positions, length)
         x = self.positions.embed(self.embedding(input_ids), where)

@@ -62,6 +62,42 @@ _PYTHIA: dict[str, Any] = {
     "activation": "gelu",
     "tie_embeddings": False,
 }
+_GPTJ: dict[str, Any] = {
+    "family": "gptj",
+    "vocab_size": 50400,
+    "max_positions": 2048,
+    "positions": "rotary",
+    "rotary_fraction": 0.25,
+    "rotary_interleaved": True,
+    "parallel_block": True,
+    "shared_norm": True,
+    "attention_bias": False,
+    "tie_embeddings": False,
+    "head_bias": True,
+}
+_PHI: dict[str, Any] = {
+    **_GPTJ,
+    "family": "phi",
+    "vocab_size": 51200,
+    "rotary_fraction": 0.5,
+    "rotary_interleaved": False,
+    "attention_bias": True,
+}
+_MISTRAL: dict[str, Any] = {
+    **_LLAMA,
+    "family": "mistral",
+    "max_positions": 32768,
+    "sliding_window": 4096,
+    "tie_embeddings": False,
+}
+_QWEN3: dict[str, Any] = {
+    **_QWEN2,
+    "family": "qwen3",
+    "max_positions": 40960,
+    "attention_bias": False,
+    "attention_output_bias": True,
+    "qk_norm": True,
+}
 _BERT: dict[str, Any] = {
     **POST_NORM_ENCODER,
     "family": "bert",
@@ -121,6 +157,34 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pythia-160m": {**_PYTHIA, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "pythia-410m": {**_PYTHIA, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "pythia-1b": {**_PYTHIA, "hidden_size": 2048, "num_layers": 16, "num_heads": 8},
+    "gptj": {**_GPTJ, "hidden_size": 4096, "num_layers": 28, "num_heads": 16},
+    "phi": {**_PHI, "hidden_size": 2048, "num_layers": 24, "num_heads": 32},
+    "phi-2": {**_PHI, "hidden_size": 2560, "num_layers": 32, "num_heads": 32, "rotary_fraction": 0.4},
+    "mistral": {
+        **_MISTRAL,
+        "hidden_size": 4096,
+        "num_layers": 32,
+        "num_heads": 32,
+        "num_kv_heads": 8,
+        "intermediate_size": 14336,
+    },
+    "qwen3": {
+        **_QWEN3,
+        "hidden_size": 1024,
+        "num_layers": 28,
+        "num_heads": 16,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+    },
+    "qwen3-1.7b": {
+        **_QWEN3,
+        "hidden_size": 2048,
+        "num_layers": 28,
+        "num_heads": 16,
+        "num_kv_heads": 8,
+        "intermediate_size": 6144,
+    },
     "bert": {**_BERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "bert-large": {**_BERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "minilm-l6": {**_BERT, "hidden_size": 384, "num_layers": 6, "num_heads": 12},
@@ -138,7 +202,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "albert-large": {**_ALBERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
 }
 
-PRESETS |= {"bloom-560m": PRESETS["bloom"], "opt-125m": PRESETS["opt"], "pythia-70m": PRESETS["gpt_neox"]}
+# The published names of the shapes that stand under the name of their family.
+PRESETS |= {
+    "bloom-560m": PRESETS["bloom"], "opt-125m": PRESETS["opt"], "pythia-70m": PRESETS["gpt_neox"],
+    "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
+    "qwen3-0.6b": PRESETS["qwen3"],
+}  # fmt: skip
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")
 

@@ -26,6 +26,16 @@ PUBLISHED = {  # as their authors or their model cards state them
     "pythia-160m": 162_322_944,
     "pythia-410m": 405_334_016,
     "pythia-1b": 1_011_781_632,
+    "gptj": 6_050_882_784,
+    "gpt-j-6b": 6_050_882_784,
+    "phi": 1_418_270_720,
+    "phi-1.5": 1_418_270_720,
+    "phi-2": 2_779_683_840,
+    "mistral": 7_241_732_096,
+    "mistral-7b": 7_241_732_096,
+    "qwen3": 596_049_920,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
 }
 # Without the head and with the pooler, as transformers' models of the published configurations count them.
 ENCODERS = {

@@ -262,6 +262,17 @@ def test_an_unreadable_config(folder, text, message):
             {"rope_scaling": {"type": "linear", "factor": 2.0}},
             ["rope_scaling", "type is 'linear'"],
         ),
+        ("gptj", {"rotary_dim": None}, ["rotary_dim is None; it must be stated"]),
+        ("gptj", {"rotary_dim": 10}, ["rotary_dim is 10; it must be at most 8"]),
+        ("gptj", {"rotary": False}, ["rotary is False"]),
+        ("gptj", {"tie_word_embeddings": True}, ["tie_word_embeddings is True"]),
+        ("phi", {"qk_layernorm": True}, ["qk_layernorm is True"]),
+        ("phi", {"tie_word_embeddings": True}, ["tie_word_embeddings is True"]),
+        ("phi", {"partial_rotary_factor": 1.5}, ["partial_rotary_factor is 1.5"]),
+        ("mistral", {"sliding_window": 0}, ["sliding_window is 0"]),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, ["layer_types is ['full_attention'"]),
+        ("qwen3", {"use_sliding_window": True}, ["use_sliding_window is True"]),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 2}, ["layer_types is ['sliding_attention'"]),
         ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 2}}, ["partial_rotary_factor is 2"]),
     ],
     indirect=["family"],
@@ -333,7 +344,7 @@ def test_no_value_of_any_setting_ends_in_a_traceback(folder, family, tmp_path):
 
 
 # Settings that an error names when another contradicts them.
-CONTRADICTED = ("num_heads", "head_dim", "intermediate_size", "word_embed_proj_dim")
+CONTRADICTED = ("num_heads", "head_dim", "intermediate_size", "word_embed_proj_dim", "rotary_dim")
 
 
 @pytest.mark.parametrize(

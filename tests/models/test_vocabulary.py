@@ -83,6 +83,19 @@ def test_rows_are_those_of_transformers(family, tied, change, tokenizer, tmp_pat
     assert torch.equal(opened.model(ids), lm.model(ids))
 
 
+def test_the_bias_of_a_decoders_head_too(tmp_path):
+    config = make_config("phi", vocab_size=90, hidden_size=32, num_layers=2, num_heads=4, max_positions=32)
+    model = build(config)
+    torch.nn.init.normal_(model.head.bias)
+    kept = model.head.bias.clone()
+    resize_vocabulary(model, 97)
+    assert torch.equal(model.head_bias[:90], kept) and model.head_bias.shape == (97,)
+    save_model(model, tmp_path)
+    ids = torch.tensor([[1, 2, 96]])
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(opened(ids).logits, model(ids), atol=1e-5, rtol=0)
+
+
 def test_an_encoder_too(tmp_path):
     config = make_config("bert", vocab_size=90, hidden_size=32, num_layers=2, num_heads=4, max_positions=32)
     model = build(config)

@@ -11,12 +11,16 @@ from nbllm.models import Decoder, ModelConfig
 from nbllm.objectives import CausalLM
 
 
-@pytest.fixture(scope="module")
-def decoder():
+@pytest.fixture(scope="module", params=[False, True], ids=["tied", "head-with-bias"])
+def decoder(request):
     config = ModelConfig(
-        family="gpt2", vocab_size=97, hidden_size=32, num_layers=2, num_heads=2, max_positions=16
-    )
-    return Decoder(config, seed=3)
+        family="gpt2", vocab_size=97, hidden_size=32, num_layers=2, num_heads=2, max_positions=16,
+        tie_embeddings=not request.param, head_bias=request.param,
+    )  # fmt: skip
+    model = Decoder(config, seed=3)
+    if request.param:
+        torch.nn.init.normal_(model.head.bias, generator=torch.Generator().manual_seed(0))
+    return model
 
 
 @pytest.fixture(scope="module")

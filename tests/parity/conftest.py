@@ -12,6 +12,7 @@ OPT = dict(
     max_position_embeddings=64, dropout=0.0, pad_token_id=None,  # the padding token's vector would have no gradient
 )  # fmt: skip
 NEOX = {**LLAMA, "num_attention_heads": 3}  # 4 of 16 components of a head are rotated
+GPTJ = dict(vocab_size=131, n_embd=48, n_layer=3, n_head=3, n_positions=64, rotary_dim=8)
 # The names begin with the family's.
 TINY = {
     "gpt2": GPT2,
@@ -41,6 +42,20 @@ TINY = {
     "gpt_neox-sequential-tied": {
         **NEOX, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,
         "rotary_pct": 0.5, "rotary_emb_base": 500.0,
+    },
+    "gptj": GPTJ,
+    "gptj-inner-all-rotated": {**GPTJ, "n_inner": 80, "rotary_dim": 16},
+    "phi": {**LLAMA, "num_attention_heads": 3},
+    "phi-grouped": {
+        **LLAMA, "num_attention_heads": 6, "num_key_value_heads": 2, "partial_rotary_factor": 0.25,
+        "hidden_act": "gelu",
+    },
+    "mistral": {**LLAMA, "num_key_value_heads": 2, "sliding_window": 4},
+    "mistral-whole-wide-heads": {**LLAMA, "num_key_value_heads": 2, "head_dim": 20, "sliding_window": None},
+    "qwen3": {**LLAMA, "num_key_value_heads": 2, "head_dim": 20},
+    "qwen3-biased-tied": {
+        **LLAMA, "num_key_value_heads": 4, "head_dim": 12, "attention_bias": True, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-3, "rope_theta": 1e6,
     },
 }  # fmt: skip
 

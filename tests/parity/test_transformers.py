@@ -90,8 +90,12 @@ def test_left_padded_batches(tiny, tmp_path):
     mask[2, :11] = 0
     theirs = tiny(tokens, attention_mask=mask, **positions_of(tiny, mask)).logits
     logits = ours(tokens, attention_mask=mask)
-    assert torch.isfinite(logits).all()
-    torch.testing.assert_close(logits[mask.bool()], theirs[mask.bool()], atol=1e-5, rtol=0)
+    given = ours(
+        tokens, attention_mask=mask, positions=(mask.cumsum(1) - 1).clamp(min=0)
+    )  # as generation does
+    for each in (logits, given):
+        assert torch.isfinite(each).all()
+        torch.testing.assert_close(each[mask.bool()], theirs[mask.bool()], atol=1e-5, rtol=0)
 
 
 def test_rows_of_opts_positions():

@@ -90,13 +90,13 @@ class ConfigReader:
         """Return the place of `key`, for errors about what it holds."""
         return f"{self._where}, {key}"
 
-    def integer(self, key: str, default: int, *, least: int = 1) -> int:
-        """Return a whole number of at least `least`; `default` where the key is absent or null."""
+    def integer(self, key: str, default: int, *, least: int = 1, most: int = MAX_INTEGER) -> int:
+        """Return a whole number of at least `least` and at most `most`; `default` where the key is absent or null."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise self._error(key, value, f"a whole number greater than {least - 1}")
-        if value > MAX_INTEGER:
-            raise self._error(key, value, f"at most {MAX_INTEGER:,}")
+        if value > most:
+            raise self._error(key, value, f"at most {most:,}")
         return value
 
     def number(self, key: str, default: float, *, most: float = MAX_FLOAT) -> float:
@@ -146,6 +146,15 @@ class ConfigReader:
         for entry in value:
             if entry != implemented:
                 raise self._not_implemented(key, value, f"{implemented!r} in every layer")
+
+    def is_null(self, key: str) -> bool:
+        """Return whether `key` is stated, as null: off, where to state nothing means a default."""
+        return key in self._values and self._values[key] is None
+
+    def required(self, key: str) -> None:
+        """Refuse a `key` that is stated as null."""
+        if self.is_null(key):
+            raise self._error(key, None, "stated")
 
     def ignore(self, key: str) -> None:
         """Count `key` as read: another setting has made sure that it says nothing."""

@@ -29,16 +29,26 @@ def read(settings: ConfigReader) -> ModelConfig:
     )
 
 
-def read_shared(settings: ConfigReader) -> dict[str, Any]:
-    """Read what LLaMA and its relatives name alike, with the same defaults."""
+def read_shared(
+    settings: ConfigReader, *, num_kv_heads: int | None = None, head_dim: int | None = None
+) -> dict[str, Any]:
+    """Read what LLaMA and its relatives name alike.
+
+    Args:
+        settings: The configuration.
+        num_kv_heads: Where it states none; None: as many as query heads.
+        head_dim: Where it states none; None: hidden_size / num_heads.
+    """
     hidden_size = settings.integer("hidden_size", 4096)
     num_heads = settings.integer("num_attention_heads", 32)
+    if num_kv_heads is None or settings.is_null("num_key_value_heads"):
+        num_kv_heads = num_heads
     return {
         "hidden_size": hidden_size,
         "num_layers": settings.integer("num_hidden_layers", 32),
         "num_heads": num_heads,
-        "num_kv_heads": settings.integer("num_key_value_heads", num_heads),
-        "head_dim": settings.integer("head_dim", max(hidden_size // num_heads, 1)),
+        "num_kv_heads": settings.integer("num_key_value_heads", num_kv_heads),
+        "head_dim": settings.integer("head_dim", head_dim or max(hidden_size // num_heads, 1)),
         "positions": "rotary",
         "norm": "rms_norm",
         "norm_eps": settings.number("rms_norm_eps", 1e-6),
