@@ -150,7 +150,13 @@ class Decoder(CausalNetwork):
         heads = f"{config.num_heads} heads of {config.head_dim}"
         if config.num_kv_heads != config.num_heads:
             heads += f", {config.num_kv_heads} key/value heads"
+        if config.qk_norm:
+            heads += ", queries and keys normalized"
+        if config.sliding_window:
+            heads += f", a window of {config.sliding_window}"
         norm, activation = NORMS[config.norm].label, ACTIVATIONS[config.activation].label
+        of_both = "the same" if config.shared_norm else norm
+        beside = ", in parallel to attention" if config.parallel_block else ""
         many, gate = f"{config.num_layers} x ", "gated " if config.gated else ""
         feed_forward = f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"
 
@@ -160,12 +166,16 @@ class Decoder(CausalNetwork):
         parts: list[tuple[str, str, list[nn.Module | None]]] = [
             ("embedding", "token embedding", [self.embedding]),
             ("positions", self.positions.label, [self.positions]),
+            ("embedding_norm", norm, [self.embedding_norm]),
             ("blocks.*.attention", f"{many}{norm} + attention: {heads}", of_blocks("attention")),
-            ("blocks.*.feed_forward", f"{many}{norm} + {feed_forward}", of_blocks("feed_forward")),
+            ("blocks.*.feed_forward", f"{many}{of_both} + {feed_forward}{beside}", of_blocks("feed_forward")),
             ("norm", norm, [self.norm]),
             ("head", "head" if self.head is not None else "head, tied to the embedding", [self.head]),
         ]
-        return describe_parts(parts, config.num_layers)
+        return describe_parts(
+            [part for part in parts if part[0] != "embedding_norm" or self.embedding_norm is not None],
+            config.num_layers,
+        )
 
     def make_cache(self, batch: int, max_length: int) -> KVCache:
         """Return an empty key/value cache for `batch` sequences of up to `max_length` tokens."""

@@ -74,6 +74,65 @@ def test_every_preset_can_be_saved_and_is_what_its_family_reads():
         settings.finish()
 
 
+# What the configuration files of published models state, without token ids, dropout and versions.
+CONFIGURATIONS = {
+    "opt-125m": {
+        "model_type": "opt", "activation_dropout": 0.0, "activation_function": "relu", "do_layer_norm_before": True,
+        "ffn_dim": 3072, "hidden_size": 768, "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 2048,
+        "num_attention_heads": 12, "num_hidden_layers": 12, "prefix": "</s>", "vocab_size": 50272,
+        "word_embed_proj_dim": 768,
+    },
+    "bloom-560m": {
+        "model_type": "bloom", "apply_residual_connection_post_layernorm": False, "attention_softmax_in_fp32": True,
+        "bias_dropout_fusion": True, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+        "masked_softmax_fusion": True, "n_embed": 1024, "n_inner": None, "n_layer": 24, "num_attention_heads": 16,
+        "offset_alibi": 100, "pretraining_tp": 1, "seq_length": 2048, "skip_bias_add": True,
+        "skip_bias_add_qkv": False, "slow_but_exact": False, "unk_token_id": 0, "vocab_size": 250880,
+    },
+    "pythia-70m": {
+        "model_type": "gpt_neox", "hidden_act": "gelu", "hidden_size": 512, "initializer_range": 0.02,
+        "intermediate_size": 2048, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+        "num_attention_heads": 8, "num_hidden_layers": 6, "rotary_emb_base": 10000, "rotary_pct": 0.25,
+        "tie_word_embeddings": False, "use_parallel_residual": True, "vocab_size": 50304,
+    },
+    "gpt-j-6b": {
+        "model_type": "gptj", "activation_function": "gelu_new", "gradient_checkpointing": False,
+        "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "n_embd": 4096, "n_head": 16, "n_inner": None,
+        "n_layer": 28, "n_positions": 2048, "rotary": True, "rotary_dim": 64, "scale_attn_weights": True,
+        "summary_type": "cls_index", "tie_word_embeddings": False, "vocab_size": 50400,
+    },
+    "phi-2": {
+        "model_type": "phi", "hidden_act": "gelu_new", "hidden_size": 2560, "initializer_range": 0.02,
+        "intermediate_size": 10240, "layer_norm_eps": 1e-05, "max_position_embeddings": 2048,
+        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "partial_rotary_factor": 0.4,
+        "qk_layernorm": False, "rope_scaling": None, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "vocab_size": 51200,
+    },
+    "mistral-7b": {
+        "model_type": "mistral", "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02,
+        "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+        "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000,
+    },
+    "qwen3-0.6b": {
+        "model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+        "initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 40960,
+        "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 1000000, "sliding_window": None,
+        "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
+def test_published_configurations_are_read_as_the_presets(name):
+    from nbllm.models.families.config_reader import ConfigReader
+
+    settings = ConfigReader(CONFIGURATIONS[name], "config.json")
+    assert FAMILIES[CONFIGURATIONS[name]["model_type"]].read(settings) == make_config(name)
+    settings.finish()
+
+
 def test_sizes_follow_from_what_is_changed():
     config = make_config("tinyllama-1.1b", hidden_size=384, num_heads=6)
     assert (config.num_kv_heads, config.head_dim, config.intermediate_size) == (6, 64, 1024)

@@ -136,3 +136,19 @@ def test_the_model_can_be_copied_and_moved_to_bfloat16(small, tokens):
     twin = copy.deepcopy(small)
     assert torch.equal(twin(tokens), small(tokens))
     assert twin.to(torch.bfloat16)(tokens).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("bloom", ["embedding_norm"]),
+        ("gptj", ["the same + feed-forward", "in parallel to attention", "of 2 components", "interleaved"]),
+        ("mistral", ["a window of 8"]),
+        ("qwen3", ["queries and keys normalized"]),
+    ],
+)
+def test_every_parameter_is_described(family, words, make_model):
+    model = make_model(family, **({"sliding_window": 8} if family == "mistral" else {}))
+    rows = model.describe()
+    assert sum(row.parameters for row in rows) == model.num_parameters
+    assert all(word in " ".join(f"{row.part} {row.what}" for row in rows) for word in words)

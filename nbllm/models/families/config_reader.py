@@ -27,8 +27,9 @@ WITHOUT_EFFECT = frozenset(
     transformers_version unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
     use_flash_attn use_flash_attention
 
-    attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout classifier_dropout_prob dropout
-    embd_pdrop hidden_dropout hidden_dropout_prob qa_dropout resid_pdrop seq_classif_dropout
+    activation_dropout attention_dropout attention_probs_dropout_prob attn_pdrop classifier_dropout
+    classifier_dropout_prob dropout embd_pdrop hidden_dropout hidden_dropout_prob layerdrop qa_dropout resid_pdrop
+    seq_classif_dropout
 
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 

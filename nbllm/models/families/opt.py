@@ -21,7 +21,6 @@ def read(settings: ConfigReader) -> ModelConfig:
     settings.only("word_embed_proj_dim", hidden_size)
     settings.only("_remove_final_layer_norm", False)
     settings.only("layer_norm_elementwise_affine", True)
-    settings.ignore("layerdrop")  # for training
     has_biases = settings.flag("enable_bias", True)
     return ModelConfig(
         family="opt",

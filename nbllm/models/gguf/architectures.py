@@ -167,6 +167,7 @@ def write_config(config: ModelConfig) -> dict[str, int | float]:
             f"GGUF is not written for the family {config.family!r}.",
             hint=f"Known: {', '.join(ARCHITECTURES)}.",
         )
+    FAMILIES[config.family].check(config)
     architecture = ARCHITECTURES[config.family]
     for name, value in architecture.fixed.items():
         if getattr(config, name) != value:
