@@ -92,7 +92,8 @@ class LM:
                 f"The tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}.",
                 hint=f"Make the model with vocab_size={len(tokenizer)} or more, or give it its tokenizer.",
             )
-        offset = model.config.position_offset
+        # A decoder (OPT) counts the tokens of its mask, whichever the padding token is.
+        offset = model.config.position_offset if model.config.network == "encoder" else 0
         if offset and tokenizer.pad_token_id != offset - 1:
             raise UserError(
                 f"This model does not count token {offset - 1}, as padding; the tokenizer's padding token is "

@@ -263,3 +263,4 @@ def test_a_model_that_counts_from_another_padding_token_is_refused(tokenizer):
     with pytest.raises(UserError, match="(?s)does not count token 1.*position_offset=1"):
         LM.new("roberta", tokenizer=tokenizer, **shape)
     assert LM.new("roberta", tokenizer=tokenizer, position_offset=1, **shape).model.can == {"embed", "fill"}
+    assert LM.new("opt", tokenizer=tokenizer, **shape).config.position_offset == 2  # which counts by the mask
