@@ -54,7 +54,7 @@ class Counting:
 class Bytes:
     """As much of a tokenizer as `generate` needs."""
 
-    eos_token = eos_token_id = bos_token = bos_token_id = None
+    eos_token = eos_token_id = bos_token = bos_token_id = sep_token = sep_token_id = None
 
     def get_added_vocab(self):
         return {}

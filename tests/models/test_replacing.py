@@ -237,7 +237,6 @@ def test_files_have_the_mode_of_the_umask(lm, tmp_path, umask):
     (tmp_path / "run").mkdir()
     try:
         saved = [lm.save(tmp_path / "new"), lm.save(tmp_path / "new"), lm.save(tmp_path / "x.gguf").parent]
-        (tmp_path / "run").mkdir()
         saved.append(checkpoint.save(tmp_path / "run", 3, lm.write_files, {"num_actions": 0}).path)
         (tmp_path / "plain").mkdir()
         save_model(lm.model, tmp_path / "plain")
