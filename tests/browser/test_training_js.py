@@ -402,6 +402,17 @@ def test_a_kernel_that_cannot_be_reached_is_an_outcome_too(panel):
     expect(panel.outcome()).to_have_text("save: refused: the kernel cannot be reached (comm is closed)")
 
 
+def test_the_first_step_moves_no_button(panel):
+    panel.snapshot(make_card(state="starting", step=0, facts={}, checkpoints=[]))
+    button = panel.panel.get_by_role("button", name="Pause")
+    before = button.bounding_box()
+    assert texts(panel.panel.locator(".run-facts div"))[0] == "training loss \N{EN DASH}"
+    facts = {"loss": 3.0, "lr": 9e-4, "tokens": 512, "tokens_per_second": 1e4, "memory": 1e9, "seconds": 1.0}
+    panel.update(state="running", step=1, facts=facts)
+    assert texts(panel.panel.locator(".run-facts div"))[0] == "training loss 3.000 nats/token"
+    assert button.bounding_box() == before
+
+
 def test_a_run_that_has_not_started_takes_commands_later(fresh):
     panel = fresh()
     panel.snapshot(make_card(state="starting", step=0, facts={}, checkpoints=[]))

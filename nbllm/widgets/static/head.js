@@ -2,6 +2,7 @@
 /** The head of a run's panel: what it is, where it stands, and what happened if it has ended. */
 import { element, formatBytes, formatCount, formatDuration, formatNumber } from "./common.js";
 import { clock, keyed, setAttribute, setShown, setText } from "./dom.js";
+import { isLive } from "./requests.js";
 
 const three = (/** @type {number} */ value) => (value && Math.abs(value) < 0.1 ? formatNumber(value, 3) : value.toFixed(3));
 
@@ -18,6 +19,9 @@ const FACTS = [
   ["memory", "memory", formatBytes, ""],
   ["seconds", "trained for", formatDuration, ""],
 ];
+
+/** Facts that have a place before the first step, so that the buttons below do not move under the mouse when it comes. */
+const EXPECTED = new Set(["loss", "lr", "tokens", "tokens_per_second", "memory", "seconds"]);
 
 export class HeadPart {
   constructor() {
@@ -72,16 +76,19 @@ export class HeadPart {
   }
 
   /** @param {any} card */
-  #facts({ facts, loss_unit: lossUnit }) {
-    const known = FACTS.filter(([name]) => facts[name] != null);
+  #facts(card) {
+    const { facts, loss_unit: lossUnit } = card;
+    const isWaiting = isLive(card) && facts.loss == null;
+    const known = FACTS.filter(([name]) => facts[name] != null || (isWaiting && EXPECTED.has(name)));
     keyed(
       this.facts,
       known,
       ([name]) => name,
       ([, label]) => element("div", null, element("dt", { text: label }), element("dd", null, element("b"), element("span"))),
       (node, [name, , write, unit]) => {
-        setText(node.querySelector("b"), write(facts[name]));
-        const shown = unit === LOSS ? lossUnit : unit;
+        const value = facts[name];
+        setText(node.querySelector("b"), value == null ? "–" : write(value));
+        const shown = value == null ? "" : unit === LOSS ? lossUnit : unit;
         setText(node.querySelector("span"), shown ? ` ${shown}` : "");
       },
     );
