@@ -63,7 +63,11 @@ def test_ctrl_c_stops_the_run_that_a_script_waits_for(script, tmp_path):
 
 
 @pytest.fixture
-def going(lm, store, config, tmp_path):
+def going(lm, store, config, tmp_path, monkeypatch):
+    """A run in a process that looks like a plain script's, whatever shell another test has started in it."""
+    for name in ("last_value", "ps1"):
+        monkeypatch.delattr(sys, name, raising=False)
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
     run = nb.train(lm, store, folder=tmp_path, name="going", **{**config, "steps": 1_000_000})
     run.wait(step=2, progress=False)
     yield run
@@ -92,8 +96,7 @@ def test_a_run_that_nobody_waits_for_is_stopped_and_that_is_said(
     assert f"is stopped at step {going.step}: {reason}. nb.attach(" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_while_a_script_waits_for_it_is_told(going, monkeypatch, capsys):
-    monkeypatch.delattr(sys, "last_value", raising=False)
+def test_a_run_that_fails_while_a_script_waits_for_it_is_told(going, capsys):
     thread, trainer = launcher._threads[going.path]
 
     def break_down():
