@@ -10,14 +10,13 @@ from nbllm.models.families.base import ACTIVATIONS, Family, WeightRule
 from nbllm.models.families.bert import (
     POST_NORM_ENCODER,
     has_types,
-    pair,
-    plain_heads,
     read_shared,
     rules_of_head,
     write_shared,
 )
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import plain_heads, rules_of
 
 # Settings of Google's files for what the published models do not use, and transformers does not have.
 _UNUSED = {
@@ -78,14 +77,14 @@ def rules(config: ModelConfig) -> list[WeightRule]:
         WeightRule("albert.embeddings.word_embeddings.weight", ("embedding.weight",)),
         WeightRule("albert.embeddings.position_embeddings.weight", ("positions.weight",)),
         WeightRule("albert.embeddings.token_type_embeddings.weight", ("token_types.weight",)),
-        *pair("albert.embeddings.LayerNorm", "embedding_norm"),
-        *pair("albert.encoder.embedding_hidden_mapping_in", "projection"),
+        *rules_of([("albert.embeddings.LayerNorm", "embedding_norm")], bias=True),
+        *rules_of([("albert.encoder.embedding_hidden_mapping_in", "projection")], bias=True),
     ]
     for group in range(config.num_layer_groups):
         for theirs, ours in _BLOCK:
             place = f"albert.encoder.albert_layer_groups.{group}.albert_layers.0"
-            out += pair(f"{place}.{theirs}", f"blocks.{group}.{ours}")
-    out += pair("albert.pooler", "pooler") if config.pooler else []
+            out += rules_of([(f"{place}.{theirs}", f"blocks.{group}.{ours}")], bias=True)
+    out += rules_of([("albert.pooler", "pooler")], bias=True) if config.pooler else []
     head = (("predictions.dense", "head.dense"), ("predictions.LayerNorm", "head.norm"))
     return out + rules_of_head(config, head, "predictions.bias")
 

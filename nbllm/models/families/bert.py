@@ -9,6 +9,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import plain_heads, rules_of
 
 # What BERT and its relatives cannot vary.
 POST_NORM_ENCODER: dict[str, Any] = {
@@ -109,33 +110,21 @@ def rules_of_body(config: ModelConfig, prefix: str) -> list[WeightRule]:
         WeightRule(f"{embeddings}.word_embeddings.weight", ("embedding.weight",)),
         WeightRule(f"{embeddings}.position_embeddings.weight", ("positions.weight",)),
         WeightRule(f"{embeddings}.token_type_embeddings.weight", ("token_types.weight",)),
-        *pair(f"{embeddings}.LayerNorm", "embedding_norm"),
+        *rules_of([(f"{embeddings}.LayerNorm", "embedding_norm")], bias=True),
     ]
     for layer in range(config.num_layers):
         for theirs, ours in _BLOCK:
-            out += pair(f"{prefix}.encoder.layer.{layer}.{theirs}", f"blocks.{layer}.{ours}")
-    return out + (pair(f"{prefix}.pooler.dense", "pooler") if config.pooler else [])
+            out += rules_of(
+                [(f"{prefix}.encoder.layer.{layer}.{theirs}", f"blocks.{layer}.{ours}")], bias=True
+            )
+    return out + (rules_of([(f"{prefix}.pooler.dense", "pooler")], bias=True) if config.pooler else [])
 
 
 def rules_of_head(config: ModelConfig, parts: tuple[tuple[str, str], ...], bias: str) -> list[WeightRule]:
     """Return the weight map of the head, if the model has one: `parts` by their names and ours, and its bias."""
     if not config.mask_head:
         return []
-    return [rule for theirs, ours in parts for rule in pair(theirs, ours)] + [
-        WeightRule(bias, ("head.bias",))
-    ]
-
-
-def pair(theirs: str, ours: str) -> list[WeightRule]:
-    """Return the rules of a module's weight and bias."""
-    return [WeightRule(f"{theirs}.{kind}", (f"{ours}.{kind}",)) for kind in ("weight", "bias")]
-
-
-def plain_heads(config: ModelConfig) -> str | None:
-    """Say what is wrong with the heads, of which BERT and its relatives have one kind."""
-    if config.num_kv_heads != config.num_heads or config.head_dim * config.num_heads != config.hidden_size:
-        return "It has as many key/value heads as query heads, and head_dim = hidden_size / num_heads."
-    return None
+    return [*rules_of(parts, bias=True), WeightRule(bias, ("head.bias",))]
 
 
 def own_layers(config: ModelConfig) -> str | None:

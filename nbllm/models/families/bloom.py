@@ -8,8 +8,8 @@ from typing import Any
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
-from nbllm.models.families.decoder_parts import LAYER_NORM_DECODER, plain_heads, rules_of
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LAYER_NORM_DECODER, plain_heads, rules_of
 
 # What old files carry of the program that trained them, which transformers does not read.
 _REMARKS = (

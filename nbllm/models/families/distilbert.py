@@ -7,9 +7,10 @@ from typing import Any
 
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule
-from nbllm.models.families.bert import POST_NORM_ENCODER, own_layers, pair, plain_heads, rules_of_head
+from nbllm.models.families.bert import POST_NORM_ENCODER, own_layers, rules_of_head
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import plain_heads, rules_of
 
 _NORM_EPS = 1e-12  # stands in transformers' code, not in the configuration
 _BLOCK = (
@@ -66,11 +67,13 @@ def rules(config: ModelConfig) -> list[WeightRule]:
     out = [
         WeightRule("distilbert.embeddings.word_embeddings.weight", ("embedding.weight",)),
         WeightRule("distilbert.embeddings.position_embeddings.weight", ("positions.weight",)),
-        *pair("distilbert.embeddings.LayerNorm", "embedding_norm"),
+        *rules_of([("distilbert.embeddings.LayerNorm", "embedding_norm")], bias=True),
     ]
     for layer in range(config.num_layers):
         for theirs, ours in _BLOCK:
-            out += pair(f"distilbert.transformer.layer.{layer}.{theirs}", f"blocks.{layer}.{ours}")
+            out += rules_of(
+                [(f"distilbert.transformer.layer.{layer}.{theirs}", f"blocks.{layer}.{ours}")], bias=True
+            )
     head = (("vocab_transform", "head.dense"), ("vocab_layer_norm", "head.norm"))
     return out + rules_of_head(config, head, "vocab_projector.bias")
 

@@ -9,6 +9,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LAYER_NORM_DECODER, plain_heads, rules_of
 
 
 def read(settings: ConfigReader) -> ModelConfig:
@@ -73,16 +74,10 @@ def rules(config: ModelConfig) -> list[WeightRule]:
                 targets = tuple(f"{ours}.{part}.{kind}" for part in our_parts)
                 transposed = is_matrix and kind == "weight"
                 out.append(WeightRule(f"{theirs}.{their_part}.{kind}", targets, transposed))
-    out += [WeightRule(f"transformer.ln_f.{kind}", (f"norm.{kind}",)) for kind in ("weight", "bias")]
+    out += rules_of([("transformer.ln_f", "norm")], bias=True)
     if not config.tie_embeddings:
         out.append(WeightRule(HEAD, ("head.weight",)))
     return out
-
-
-def _heads(config: ModelConfig) -> str | None:
-    if config.num_kv_heads != config.num_heads or config.head_dim * config.num_heads != config.hidden_size:
-        return "GPT-2 has as many key/value heads as query heads, and head_dim = hidden_size / num_heads."
-    return None
 
 
 FAMILIES.register("gpt2")(
@@ -91,10 +86,8 @@ FAMILIES.register("gpt2")(
         architecture="GPT2LMHeadModel",
         base_prefix="transformer.",
         fixed={
-            "network": "decoder",
+            **LAYER_NORM_DECODER,
             "positions": "learned",
-            "norm": "layer_norm",
-            "gated": False,
             "attention_bias": True,
             "attention_output_bias": True,
             "feed_forward_bias": True,
@@ -103,6 +96,6 @@ FAMILIES.register("gpt2")(
         write=write,
         rules=rules,
         unused=re.compile(r"transformer\.h\.\d+\.attn\.(masked_)?bias"),
-        requirements=(_heads,),
+        requirements=(plain_heads,),
     )
 )

@@ -8,14 +8,14 @@ from typing import Any
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
-from nbllm.models.families.decoder_parts import (
+from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import (
     LAYER_NORM_DECODER,
     plain_heads,
     read_rope,
     rules_of,
     write_rope,
 )
-from nbllm.models.families.registry import FAMILIES
 
 _HEAD = "embed_out.weight"
 

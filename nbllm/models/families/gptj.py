@@ -8,8 +8,8 @@ from typing import Any
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
-from nbllm.models.families.decoder_parts import LAYER_NORM_DECODER, plain_heads, rules_of
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LAYER_NORM_DECODER, plain_heads, rules_of
 
 _FIXED: dict[str, Any] = {
     **LAYER_NORM_DECODER,

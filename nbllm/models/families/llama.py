@@ -8,8 +8,8 @@ from typing import Any
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
-from nbllm.models.families.decoder_parts import read_rope
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LLAMA_DECODER, read_rope, rules_of
 
 FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # old files carry them
 
@@ -92,14 +92,9 @@ def rules(config: ModelConfig) -> list[WeightRule]:
     out = [WeightRule("model.embed_tokens.weight", ("embedding.weight",))]
     for layer in range(config.num_layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
-        out += [
-            WeightRule(f"{theirs}.{their_norm}.weight", (f"{ours}.{our_norm}.weight",))
-            for their_norm, our_norm in (
-                ("input_layernorm", "attention_norm"),
-                ("post_attention_layernorm", "feed_forward_norm"),
-            )
-        ]
         for their_part, our_part, has_bias in (
+            ("input_layernorm", "attention_norm", False),
+            ("post_attention_layernorm", "feed_forward_norm", False),
             ("self_attn.q_proj", "attention.query", config.attention_bias),
             ("self_attn.k_proj", "attention.key", config.attention_bias),
             ("self_attn.v_proj", "attention.value", config.attention_bias),
@@ -108,8 +103,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
             ("mlp.up_proj", "feed_forward.up", config.feed_forward_bias),
             ("mlp.down_proj", "feed_forward.down", config.feed_forward_bias),
         ):
-            for kind in ("weight", "bias") if has_bias else ("weight",):
-                out.append(WeightRule(f"{theirs}.{their_part}.{kind}", (f"{ours}.{our_part}.{kind}",)))
+            out += rules_of([(f"{theirs}.{their_part}", f"{ours}.{our_part}")], bias=has_bias)
     out.append(WeightRule("model.norm.weight", ("norm.weight",)))
     if not config.tie_embeddings:
         out.append(WeightRule(HEAD, ("head.weight",)))
@@ -131,10 +125,7 @@ FAMILIES.register("llama")(
         architecture="LlamaForCausalLM",
         base_prefix="model.",
         fixed={
-            "network": "decoder",
-            "positions": "rotary",
-            "norm": "rms_norm",
-            "gated": True,
+            **LLAMA_DECODER,
             "attention_output_bias": True,
         },
         read=read,

@@ -9,6 +9,7 @@ from nbllm.models.families.base import Family
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.llama import FREQUENCIES, read_shared, rules, write_shared
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LLAMA_DECODER
 
 
 def read(settings: ConfigReader) -> ModelConfig:
@@ -41,10 +42,7 @@ FAMILIES.register("mistral")(
         architecture="MistralForCausalLM",
         base_prefix="model.",
         fixed={
-            "network": "decoder",
-            "positions": "rotary",
-            "norm": "rms_norm",
-            "gated": True,
+            **LLAMA_DECODER,
             "attention_bias": False,
             "attention_output_bias": True,
             "feed_forward_bias": False,

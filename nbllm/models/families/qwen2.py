@@ -9,13 +9,12 @@ from nbllm.models.families.base import Family
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.llama import FREQUENCIES, read_shared, rules, write_shared
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LLAMA_DECODER, read_full_attention
 
 
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a Qwen2Config, whose attention must see the whole context."""
-    settings.only("use_sliding_window", False)
-    for unused in ("sliding_window", "max_window_layers"):  # without use_sliding_window they say nothing
-        settings.ignore(unused)
+    read_full_attention(settings)
     shared = read_shared(settings)
     settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
@@ -41,10 +40,7 @@ FAMILIES.register("qwen2")(
         architecture="Qwen2ForCausalLM",
         base_prefix="model.",
         fixed={
-            "network": "decoder",
-            "positions": "rotary",
-            "norm": "rms_norm",
-            "gated": True,
+            **LLAMA_DECODER,
             "attention_bias": True,
             "attention_output_bias": False,
             "feed_forward_bias": False,

@@ -7,16 +7,14 @@ from typing import Any
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
-from nbllm.models.families.decoder_parts import rules_of
 from nbllm.models.families.llama import FREQUENCIES, read_shared, rules as rules_of_llama, write_shared
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import LLAMA_DECODER, read_full_attention, rules_of
 
 
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a Qwen3Config, whose attention must see the whole context."""
-    settings.only("use_sliding_window", False)
-    for unused in ("sliding_window", "max_window_layers"):  # without use_sliding_window they say nothing
-        settings.ignore(unused)
+    read_full_attention(settings)
     shared = read_shared(settings, num_kv_heads=32, head_dim=128)
     settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
@@ -52,11 +50,8 @@ FAMILIES.register("qwen3")(
         architecture="Qwen3ForCausalLM",
         base_prefix="model.",
         fixed={
-            "network": "decoder",
-            "positions": "rotary",
-            "norm": "rms_norm",
+            **LLAMA_DECODER,
             "qk_norm": True,
-            "gated": True,
             "attention_output_bias": True,
             "feed_forward_bias": False,
         },

@@ -12,7 +12,6 @@ from nbllm.models.families.bert import (
     POST_NORM_ENCODER,
     has_types,
     own_layers,
-    plain_heads,
     read_shared,
     rules_of_body,
     rules_of_head,
@@ -20,6 +19,7 @@ from nbllm.models.families.bert import (
 )
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import plain_heads
 
 
 def read(settings: ConfigReader) -> ModelConfig:

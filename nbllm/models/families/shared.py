@@ -1,4 +1,4 @@
-"""What the families of causal decoders with LayerNorm and biases have in common."""
+"""What several families have in common: fixed settings, conditions, weight maps, rotary settings."""
 
 from __future__ import annotations
 
@@ -10,20 +10,33 @@ from nbllm.models.families.base import WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 
 LAYER_NORM_DECODER: dict[str, Any] = {"network": "decoder", "norm": "layer_norm", "gated": False}
+LLAMA_DECODER: dict[str, Any] = {
+    "network": "decoder",
+    "positions": "rotary",
+    "norm": "rms_norm",
+    "gated": True,
+}
 
 
 def plain_heads(config: ModelConfig) -> str | None:
     """Return what is wrong with the heads of a family that can neither group them nor choose their width."""
     if config.num_kv_heads != config.num_heads:
-        return f"A {config.family} model has as many key/value heads as query heads."
+        return f"Models of the family {config.family} have as many key/value heads as query heads."
     return usual_head_dim(config)
 
 
 def usual_head_dim(config: ModelConfig) -> str | None:
     """Return what is wrong where the width of a head is not hidden_size / num_heads."""
     if config.head_dim * config.num_heads != config.hidden_size:
-        return f"A {config.family} model has head_dim = hidden_size / num_heads."
+        return f"Models of the family {config.family} have head_dim = hidden_size / num_heads."
     return None
+
+
+def read_full_attention(settings: ConfigReader) -> None:
+    """Read the switch of Qwen's sliding window, which must be off: attention sees the whole context."""
+    settings.only("use_sliding_window", False)
+    for unused in ("sliding_window", "max_window_layers"):  # without use_sliding_window they say nothing
+        settings.ignore(unused)
 
 
 def rules_of(
