@@ -7,14 +7,13 @@ import dataclasses
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nbllm.core.cache import ABANDONED_AFTER, cache_folder, unwritable
+from nbllm.core.cache import cache_folder, is_abandoned, unwritable
 from nbllm.core.errors import UserError, nearest
 from nbllm.core.html import fragment, table
-from nbllm.core.io import ASIDE, is_link
+from nbllm.core.io import is_link
 from nbllm.core.kernel_cache import cached_kernels
 from nbllm.core.quantities import moment, size
 from nbllm.core.text_table import text_table
@@ -161,16 +160,8 @@ def _entries(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
     """Yield what is named like ours in a folder, and what a killed process left there."""
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            if pattern.fullmatch(path.name) or _is_abandoned(path):
+            if pattern.fullmatch(path.name) or is_abandoned(path):
                 yield path
-
-
-def _is_abandoned(path: Path) -> bool:
-    if not path.name.startswith(ASIDE):
-        return False
-    with contextlib.suppress(OSError):
-        return time.time() - path.lstat().st_mtime > ABANDONED_AFTER
-    return False
 
 
 def _models() -> Iterator[Path]:

@@ -44,9 +44,17 @@ def unwritable(folder: Path, reason: object, *, variable: str = "NBLLM_CACHE") -
     )
 
 
+def is_abandoned(path: Path) -> bool:
+    """Whether a killed process left this temporary file or folder, more than a day ago."""
+    if not path.name.startswith(ASIDE):
+        return False
+    with contextlib.suppress(OSError):
+        return time.time() - path.lstat().st_mtime > ABANDONED_AFTER
+    return False
+
+
 def remove_abandoned(folder: Path) -> None:
     """Delete the temporary files that a killed process left in `folder` more than a day ago."""
-    for entry in folder.glob(f"{ASIDE}*"):
+    for entry in filter(is_abandoned, folder.glob(f"{ASIDE}*")):
         with contextlib.suppress(OSError):
-            if time.time() - entry.stat().st_mtime > ABANDONED_AFTER:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
