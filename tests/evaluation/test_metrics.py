@@ -70,3 +70,9 @@ def test_xz_is_what_the_program_makes():
 def test_xz_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no text"):
         xz_bits_per_byte([""])
+
+
+def test_accuracy_counts_examples_alike_and_its_macro_average_subjects():
+    columns = {"correct": np.array([1, 1, 0.5, 0]), "subject": np.array(["a", "a", "a", "b"], object)}
+    assert METRICS["accuracy"]().compute(columns) == 2.5 / 4
+    assert METRICS["macro_accuracy"]().compute(columns) == (2.5 / 3 + 0) / 2
