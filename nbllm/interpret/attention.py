@@ -61,8 +61,7 @@ def attention_weights(
             return
         x, context = given
         query, key, _ = attention.project(x, context)
-        scale = attention.head_dim**-0.5
-        weights = eager.attention_weights(query, key, context.mask, context.causal, scale)
+        weights = eager.attention_weights(query, key, context.mask, context.causal, attention.scale)
         out[kept_layers.index(attention.layer)] = weights[0, kept_heads]
 
     with ExitStack() as stack:

@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nbllm.models.config import ModelConfig
-from nbllm.nn.attention import Attention, AttentionContext
+from nbllm.nn.attention import Attention, AttentionContext, AttentionShape
+from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.normalization import add_and_normalize, keep_and_normalize, make_norm
@@ -14,7 +15,7 @@ from nbllm.nn.normalization import add_and_normalize, keep_and_normalize, make_n
 
 @keep_methods
 class Block(nn.Module):
-    """Attention, then feed-forward, each added to the residual stream.
+    """Attention, then feed-forward, each added to the residual stream; in between, cross-attention where there is some.
 
     Each part reads the normalized stream ("pre"), or the stream is normalized after each is added ("post"). In a
     parallel block both read the stream as it enters, normalized for each or once for both.
@@ -22,26 +23,33 @@ class Block(nn.Module):
     Args:
         config: The model's.
         layer: Its place in the stack, from 0.
+        has_cross_attention: Whether it also attends to the text that an encoder has read.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1 ("post"); Radford et al. 2019 (GPT-2), section 2.3, and
         Touvron et al. 2023, arXiv:2302.13971, section 2.2 ("pre"); Black et al. 2022, arXiv:2204.06745, section 2.1
         (parallel).
     """
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, *, has_cross_attention: bool = False) -> None:
         super().__init__()
         self.norm_placement, self.parallel = config.norm_placement, config.parallel_block
         self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
-        self.attention = Attention(
-            config.hidden_size,
+        shape = AttentionShape(
+            hidden_size=config.hidden_size,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             bias=config.attention_bias,
             output_bias=config.attention_bias and config.attention_output_bias,
-            layer=layer,
-            qk_norm_eps=config.norm_eps if config.qk_norm else None,
+            scale=config.attention_scale or None,
         )
+        self.attention = Attention(
+            shape, layer=layer, qk_norm_eps=config.norm_eps if config.qk_norm else None
+        )
+        self.cross_attention_norm = (
+            make_norm(config.norm, config.hidden_size, config.norm_eps) if has_cross_attention else None
+        )
+        self.cross_attention = CrossAttention(shape, layer=layer) if has_cross_attention else None
         self.feed_forward_norm = (
             None if config.shared_norm else make_norm(config.norm, config.hidden_size, config.norm_eps)
         )
@@ -62,9 +70,14 @@ class Block(nn.Module):
         assert self.feed_forward_norm is not None
         if self.norm_placement == "post":
             x = add_and_normalize(self.attention_norm, x, self.attention(x, context))[1]
+            if self.cross_attention_norm is not None and self.cross_attention is not None:
+                x = add_and_normalize(self.cross_attention_norm, x, self.cross_attention(x, context))[1]
             return add_and_normalize(self.feed_forward_norm, x, self.feed_forward(x))[1]
         x, normal = keep_and_normalize(self.attention_norm, x)
         gathered = self.attention(normal, context)
+        if self.cross_attention_norm is not None and self.cross_attention is not None:
+            x, normal = add_and_normalize(self.cross_attention_norm, x, gathered)
+            gathered = self.cross_attention(normal, context)
         x, normal = add_and_normalize(self.feed_forward_norm, x, gathered)
         out: Tensor = x + self.feed_forward(normal)
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from nbllm.nn.positions import POSITIONS, Shape
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
-    "num_layer_groups", "sliding_window",
+    "num_layer_groups", "sliding_window", "num_decoder_layers",
 )  # fmt: skip
 SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
 MAX_LAYERS, MAX_SIZE = 10_000, 1 << 31
@@ -26,10 +27,11 @@ class ModelConfig(PlainConfig):
 
     Attributes:
         family: The Hugging Face layout that it is saved in: "gpt2", "llama", "bert", ...
-        network: What is built of it, a name in `models.network.NETWORKS`: "decoder", "encoder".
+        network: What is built of it, a name in `models.network.NETWORKS`: "decoder", "encoder", "encoder_decoder".
         vocab_size: Rows of the embedding.
         hidden_size: Width of the residual stream.
-        num_layers: Blocks.
+        num_layers: Blocks; of an encoder-decoder, those of the encoder.
+        num_decoder_layers: Blocks of an encoder-decoder's decoder, 0: as many as num_layers; other networks have none.
         num_heads: Query heads of a block.
         num_kv_heads: Key/value heads of a block, each serving num_heads / num_kv_heads query heads; 0: as
             many as query heads.
@@ -55,6 +57,7 @@ class ModelConfig(PlainConfig):
         attention_output_bias: Whether, where they do, the output's has one too.
         feed_forward_bias: Whether those of the feed-forward part have.
         qk_norm: Whether each head's query and key are normalized (RMSNorm) before they are rotated (Qwen3).
+        attention_scale: What the scores of attention are multiplied by before the softmax; 0: 1 / sqrt(head_dim).
         sliding_window: How many keys a token sees, itself included; 0: all before it.
         tie_embeddings: Whether the head is the transposed embedding.
         head_bias: Whether the head has a bias; only where it is not tied.
@@ -64,6 +67,8 @@ class ModelConfig(PlainConfig):
             half with one of the second.
         embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT); 0: the
             embedding has hidden_size, and there is no projection.
+        scale_embedding: Whether the token embeddings are multiplied by sqrt(hidden_size) (BART).
+        scale_head: Whether the last hidden states are divided by sqrt(hidden_size) before the head (T5).
         embedding_norm: Whether the sum of token, position and type embeddings is normalized.
         token_types: Kinds of tokens, such as those of a first and a second sentence, with a learned vector each; 0:
             all tokens are of one kind.
@@ -79,6 +84,7 @@ class ModelConfig(PlainConfig):
     vocab_size: int
     hidden_size: int = 768
     num_layers: int = 12
+    num_decoder_layers: int = 0
     num_heads: int = 12
     num_kv_heads: int = 0
     head_dim: int = 0
@@ -97,6 +103,7 @@ class ModelConfig(PlainConfig):
     attention_output_bias: bool = True
     feed_forward_bias: bool = True
     qk_norm: bool = False
+    attention_scale: float = 0.0
     sliding_window: int = 0
     tie_embeddings: bool = True
     head_bias: bool = False
@@ -104,6 +111,8 @@ class ModelConfig(PlainConfig):
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
     embedding_size: int = 0
+    scale_embedding: bool = False
+    scale_head: bool = False
     embedding_norm: bool = False
     token_types: int = 0
     num_layer_groups: int = 0
@@ -124,6 +133,8 @@ class ModelConfig(PlainConfig):
         for name in _MAY_BE_ZERO:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.", where="ModelConfig")
+        if not 0 <= self.attention_scale < math.inf:
+            raise UserError("attention_scale must not be negative.", where="ModelConfig")
         self._derive()
         if self.num_heads % self.num_kv_heads:
             raise UserError(
@@ -171,6 +182,8 @@ class ModelConfig(PlainConfig):
 
     def _derive(self) -> None:
         """Fill in the sizes that were left at 0."""
+        if self.network == "encoder_decoder" and not self.num_decoder_layers:
+            object.__setattr__(self, "num_decoder_layers", self.num_layers)
         if not self.num_kv_heads:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if not self.head_dim:

@@ -32,7 +32,10 @@ class Encoder(Network):
         share their parameters).
     """
 
-    fixed: ClassVar = {"tie_embeddings": True, "sliding_window": 0}
+    fixed: ClassVar = {
+        "tie_embeddings": True, "sliding_window": 0, "num_decoder_layers": 0, "scale_embedding": False,
+        "scale_head": False,
+    }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add embeddings, blocks, and the head and the pooler where the configuration has them."""

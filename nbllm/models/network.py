@@ -19,7 +19,7 @@ from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import empty_parameters
 
-VERBS = ("generate", "fill", "embed", "score")
+VERBS = ("generate", "fill", "embed", "score", "denoise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _count_elements(config: ModelConfig, *, blocks: int) -> int:
 
 
 def _kind_of(config: ModelConfig) -> type[Network]:
-    from nbllm.models import decoder, encoder  # noqa: F401 - importing a network registers it
+    from nbllm.models import decoder, encoder, encoder_decoder  # noqa: F401 - importing a network registers it
 
     return NETWORKS[config.network]
 

@@ -8,6 +8,7 @@ from nbllm.core.errors import UserError, nearest
 from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
 from nbllm.models.families.bert import POST_NORM_ENCODER
+from nbllm.models.families.t5 import ENCODER_DECODER
 
 _GPT2: dict[str, Any] = {"family": "gpt2", "vocab_size": 50257}
 _LLAMA: dict[str, Any] = {
@@ -112,6 +113,22 @@ _ROBERTA: dict[str, Any] = {**_BERT, "family": "roberta", "vocab_size": 50265, "
     "position_offset": 2}  # fmt: skip
 _ALBERT: dict[str, Any] = {**_BERT, "family": "albert", "vocab_size": 30000, "activation": "gelu_tanh",
     "embedding_size": 128, "num_layer_groups": 1}  # fmt: skip
+_T5: dict[str, Any] = {
+    **ENCODER_DECODER,
+    "family": "t5",
+    "vocab_size": 32128,
+    "max_positions": 512,
+    "activation": "relu",
+    "norm_eps": 1e-6,
+    "scale_head": True,
+}
+_FLAN_T5: dict[str, Any] = {
+    **_T5,
+    "activation": "gelu_tanh",
+    "gated": True,
+    "tie_embeddings": False,
+    "scale_head": False,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": {**_GPT2, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
@@ -200,13 +217,38 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "albert": {**_ALBERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "albert-large": {**_ALBERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "t5": {**_T5, "hidden_size": 512, "num_layers": 6, "num_heads": 8},
+    "t5-base": {**_T5, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "t5-large": {**_T5, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "flan-t5-small": {
+        **_FLAN_T5,
+        "hidden_size": 512,
+        "num_layers": 8,
+        "num_heads": 6,
+        "head_dim": 64,
+        "intermediate_size": 1024,
+    },
+    "flan-t5-base": {
+        **_FLAN_T5,
+        "hidden_size": 768,
+        "num_layers": 12,
+        "num_heads": 12,
+        "intermediate_size": 2048,
+    },
+    "flan-t5-large": {
+        **_FLAN_T5,
+        "hidden_size": 1024,
+        "num_layers": 24,
+        "num_heads": 16,
+        "intermediate_size": 2816,
+    },
 }
 
 # The published names of the shapes that stand under the name of their family.
 PRESETS |= {
     "bloom-560m": PRESETS["bloom"], "opt-125m": PRESETS["opt"], "pythia-70m": PRESETS["gpt_neox"],
     "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
-    "qwen3-0.6b": PRESETS["qwen3"],
+    "qwen3-0.6b": PRESETS["qwen3"], "t5-small": PRESETS["t5"],
 }  # fmt: skip
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +19,41 @@ from nbllm.nn.normalization import make_norm
 from nbllm.nn.positions import Places, Positions
 
 
+class Source(NamedTuple):
+    """What an encoder made of a text.
+
+    Attributes:
+        hidden: (batch, source, hidden), its last hidden states; None: the cache holds all keys and values of it.
+        mask: Broadcastable to (batch, heads, query, source), as `attend` takes it; None: every token is visible.
+    """
+
+    hidden: Float[Tensor, "batch source hidden"] | None
+    mask: Mask | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """Heads, widths, biases and scale of an attention.
+
+    Attributes:
+        hidden_size: Width of the residual stream.
+        num_heads: Query heads.
+        num_kv_heads: Key/value heads, each shared by num_heads / num_kv_heads query heads.
+        head_dim: Width of a head.
+        bias: Whether `query`, `key` and `value` have biases.
+        output_bias: Whether `output` has one.
+        scale: What the scores are multiplied by; None: 1 / sqrt(head_dim).
+    """
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    bias: bool
+    output_bias: bool
+    scale: float | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AttentionContext:
     """What all layers of one forward pass share.
@@ -27,7 +63,8 @@ class AttentionContext:
         mask: Broadcastable to (batch, heads, query, key), as `attend` takes it; None: every key is visible.
         scheme: How positions enter queries and keys; None: not in attention.
         positions: Of the queries.
-        cache: Keys and values of earlier tokens.
+        cache: Keys and values of earlier tokens, and in an encoder-decoder of the text that was read.
+        source: The text that an encoder read, to be attended to by `CrossAttention`.
         backend: An attention backend's name or "auto".
     """
 
@@ -36,6 +73,7 @@ class AttentionContext:
     scheme: Positions | None = None
     positions: Places | None = None
     cache: KVCache | None = None
+    source: Source | None = None
     backend: str = "auto"
 
 
@@ -48,36 +86,29 @@ class Attention(JoinedLinears):
     by the forward pass.
 
     Args:
-        hidden_size: Width of the residual stream.
-        num_heads: Query heads.
-        num_kv_heads: Key/value heads, each shared by num_heads / num_kv_heads query heads.
-        head_dim: Width of a head.
-        bias: Whether `query`, `key` and `value` have biases.
-        output_bias: Whether `output` has one.
+        shape: Its heads, widths, biases and scale.
         layer: Which layer of the model this is; the cache keeps layers apart by it.
         qk_norm_eps: The epsilon of the RMSNorm over each head's query and key; None: they are not normalized.
     """
 
     def __init__(
         self,
-        hidden_size: int,
+        shape: AttentionShape,
         *,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        bias: bool,
-        output_bias: bool,
         layer: int,
         qk_norm_eps: float | None = None,
     ) -> None:
         super().__init__("query", "key", "value")
-        self.head_dim, self.layer = head_dim, layer
-        self.query = Linear(hidden_size, num_heads * head_dim, bias=bias)
-        self.key = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
-        self.value = Linear(hidden_size, num_kv_heads * head_dim, bias=bias)
-        self.output = Linear(num_heads * head_dim, hidden_size, bias=output_bias)
+        self.head_dim, self.layer = shape.head_dim, layer
+        self.scale = shape.head_dim**-0.5 if shape.scale is None else shape.scale
+        queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        self.query = Linear(shape.hidden_size, queries, bias=shape.bias)
+        self.key = Linear(shape.hidden_size, keys, bias=shape.bias)
+        self.value = Linear(shape.hidden_size, keys, bias=shape.bias)
+        self.output = Linear(queries, shape.hidden_size, bias=shape.output_bias)
         self.query_norm, self.key_norm = (
-            None if qk_norm_eps is None else make_norm("rms_norm", head_dim, qk_norm_eps) for _ in range(2)
+            None if qk_norm_eps is None else make_norm("rms_norm", shape.head_dim, qk_norm_eps)
+            for _ in range(2)
         )
         self.join()
 
@@ -112,7 +143,13 @@ class Attention(JoinedLinears):
         if context.cache is not None:
             key, value = context.cache.update(self.layer, key, value)
         gathered = attend(
-            query, key, value, causal=context.causal, mask=context.mask, backend=context.backend
+            query,
+            key,
+            value,
+            causal=context.causal,
+            mask=context.mask,
+            scale=self.scale,
+            backend=context.backend,
         )
         out: Tensor = self.output(gathered.transpose(1, 2).flatten(2))
         return out

@@ -38,7 +38,7 @@ class CausalLM(Objective[HiddenAndHead]):
     """
 
     overlap = 1
-    needs = "generate"  # a network that sees what follows would only learn to copy it
+    needs = "score"  # a network that sees what follows would only learn to copy it
     counts_every_token = True
 
     def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:

@@ -36,6 +36,13 @@ PUBLISHED = {  # as their authors or their model cards state them
     "qwen3": 596_049_920,
     "qwen3-0.6b": 596_049_920,
     "qwen3-1.7b": 1_720_574_976,
+    "t5": 60_506_624,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
+    "flan-t5-small": 76_961_152,
+    "flan-t5-base": 247_577_856,
+    "flan-t5-large": 783_150_080,
 }
 # Without the head and with the pooler, as transformers' models of the published configurations count them.
 ENCODERS = {

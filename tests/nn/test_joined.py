@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from nbllm.nn.attention import Attention, AttentionContext
+from nbllm.nn.attention import Attention, AttentionContext, AttentionShape
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.joined import JoinedLinears, empty_parameters, joined, side_by_side
 from nbllm.nn.linear import Linear
@@ -32,6 +32,12 @@ class Three(JoinedLinears):
 def is_joined(module):
     layers = [getattr(module, name) for name in module.joined]
     return side_by_side(*[layer.weight for layer in layers]) is not None
+
+
+def shape(num_heads, num_kv_heads):
+    return AttentionShape(
+        hidden_size=8, num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=4, bias=True, output_bias=True
+    )
 
 
 def problem(rows=80):
@@ -173,7 +179,7 @@ def test_neighbours_in_memory_of_other_storages_are_not_joined():
 
 def test_frozen_parts_get_no_gradient_and_the_others_theirs():
     torch.manual_seed(0)
-    attention = Attention(8, num_heads=2, num_kv_heads=1, head_dim=4, bias=True, output_bias=True, layer=0)
+    attention = Attention(shape(2, 1), layer=0)
     x = torch.randn(1, 70, 8)
 
     def gradients():
@@ -194,7 +200,7 @@ def test_frozen_parts_get_no_gradient_and_the_others_theirs():
 @pytest.mark.parametrize("change", ["hooked", "another weight"])
 def test_attention_and_gated_feed_forward_give_the_same_when_called(change, rotated):
     torch.manual_seed(0)
-    attention = Attention(8, num_heads=4, num_kv_heads=2, head_dim=4, bias=True, output_bias=True, layer=0)
+    attention = Attention(shape(4, 2), layer=0)
     feed_forward = FeedForward(8, 12, activation="silu", gated=True, bias=True)
     x, scheme = torch.randn(2, 40, 8), RotaryPositions(4, 100.0) if rotated else None
     context = AttentionContext(scheme=scheme, positions=Places(slice(0, 40), 40))

@@ -244,6 +244,6 @@ def test_objectives_and_networks_that_do_not_fit_are_refused_with_the_reason(tex
     tokenizer = wordpiece(texts)
     with pytest.raises(UserError, match="cannot fill: it is a causal decoder"):
         train(texts, tokenizer, tmp_path, "a", family="gpt2")
-    with pytest.raises(UserError, match="cannot generate: it is an encoder"):
+    with pytest.raises(UserError, match="cannot score: it is an encoder"):
         train(texts, tokenizer, tmp_path, "b", objective="causal_lm")
     assert not (tmp_path / "runs").exists()

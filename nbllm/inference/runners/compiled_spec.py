@@ -43,7 +43,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _WITHOUT_EFFECT = ("family", "initializer_range", "max_positions")
 # Settings that the kernel computes with one value alone.
 _ONLY = {
-    "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "sliding_window": 0,
+    "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "attention_scale": 0.0,
+    "sliding_window": 0,
     "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, **Decoder.fixed,
 }  # fmt: skip
 _FIELDS = {
@@ -140,7 +141,7 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
         Attention,
         {
             "head_dim": config.head_dim, "layer": layer, "joined": ("query", "key", "value"),
-            "query_norm": None, "key_norm": None,
+            "scale": config.head_dim**-0.5, "query_norm": None, "key_norm": None,
         },
         children={
             "query": _expected_linear(hidden, queries, bias=config.attention_bias),
@@ -167,7 +168,16 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
     children = {
         "attention_norm": norm, "attention": attention, "feed_forward_norm": norm, "feed_forward": feed_forward,
     }  # fmt: skip
-    return ExpectedModule(Block, {"norm_placement": "pre", "parallel": False}, children=children)
+    return ExpectedModule(
+        Block,
+        {
+            "norm_placement": "pre",
+            "parallel": False,
+            "cross_attention_norm": None,
+            "cross_attention": None,
+        },
+        children=children,
+    )
 
 
 def _expected_linear(

@@ -20,7 +20,8 @@ HEAD = "lm_head.weight"
 # Settings that a family has with just this value, unless it says that it varies them.
 USUAL: dict[str, Any] = {
     "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "sliding_window": 0,
-    "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False,
+    "head_bias": False, "num_decoder_layers": 0, "attention_scale": 0.0, "scale_embedding": False, "scale_head": False,
+    "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False,
 }  # fmt: skip
 
 

@@ -1,0 +1,282 @@
+"""The encoder-decoder: an encoder reads a text, and a decoder that attends to it predicts another, token by token."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from nbllm.models.block import Block
+from nbllm.models.config import ModelConfig, shape_for_positions
+from nbllm.models.network import NETWORKS, Network, Row, describe_parts
+from nbllm.nn.activations import ACTIVATIONS
+from nbllm.nn.attention import AttentionContext, Source
+from nbllm.nn.cross_attention_cache import CrossAttentionCache
+from nbllm.nn.hooks import keep_methods
+from nbllm.nn.masks import padded_causal_mask, padding_mask
+from nbllm.nn.normalization import NORMS, make_norm
+from nbllm.nn.positions import Places, check_length, make_positions
+
+Ids = Int[Tensor, "batch position"]
+Real = Bool[Tensor, "batch position"] | Int[Tensor, "batch position"]
+
+
+@keep_methods
+class Stack(nn.Module):
+    """The encoder or the decoder of an encoder-decoder, without the token embedding that both read.
+
+    Args:
+        config: The model's.
+        is_decoder: Whether tokens see only those before them, and attend to what the encoder has read.
+    """
+
+    def __init__(self, config: ModelConfig, *, is_decoder: bool) -> None:
+        super().__init__()
+        self.is_decoder = is_decoder
+        layers = config.num_decoder_layers if is_decoder else config.num_layers
+
+        def norm() -> nn.Module:
+            return make_norm(config.norm, config.hidden_size, config.norm_eps)
+
+        self.positions = make_positions(config.positions, shape_for_positions(config, causal=is_decoder))
+        self.embedding_norm = norm() if config.embedding_norm else None
+        self.blocks = nn.ModuleList(
+            Block(config, layer, has_cross_attention=is_decoder) for layer in range(layers)
+        )
+        self.norm = norm() if config.norm_placement == "pre" else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch position hidden"],
+        *,
+        attention_mask: Real | None,
+        backend: str,
+        source: Source | None = None,
+        cache: CrossAttentionCache | None = None,
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the hidden states after the last block.
+
+        Args:
+            x: (batch, position, hidden), the embedded tokens.
+            attention_mask: (batch, key), nonzero at real tokens; the keys are those of the cache and then these. Only
+                real tokens are counted. None: all are real.
+            backend: The attention backend.
+            source: What a decoder attends to.
+            cache: Of a decoder: its keys and values so far; those of `x` are added.
+        """
+        past, count = 0 if cache is None else cache.length, x.shape[1]
+        of_keys = None if attention_mask is None else (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
+        positions = None if of_keys is None else of_keys[:, past:]
+        length = check_length(self.positions, past + count, positions)
+        where = Places(slice(past, past + count) if positions is None else positions, length)
+        x = self.positions.embed(x, where)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        mask: Tensor | None = None
+        if attention_mask is not None:
+            mask = (
+                padded_causal_mask(attention_mask, count) if self.is_decoder else padding_mask(attention_mask)
+            )
+        causal = self.is_decoder and mask is None
+        bias = self.positions.bias(
+            where, Places(slice(0, past + count) if of_keys is None else of_keys, length)
+        )
+        if bias is not None:
+            bias = bias.to(x)
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        context = AttentionContext(
+            causal=causal,
+            mask=mask,
+            scheme=self.positions,
+            positions=where,
+            cache=cache,
+            source=source,
+            backend=backend,
+        )
+        for block in self.blocks:
+            x = block(x, context)
+        if cache is not None:
+            cache.advance(count)
+        return x if self.norm is None else self.norm(x)
+
+
+@NETWORKS.register("encoder_decoder")
+@keep_methods
+class EncoderDecoder(Network):
+    """A sequence-to-sequence transformer, as T5 and BART are; arguments as `Network` takes them.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762; Raffel et al. 2020, arXiv:1910.10683 (T5); Lewis et al. 2020,
+        arXiv:1910.13461 (BART).
+    """
+
+    can = frozenset({"denoise"})
+    kind = "an encoder-decoder, which reads one text and writes another"
+    fixed: ClassVar = {
+        "parallel_block": False, "shared_norm": False, "sliding_window": 0, "embedding_size": 0, "token_types": 0,
+        "num_layer_groups": 0, "mask_head": False, "pooler": False,
+    }  # fmt: skip
+
+    def add_parts(self, config: ModelConfig) -> None:
+        """Add the embedding, both stacks, and the head where it is not the embedding."""
+        # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
+        empty = torch.empty(config.vocab_size, config.hidden_size)
+        self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.encoder = Stack(config, is_decoder=False)
+        self.decoder = Stack(config, is_decoder=True)
+        self.head = (
+            None
+            if config.tie_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+        )
+
+    def forward(
+        self,
+        input_ids: Ids,
+        decoder_input_ids: Ids,
+        *,
+        attention_mask: Real | None = None,
+        decoder_attention_mask: Real | None = None,
+        cache: CrossAttentionCache | None = None,
+    ) -> Float[Tensor, "batch position vocabulary"]:
+        """Return the logits of the next token at each position of the decoder; arguments as `hidden` takes them."""
+        hidden = self.hidden(
+            input_ids,
+            decoder_input_ids,
+            attention_mask=attention_mask,
+            decoder_attention_mask=decoder_attention_mask,
+            cache=cache,
+        )
+        return self.logits(hidden)
+
+    def hidden(
+        self,
+        input_ids: Ids,
+        decoder_input_ids: Ids,
+        *,
+        attention_mask: Real | None = None,
+        decoder_attention_mask: Real | None = None,
+        cache: CrossAttentionCache | None = None,
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the decoder's last hidden states as the head reads them.
+
+        Args:
+            input_ids: (batch, source), token ids of the text that the encoder reads; not read again where the cache
+                holds its keys and values.
+            decoder_input_ids: (batch, position), token ids of the text that is written, from its start token.
+            attention_mask: (batch, source), nonzero at real tokens, zero at padding, which no token sees and which
+                takes no position. None: all are real.
+            decoder_attention_mask: (batch, key), the same of the decoder; the keys are those of the cache and then
+                these.
+            cache: What `make_cache` made, with the state after the tokens before these; these are added to it.
+
+        Raises:
+            UserError: More tokens than a model with learned positions has positions, or than the cache holds.
+        """
+        if cache is not None and cache.has_source:
+            hidden, real = None, cache.source_mask
+        else:
+            real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+            hidden = self.encode(input_ids, attention_mask=real)
+            if cache is not None:
+                cache.source_mask = real
+        x: Tensor = self.decoder(
+            self._embed(decoder_input_ids),
+            attention_mask=decoder_attention_mask,
+            backend=self.attention_backend,
+            source=Source(hidden, None if real is None else padding_mask(real)),
+            cache=cache,
+        )
+        return x * self.config.hidden_size**-0.5 if self.config.scale_head else x
+
+    def encode(
+        self, input_ids: Ids, *, attention_mask: Real | None = None
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the encoder's last hidden states; arguments as `hidden` takes them."""
+        out: Tensor = self.encoder(
+            self._embed(input_ids), attention_mask=attention_mask, backend=self.attention_backend
+        )
+        return out
+
+    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
+        """Return the scores of every token of the vocabulary."""
+        return F.linear(hidden, self.head_weight, self.head_bias)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
+        """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
+        """What is added to the logits, (vocabulary,); None: nothing."""
+        return None if self.head is None else self.head.bias
+
+    @property
+    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
+        """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
+        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
+        biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
+        return [(layer, "weight") for layer in layers] + biases
+
+    def make_cache(self, batch: int, max_length: int) -> CrossAttentionCache:
+        """Return an empty cache for `batch` texts, of which the decoder writes up to `max_length` tokens each."""
+        config, weight = self.config, self.embedding.weight
+        return CrossAttentionCache(
+            config.num_decoder_layers,
+            batch,
+            config.num_kv_heads,
+            config.head_dim,
+            max_length,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    def describe(self) -> list[Row]:
+        """Return embedding, the parts of all blocks of each stack together, and head."""
+        config = self.config
+        tied = "head, tied to the embedding" if self.head is None else "head"
+        rows = describe_parts([("embedding", "token embedding", [self.embedding])], 1)
+        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            rows += describe_parts(_parts_of(config, name, stack), len(stack.blocks))
+        return rows + describe_parts([("head", tied, [self.head])], 1)
+
+    def _embed(self, input_ids: Ids) -> Float[Tensor, "batch position hidden"]:
+        x: Tensor = self.embedding(input_ids)
+        return x * math.sqrt(self.config.hidden_size) if self.config.scale_embedding else x
+
+
+def _parts_of(config: ModelConfig, name: str, stack: Stack) -> list[tuple[str, str, list[nn.Module | None]]]:
+    """Return the parts of a stack for `describe_parts`."""
+    norm, activation = NORMS[config.norm].label, ACTIVATIONS[config.activation].label
+    order = "{} + " + norm if config.norm_placement == "post" else norm + " + {}"
+    heads = f"{config.num_heads} heads of {config.head_dim}"
+    if config.num_kv_heads != config.num_heads:
+        heads += f", {config.num_kv_heads} key/value heads"
+    many = f"{len(stack.blocks)} x "
+    gate = "gated " if config.gated else ""
+
+    def of_blocks(part: str) -> list[nn.Module | None]:
+        return [getattr(block, each) for block in stack.blocks for each in (f"{part}_norm", part)]
+
+    direction = "causal attention" if stack.is_decoder else "attention in both directions"
+    parts: list[tuple[str, str, list[nn.Module | None]]] = [
+        ("positions", stack.positions.label, [stack.positions]),
+        ("embedding_norm", norm, [stack.embedding_norm]),
+        ("blocks.*.attention", many + order.format(f"{direction}: {heads}"), of_blocks("attention")),
+        (
+            "blocks.*.cross_attention",
+            many + order.format(f"attention to the encoder: {heads}"),
+            of_blocks("cross_attention") if stack.is_decoder else [None],
+        ),
+        (
+            "blocks.*.feed_forward",
+            many + order.format(f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"),
+            of_blocks("feed_forward"),
+        ),
+        ("norm", norm, [stack.norm]),
+    ]
+    return [(f"{name}.{part}", what, modules) for part, what, modules in parts if modules != [None]]

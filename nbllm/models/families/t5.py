@@ -1,0 +1,138 @@
+"""T5 (Raffel et al. 2020, arXiv:1910.10683), v1.0 and v1.1, and FLAN-T5 (Chung et al. 2022, arXiv:2210.11416)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nbllm.models.config import ModelConfig
+from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
+from nbllm.models.families.config_reader import ConfigReader
+from nbllm.models.families.registry import FAMILIES
+from nbllm.models.families.shared import rules_of
+
+# What T5 cannot vary.
+ENCODER_DECODER: dict[str, Any] = {
+    "network": "encoder_decoder",
+    "positions": "relative",
+    "norm": "rms_norm",
+    "norm_placement": "pre",
+    "attention_scale": 1.0,
+    "attention_bias": False,
+    "feed_forward_bias": False,
+}
+_ATTENTION = (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))
+# A plain activation's name stands for itself; "gated-gelu" has always been the tanh form.
+_FEED_FORWARDS = {
+    **{theirs: (ours, False) for theirs, ours in ACTIVATIONS.items()},
+    **{f"gated-{theirs}": (ours, True) for theirs, ours in ACTIVATIONS.items()},
+    "gated-gelu": ("gelu_tanh", True),
+}
+
+
+def read(settings: ConfigReader) -> ModelConfig:
+    """Read a T5Config. Of v1.0 the head is the embedding, and scaled; of v1.1 it is a matrix of its own."""
+    settings.only("is_encoder_decoder", True)
+    settings.only("relative_attention_num_buckets", 32)
+    settings.only("relative_attention_max_distance", 128)
+    settings.ignore("dropout_rate")
+    settings.ignore("dense_act_fn")  # both follow from feed_forward_proj
+    settings.ignore("is_gated_act")
+    tied = settings.flag("tie_word_embeddings", True)
+    known = {name: name for name in _FEED_FORWARDS}
+    activation, gated = _FEED_FORWARDS[settings.choice("feed_forward_proj", "relu", known)]
+    layers = settings.integer("num_layers", 6)
+    return ModelConfig(
+        family="t5",
+        **ENCODER_DECODER,
+        vocab_size=settings.integer("vocab_size", 32128),
+        hidden_size=settings.integer("d_model", 512),
+        head_dim=settings.integer("d_kv", 64),
+        intermediate_size=settings.integer("d_ff", 2048),
+        num_layers=layers,
+        num_decoder_layers=settings.integer("num_decoder_layers", layers),
+        num_heads=settings.integer("num_heads", 8),
+        max_positions=settings.integer("n_positions", 512),
+        norm_eps=settings.number("layer_norm_epsilon", 1e-6),
+        activation=activation,
+        gated=gated,
+        tie_embeddings=tied,
+        scale_head=settings.flag("scale_decoder_outputs", tied),
+    )
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    """Return a T5Config's values."""
+    name = (
+        "gelu" if config.gated and config.activation == "gelu_tanh" else ACTIVATION_NAMES[config.activation]
+    )
+    return {
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "d_model": config.hidden_size,
+        "d_kv": config.head_dim,
+        "d_ff": config.intermediate_size,
+        "num_layers": config.num_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "num_heads": config.num_heads,
+        "n_positions": config.max_positions,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+        "layer_norm_epsilon": config.norm_eps,
+        "feed_forward_proj": f"gated-{name}" if config.gated else name,
+        "tie_word_embeddings": config.tie_embeddings,
+        "dropout_rate": 0.0,
+    }
+
+
+def rules(config: ModelConfig) -> list[WeightRule]:
+    """Return the weight map, which is one to one."""
+    out = [WeightRule("shared.weight", ("embedding.weight",))]
+    up = (("wi_0", "gate"), ("wi_1", "up")) if config.gated else (("wi", "up"),)
+    for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+        parts = [("SelfAttention", "attention", _ATTENTION)]
+        if stack == "decoder":
+            parts.append(("EncDecAttention", "cross_attention", _ATTENTION))
+        parts.append(("DenseReluDense", "feed_forward", (*up, ("wo", "down"))))
+        out.append(
+            WeightRule(
+                f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                (f"{stack}.positions.weight",),
+            )
+        )
+        for layer in range(layers):
+            for place, (theirs, ours, matrices) in enumerate(parts):
+                their, our = f"{stack}.block.{layer}.layer.{place}", f"{stack}.blocks.{layer}.{ours}"
+                names = [(f"{their}.{theirs}.{matrix}", f"{our}.{name}") for matrix, name in matrices]
+                out += rules_of([*names, (f"{their}.layer_norm", f"{our}_norm")], bias=False)
+        out += rules_of([(f"{stack}.final_layer_norm", f"{stack}.norm")], bias=False)
+    if not config.tie_embeddings:
+        out.append(WeightRule(HEAD, ("head.weight",)))
+    return out
+
+
+def _version(config: ModelConfig) -> str | None:
+    if config.scale_head != config.tie_embeddings:
+        return "Its head is scaled where it is the embedding, and only there: scale_head goes with tie_embeddings."
+    if config.gated and config.activation == "gelu":
+        return 'A gated GELU is the tanh form in this family: activation="gelu_tanh".'
+    return None
+
+
+FAMILIES.register("t5")(
+    Family(
+        name="t5",
+        architecture="T5ForConditionalGeneration",
+        base_prefix="",
+        fixed=ENCODER_DECODER,
+        varied=frozenset({"num_decoder_layers", "attention_scale", "scale_head"}),
+        read=read,
+        write=write,
+        rules=rules,
+        unused=re.compile(
+            r"(encoder|decoder)\.embed_tokens\.weight"
+            r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
+        ),
+        requirements=(_version,),
+    )
+)
