@@ -1,5 +1,6 @@
 from .block import Block as Block
 from .config import ModelConfig as ModelConfig
+from .costs import Costs as Costs
 from .decoder import Decoder as Decoder
 from .embedding import embed_tokens as embed_tokens
 from .encoder import Encoder as Encoder

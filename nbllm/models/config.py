@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.normalization import NORMS
 from nbllm.nn.positions import POSITIONS, Shape
+
+if TYPE_CHECKING:
+    from nbllm.models.costs import Costs
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
@@ -172,6 +175,33 @@ class ModelConfig(PlainConfig):
                 f"head_dim is {self.head_dim}{part}; rotary positions rotate pairs, so it must be even.",
                 where="ModelConfig",
             )
+
+    def costs(self, *, batch_size: int = 1, sequence_length: int | None = None) -> Costs:
+        """Return parameters, floating-point operations and memory for a batch of sequences; no weight is built.
+
+        Args:
+            batch_size: Sequences.
+            sequence_length: Tokens of each; None: the whole context.
+
+        Raises:
+            UserError: One of them is less than 1.
+        """
+        from nbllm.models.costs import count_costs
+
+        return count_costs(self, batch_size=batch_size, sequence_length=sequence_length)
+
+    def __str__(self) -> str:
+        return str(self.costs())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show the costs where IPython shows text."""
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        from nbllm.core.html import fragment, key_values
+
+        settings = f"<details><summary>All settings</summary>{key_values(self.to_dict())}</details>"
+        return fragment(self.costs().body() + settings)
 
     @property
     def rotary_dim(self) -> int:

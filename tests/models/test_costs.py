@@ -1,0 +1,129 @@
+"""What a configuration says that it costs, beside what is counted and measured."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nbllm.core.errors import UserError
+from nbllm.models import ModelConfig, build, make_config
+from nbllm.models.families import FAMILIES
+from nbllm.models.network import NETWORKS, build_without_weights
+
+BATCH, LENGTH = 4, 128
+SMALL = {"vocab_size": 512, "num_layers": 3, "hidden_size": 128, "num_heads": 4, "max_positions": LENGTH}
+
+
+def counted(config, batch, length):
+    """The operations of a forward pass and of a training step, as torch counts those that are called."""
+    network = build_without_weights(config)
+    network.attention_backend = "eager"
+    ids = torch.zeros(batch, length, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as forward:
+        out = network(ids)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+
+
+def kept(network, ids):
+    """The bytes that autograd keeps of a forward pass, beside the parameters."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    storages = {}
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = network(ids)
+    assert out.requires_grad
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in parameters)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_costs_of_a_family_are_those_that_are_counted_and_measured(family):
+    config = make_config(family, **SMALL)
+    network = build(config)
+    network.attention_backend = "sdpa"
+    costs = config.costs(batch_size=BATCH, sequence_length=LENGTH)
+    assert costs.parameters == network.num_parameters
+    forward, step = counted(config, BATCH, LENGTH)
+    assert costs.flops_per_token * BATCH * LENGTH == pytest.approx(forward, rel=0.01)
+    assert costs.flops_per_step == pytest.approx(step, rel=0.01)
+    ids = torch.randint(5, 512, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
+    assert costs.activation_bytes("float32") == pytest.approx(kept(network, ids), rel=0.05)
+
+
+@pytest.mark.parametrize("network", ["decoder", "encoder"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "alibi", "relative"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_activations_know_what_a_position_scheme_keeps(network, positions, batch):
+    family = {"decoder": "gpt2", "encoder": "bert"}[network]
+    config = make_config(family, **SMALL).replace(positions=positions)
+    model = build(config)
+    model.attention_backend = "sdpa"
+    measured = kept(model, torch.zeros(batch, LENGTH, dtype=torch.long))
+    said = config.costs(batch_size=batch, sequence_length=LENGTH).activation_bytes("float32")
+    assert said == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize(("preset", "length"), [("gpt2", 1024), ("llama-7b", 512), ("bert", 512)])
+def test_published_shapes_cost_what_is_counted(preset, length):
+    config = make_config(preset)
+    forward, step = counted(config, 1, length)
+    costs = config.costs(sequence_length=length)
+    assert costs.flops_per_token * length == pytest.approx(forward, rel=0.01)
+    assert costs.flops_per_step == pytest.approx(step, rel=0.01)
+
+
+def test_parts_of_gpt2_are_those_of_its_paper():
+    costs = make_config("gpt2").costs()
+    parameters = {part.name: part.parameters for part in costs.parts}
+    assert parameters == {
+        "embedding": (50257 + 1024) * 768,
+        "attention": 12 * (4 * 768**2 + 4 * 768),
+        "feed-forward": 12 * (8 * 768**2 + 5 * 768),
+        "norms": 25 * 2 * 768,
+        "head": 0,
+    }
+    assert costs.parameters == 124_439_808
+    assert costs.cache_bytes(1024, "bfloat16") == 2 * 12 * 768 * 1024 * 2  # keys and values
+    assert costs.weight_bytes("float16") == 2 * 124_439_808
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in FAMILIES if FAMILIES[name].fixed["network"] == "decoder"]
+)
+def test_the_cache_takes_what_a_real_one_takes(family):
+    config = make_config(family, **SMALL)
+    cache = build(config).make_cache(1, 100)
+    assert config.costs().cache_bytes(100, "float32") == cache.num_bytes
+
+
+def test_the_display_is_escaped_and_names_every_part():
+    config = ModelConfig(family="<b>evil</b>", vocab_size=512, hidden_size=64, num_layers=2, num_heads=4)
+    html, text = config._repr_html_(), str(config)
+    assert "<b>" not in html and "&lt;b&gt;evil" in html
+    for name in (
+        "embedding",
+        "attention",
+        "feed-forward",
+        "norms",
+        "head, tied to the embedding",
+        "key/value cache",
+    ):
+        assert name in html and name in text
+    assert "<b>" in text and repr(config).startswith("ModelConfig(family='<b>evil")
+    assert "key/value cache" not in str(make_config("bert"))
+
+
+@pytest.mark.parametrize("numbers", [{"batch_size": 0}, {"sequence_length": 0}])
+def test_no_tokens_are_refused(numbers):
+    with pytest.raises(UserError, match="at least 1"):
+        make_config("gpt2").costs(**numbers)
+
+
+def test_every_network_has_costs():
+    for name in NETWORKS:
+        family = next(family for family in FAMILIES if FAMILIES[family].fixed.get("network") == name)
+        assert make_config(family, **SMALL).costs().flops_per_token > 0
