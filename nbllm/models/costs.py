@@ -36,6 +36,7 @@ from nbllm.core.text_table import text_table
 from nbllm.models.config import ModelConfig
 from nbllm.models.network import CausalNetwork, Network, build_without_weights
 from nbllm.nn.attention import Attention
+from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.positions import Positions
@@ -67,9 +68,11 @@ class Costs:
     Attributes:
         config: The configuration.
         batch_size: Sequences.
-        sequence_length: Tokens of each, which is also how many keys a query is compared with.
+        sequence_length: Tokens of each, which is also how many keys a query is compared with. An encoder-decoder reads
+            so many and writes as many.
         parts: The parts of the network.
-        cache_elements_per_token: Elements of the key/value cache for each token of a sequence.
+        cache_elements_per_token: Elements of the key/value cache for each token of a sequence; of an encoder-decoder
+            for each that is read and one that is written.
         state_elements: Elements of the cache that a sequence takes whatever its length.
     """
 
@@ -143,8 +146,9 @@ class Costs:
         return [*rows, ("total", whole, 100.0, flops / 1e6, 100.0)]
 
     def _operations(self) -> str:
+        of_both = ", read and as many written" if self.config.network == "encoder_decoder" else ""
         return (
-            f"Per token of a forward pass over {self.sequence_length:,} tokens. A training step of "
+            f"Per token of a forward pass over {self.sequence_length:,} tokens{of_both}. A training step of "
             f"{self.batch_size} x {self.sequence_length:,} tokens takes {_count(self.flops_per_step)}FLOPs, as many as "
             "three forward passes."
         )
@@ -152,13 +156,17 @@ class Costs:
     def _memory_rows(self) -> list[tuple[object, ...]]:
         length, context = self.sequence_length, self.config.max_positions
         rows: list[tuple[str, Callable[[str], float]]] = [("weights", self.weight_bytes)]
+        of_both = " read and written" if self.config.network == "encoder_decoder" else ""
         if self.cache_elements_per_token:
             rows += [
                 (
                     "key/value cache, per token",
                     lambda dtype: self.cache_bytes(1, dtype) - self.cache_bytes(0, dtype),
                 ),
-                (f"key/value cache, {context:,} tokens", lambda dtype: self.cache_bytes(context, dtype)),
+                (
+                    f"key/value cache, {context:,} tokens{of_both}",
+                    lambda dtype: self.cache_bytes(context, dtype),
+                ),
             ]
         elif self.state_elements:
             rows.append(("state of a sequence, of any length", lambda dtype: self.cache_bytes(0, dtype)))
@@ -198,26 +206,23 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
     parameters = Counter[str]()
     flops, kept = defaultdict[str, float](float), defaultdict[str, float](float)
     layers_per_block = config.num_layers / (config.num_layer_groups or config.num_layers)
-    shared: set[nn.Module] = set()  # layers whose input another one keeps already
+    shared = _layers_with_a_shared_input(network)
     for path, module in network.named_modules():
-        if isinstance(module, JoinedLinears):
-            shared.update(getattr(module, name) for name in module.joined[1:])
         name = _part_of(path, module)
         uses = layers_per_block if path.startswith("blocks.") else 1.0
         parameters[name] += sum(own.numel() for own in module.parameters(recurse=False))
         flops[name] += uses * _flops(module, length)
         kept[name] += 0 if module in shared else uses * _kept(module)
-    if network.can & {"generate", "score", "fill"}:
+        if isinstance(module, Positions):
+            stack = network.get_submodule(path.rpartition(".")[0])
+            kept["attention"] += _kept_for_positions(stack, module, config, (batch_size, length))
+    if network.can != {"embed"}:
         weight = cast(Tensor, network.head_weight)
         if not any(module.weight is weight for module in network.modules() if isinstance(module, nn.Linear)):
             flops["head"] += 2 * weight.numel()
             kept["head"] += weight.shape[1]
-    kept["attention"] += _kept_for_positions(network, config, batch_size, length)
-    parts = [
-        Part(name, parameters[name], flops[name], kept[name])
-        for name in _PARTS
-        if parameters[name] or flops[name]
-    ]
+    names = [name for name in _PARTS if parameters[name] or flops[name]]
+    parts = [Part(name, parameters[name], flops[name], kept[name]) for name in names]
     return Costs(config, batch_size, length, parts, *_cache_elements(network))
 
 
@@ -239,7 +244,7 @@ def _flops(module: nn.Module, keys: int) -> int:
     """Return the operations of a module for one token, those of the modules in it not included."""
     if isinstance(module, nn.Linear):
         return 2 * module.weight.numel()
-    if isinstance(module, Attention):
+    if isinstance(module, (Attention, CrossAttention)):
         return 4 * keys * module.query.out_features
     return 0
 
@@ -250,6 +255,8 @@ def _kept(module: nn.Module) -> int:
         return module.in_features
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return module.weight.numel()
+    if isinstance(module, CrossAttention):
+        return module.query.out_features + module.key.out_features + module.value.out_features
     if isinstance(module, Attention):
         heads = module.query.out_features + module.key.out_features
         normalized = 0 if module.query_norm is None else heads
@@ -262,30 +269,50 @@ def _kept(module: nn.Module) -> int:
     return 0
 
 
-def _kept_for_positions(network: Network, config: ModelConfig, batch: int, length: int) -> float:
-    """Return the elements that all layers keep of one token because of the position scheme."""
-    scheme = cast(Positions, network.positions)
+def _layers_with_a_shared_input(network: Network) -> set[nn.Module]:
+    """Return the linear layers whose input another layer keeps already."""
+    shared: set[nn.Module] = set()
+    for module in network.modules():
+        if isinstance(module, JoinedLinears):
+            shared.update(getattr(module, name) for name in module.joined[1:])
+        if isinstance(module, CrossAttention):
+            shared.add(module.key)  # what the encoder made: one tensor for all layers
+    return shared
+
+
+def _kept_for_positions(
+    stack: nn.Module, scheme: Positions, config: ModelConfig, batch: tuple[int, int]
+) -> float:
+    """Return the elements that the layers of a stack keep of one token because of its position scheme."""
+    blocks = cast(nn.ModuleList, stack.blocks)
+    layers = config.num_layers if config.num_layer_groups else len(blocks)
     if type(scheme).rotate is not Positions.rotate:  # queries and keys before and after
-        return float(config.num_layers * (config.num_heads + config.num_kv_heads) * config.head_dim)
+        return float(layers * (config.num_heads + config.num_kv_heads) * config.head_dim)
     if type(scheme).bias is Positions.bias:
         return 0.0
+    batch_size, length = batch
     weights = config.num_heads * length
     if any(parameter.requires_grad for parameter in scheme.parameters()):
         # No fused kernel has a gradient for the bias, so the attention weights are kept; and so are, once for the
         # batch, the bias and its buckets.
-        return config.num_layers * weights + 2 * weights / batch
+        return layers * weights + 2 * weights / batch_size
     # Where the future is hidden, each layer does so in a copy of its own.
-    copies = config.num_layers if "generate" in network.can else 1
-    return copies * weights / batch
+    copies = layers if isinstance(stack, CausalNetwork) or getattr(stack, "is_decoder", False) else 1
+    return copies * weights / batch_size
 
 
 def _cache_elements(network: Network) -> tuple[int, int]:
     """Return how many elements the cache of a sequence has for each token, and whatever its length."""
-    if "generate" not in network.can:
+    if not hasattr(network, "make_cache"):
         return 0, 0
     made = [cast(CausalNetwork, network).make_cache(1, length) for length in (1, 2)]
     one, two = (cache.num_bytes // network.dtype.itemsize for cache in made)
-    return two - one, 2 * one - two
+    crossed = sum(
+        module.key.out_features + module.value.out_features
+        for module in network.modules()
+        if isinstance(module, CrossAttention)
+    )
+    return two - one + crossed, 2 * one - two
 
 
 def _percent(share: float) -> float:

@@ -13,13 +13,18 @@ BATCH, LENGTH = 4, 128
 SMALL = {"vocab_size": 512, "num_layers": 3, "hidden_size": 128, "num_heads": 4, "max_positions": LENGTH}
 
 
+def texts(network, ids):
+    """What a network reads: one text, or one and another that it writes."""
+    return (ids, ids) if "denoise" in network.can else (ids,)
+
+
 def counted(config, batch, length):
     """The operations of a forward pass and of a training step, as torch counts those that are called."""
     network = build_without_weights(config)
     network.attention_backend = "eager"
     ids = torch.zeros(batch, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as forward:
-        out = network(ids)
+        out = network(*texts(network, ids))
     with FlopCounterMode(display=False) as backward:
         out.sum().backward()
     return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
@@ -35,7 +40,7 @@ def kept(network, ids):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = network(ids)
+        out = network(*texts(network, ids))
     assert out.requires_grad
     return sum(storage.nbytes() for place, storage in storages.items() if place not in parameters)
 
@@ -67,7 +72,9 @@ def test_activations_know_what_a_position_scheme_keeps(network, positions, batch
     assert said == pytest.approx(measured, rel=0.05)
 
 
-@pytest.mark.parametrize(("preset", "length"), [("gpt2", 1024), ("llama-7b", 512), ("bert", 512)])
+@pytest.mark.parametrize(
+    ("preset", "length"), [("gpt2", 1024), ("llama-7b", 512), ("bert", 512), ("t5", 512)]
+)
 def test_published_shapes_cost_what_is_counted(preset, length):
     config = make_config(preset)
     forward, step = counted(config, 1, length)
@@ -98,6 +105,16 @@ def test_the_cache_takes_what_a_real_one_takes(family):
     config = make_config(family, **SMALL)
     cache = build(config).make_cache(1, 100)
     assert config.costs().cache_bytes(100, "float32") == cache.num_bytes
+
+
+def test_an_encoder_decoder_keeps_both_texts_in_its_cache():
+    config = make_config("t5", **SMALL)
+    network, ids = build(config), torch.zeros(1, 100, dtype=torch.long)
+    cache = network.make_cache(1, 100)
+    with torch.inference_mode():
+        network(ids, ids, cache=cache)
+    assert config.costs().cache_bytes(100, "float32") == cache.num_bytes
+    assert "key/value cache, 128 tokens read and written" in str(config)
 
 
 def test_the_display_is_escaped_and_names_every_part():
