@@ -3,7 +3,13 @@ from .comparison import check_comparable as check_comparable, comparison_section
 from .config import EvaluationConfig as EvaluationConfig
 from .examples import Examples as Examples, Source as Source
 from .measuring import Measured as Measured, answer_examples as answer_examples, measure as measure
-from .metrics import METRICS as METRICS, Metric as Metric, RatioOfSums as RatioOfSums
+from .metrics import (
+    METRICS as METRICS,
+    FunctionOfSums as FunctionOfSums,
+    MacroAverage as MacroAverage,
+    Metric as Metric,
+    RatioOfSums as RatioOfSums,
+)
 from .reproduction import reproduction_section as reproduction_section
 from .requests import DocumentLikelihood as DocumentLikelihood, Generate as Generate, Likelihood as Likelihood
 from .run_sections import run_details as run_details, run_sections as run_sections

@@ -17,7 +17,7 @@ from nbllm.evaluation.columns import Columns, Row, to_arrays, to_columns
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import Examples
 from nbllm.evaluation.requests import Request
-from nbllm.evaluation.statistics import estimate, recorded
+from nbllm.evaluation.statistics import BOOTSTRAP, WILSON, estimate, recorded
 
 if TYPE_CHECKING:
     from nbllm.evaluation.metrics.base import Metric
@@ -68,6 +68,23 @@ class Measured:
         """How much was measured: "200 examples", or "the first 40 of 200 examples"."""
         part = f"the first {len(self):,} of " if self.interrupted else ""
         return part + counted(self.num_examples, self.task.unit)
+
+    @property
+    def intervals(self) -> str:
+        """How the intervals of the figures were found, in sentences."""
+        methods = {each.method for each in self.measurements}
+        cluster = self.task.cluster
+        sentences = []
+        if WILSON in methods:
+            clustered = f", for answers clustered by {cluster}" if cluster else ""
+            sentences.append(f"Intervals of proportions are Wilson's{clustered}.")
+        if BOOTSTRAP in methods:
+            which = "Those of other figures" if sentences else "Intervals"
+            drawn = f"{cluster}s" if cluster else self.task.unit
+            sentences.append(
+                f"{which} are percentiles of {self.config.resamples:,} bootstrap resamples of the {drawn}."
+            )
+        return " ".join(sentences)
 
 
 def measure(
@@ -161,6 +178,7 @@ def _measurement(
         name=metric.title(subject.data),
         value=found.value,
         unit=metric.unit,
+        method=found.method,
         note=metric.note,
         settings=tuple(metric.to_dict().items()),
         subject=subject,

@@ -1,8 +1,9 @@
-"""The uncertainty of measured figures, by bootstrap: rows or clusters of rows are resampled."""
+"""The uncertainty of measured figures: Wilson's interval of a proportion, else the bootstrap over rows or clusters."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 from nbllm.core.seeding import derive
 from nbllm.evaluation.columns import Array, Columns
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.proportions import clustered_wilson, wilson
 
 if TYPE_CHECKING:
     from nbllm.evaluation.metrics.base import Metric
 
+WILSON, BOOTSTRAP = "wilson", "bootstrap"
 _COUNTS_AT_ONCE = 1 << 22  # elements of float64: 32 MB
 
 
@@ -27,10 +30,17 @@ class Estimate:
         value: Over all rows.
         interval: Lower and upper bound; `None` for fewer than two rows or clusters, or a metric that is not
             resampled.
+        method: How the interval was found: "wilson" or "bootstrap"; "" without one.
     """
 
     value: float
     interval: tuple[float, float] | None
+    method: str = BOOTSTRAP
+
+    def __post_init__(self) -> None:
+        """Name no method where there is no interval."""
+        if self.interval is None:
+            object.__setattr__(self, "method", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +50,23 @@ class Difference(Estimate):
     Attributes:
         before: The figure of the first measurement.
         after: The figure of the second.
+        error: Standard error of the difference; not a number without an interval.
     """
 
-    before: float
-    after: float
+    before: float = math.nan
+    after: float = math.nan
+    error: float = math.nan
 
 
 def estimate(
     metric: Metric, columns: Columns, config: EvaluationConfig, clusters: NDArray[Any] | None = None
 ) -> Estimate:
-    """Return a figure with its percentile bootstrap interval.
+    """Return a figure with its interval.
 
-    Rows are drawn with replacement, as many as there are. Where rows are not independent (questions on one text,
-    sentences of one document), whole clusters of them are drawn.
+    A proportion of rows has Wilson's interval. Of any other figure it is the percentile interval of the bootstrap: rows
+    are drawn with replacement, as many as there are. Where rows are not independent (questions on one text, sentences
+    of one document), Wilson's interval has the effective number of rows, and the bootstrap draws whole clusters. Where
+    a figure is an average over fixed groups (`Metric.strata`), rows are drawn within each of them.
 
     Args:
         metric: Computes the figure.
@@ -61,14 +75,17 @@ def estimate(
         clusters: (row), equal for rows of one cluster; `None` where every row stands alone.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; for clusters Davison and
-    Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
+    Hinkley 1997, Bootstrap Methods and their Application, section 3.8; for proportions see `wilson` and
+    `clustered_wilson`.
     """
     value = metric.compute(columns)
     if not metric.resampled:
         return Estimate(value, None)
-    return Estimate(
-        value, _interval(columns, lambda counts: metric.resample(columns, counts), config, clusters)
-    )
+    outcomes = metric.outcomes(columns)
+    if outcomes is not None:
+        return Estimate(value, _proportion_interval(outcomes, config.confidence, clusters), WILSON)
+    found = _bootstrapped(metric, columns, lambda counts: metric.resample(columns, counts), config, clusters)
+    return Estimate(value, percentiles(found, config.confidence))
 
 
 def difference(
@@ -98,8 +115,11 @@ def difference(
         return metric.resample(after, counts) - metric.resample(before, counts)
 
     one, two = metric.compute(before), metric.compute(after)
-    interval = _interval(before, change, config, clusters) if metric.resampled else None
-    return Difference(two - one, interval, before=one, after=two)
+    if not metric.resampled:
+        return Difference(two - one, None, before=one, after=two)
+    found = _bootstrapped(metric, before, change, config, clusters)
+    error = float(found.std(ddof=1)) if len(found) > 1 else math.nan
+    return Difference(two - one, percentiles(found, config.confidence), before=one, after=two, error=error)
 
 
 def recorded(metric: Metric, found: Estimate, config: EvaluationConfig) -> dict[str, Any]:
@@ -112,40 +132,68 @@ def recorded(metric: Metric, found: Estimate, config: EvaluationConfig) -> dict[
     }
 
 
-def _interval(
-    columns: Columns,
-    figures: Callable[[Array], Array],
-    config: EvaluationConfig,
-    clusters: NDArray[Any] | None,
-) -> tuple[float, float] | None:
-    """Return the percentile interval of figures, computed from how often each row is drawn: (resample, row)."""
-    num_rows = len(next(iter(columns.values())))
-    unit = None if clusters is None else _numbered(clusters)
-    num_units = num_rows if unit is None else int(unit.max(initial=-1)) + 1
-    if num_units < 2:
-        return None
-    draws = _draws(num_units, num_rows, config)
-    found = np.concatenate([figures(counts if unit is None else counts[:, unit]) for counts in draws])
-    found = found[~np.isnan(found)]
+def percentiles(found: Array, confidence: float) -> tuple[float, float] | None:
+    """Return the interval that holds the middle of the figures of resamples; `None` where there are none."""
     if not len(found):
         return None
-    tail = (1 - config.confidence) / 2
+    tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def _numbered(clusters: NDArray[Any]) -> NDArray[np.intp]:
-    """Return for each row the number of its cluster."""
+def numbered(clusters: NDArray[Any]) -> NDArray[np.intp]:
+    """Return for each row the number of its cluster, from 0."""
     numbers: dict[Any, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters.tolist()], np.intp)
 
 
-def _draws(num_units: int, num_rows: int, config: EvaluationConfig) -> Iterator[Array]:
-    """Yield how often each unit is drawn, (resample, unit), in parts that memory holds."""
+def _proportion_interval(
+    outcomes: Array, confidence: float, clusters: NDArray[Any] | None
+) -> tuple[float, float] | None:
+    if clusters is not None:
+        return clustered_wilson(outcomes, numbered(clusters), confidence)
+    return wilson(float(outcomes.sum()), len(outcomes), confidence) if len(outcomes) else None
+
+
+def _bootstrapped(
+    metric: Metric,
+    columns: Columns,
+    figures: Callable[[Array], Array],
+    config: EvaluationConfig,
+    clusters: NDArray[Any] | None,
+) -> Array:
+    """Return the figures of resamples, (resample), those left out that are not a number.
+
+    Args:
+        metric: Says whether rows are drawn within strata.
+        columns: By name, each (row).
+        figures: Computes the figures of how often each row is drawn: (resample, row).
+        config: Resamples and seed.
+        clusters: (row), or `None`.
+    """
+    num_rows = len(next(iter(columns.values())))
+    if metric.strata:
+        units, strata = np.arange(num_rows), numbered(columns[metric.strata])
+    else:
+        units = np.arange(num_rows) if clusters is None else numbered(clusters)
+        strata = np.zeros(int(units.max(initial=-1)) + 1, np.intp)
+    if len(strata) < 2:
+        return np.empty(0)
+    found: Array = np.concatenate([figures(counts[:, units]) for counts in _draws(strata, num_rows, config)])
+    return found[~np.isnan(found)]
+
+
+def _draws(strata: NDArray[np.intp], num_rows: int, config: EvaluationConfig) -> Iterator[Array]:
+    """Yield how often each unit is drawn within its stratum, (resample, unit), in parts that memory holds."""
     generator = np.random.default_rng(derive(config.seed, "bootstrap"))
-    uniform = np.full(num_units, 1 / num_units)
+    groups = [np.flatnonzero(strata == number) for number in range(int(strata.max()) + 1)]
     left = config.resamples
     while left:
         now = min(left, max(1, _COUNTS_AT_ONCE // num_rows))
-        yield generator.multinomial(num_units, uniform, size=now).astype(np.float64)
+        counts = np.empty((now, len(strata)))
+        for group in groups:
+            counts[:, group] = generator.multinomial(
+                len(group), np.full(len(group), 1 / len(group)), size=now
+            )
+        yield counts
         left -= now

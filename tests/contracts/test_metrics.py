@@ -41,6 +41,7 @@ def test_a_metric_says_what_it_is(name):
     assert metric.scale[0] < metric.scale[1]
     assert metric.label in metric.title("mine") and "mine" in metric.title("mine")
     assert set(metric.comparable_by) <= set(metric.columns)
+    assert metric.strata in ("", *metric.columns)
     assert type(metric).from_dict(json.loads(json.dumps(metric.to_dict()))) == metric
     with pytest.raises(UserError, match="has no setting 'settting'"):
         type(metric).from_dict({"settting": 1})
@@ -78,6 +79,21 @@ def test_a_resample_is_the_figure_of_its_rows(name):
     found = metric.resample(columns, counts)
     expected = [metric.compute(take(columns, np.repeat(np.arange(ROWS), row.astype(int)))) for row in counts]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@each_metric
+def test_rows_of_two_models_are_exchanged(name):
+    metric = METRICS[name]()
+    one, two = made(metric), made(metric, seed=1)
+    two.update(
+        {metric.strata: one[metric.strata]} if metric.strata else {}
+    )  # of the examples, not of a model
+    chosen = np.random.default_rng(2).integers(2, size=(5, ROWS), dtype=bool)
+    expected = [
+        metric.compute({column: np.where(rows, one[column], two[column]) for column in metric.columns})
+        for rows in chosen
+    ]
+    np.testing.assert_allclose(metric.exchanged(one, two, chosen), expected, rtol=1e-12)
 
 
 @each_metric

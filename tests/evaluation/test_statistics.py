@@ -197,7 +197,7 @@ CLUSTERS, ANSWERS = np.repeat([*"abcd"], 4), np.array([1, 1, 1, 1, 0, 0, 0, 0, 1
 
 @pytest.mark.parametrize("metric", [Ratio, Median])
 def test_whole_clusters_are_drawn(metric):
-    columns = {"above": ANSWERS, "below": np.ones(16), "value": ANSWERS}
+    columns = {"above": 2 * ANSWERS, "below": 2 * np.ones(16), "value": ANSWERS}
     chooser, means = random.Random(1), []
     for _ in range(4000):
         drawn = np.concatenate([ANSWERS[CLUSTERS == chooser.choice("abcd")] for _ in range(4)])
@@ -206,15 +206,6 @@ def test_whole_clusters_are_drawn(metric):
     config = EvaluationConfig(resamples=4000, confidence=0.8)
     found = estimate(metric(), columns, config, CLUSTERS)
     assert found.value == 0.5 and found.interval == pytest.approx(tuple(expected), abs=0.05)
-
-
-def test_rows_of_one_cluster_say_less_than_independent_ones():
-    ones, config = np.ones(16), EvaluationConfig(resamples=20_000, confidence=0.6827)
-    alone = ratio_of_sums(ANSWERS, ones, config).interval
-    clustered = ratio_of_sums(ANSWERS, ones, config, clusters=CLUSTERS).interval
-    # The standard errors without correction for small samples: .125 and .1976.
-    assert (alone[1] - alone[0]) / 2 == pytest.approx(0.125, abs=0.01)
-    assert (clustered[1] - clustered[0]) / 2 == pytest.approx(0.1976, rel=0.2)
 
 
 def test_one_cluster_has_no_interval():

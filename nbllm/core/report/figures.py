@@ -42,6 +42,7 @@ class Measurement(Record):
         unit: "bits", "tokens/s", ...; "" for none.
         interval: Its lower and upper bound, at `confidence`.
         confidence: The share of repetitions that the interval would cover, as 0.95.
+        method: How the interval was found: "wilson" or "bootstrap"; "" where that is not known.
         note: How it was measured, in a few words.
         metric: The registered name of the metric, as "bits_per_byte"; "" for a figure that none computed.
         settings: The metric's settings: (name, value).
@@ -54,6 +55,7 @@ class Measurement(Record):
     unit: str = ""
     interval: tuple[float, float] | None = None
     confidence: float = 0.95
+    method: str = ""
     note: str = ""
     metric: str = ""
     settings: tuple[tuple[str, Cell], ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nbllm.evaluation.columns import Array, Columns
-from nbllm.evaluation.metrics.base import METRICS, Metric, RatioOfSums
+from nbllm.evaluation.metrics.base import METRICS, MacroAverage, RatioOfSums
 
 
 @METRICS.register("accuracy")
@@ -24,11 +24,8 @@ class Accuracy(RatioOfSums):
 
 
 @METRICS.register("macro_accuracy")
-class MacroAccuracy(Metric):
-    """The mean of the accuracies of the subjects, each of which counts alike however many examples it has.
-
-    It is not resampled: a subject that is drawn twice cannot be told from one that is drawn once.
-    """
+class MacroAccuracy(MacroAverage):
+    """The mean of the accuracies of the subjects, each of which counts alike however many examples it has."""
 
     name = "macro_accuracy"
     label = "macro-averaged accuracy"
@@ -36,11 +33,8 @@ class MacroAccuracy(Metric):
     better = "higher"
     scale = (0.0, 1.0)
     columns = ("correct", "subject")
-    resampled = False
+    strata = "subject"
 
-    def compute(self, columns: Columns) -> float:
-        """Return the mean over the subjects."""
-        by_subject: dict[object, list[float]] = {}
-        for subject, correct in zip(columns["subject"], columns["correct"], strict=True):
-            by_subject.setdefault(subject, []).append(correct)
-        return float(np.mean([np.mean(each) for each in by_subject.values()]))
+    def terms(self, columns: Columns) -> tuple[Array, Array]:
+        """Return the credit of each example, and one for each."""
+        return Accuracy().terms(columns)

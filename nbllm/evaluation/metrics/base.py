@@ -8,6 +8,7 @@ import math
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nbllm.core.config import PlainConfig
 from nbllm.core.registry import Registry
@@ -32,6 +33,8 @@ class Metric(PlainConfig, abc.ABC):
         comparable_by: Columns that two models must agree in, row by row, for the figure to compare them: a figure
             per token compares only models that cut the text into as many tokens.
         resampled: Whether an interval is computed by resampling rows.
+        strata: A column whose values are groups that are fixed, not a sample, as the subjects that a macro average
+            runs over: rows are drawn within each. "" for none.
     """
 
     name: ClassVar[str]
@@ -44,6 +47,7 @@ class Metric(PlainConfig, abc.ABC):
     of_model: ClassVar[bool] = True
     comparable_by: ClassVar[tuple[str, ...]] = ()
     resampled: ClassVar[bool] = True
+    strata: ClassVar[str] = ""
 
     def title(self, data: str) -> str:
         """Return the label with the name of the data, "" for none: "bits per byte on pydocs"."""
@@ -69,9 +73,66 @@ class Metric(PlainConfig, abc.ABC):
         drawn = (np.repeat(indices, times.astype(np.intp)) for times in counts)
         return np.array([self.compute(take(read, rows)) for rows in drawn], np.float64)
 
+    def outcomes(self, columns: Columns) -> Array | None:
+        """Return what the figure is the share of, 0 or 1 for each row; `None` where it is not a proportion of rows."""
+        return None
 
-class RatioOfSums(Metric):
-    """A figure that is a function of two sums over rows, which resamples in one matrix multiplication.
+    def exchanged(self, one: Columns, two: Columns, chosen: NDArray[np.bool_]) -> Array:
+        """Return the figure of each of many mixtures of two models' rows: (trial).
+
+        Args:
+            one: Columns of one model, each (row).
+            two: Of the other, of the same examples.
+            chosen: (trial, row), whether the row is the first model's; else it is the second's.
+        """
+        return np.array(
+            [
+                self.compute({name: np.where(rows, one[name], two[name]) for name in self.columns})
+                for rows in chosen
+            ],
+            np.float64,
+        )
+
+
+class FunctionOfSums(Metric):
+    """A figure that is a function of sums over rows, as BLEU is of counts of n-grams.
+
+    Resamples and exchanges of rows cost one matrix multiplication each.
+    """
+
+    @abc.abstractmethod
+    def statistics(self, columns: Columns) -> Array:
+        """Return what each row adds to the sums: (row, statistic)."""
+
+    @abc.abstractmethod
+    def figures(self, sums: Array) -> Array:
+        """Return the figure of each set of sums: (resample).
+
+        Args:
+            sums: (resample, statistic).
+        """
+
+    def sums(self, columns: Columns) -> Array:
+        """Return the sums over all rows: (statistic)."""
+        total: Array = self.statistics(columns).sum(axis=0)
+        return total
+
+    def compute(self, columns: Columns) -> float:
+        """Return the figure over all rows."""
+        return float(self.figures(self.sums(columns)[None])[0])
+
+    def resample(self, columns: Columns, counts: Array) -> Array:
+        """Return the figure of each resample: (resample)."""
+        return self.figures(counts @ self.statistics(columns))
+
+    def exchanged(self, one: Columns, two: Columns, chosen: NDArray[np.bool_]) -> Array:
+        """Return the figure of each mixture of two models' rows: (trial)."""
+        first, second = self.statistics(one), self.statistics(two)
+        return self.figures(chosen.astype(np.float64) @ first + (~chosen).astype(np.float64) @ second)
+
+
+class RatioOfSums(FunctionOfSums):
+    """A figure that is a function of the ratio of two sums over rows.
 
     The ratio of sums, not the mean of ratios, is what a corpus is measured by: a long document counts for more.
     """
@@ -84,15 +145,46 @@ class RatioOfSums(Metric):
         """Return the figure of a ratio, elementwise: a monotonic function."""
         return ratio
 
-    def compute(self, columns: Columns) -> float:
-        """Return the figure over all rows."""
-        numerators, denominators = self.terms(columns)
-        return float(self.finish(_ratio(numerators.sum(), denominators.sum())))
+    def statistics(self, columns: Columns) -> Array:
+        """Return the terms of each row: (row, 2)."""
+        return np.stack(self.terms(columns), axis=1)
 
-    def resample(self, columns: Columns, counts: Array) -> Array:
-        """Return the figure of each resample: (resample)."""
-        sums = counts @ np.stack(self.terms(columns), axis=1)
+    def figures(self, sums: Array) -> Array:
+        """Return the figure of each pair of sums; where there is nothing to divide by, not a number."""
         return self.finish(_ratio(sums[:, 0], sums[:, 1]))
+
+    def outcomes(self, columns: Columns) -> Array | None:
+        """Return the numerators where the figure is their plain mean and each is 0 or 1."""
+        numerators, denominators = self.terms(columns)
+        plain = type(self).finish is RatioOfSums.finish
+        if plain and (denominators == 1).all() and np.isin(numerators, (0, 1)).all():
+            return numerators
+        return None
+
+
+class MacroAverage(RatioOfSums):
+    """The mean over groups (`strata`) of each group's ratio, so that a small group counts as much as a large one.
+
+    The groups are fixed, so the error is that of the rows within each: no group would be left out if the benchmark were
+    run again.
+    """
+
+    def statistics(self, columns: Columns) -> Array:
+        """Return numerators and denominators of each group: (row, 2 x group), the row's own group filled."""
+        _, group = np.unique(columns[self.strata].astype(str), return_inverse=True)
+        out = np.zeros((len(group), int(group.max(initial=-1)) + 1, 2))
+        out[np.arange(len(group)), group] = np.stack(self.terms(columns), axis=1)
+        return out.reshape(len(group), -1)
+
+    def figures(self, sums: Array) -> Array:
+        """Return the mean over the groups that have rows, of each set of sums."""
+        parts = sums.reshape(len(sums), -1, 2)
+        ratios = self.finish(_ratio(parts[..., 0], parts[..., 1]))
+        present = np.isfinite(ratios)
+        return _ratio(np.where(present, ratios, 0).sum(-1), present.sum(-1))
+
+    def outcomes(self, columns: Columns) -> None:
+        """Return `None`: a mean of shares is not a share of rows."""
 
 
 def _ratio(numerators: Array, denominators: Array) -> Array:

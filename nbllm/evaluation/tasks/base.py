@@ -84,11 +84,10 @@ class Task(PlainConfig, abc.ABC):
 
     def sections(self, measured: Measured) -> list[Section]:
         """Return the task's part of a report."""
-        intervals = f"{measured.config.resamples:,} bootstrap resamples of the {self.cluster or self.unit}"
         return [
             Measurements(
                 title=measured.subject.name(self.label),
-                note=f"Measured on {measured.extent}. Intervals are percentiles of {intervals}.",
+                note=f"Measured on {measured.extent}. {measured.intervals}",
                 measurements=measured.measurements,
             )
         ]

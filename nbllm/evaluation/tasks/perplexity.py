@@ -107,7 +107,7 @@ class PredictText(Task):
             f"longer than the context of {context} tokens is read in windows that move on by {stride}, so that every "
             f"token is predicted once, from at least {context - stride} tokens before it where there are as many. "
             f"{_first_token(measured)} "
-            f"Intervals are percentiles of {measured.config.resamples:,} bootstrap resamples of the documents."
+            f"{measured.intervals}"
         )
 
 
