@@ -65,11 +65,12 @@ class LM:
     Args:
         model: The network.
         tokenizer: A transformers tokenizer, whose ids the model's vocabulary holds.
-        sampling: Settings of `SamplingConfig` that its makers recommend for a chat; they are saved with it.
+        sampling: Settings of `SamplingConfig` that its makers recommend; they are saved with it.
         end_tokens: Token ids that end a text, besides the tokenizer's end token; they are saved with it.
 
     Attributes:
-        sampling: The same, a dictionary; `chat` answers by them, `generate` does not.
+        sampling: The same, a dictionary. `chat` answers by those of sampling. `generate` does not, but searches with as
+            many beams as are recommended, unless it is told how to choose tokens.
         origin: Where its weights come from: the name it was opened by (a published model's, that of its folder or
             file, or of a run), then the run that has trained it since; "" for a new model.
         lock: Guards the weights: whoever changes them, or reads them all at one moment, holds it.
@@ -300,19 +301,23 @@ class LM:
         Args:
             prompt: The beginning; a list makes a batch, each text continued as it would be alone.
             stream: True prints text as it comes; a function is given each piece.
-            **sampling: Settings of `SamplingConfig`: temperature, top_k, top_p, max_new_tokens, seed, ...
+            **sampling: Settings of `SamplingConfig`: temperature, top_k, top_p, max_new_tokens, seed, num_beams, ...
 
         Returns:
-            The continuation without the prompt, a `str` that also tells how it came about; of a list, a list.
+            The continuation without the prompt, a `str` that also tells how it came about; of a list, or where
+            `num_return_sequences` asks for several, a list.
             Interrupting returns what there is. Its `stopped_by` says why a text ended; where that is the context, or
             `max_new_tokens` without having been set, it is said once.
 
         Raises:
-            UserError: An unknown setting, a value out of range, or a prompt that the context cannot hold.
+            UserError: An unknown setting, a value out of range, settings that exclude each other, or a prompt that the
+                context cannot hold.
         """
+        from nbllm.inference.recommended import recommended_search
         from nbllm.inference.text import generate
 
-        config = SamplingConfig.from_dict(sampling)
+        search = {} if stream else recommended_search(self.sampling, sampling)
+        config = SamplingConfig.from_dict({**search, **sampling})
         made = generate(
             self.causal_network_for("generate"),
             self.tokenizer,
@@ -322,8 +327,8 @@ class LM:
             lock=self.lock,
             end_ids=self.end_tokens,
         )
-        for each in [made] if isinstance(prompt, str) else made:
-            self._tell_ending(cast("Generation", each), sampling)
+        for each in made if isinstance(made, list) else [made]:
+            self._tell_ending(each, sampling)
         return made
 
     @takes(CHAT_SETTINGS, SamplingConfig)

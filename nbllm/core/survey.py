@@ -85,6 +85,7 @@ TECHNIQUES = (
     Technique("4.2", "Key/value cache", "nbllm.nn.kv_cache.KVCache", "11-using-models"),
     Technique("4.4", "Attention by blocks", "nbllm.nn.attention_backends.blocked"),
     Technique("5", "Decoding strategies", "nbllm.inference.sampling"),
+    Technique("5", "Beam search", "nbllm.inference.beam_search.BeamSearch"),
     Technique("5", "Published models", "nbllm.opening.load", "11-using-models"),
     Technique("5", "Sentence embeddings", "nbllm.lm.LM.embed"),
     Technique("5", "Filling masks", "nbllm.lm.LM.fill"),

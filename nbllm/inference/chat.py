@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import UserError
 from nbllm.inference.chat_prompt import ChatPrompt
-from nbllm.inference.config import MAX_NEW_TOKENS_OF_CHAT, SamplingConfig
+from nbllm.inference.config import MAX_NEW_TOKENS_OF_CHAT, OF_BEAMS, SamplingConfig
 from nbllm.inference.detokenizer import Detokenizer, Receive
 from nbllm.inference.engine import decode
 from nbllm.inference.generation import Generation
@@ -49,13 +49,20 @@ def chat_config(sampling: Mapping[str, Any], recommended: Mapping[str, Any]) -> 
 
     Args:
         sampling: Settings that come before all else.
-        recommended: By the model's makers (`LM.sampling`); may be empty.
+        recommended: By the model's makers (`LM.sampling`); may be empty. Those of beam search are left out.
 
     Raises:
-        UserError: A setting is unknown or out of range.
+        UserError: A setting is unknown, out of range, or of beam search.
     """
+    for name in OF_BEAMS:
+        if name in sampling:
+            raise UserError(
+                f"{name} is not for a chat, whose answer is one text, streamed as it is drawn.",
+                hint="lm.generate takes it.",
+            )
+    drawing = {name: value for name, value in recommended.items() if name not in OF_BEAMS}
     return SamplingConfig.from_dict(
-        {"max_new_tokens": MAX_NEW_TOKENS_OF_CHAT, **(recommended or CAUTIOUS), **sampling}
+        {"max_new_tokens": MAX_NEW_TOKENS_OF_CHAT, **(drawing or CAUTIOUS), **sampling}
     )
 
 

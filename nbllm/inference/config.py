@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from nbllm.core.config import Config, check_choice
 from nbllm.core.errors import UserError
@@ -17,7 +17,8 @@ class SamplingConfig(Config):
     """Configuration of a generation.
 
     The settings act in this order: repetition penalty, temperature, top-k, top-p, min-p; then one token is
-    drawn from what is left. The default is the model's own distribution, untouched.
+    drawn from what is left. The default is the model's own distribution, untouched. With `num_beams`, nothing is drawn:
+    of each prompt, the likeliest texts that beam search finds are returned.
 
     Args:
         temperature: Divides the logits: below 1 is more cautious, above 1 more random. 0 is greedy: always
@@ -34,7 +35,17 @@ class SamplingConfig(Config):
         overflow: What happens when prompt and text fill the model's positions: "stop" ends the text (a longer
             prompt is an error); "slide" drops the oldest tokens, keeps the newest half of the positions and
             goes on.
-        batch_size: So many prompts are decoded together. Changes speed and memory, not the text.
+        batch_size: So many prompts, or beams of prompts, are decoded together. Changes speed and memory, not the
+            text.
+        num_beams: Above 1, beam search: so many beginnings of a text are kept, the likeliest, and each is continued.
+        length_penalty: The score of a beam's text is its log-probability divided by its number of tokens to this
+            power: 0 is the log-probability itself, which favours short texts; above 1 favours long ones.
+        early_stopping: When a beam search ends. True: as soon as there are `num_beams` whole texts. False: when no beam
+            has a better score at its present length than the worst of these. "never": when none can reach one.
+        num_return_sequences: Texts for each prompt: drawn, or the best of a beam search, the best one first.
+
+    Raises:
+        UserError: A value is out of range, or settings exclude each other.
     """
 
     temperature: float = 1.0
@@ -47,6 +58,10 @@ class SamplingConfig(Config):
     seed: int | None = 0
     overflow: str = "stop"
     batch_size: int = 32
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
         """Check every kind and range."""
@@ -66,6 +81,60 @@ class SamplingConfig(Config):
             )
         check_choice(self, "overflow", ("stop", "slide"))
         object.__setattr__(self, "stop", _stop_strings(self.stop))
+        self._check_count("num_beams", 1)
+        self._check_count("num_return_sequences", 1)
+        self._check_number("length_penalty", -_INFINITY, _INFINITY)
+        if abs(self.length_penalty) == _INFINITY:
+            raise UserError("length_penalty must be finite.", where="SamplingConfig")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
+            raise UserError(
+                f'early_stopping must be True, False or "never", not {self.early_stopping!r}.',
+                where="SamplingConfig",
+            )
+        problem = self._contradiction()
+        if problem is not None:
+            raise UserError(problem[0], where="SamplingConfig", hint=problem[1])
+
+    def _contradiction(self) -> tuple[str, str] | None:
+        """Return which settings exclude each other and what to do; None where none do."""
+        if self.num_beams == 1:
+            for name, unused in (("length_penalty", 1.0), ("early_stopping", False)):
+                if getattr(self, name) != unused:
+                    return f"{name} is for beam search.", "Pass num_beams=4, say, or leave it."
+            if self.greedy and self.num_return_sequences > 1:
+                return (
+                    "At temperature 0, all texts of a prompt are the same.",
+                    "Pass a temperature, or num_beams.",
+                )
+            return None
+        if self.num_return_sequences > self.num_beams:
+            return (
+                f"{self.num_beams} beams cannot return {self.num_return_sequences} texts.",
+                "Use more beams.",
+            )
+        drawing = {
+            "temperature": self.temperature in (0, 1),
+            "top_k": not self.top_k,
+            "top_p": self.top_p == 1,
+            "min_p": self.min_p == 0,
+        }
+        for name, unused in drawing.items():
+            if not unused:
+                return (
+                    f"Beam search draws nothing, so {name} has no effect on it.",
+                    f"Leave {name}, or num_beams.",
+                )
+        if self.stop:
+            return (
+                "Beams are compared as tokens; stop strings are not looked for in them.",
+                "Leave stop and cut the text, or use num_beams=1.",
+            )
+        if self.overflow == "slide":
+            return (
+                "A beam's score is of all its tokens; they cannot be dropped for later ones.",
+                'Use overflow="stop", or num_beams=1.',
+            )
+        return None
 
     @property
     def greedy(self) -> bool:
@@ -91,8 +160,15 @@ class SamplingConfig(Config):
 
 MAX_NEW_TOKENS_OF_CHAT = 512  # an answer is longer than the sample of a text
 _RECOMMENDED = InWords("as the model's makers recommend")
+OF_BEAMS = (
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "num_return_sequences",
+)  # a chat streams one text
 CHAT_SETTINGS = settings_of(
     SamplingConfig,
+    OF_BEAMS,
     max_new_tokens=MAX_NEW_TOKENS_OF_CHAT,
     temperature=_RECOMMENDED,
     top_k=_RECOMMENDED,

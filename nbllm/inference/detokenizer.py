@@ -97,5 +97,6 @@ class Detokenizer:
             stopped_by="stop" if self.stop_string is not None else sequence.stopped_by,
             stop_string=self.stop_string,
             seed=sequence.seed,
+            score=sequence.score,
             seconds=sequence.seconds,
         )

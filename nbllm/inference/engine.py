@@ -1,8 +1,9 @@
 """The generation loop: token ids in, token ids out.
 
 The scheduler chooses a step, a model runner computes its logits, the sampler chooses tokens from them, and these are
-appended, until every sequence has ended. A sequence gets the tokens that it would get alone: padding is masked and
-takes no position, and its random numbers are its own.
+appended, until every sequence has ended; with `num_beams`, beam search takes the place of scheduler and sampler. A
+sequence gets the tokens that it would get alone: padding is masked and takes no position, and its random numbers are
+its own.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbllm.core.errors import UserError
+from nbllm.inference.beam_search import BeamSearch
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.execution import Execution
 from nbllm.inference.runners.base import ModelRunner
 from nbllm.inference.sampler import Sampler
 from nbllm.inference.scheduler import Scheduler
-from nbllm.inference.sequence import Sequence, make_sequences
+from nbllm.inference.sequence import Sequence, make_sequences, repeated
 from nbllm.inference.workspace import workspace_of
 
 if TYPE_CHECKING:
@@ -46,20 +48,21 @@ def generate_ids(
 
     Args:
         model: The decoder.
-        prompts: Token ids, at least one each.
+        prompts: Token ids, at least one each; as many texts of each as `config.num_return_sequences` says.
         config: How to choose, how long, what to do when the positions are full. Stop strings need text: they
             are for `nbllm.inference.generate`, and refused here.
         eos_id: The token that ends a sequence, or `None`.
-        on_token: Called with the prompt's index and each new token; a true answer ends that sequence.
+        on_token: Called with the text's index and each new token; a true answer ends that sequence. Not for a beam
+            search, whose tokens are known only at its end.
         should_stop: Asked before each token; a true answer ends all.
         lock: Held throughout.
         execution: What computes it; `None`: the default of each of its settings.
 
     Returns:
-        The new tokens of each prompt, without the end token.
+        The new tokens of each text, without the end token.
 
     Raises:
-        UserError: As `make_sequences` and `decode`; or `config` has stop strings.
+        UserError: As `make_sequences` and `decode`; or `config` has stop strings, or beams and there is `on_token`.
         KeyboardInterrupt: The person interrupted.
     """
     if config.stop:
@@ -67,7 +70,9 @@ def generate_ids(
             "stop strings need a tokenizer, and generate_ids has none.",
             hint="use nbllm.inference.generate, or end a sequence from on_token",
         )
-    sequences = make_sequences(prompts, config, eos_id=eos_id)
+    if on_token is not None and config.num_beams > 1:
+        raise UserError("on_token is not for a beam search: its tokens are known only at its end.")
+    sequences = make_sequences(repeated(prompts, config), config, eos_id=eos_id)
 
     def on_change(sequence: Sequence) -> bool | None:
         if on_token is None or sequence.stopped_by == "eos":
@@ -95,12 +100,14 @@ def decode(
 
     Args:
         model: The decoder; its train/eval modes are restored.
-        sequences: From `make_sequences`.
+        sequences: From `make_sequences`; of a beam search, `config.num_return_sequences` in a row of each prompt.
         config: How to choose, how long, what to do when the positions are full.
-        on_change: Called with a sequence after each token, its end token too; a true answer ends it ("stop").
+        on_change: Called with a sequence after each token, its end token too; a true answer ends it ("stop"). In a beam
+            search, called once it has its text, and not asked.
         should_stop: Asked before each token; a true answer ends all ("caller").
         lock: Held throughout, so that nobody changes the weights meanwhile.
-        num_alternatives: Above 0, the sequences are given their tokens' `probabilities`, with so many alternatives.
+        num_alternatives: Above 0, the sequences are given their tokens' `probabilities`, with so many alternatives; not
+            in a beam search.
         execution: What computes it; `None`: the default of each of its settings.
 
     Raises:
@@ -119,6 +126,11 @@ def decode(
         if on_change is not None and on_change(sequence):
             sequence.stopped_by = "stop"
 
+    def finish(sequence: Sequence) -> None:
+        sequence.seconds = time.perf_counter() - begin
+        if on_change is not None:
+            on_change(sequence)
+
     try:
         with (
             contextlib.nullcontext() if lock is None else lock,
@@ -127,6 +139,17 @@ def decode(
             workspace_of(model) as workspace,
         ):
             make_runner = execution.runner_for(model)
+            if config.num_beams > 1:
+                search = BeamSearch(
+                    sequences,
+                    config,
+                    max_positions=model.config.max_positions,
+                    vocab_size=model.config.vocab_size,
+                    make_cache=lambda rows, length: workspace.cache(model, rows, length),
+                    runner=make_runner(model, workspace),
+                )
+                search.run(finish, should_stop)
+                return
             scheduler = Scheduler(
                 sequences,
                 config,

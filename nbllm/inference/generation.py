@@ -43,6 +43,8 @@ class Generation(str):
         stopped_by: A key of `ENDINGS`: "eos", "stop", "length", "context", "interrupt" or "caller".
         stop_string: The stop string that ended the text, or `None`.
         seed: The seed that gives this text again.
+        score: Of a beam search, the log-probability of the text divided by its number of tokens to the power
+            `length_penalty`, by which texts were compared; else `None`.
         seconds: Wall time from the start of the call to this sequence's last token.
     """
 
@@ -51,6 +53,7 @@ class Generation(str):
     stopped_by: str
     stop_string: str | None
     seed: int
+    score: float | None
     seconds: float
 
     def __new__(cls, text: str, **facts: Any) -> Generation:

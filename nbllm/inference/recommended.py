@@ -1,9 +1,9 @@
-"""The sampling settings that a model's makers recommend, from the file beside its weights."""
+"""The settings of generation that a model's makers recommend, from the file beside its weights."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nbllm.inference.config import SamplingConfig
 GENERATION_CONFIG = "generation_config.json"
 MAX_BYTES = 16 << 20
 SETTINGS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+BEAM_SETTINGS = ("num_beams", "length_penalty", "early_stopping")
 
 
 def read_generation_config(directory: Path) -> dict[str, Any]:
@@ -38,17 +39,34 @@ def read_generation_config(directory: Path) -> dict[str, Any]:
 
 def recommended_sampling(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a generation configuration recommends, by the names of `SamplingConfig`: unchecked, None: nothing."""
+    drawing = {name: values.get(name) for name in SETTINGS}
     if values.get("do_sample") is False:
-        return {"temperature": 0}
-    return {name: values.get(name) for name in SETTINGS}
+        drawing = {"temperature": 0}
+    searches = values.get("do_sample") is not True and values.get("num_beams") not in (None, 1)
+    return drawing | ({name: values.get(name) for name in BEAM_SETTINGS} if searches else {})
+
+
+def recommended_search(sampling: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the settings of beam search that a model's makers recommend.
+
+    Args:
+        sampling: What they recommend.
+        given: Names of what a person has set; nothing is returned where one of them says how tokens are chosen.
+    """
+    if {*SETTINGS, *BEAM_SETTINGS, "seed", "stop", "overflow", "num_return_sequences"} & {*given}:
+        return {}
+    return {name: sampling[name] for name in BEAM_SETTINGS if name in sampling}
 
 
 def generation_config(sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Return recommended settings in transformers' names, which `recommended_sampling` reads back."""
-    stated = {name: sampling[name] for name in SETTINGS if sampling.get(name) is not None}
-    if not stated:
-        return {}
-    return {"do_sample": True, **stated} if stated.get("temperature", 1) > 0 else {"do_sample": False}
+    drawing, searching = (
+        {name: sampling[name] for name in names if sampling.get(name) is not None}
+        for names in (SETTINGS, BEAM_SETTINGS)
+    )
+    if not drawing or drawing.get("temperature", 1) <= 0:
+        return {"do_sample": False, **searching} if drawing or searching else {}
+    return {**drawing, **searching} if searching else {"do_sample": True, **drawing}
 
 
 def usable_end_tokens(value: object, vocab_size: int, where: Path | None) -> tuple[int, ...]:
@@ -70,12 +88,14 @@ def usable_end_tokens(value: object, vocab_size: int, where: Path | None) -> tup
 
 def usable(values: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """Return the settings that are stated (not None) and that `SamplingConfig` accepts; warn of the others."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in values.items():
         if value is None:
             continue
         try:
-            SamplingConfig.from_dict({name: value})
+            # The others of a beam search stand only with their number.
+            beams = {"num_beams": found["num_beams"]} if "num_beams" in found else {}
+            SamplingConfig.from_dict({**(beams if name in BEAM_SETTINGS else {}), name: value})
         except UserError as error:
             warnings.warn(f"Of what {where} recommends, one setting is left out: {error.what}", stacklevel=3)
         else:

@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nbllm.core.errors import UserError
 from nbllm.inference.config import SamplingConfig
-from nbllm.inference.sampling import choose, penalize_repetition
+from nbllm.inference.sampling import check_finite, choose, penalize_repetition
 from nbllm.inference.sequence import Sequence
 from nbllm.inference.token_probabilities import token_probabilities
 
@@ -31,11 +30,7 @@ class Sampler:
         Raises:
             UserError: A logit is NaN or positive infinity.
         """
-        if not bool(torch.isfinite(logits.amax(dim=-1)).all()):  # minus infinity rightly rules a token out
-            raise UserError(
-                "The model's output is not finite (NaN or infinity), so no token can be chosen.",
-                hint="its weights have diverged or are damaged: go back to an earlier checkpoint",
-            )
+        check_finite(logits)
         if self._config.repetition_penalty != 1:
             seen = torch.stack([self._seen_by(sequence, logits) for sequence in sequences])
             logits = penalize_repetition(logits, seen, self._config.repetition_penalty)

@@ -10,12 +10,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nbllm.core.errors import UserError
 from nbllm.inference.config import SamplingConfig as SamplingConfig
 
 Logits = Float[Tensor, "batch vocabulary"]
 
 _EXCLUDED = float("-inf")
 _LIKELIEST = 512  # tokens of a large vocabulary: to sort these is usually enough, and ten times as quick
+
+
+def check_finite(logits: Logits) -> None:
+    """Raise `UserError` where a row's largest logit is NaN or infinite; minus infinity rightly rules a token out."""
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
+        raise UserError(
+            "The model's output is not finite (NaN or infinity), so no token can be chosen.",
+            hint="its weights have diverged or are damaged: go back to an earlier checkpoint",
+        )
 
 
 def penalize_repetition(logits: Logits, seen: Bool[Tensor, "batch vocabulary"], penalty: float) -> Logits:

@@ -6,6 +6,7 @@ import dataclasses
 import secrets
 from collections import Counter
 from collections.abc import Collection
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +14,8 @@ from nbllm.core.errors import UserError
 from nbllm.core.seeding import generator
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.token_probabilities import TokenProbability
+
+Prompt = TypeVar("Prompt")
 
 
 @dataclasses.dataclass(eq=False)
@@ -29,6 +32,7 @@ class Sequence:
         stopped_by: Why it ended, a key of `generation.ENDINGS`; `None` while it goes on.
         start: Where the context begins in prompt and tokens: the sliding window drops what is before.
         seconds: Wall time from the start of the call to its last token.
+        score: Of a beam search, the log-probability of its tokens, divided by their number to the `length_penalty`.
         probabilities: Those of `tokens`, and of an end token after them, if `decode` was asked for them.
     """
 
@@ -41,6 +45,7 @@ class Sequence:
     stopped_by: str | None = None
     start: int = 0
     seconds: float = 0.0
+    score: float | None = None
     probabilities: list[TokenProbability] = dataclasses.field(default_factory=list)
 
     @property
@@ -87,3 +92,8 @@ def make_sequences(
         before[key] += 1
         sequences.append(Sequence(index, list(prompt), numbers, seed, ends))
     return sequences
+
+
+def repeated(prompts: list[Prompt], config: SamplingConfig) -> list[Prompt]:
+    """Return each prompt as often as texts are wanted for it."""
+    return [prompt for prompt in prompts for _ in range(config.num_return_sequences)]

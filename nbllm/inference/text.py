@@ -14,7 +14,7 @@ from nbllm.inference.detokenizer import Detokenizer, Receive
 from nbllm.inference.engine import decode
 from nbllm.inference.execution import Execution
 from nbllm.inference.generation import Generation, Generations
-from nbllm.inference.sequence import Sequence, make_sequences
+from nbllm.inference.sequence import Sequence, make_sequences, repeated
 from nbllm.inference.streaming import Printer
 from nbllm.inference.unicode import check_unicode
 
@@ -79,11 +79,12 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
         end_ids: Tokens that end a text, besides the tokenizer's end token and what ends documents.
 
     Returns:
-        The continuation without the prompt, a `str` that also tells how it came about; for a list, a list of
-        them.
+        The continuation without the prompt, a `str` that also tells how it came about; for a list, or where
+        `num_return_sequences` asks for several, a list of them: those of the first prompt, then of the next.
 
     Raises:
-        UserError: A prompt is no text, does not fit the model, or the model's output is not finite.
+        UserError: A prompt is no text, does not fit the model, or the model's output is not finite; or a beam search
+            is asked to stream.
     """
     prompts = _checked(prompt)
     made = generate_encoded(
@@ -97,7 +98,7 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
         execution=execution,
         end_ids=end_ids,
     )
-    return made[0] if isinstance(prompt, str) else made
+    return made[0] if isinstance(prompt, str) and len(made) == 1 else made
 
 
 def generate_encoded(
@@ -124,14 +125,20 @@ def generate_encoded(
     Raises:
         UserError: As `generate`.
     """
+    printer = Printer() if stream is True else None
+    receive = printer.receive if printer else stream if callable(stream) else None
+    if receive is not None and config.num_beams > 1:
+        raise UserError(
+            "A beam search cannot stream: which text is the best is known only at its end.",
+            hint="Leave stream, or use num_beams=1.",
+        )
+    prompts = repeated(prompts, config)
     sequences = make_sequences(
         [ids for _, ids in prompts],
         config,
         eos_id=tokenizer.eos_token_id,
         end_ids={*end_ids, *document_bounds(tokenizer).end_tokens},
     )
-    printer = Printer() if stream is True else None
-    receive = printer.receive if printer else stream if callable(stream) else None
     texts = [Detokenizer(tokenizer, sequence, config, receive) for sequence in sequences]
 
     def on_change(sequence: Sequence) -> bool:

@@ -36,7 +36,10 @@ class Cache(Protocol):
         """Forget all but the first `length` tokens."""
 
     def gather(self, rows: Int[Tensor, " row"]) -> None:
-        """Keep the sequences `rows`, in that order; one may be there several times."""
+        """Keep the sequences `rows`, in that order; one may be there several times.
+
+        As many rows as before stay in the same memory.
+        """
 
     def reset(self) -> None:
         """Forget everything, so that other sequences of the same number can be read."""

@@ -82,9 +82,15 @@ class KVCache:
     def gather(self, rows: Int[Tensor, " row"]) -> None:
         """Keep the sequences `rows`, in that order; one may be there several times.
 
-        This is how finished sequences leave a batch, and how beams split.
+        This is how finished sequences leave a batch, and how beams split. As many rows as before stay in the same
+        memory.
         """
         rows = rows.to(self.buffers[0].device)
+        if len(rows) == self.buffers[0].shape[1]:
+            for buffer in self.buffers:
+                held = buffer[:, :, :, : self.length]
+                held.copy_(held.index_select(1, rows))
+            return
         self.buffers = [buffer.index_select(1, rows) for buffer in self.buffers]
 
     def reset(self) -> None:

@@ -133,7 +133,13 @@ def test_what_cannot_be_used_is_warned_of_and_the_model_opened(lm, text, message
 
 def test_what_others_state_beside_is_no_concern(lm, tmp_path):
     path = lm.save(tmp_path / "model")
-    stated = {"eos_token_id": [1, 2], "max_length": 20, "temperature": 0.6, "top_p": None, "num_beams": 4}
+    stated = {
+        "eos_token_id": [1, 2],
+        "max_length": 20,
+        "temperature": 0.6,
+        "top_p": None,
+        "num_beam_groups": 4,
+    }
     (path / "generation_config.json").write_text(json.dumps(stated))
     assert nb.load(path).sampling == {"temperature": 0.6}
 
