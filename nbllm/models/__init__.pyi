@@ -7,6 +7,7 @@ from .encoder import Encoder as Encoder
 from .families import FAMILIES as FAMILIES
 from .loading import load_model as load_model, save_model as save_model
 from .network import NETWORKS as NETWORKS, Network as Network, build as build
+from .prefix_decoder import PrefixDecoder as PrefixDecoder
 from .presets import PRESETS as PRESETS, make_config as make_config
 from .scoring import token_log_probabilities as token_log_probabilities
 from .zoo.fetching import fetch as fetch

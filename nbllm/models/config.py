@@ -30,7 +30,8 @@ class ModelConfig(PlainConfig):
 
     Attributes:
         family: The Hugging Face layout that it is saved in: "gpt2", "llama", "bert", ...
-        network: What is built of it, a name in `models.network.NETWORKS`: "decoder", "encoder", "encoder_decoder".
+        network: What is built of it, a name in `models.network.NETWORKS`: "decoder", "prefix_decoder", "encoder",
+            "encoder_decoder".
         vocab_size: Rows of the embedding.
         hidden_size: Width of the residual stream.
         num_layers: Blocks; of an encoder-decoder, those of the encoder.

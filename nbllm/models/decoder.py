@@ -37,7 +37,9 @@ class Decoder(CausalNetwork):
         # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
         empty = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
-        self.positions = make_positions(config.positions, shape_for_positions(config, causal=True))
+        self.positions = make_positions(
+            config.positions, shape_for_positions(config, causal=not self.reads_prefix)
+        )
         self.embedding_norm = (
             make_norm(config.norm, config.hidden_size, config.norm_eps) if config.embedding_norm else None
         )
@@ -68,6 +70,7 @@ class Decoder(CausalNetwork):
         cache: KVCache | None = None,
         positions: Int[Tensor, "batch position"] | None = None,
         attention_mask: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"] | None = None,
+        visible: Bool[Tensor, "#batch 1 position key"] | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the residual stream after the final normalization, which the head reads.
 
@@ -78,6 +81,8 @@ class Decoder(CausalNetwork):
                 tokens held in the cache, and over the real tokens alone where there is a mask.
             attention_mask: (batch, key), nonzero at real tokens, zero at padding; the keys are those of the
                 cache and then these. None: all are real.
+            visible: (batch, 1, position, key), True where a token sees a key; each must see one. None: those before it
+                and itself, padding excepted.
 
         Raises:
             UserError: More tokens than a model with learned positions has positions, or than the cache holds.
@@ -90,12 +95,16 @@ class Decoder(CausalNetwork):
             before = -1 if self.config.position_offset else 0
             of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=before)
             positions = of_keys[:, past:] if positions is None else positions
+        elif not past:
+            of_keys = positions
         length = check_length(self.positions, past + count, positions)
         where = Places(slice(past, past + count) if positions is None else positions, length)
         x = self.positions.embed(self.embedding(input_ids), where)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
-        mask: Tensor | None = None if attention_mask is None else padded_causal_mask(attention_mask, count)
+        mask: Tensor | None = visible
+        if visible is None and attention_mask is not None:
+            mask = padded_causal_mask(attention_mask, count)
         window = self.config.sliding_window
         if window and past + count > window:
             keys = torch.arange(past + count, device=x.device)[None] if of_keys is None else of_keys

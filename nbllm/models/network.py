@@ -19,7 +19,7 @@ from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import empty_parameters
 
-VERBS = ("generate", "fill", "embed", "score", "denoise")
+VERBS = ("generate", "fill", "embed", "score", "denoise", "infill")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,9 @@ class CausalNetwork(Network):
     """Base of the networks that predict each token from those before it: what generating and scoring ask of one."""
 
     can = frozenset({"generate", "score", "embed"})
+    reads_prefix: ClassVar[bool] = (
+        False  # whether `hidden` takes `prefix_lengths`, and reads a prompt as a prefix
+    )
 
     def hidden(
         self,
@@ -221,7 +224,8 @@ def _count_elements(config: ModelConfig, *, blocks: int) -> int:
 
 
 def _kind_of(config: ModelConfig) -> type[Network]:
-    from nbllm.models import decoder, encoder, encoder_decoder  # noqa: F401 - importing a network registers it
+    # Importing a network registers it.
+    from nbllm.models import decoder, encoder, encoder_decoder, prefix_decoder  # noqa: F401
 
     return NETWORKS[config.network]
 

@@ -273,6 +273,10 @@ def make_config(name: str, **changes: Any) -> ModelConfig:
     if "hidden_size" in changes or "num_heads" in changes:
         for key in _DERIVED:
             values.pop(key, None)
+    if (
+        changes.get("network") == "prefix_decoder"
+    ):  # of the parts of any decoder, saved in a layout of its own
+        values["family"] = "prefix_decoder"
     config = ModelConfig.from_dict({**values, **changes})
     FAMILIES[config.family].check(config)
     return config

@@ -8,6 +8,9 @@ from .masks import (
     causal_mask as causal_mask,
     padded_causal_mask as padded_causal_mask,
     padding_mask as padding_mask,
+    prefix_mask as prefix_mask,
+    restarted_positions as restarted_positions,
+    same_document_mask as same_document_mask,
 )
 from .normalization import make_norm as make_norm
 from .positions import (

@@ -50,6 +50,50 @@ def padded_causal_mask(
     return ((keys <= queries) & visible) | (keys == queries)
 
 
+def prefix_mask(
+    prefix_lengths: Int[Tensor, " batch"],
+    num_tokens: int,
+    real: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"] | None = None,
+) -> Bool[Tensor, "batch 1 {num_tokens} {num_tokens}"]:
+    """Causal, and the first tokens of each sequence all see each other.
+
+    Args:
+        prefix_lengths: (batch,), how many, padding not counted.
+        num_tokens: Tokens of each sequence, which are both queries and keys.
+        real: (batch, key), nonzero where there is a real token. None: all are.
+
+    Source: Raffel et al. 2020, arXiv:1910.10683, figure 3 ("causal with prefix").
+    """
+    if real is None:
+        places = torch.arange(num_tokens, device=prefix_lengths.device)[None]
+        causal: Tensor = causal_mask(num_tokens, num_tokens, device=prefix_lengths.device)
+    else:
+        places = (real.long().cumsum(1) - 1).where(real.bool(), num_tokens)  # padding is in no prefix
+        causal = padded_causal_mask(real, num_tokens)
+    return causal | (places < prefix_lengths[:, None])[:, None, None, :]
+
+
+def same_document_mask(documents: Int[Tensor, "batch position"]) -> Bool[Tensor, "batch 1 position position"]:
+    """Let each token see those of its own document, before and after it: a block-diagonal mask.
+
+    Args:
+        documents: (batch, position), the document of each token.
+    """
+    return (documents[:, :, None] == documents[:, None, :])[:, None]
+
+
+def restarted_positions(documents: Int[Tensor, "batch position"]) -> Int[Tensor, "batch position"]:
+    """Return each token's place in its document, from 0, where the tokens of a document lie side by side.
+
+    Args:
+        documents: (batch, position), the document of each token.
+    """
+    places = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return places - places.where(begins, 0).cummax(1).values
+
+
 def padding_mask(
     real: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"],
 ) -> Bool[Tensor, "batch 1 1 key"]:

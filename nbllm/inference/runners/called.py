@@ -42,9 +42,14 @@ class CalledRunner:
             column = torch.arange(cache.length + ids.shape[1], device=self._device)
             own = column[None, :] - padding.to(self._device)[:, None]
             mask, positions = own >= 0, own[:, cache.length :].clamp(min=0)
+        prefix = {}
+        if self._model.reads_prefix and not cache.length:
+            # Of a context that is read anew, what was generated is still not part of the prompt.
+            lengths = [max(0, len(each.prompt) - each.start) for each in step.batch.sequences]
+            prefix = {"prefix_lengths": torch.tensor(lengths, device=self._device)}
         # What is allocated anew for each operation costs a third of a long prompt's time, until it is reused.
         with (
             kept_memory() if ids.numel() >= _LONG and self._device.type == "cpu" else contextlib.nullcontext()
         ):
-            hidden = self._model.hidden(ids, cache=cache, positions=positions, attention_mask=mask)
+            hidden = self._model.hidden(ids, cache=cache, positions=positions, attention_mask=mask, **prefix)
         return self._model.logits(hidden[:, -step.num_logits :]).float()
