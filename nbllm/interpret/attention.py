@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,8 @@ from nbllm.inference.text import encode_prompt
 from nbllm.lm import LM
 from nbllm.models.block import Block
 from nbllm.models.decoder import Decoder
+from nbllm.models.encoder import Encoder
+from nbllm.models.network import Network
 from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.attention_backends import eager
 
@@ -24,13 +27,13 @@ Chosen = int | Sequence[int] | None
 
 
 def attention_weights(
-    source: LM | Decoder,
+    source: LM | Network,
     text: str | Sequence[int] | Int[Tensor, " position"],
     *,
     layers: Chosen = None,
     heads: Chosen = None,
 ) -> Float[Tensor, "layer head query key"]:
-    """Return how much each position takes from each earlier one and itself, in the asked layers and heads.
+    """Return how much each position takes from each one that it sees, in the asked layers and heads.
 
     One forward pass, in which each asked layer's queries and keys are projected a second time. Beside the result
     only one layer's weights are in memory at a time.
@@ -45,36 +48,39 @@ def attention_weights(
         (layer, head, query, key), float32 on the CPU; over the keys they sum to one.
 
     Raises:
-        UserError: There is no such layer or head, no token, or more tokens than the model has positions.
+        UserError: The model has no attention to be shown, there is no such layer or head, no token, or more tokens than
+            the model has positions.
     """
     model = source.model if isinstance(source, LM) else source
-    if not isinstance(model, Decoder):
-        raise UserError(f"Attention is shown of decoders alone; this is {model.kind}.")
+    if not isinstance(model, (Decoder, Encoder)):
+        raise UserError(f"Attention is shown of decoders and encoders; this is {model.kind}.")
     ids = token_ids(source, text)
     kept_layers = chosen(layers, model.config.num_layers, "layer")
     kept_heads = chosen(heads, model.config.num_heads, "head")
     out = torch.empty(len(kept_layers), len(kept_heads), len(ids), len(ids))
-    caller = threading.get_ident()
+    caller, layer_numbers = threading.get_ident(), itertools.count()
 
     def keep(attention: Attention, given: tuple[Tensor, AttentionContext]) -> None:
         if threading.get_ident() != caller:  # somebody else uses the model at the same time
             return
+        layer = next(layer_numbers)  # counted, because layers may share a block
+        if layer not in kept_layers:
+            return
         x, context = given
         query, key, _ = attention.project(x, context)
         weights = eager.attention_weights(query, key, context.mask, context.causal, attention.scale)
-        out[kept_layers.index(attention.layer)] = weights[0, kept_heads]
+        out[kept_layers.index(layer)] = weights[0, kept_heads]
 
     with ExitStack() as stack:
         stack.enter_context(source.lock if isinstance(source, LM) else contextlib.nullcontext())
         stack.enter_context(torch.inference_mode())
-        for layer in kept_layers:
-            block = cast(Block, model.blocks[layer])
-            stack.callback(block.attention.register_forward_pre_hook(keep).remove)
-        model.hidden(torch.tensor([ids], device=model.embedding.weight.device))
+        for block in model.blocks:
+            stack.callback(cast(Block, block).attention.register_forward_pre_hook(keep).remove)
+        model.hidden(torch.tensor([ids], device=model.device))
     return out
 
 
-def token_ids(source: LM | Decoder, text: str | Sequence[int] | Int[Tensor, " position"]) -> list[int]:
+def token_ids(source: LM | Network, text: str | Sequence[int] | Int[Tensor, " position"]) -> list[int]:
     """Return the ids of a text, or given ids, checked against the vocabulary.
 
     Raises:

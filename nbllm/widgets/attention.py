@@ -66,6 +66,7 @@ class AttentionPicture:
         tokens: The text's tokens as they are shown.
         layers: The layers' numbers, in the order of `weights`.
         heads: The heads' numbers.
+        causal: Whether no token attends to a later one.
         view: "head": one layer at a time, its heads laid over one another. "model": all heads side by side.
     """
 
@@ -80,6 +81,7 @@ class AttentionPicture:
     ) -> None:
         self.weights, self.tokens = weights, [visible(token) for token in tokens]
         self.layers, self.heads, self.view = list(layers), list(heads), view
+        self.causal = not weights.triu(1).any()
         self.document = self._document()
 
     def __repr__(self) -> str:
@@ -144,8 +146,9 @@ class AttentionPicture:
         for layer in thousandths:
             heads = []
             for head in layer.tolist():
-                # The model view draws a line for each number it gets; a later key's is always nothing.
-                rows = head if self.view == "head" else [row[: i + 1] for i, row in enumerate(head)]
+                # The model view draws a line for each number it gets; what a causal mask hides is always nothing.
+                short = self.view == "model" and self.causal
+                rows = [row[: i + 1] for i, row in enumerate(head)] if short else head
                 heads.append(_json_list(_json_list(_DECIMALS[n] for n in row) for row in rows))
             layers.append(_json_list(heads))
         return _json_list(layers)
@@ -166,7 +169,7 @@ class AttentionPicture:
 
     def _pairs(self) -> str:
         """Return the strongest pairs as a table: all there is where no picture can be, and for screen readers."""
-        others = self.weights.tril(-1)
+        others = self.weights * (1 - torch.eye(len(self.tokens)))
         values, places = others.flatten().topk(min(_PAIRS, others.numel()))
         rows = []
         for value, place in zip(values.tolist(), places.tolist(), strict=True):
@@ -209,7 +212,8 @@ def attention(
     ids = token_ids(lm, text)
     kept_layers = chosen(layers, lm.config.num_layers, "layer")
     kept_heads = chosen(heads, lm.config.num_heads, "head")
-    _refuse_what_would_freeze(len(kept_layers), len(kept_heads), len(ids), view)
+    causal = "generate" in lm.model.can
+    _refuse_what_would_freeze(len(kept_layers), len(kept_heads), len(ids), view, causal=causal)
     weights = attention_weights(lm, ids, layers=kept_layers, heads=kept_heads)
     if not weights.isfinite().all():
         raise UserError(
@@ -219,23 +223,25 @@ def attention(
     return AttentionPicture(weights, tokens, layers=kept_layers, heads=kept_heads, view=view)
 
 
-def _cost(num_layers: int, num_heads: int, num_tokens: int, view: View) -> tuple[int, int]:
+def _cost(num_layers: int, num_heads: int, num_tokens: int, view: View, *, causal: bool) -> tuple[int, int]:
     """Return the lines drawn at once and, at most, the bytes of the numbers."""
-    seen = num_tokens * (num_tokens + 1) // 2
+    seen = num_tokens * (num_tokens + 1) // 2 if causal else num_tokens**2
     unseen = num_tokens**2 - seen
     if view == "head":
         return num_heads * num_tokens**2, num_layers * num_heads * (6 * seen + 2 * unseen)
     return num_layers * num_heads * seen, num_layers * num_heads * 6 * seen
 
 
-def _refuse_what_would_freeze(num_layers: int, num_heads: int, num_tokens: int, view: View) -> None:
+def _refuse_what_would_freeze(
+    num_layers: int, num_heads: int, num_tokens: int, view: View, *, causal: bool
+) -> None:
     def fits(tokens: int) -> bool:
-        lines, num_bytes = _cost(num_layers, num_heads, tokens, view)
+        lines, num_bytes = _cost(num_layers, num_heads, tokens, view, causal=causal)
         return lines <= MOST_LINES and num_bytes <= MOST_BYTES
 
     if fits(num_tokens):
         return
-    lines, num_bytes = _cost(num_layers, num_heads, num_tokens, view)
+    lines, num_bytes = _cost(num_layers, num_heads, num_tokens, view, causal=causal)
     most = next((tokens for tokens in range(num_tokens, 0, -1) if fits(tokens)), 0)
     shorter = f"shorten the text to {most} tokens, or " if most else ""
     raise UserError(

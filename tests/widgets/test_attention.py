@@ -17,6 +17,7 @@ from nbllm.core.errors import UserError
 from nbllm.lm import LM
 from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
+from nbllm.models.encoder import Encoder
 from nbllm.widgets.attention import AttentionPicture, attention
 
 HOSTILE = [
@@ -125,6 +126,25 @@ def test_the_labels_are_the_tokens_that_the_weights_are_of(lm):
     assert attention(LM(lm.model, tokenizer), "<s>cat").tokens == beginning.tokens  # one, not two
 
 
+@pytest.mark.parametrize("view", ["head", "model"])
+def test_an_encoder_shows_both_directions(lm, view):
+    shape = ModelConfig(
+        family="bert", network="encoder", vocab_size=300, hidden_size=32, num_layers=2, num_heads=4,
+        max_positions=512, initializer_range=0.4,
+    )  # fmt: skip
+    picture = attention(LM(Encoder(shape, seed=1), lm.tokenizer), "a small cat", view=view)
+    (data,) = parameters(picture)["attention"]
+    for head in (head for layer in data["attn"] for head in layer):
+        assert all(len(row) == 11 and sum(row) == pytest.approx(1, abs=0.01) for row in head)
+    _, estimate = module._cost(2, 4, 11, view, causal=False)
+    actual = len(picture._weights_as_json())
+    assert actual - 1000 < estimate < 2 * actual
+    weights = torch.eye(3)[None, None].clone()
+    weights[0, 0, 0] = torch.tensor([0.1, 0.2, 0.7])  # to a later token
+    later = AttentionPicture(weights, ["a", "b", "c"], layers=[0], heads=[0], view=view)
+    assert "0: a|2: c|0.7" in "|".join(Elements(later._repr_html_()).text)
+
+
 def test_one_token_is_a_picture_too(lm):
     assert "attends to itself" in attention(lm, "a")._repr_html_()
 
@@ -171,7 +191,7 @@ def test_the_estimate_is_near_the_truth_and_not_below_it(lm, view):
     picture = attention(
         lm, "the estimate of the size of the page is made before anything is computed", view=view
     )
-    _, estimate = module._cost(3, 4, len(picture.tokens), view)
+    _, estimate = module._cost(3, 4, len(picture.tokens), view, causal=True)
     actual = len(picture._weights_as_json())
     assert actual - 1000 < estimate < 2 * actual  # brackets are not counted
 
