@@ -51,6 +51,7 @@ TECHNIQUES = (
     Technique("2.1", "ALiBi", "nbllm.nn.positions.ALiBiPositions"),
     Technique("2.1", "Relative positions (T5's buckets)", "nbllm.nn.positions.RelativeBuckets"),
     Technique("2.1", "Rotary positions (RoPE)", "nbllm.nn.positions.RotaryPositions"),
+    Technique("2.1", "RoPE scaling (linear, NTK, YaRN, LLaMA 3)", "nbllm.nn.positions.RopeScaling"),
     Technique("2.1", "LayerNorm and RMSNorm", "nbllm.nn.normalization.make_norm"),
     Technique("2.1", "Pre-norm and post-norm", "nbllm.models.Block"),
     Technique("2.1", "Sliding-window attention", "nbllm.nn.masks.sliding_window_mask"),

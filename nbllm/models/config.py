@@ -11,7 +11,7 @@ from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.normalization import NORMS
-from nbllm.nn.positions import POSITIONS, Shape
+from nbllm.nn.positions import POSITIONS, RopeScaling, Shape
 
 if TYPE_CHECKING:
     from nbllm.models.costs import Costs
@@ -69,6 +69,8 @@ class ModelConfig(PlainConfig):
         rotary_fraction: Part of a head's components that rotary positions rotate, the first ones.
         rotary_interleaved: Whether they rotate neighbouring components together (GPT-J), instead of each of the first
             half with one of the second.
+        rope_scaling: How the rotary frequencies are scaled for texts longer than the model was first trained on; None:
+            they are not.
         embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT); 0: the
             embedding has hidden_size, and there is no projection.
         scale_embedding: Whether the token embeddings are multiplied by sqrt(hidden_size) (BART).
@@ -114,6 +116,7 @@ class ModelConfig(PlainConfig):
     rope_theta: float = 10000.0
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
+    rope_scaling: RopeScaling | None = None
     embedding_size: int = 0
     scale_embedding: bool = False
     scale_head: bool = False
@@ -123,6 +126,22 @@ class ModelConfig(PlainConfig):
     mask_head: bool = False
     pooler: bool = False
     initializer_range: float = 0.02
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
+        """Build from a mapping; a scaling may be a `RopeScaling` or a mapping of its settings.
+
+        Raises:
+            UserError: A key is unknown, or a value is of another type or out of range.
+        """
+        scaling = values.get("rope_scaling")
+        if isinstance(scaling, Mapping):
+            values = {**values, "rope_scaling": RopeScaling.from_dict(scaling)}
+        elif scaling is not None and not isinstance(scaling, RopeScaling):
+            raise UserError(
+                f"rope_scaling must be a RopeScaling or its settings, not {scaling!r}.", where=cls.__name__
+            )
+        return super().from_dict(values)
 
     def __post_init__(self) -> None:
         check_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
@@ -166,9 +185,13 @@ class ModelConfig(PlainConfig):
         if self.rotary_fraction > 1:
             raise UserError("rotary_fraction must be at most 1.", where="ModelConfig")
         if self.positions != "rotary":
-            if self.rotary_fraction != 1 or self.rotary_interleaved:
-                name = "rotary_interleaved" if self.rotary_interleaved else "rotary_fraction"
-                raise UserError(f"{name} is for rotary positions.", where="ModelConfig")
+            for name, usual in (
+                ("rotary_fraction", 1),
+                ("rotary_interleaved", False),
+                ("rope_scaling", None),
+            ):
+                if getattr(self, name) != usual:
+                    raise UserError(f"{name} is for rotary positions.", where="ModelConfig")
             return
         if self.rotary_dim % 2 or not self.rotary_dim:
             part = "" if self.rotary_fraction == 1 else f" and rotary_fraction {self.rotary_fraction:g}"
@@ -176,6 +199,24 @@ class ModelConfig(PlainConfig):
                 f"head_dim is {self.head_dim}{part}; rotary positions rotate pairs, so it must be even.",
                 where="ModelConfig",
             )
+        self._check_scaling()
+
+    def _check_scaling(self) -> None:
+        """Refuse what a scaling of rotary frequencies cannot be computed for."""
+        scaling = self.rope_scaling
+        if scaling is None:
+            return
+        if scaling.kind == "yarn" and self.rope_theta <= 1:
+            raise UserError("rope_theta must be greater than 1 for YaRN.", where="ModelConfig")
+        if scaling.kind == "dynamic":
+            if self.rotary_dim == 2:
+                raise UserError("Dynamic scaling needs heads of more than one pair.", where="ModelConfig")
+            if self.max_positions != scaling.max_positions:
+                raise UserError(
+                    f"max_positions is {self.max_positions}; with dynamic scaling it is factor * "
+                    f"original_max_positions: {scaling.max_positions}.",
+                    where="ModelConfig",
+                )
 
     def costs(self, *, batch_size: int = 1, sequence_length: int | None = None) -> Costs:
         """Return parameters, floating-point operations and memory for a batch of sequences; no weight is built.
@@ -242,6 +283,7 @@ def shape_for_positions(config: ModelConfig, *, causal: bool) -> Shape:
         theta=config.rope_theta,
         rotary_dim=config.rotary_dim,
         rotary_interleaved=config.rotary_interleaved,
+        rope_scaling=config.rope_scaling,
         offset=config.position_offset,
         causal=causal,
     )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
 from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts
@@ -19,6 +20,7 @@ from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import causal_mask, padded_causal_mask, sliding_window_mask
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, check_length, make_positions
+from nbllm.nn.rereading_cache import RereadingCache
 
 
 @NETWORKS.register("decoder")
@@ -89,6 +91,13 @@ class Decoder(CausalNetwork):
         """
         past = 0 if cache is None else cache.length
         count = input_ids.shape[1]
+        if isinstance(cache, RereadingCache):
+            tokens = cache.with_new(input_ids)
+            if self._must_reread(cache, count):
+                if past and positions is not None and attention_mask is None:
+                    raise UserError("With dynamic scaling of positions, a cache counts them by itself.")
+                cache.advance_without_keys(count)
+                return self.hidden(tokens, attention_mask=attention_mask)[:, past:]
         of_keys: Tensor | None = None
         if attention_mask is not None:
             # Padding has the row before the first position's, where there is one; it reaches no token either way.
@@ -131,6 +140,12 @@ class Decoder(CausalNetwork):
             cache.advance(count)
         out: Tensor = self.norm(x)
         return out
+
+    def _must_reread(self, cache: RereadingCache, count: int) -> bool:
+        """Return whether the keys and values in the cache do not hold with `count` more tokens."""
+        scaling = self.config.rope_scaling
+        assert scaling is not None
+        return scaling.depends_on_length(cache.length + count) or not cache.holds_all
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary from the final hidden state."""
@@ -189,7 +204,8 @@ class Decoder(CausalNetwork):
     def make_cache(self, batch: int, max_length: int) -> KVCache:
         """Return an empty key/value cache for `batch` sequences of up to `max_length` tokens."""
         config, weight = self.config, self.embedding.weight
-        return KVCache(
+        dynamic = config.rope_scaling is not None and config.rope_scaling.kind == "dynamic"
+        return (RereadingCache if dynamic else KVCache)(
             config.num_layers,
             batch,
             config.num_kv_heads,

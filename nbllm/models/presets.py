@@ -32,6 +32,27 @@ _QWEN2: dict[str, Any] = {
     "attention_bias": True,
     "attention_output_bias": False,
 }
+_LLAMA_3: dict[str, Any] = {
+    **_LLAMA,
+    "vocab_size": 128256,
+    "max_positions": 8192,
+    "rope_theta": 500000.0,
+    "num_kv_heads": 8,
+    "tie_embeddings": False,
+}
+_LLAMA_31: dict[str, Any] = {  # from 3.1 on
+    **_LLAMA_3,
+    "max_positions": 131072,
+    "rope_scaling": {"kind": "llama3", "factor": 8.0, "original_max_positions": 8192},
+}
+_LLAMA_32: dict[str, Any] = {
+    **_LLAMA_31,
+    "rope_scaling": {"kind": "llama3", "factor": 32.0, "original_max_positions": 8192},
+    "tie_embeddings": True,
+    "intermediate_size": 8192,
+}
+_8B: dict[str, Any] = {"hidden_size": 4096, "num_layers": 32, "num_heads": 32, "intermediate_size": 14336}
+_70B: dict[str, Any] = {"hidden_size": 8192, "num_layers": 80, "num_heads": 64, "intermediate_size": 28672}
 _SMOLLM2: dict[str, Any] = {
     **_LLAMA,
     "vocab_size": 49152,
@@ -166,6 +187,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-6,
         "tie_embeddings": False,
     },
+    "llama-3-8b": {**_LLAMA_3, **_8B},
+    "llama-3-70b": {**_LLAMA_3, **_70B},
+    "llama-3.1-8b": {**_LLAMA_31, **_8B},
+    "llama-3.1-70b": {**_LLAMA_31, **_70B},
+    "llama-3.2-1b": {**_LLAMA_32, "hidden_size": 2048, "num_layers": 16, "num_heads": 32},
+    "llama-3.2-3b": {**_LLAMA_32, "hidden_size": 3072, "num_layers": 28, "num_heads": 24},
     "bloom": {**_BLOOM, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "bloom-1b1": {**_BLOOM, "hidden_size": 1536, "num_layers": 24, "num_heads": 16},
     "opt": {**_OPT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},

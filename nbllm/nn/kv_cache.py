@@ -59,16 +59,20 @@ class KVCache:
             UserError: They do not fit.
         """
         end = self.length + key.shape[2]
-        if end > self.max_length:
-            raise UserError(
-                f"The key/value cache holds {self.max_length} tokens; {end} were asked for.",
-                hint="Make it longer (max_length), or give fewer tokens.",
-            )
+        self.check_length(end)
         buffer = self.buffers[layer]
         with torch.no_grad():
             buffer[0, :, :, self.length : end] = key
             buffer[1, :, :, self.length : end] = value
         return buffer[0, :, :, :end], buffer[1, :, :, :end]
+
+    def check_length(self, length: int) -> None:
+        """Raise `UserError` where `length` tokens do not fit."""
+        if length > self.max_length:
+            raise UserError(
+                f"The key/value cache holds {self.max_length} tokens; {length} were asked for.",
+                hint="Make it longer (max_length), or give fewer tokens.",
+            )
 
     def advance(self, count: int) -> None:
         """Count `count` more tokens as held, once every layer has stored them."""

@@ -14,6 +14,12 @@ PUBLISHED = {  # as their authors or their model cards state them
     "smollm2-360m": 361_821_120,
     "tinyllama-1.1b": 1_100_048_384,
     "llama-7b": 6_738_415_616,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
     "qwen2-0.5b": 494_032_768,
     "bloom": 559_214_592,
     "bloom-560m": 559_214_592,
@@ -121,6 +127,17 @@ CONFIGURATIONS = {
         "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
         "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000,
     },
+    "llama-3.2-1b": {
+        "model_type": "llama", "attention_bias": False, "attention_dropout": 0.0, "head_dim": 64,
+        "hidden_act": "silu", "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,
+        "max_position_embeddings": 131072, "mlp_bias": False, "num_attention_heads": 32, "num_hidden_layers": 16,
+        "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+        "rope_scaling": {
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3",
+        },
+        "rope_theta": 500000.0, "tie_word_embeddings": True, "vocab_size": 128256,
+    },
     "qwen3-0.6b": {
         "model_type": "qwen3", "attention_bias": False, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
         "initializer_range": 0.02, "intermediate_size": 3072, "max_position_embeddings": 40960,
@@ -167,6 +184,7 @@ def test_sizes_follow_from_what_is_changed():
         ({"sliding_window": 8}, "A gpt2 model has sliding_window=0"),
         ({"embedding_norm": True}, "A gpt2 model has embedding_norm=False"),
         ({"rotary_fraction": 0.5}, "rotary_fraction is for rotary positions"),
+        ({"rope_scaling": {"kind": "linear", "factor": 2.0}}, "rope_scaling is for rotary positions"),
         ({"shared_norm": True}, "shared_norm is for a parallel block"),
         ({"head_bias": True}, "head_bias is for a head that is not tied"),
         ({"parallel_block": True, "norm_placement": "post"}, 'A parallel block has norm_placement="pre"'),
@@ -192,6 +210,23 @@ def test_rotary_heads_are_even_and_presets_are_known():
         make_config("llama", hidden_size=50, num_heads=4, head_dim=16)
 
 
-def test_a_config_survives_its_dictionary():
-    config = make_config("llama")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_theta": 1.0, "rope_scaling": {"kind": "yarn", "factor": 2.0, "original_max_positions": 64}},
+         "rope_theta must be greater than 1"),
+        ({"rope_scaling": {"kind": "dynamic", "factor": 2.0, "original_max_positions": 64}},
+         "max_positions is 2048; with dynamic scaling it is factor * original_max_positions: 128"),
+        ({"rope_scaling": {"kind": "linear", "factr": 2.0}}, "RopeScaling has no setting 'factr'"),
+    ],
+)  # fmt: skip
+def test_scalings_that_cannot_be_computed_are_named(changes, message):
+    with pytest.raises(UserError) as caught:
+        make_config("llama", **changes)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-3.1-8b"])
+def test_a_config_survives_its_dictionary(name):
+    config = make_config(name)
     assert ModelConfig.from_dict(config.to_dict()) == config

@@ -24,6 +24,8 @@ CASES = {
     "gpt2-untied": {"tie_embeddings": False},
     "llama": {"num_kv_heads": 2},
     "llama-untied": {"num_kv_heads": 4, "tie_embeddings": False, "rope_theta": 5e5},
+    "llama-linear": {"rope_scaling": {"kind": "linear", "factor": 4.0}},
+    "llama-3": {"rope_scaling": {"kind": "llama3", "factor": 8.0, "original_max_positions": 64}},
     "qwen2": {"num_kv_heads": 2},
     "qwen2-untied": {"num_kv_heads": 1, "tie_embeddings": False},
 }
@@ -71,8 +73,44 @@ def as_stored(name, weight, lm):
     return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
+# transformers reads no scaling of a GGUF.
+READ_BY_TRANSFORMERS = [case for case in CASES if "rope_scaling" not in CASES[case]]
+
+
+@pytest.mark.parametrize("case", ["llama-linear", "llama-3"])
+def test_a_scaling_of_positions_is_kept(case, tokenizer, tmp_path):
+    lm = make(case, tokenizer)
+    path = lm.save(tmp_path / "x.gguf")
+    reader = GGUFReader(path)
+    opened = load(path)
+    assert opened.config.rope_scaling == lm.config.rope_scaling
+    assert torch.equal(opened.model(ids(2, 23)), lm.model(ids(2, 23)))
+    if case == "llama-3":  # the divisors of the frequencies, as llama.cpp's converter computes them
+        from transformers import LlamaConfig
+        from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+        scaling = {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }  # fmt: skip
+        config = LlamaConfig(hidden_size=64, num_attention_heads=4, rope_scaling=scaling)
+        plain = 1e4 ** (-np.arange(0, 16, 2) / 16)
+        stored = {tensor.name: tensor.data for tensor in reader.tensors}["rope_freqs.weight"]
+        np.testing.assert_allclose(plain / stored, LlamaRotaryEmbedding(config).inv_freq, rtol=1e-6)
+    else:
+        assert reader.fields["llama.rope.scaling.type"].contents() == "linear"
+        assert reader.fields["llama.rope.scaling.factor"].contents() == 4.0
+
+
+@pytest.mark.parametrize(("case", "kind"), [("llama", "yarn"), ("qwen2", "llama3")])
+def test_a_scaling_that_gguf_cannot_state_is_refused(case, kind, tokenizer, tmp_path):
+    lm = make(case, tokenizer, rope_scaling={"kind": kind, "factor": 4.0, "original_max_positions": 64})
+    with pytest.raises(UserError, match="is not written with rotary positions scaled 4 times"):
+        lm.save(tmp_path / "x.gguf")
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", READ_BY_TRANSFORMERS)
 def test_transformers_opens_what_we_write(case, dtype, tokenizer, tmp_path):
     lm = make(case, tokenizer)
     path = lm.save(tmp_path / "x.gguf", dtype=dtype)
@@ -279,7 +317,11 @@ def test_entries_that_change_nothing_are_taken(tokenizer, tmp_path):
         "general.type": "model", "general.url": "https://example.org", "tokenizer.ggml.add_sep_token": False,
         "tokenizer.ggml.fim_pre_token_id": 3, "tokenizer.ggml.remove_extra_whitespaces": True,
     }  # fmt: skip
-    opened = load(rewrite(lm.save(tmp_path / "good.gguf"), tmp_path / "more.gguf", replace=neutral))
+    path = rewrite(
+        lm.save(tmp_path / "good.gguf"), tmp_path / "more.gguf", replace=neutral,
+        add={"rope_freqs.weight": ONES},
+    )  # fmt: skip
+    opened = load(path)
     assert torch.equal(opened.model(ids(1, 9)), lm.model(ids(1, 9)))
     assert opened.tokenizer.get_vocab() == tokenizer.get_vocab()
 
@@ -294,7 +336,9 @@ def test_entries_that_change_nothing_are_taken(tokenizer, tmp_path):
         ),
         ({"drop": ["blk.1.ffn_up.weight"]}, "lacks the tensor blk.1.ffn_up.weight"),
         ({"drop": ["token_embd.weight"]}, "lacks the tensor token_embd.weight"),
-        ({"add": {"rope_freqs.weight": ONES}}, "rope_freqs.weight is surplus"),
+        ({"add": {"rope_freqs.weight": 3 * ONES}}, "scaled in a way that is not implemented"),
+        ({"add": {"rope_freqs.weight": 0 * ONES}}, "must hold 8 positive numbers"),
+        ({"add": {"rope_freqs.weight": ONES[:5]}}, r"F32 of the shape \[5\]; it must be F32 of \[8\]"),
         ({"replace": {"llama.block_count": 2**31}}, "block_count is 2147483648; the file has 2 blocks"),
         ({"replace": {"llama.embedding_length": 2**31}}, "sizes that no tensor can have|has the shape"),
         (
@@ -306,7 +350,7 @@ def test_entries_that_change_nothing_are_taken(tokenizer, tmp_path):
         ({"replace": {"llama.rope.scaling.type": "yarn"}}, "rope.scaling.type is 'yarn'"),
         ({"replace": {"llama.expert_count": 8}}, "expert_count is 8"),
         ({"replace": {"llama.attention.sliding_window": 4096}}, "attention.sliding_window is 4096"),
-        ({"replace": {"llama.rope.scaling.factor": 4.0}}, "rope.scaling.factor is 4.0"),
+        ({"replace": {"llama.rope.scaling.factor": 0.5}}, "factor must be between 1 and"),
         ({"replace": {"llama.logit_scale": 0.5}}, "logit_scale is 0.5"),
         ({"replace": {"llama.attention.temperature_scale": 0.5}}, "'attention.temperature_scale'"),
         ({"replace": {"general.type": "adapter"}}, "general.type is 'adapter'"),

@@ -232,11 +232,11 @@ def test_an_unreadable_config(folder, text, message):
         ("gpt2", {"n_layer": "two"}, ["n_layer is 'two'; it must be a whole number"]),
         ("gpt2", {"layer_norm_epsilon": -1}, ["layer_norm_epsilon is -1"]),
         ("gpt2", {"n_ctx": 77}, ["n_ctx is 77"]),
-        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["rope_scaling", "type is 'linear'"]),
+        ("llama", {"rope_scaling": {"type": "longrope"}}, ["rope_scaling", "type is 'longrope'"]),
         (
             "llama",
-            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}},
-            ["rope_parameters", "rope_type is 'llama3'"],
+            {"rope_scaling": None, "rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            ["rope_parameters", "low_freq_factor is not stated"],
         ),
         ("llama", {"rope_parameters": {"rope_type": "default", "mscale": 2.0}}, ["'mscale' (2.0)"]),
         ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor is 0.5"]),
@@ -257,11 +257,7 @@ def test_an_unreadable_config(folder, text, message):
         ("opt", {"word_embed_proj_dim": 16}, ["word_embed_proj_dim is 16"]),
         ("opt", {"_remove_final_layer_norm": True}, ["_remove_final_layer_norm is True"]),
         ("opt", {"layer_norm_elementwise_affine": False}, ["layer_norm_elementwise_affine is False"]),
-        (
-            "gpt_neox",
-            {"rope_scaling": {"type": "linear", "factor": 2.0}},
-            ["rope_scaling", "type is 'linear'"],
-        ),
+        ("gptj", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'rope_scaling'"]),
         ("gptj", {"rotary_dim": None}, ["rotary_dim is None; it must be stated"]),
         ("gptj", {"rotary_dim": 10}, ["rotary_dim is 10; it must be at most 8"]),
         ("gptj", {"rotary": False}, ["rotary is False"]),
@@ -345,6 +341,30 @@ def test_no_value_of_any_setting_ends_in_a_traceback(folder, family, tmp_path):
 
 # Settings that an error names when another contradicts them.
 CONTRADICTED = ("num_heads", "head_dim", "intermediate_size", "word_embed_proj_dim", "rotary_dim")
+
+
+@pytest.mark.parametrize("family", ["llama"], indirect=True)
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
+def test_no_value_of_a_scaling_ends_in_a_traceback(folder, kind):
+    values = {
+        "rope_type": kind, "factor": 2.0, "original_max_position_embeddings": 16, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "beta_fast": 32, "beta_slow": 1, "attention_factor": 1.1, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "truncate": True,
+    }  # fmt: skip
+    every = list(values)
+    names = {"linear": every[:2], "dynamic": every[:3], "llama3": every[:5], "yarn": every[:3] + every[5:]}[
+        kind
+    ]
+    scaling = {name: values[name] for name in names}
+    configure(folder, rope_parameters=None, rope_theta=10000.0, rope_scaling=scaling)
+    assert load_model(folder).config.rope_scaling.kind == kind
+    for name in names:
+        for wrong in [*WRONG[:-1], 1e-308]:
+            configure(folder, rope_scaling={**scaling, name: wrong})
+            try:
+                load_model(folder)(torch.tensor([[1, 2]]))
+            except WeightsError as error:
+                assert name in f"{error.what} {error.where}" or "max_positions" in error.what, error
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from nbllm.nn.hooks import has_hooks, methods_are_original
 from nbllm.nn.joined import JoinedLinears, side_by_side
 from nbllm.nn.linear import Linear
 from nbllm.nn.normalization import LayerNorm, RMSNorm
-from nbllm.nn.positions import LearnedPositions, RotaryPositions
+from nbllm.nn.positions import LearnedPositions, RopeScaling, RotaryPositions
 
 # The functions that the kernel computes, by the names that both the configuration and the kernel give them. Not read
 # from the table that builds models: a function that is put there under an old name must not pass for the old one.
@@ -50,7 +50,7 @@ _ONLY = {
 _FIELDS = {
     *_WITHOUT_EFFECT, "network", "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
     "intermediate_size", "positions", "norm", "norm_eps", "activation", "gated", "attention_bias",
-    "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta", *_ONLY,
+    "attention_output_bias", "feed_forward_bias", "tie_embeddings", "rope_theta", "rope_scaling", *_ONLY,
 }  # fmt: skip
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -102,9 +102,15 @@ def expected_modules(config: object) -> ExpectedModule | None:
         or config.activation not in ACTIVATIONS
         or config.norm not in _NORMS
         or config.positions not in _POSITIONS
+        or not _has_one_table(config.rope_scaling)
     ):
         return None
     return _expected_decoder(config)
+
+
+def _has_one_table(scaling: object) -> bool:
+    """Return whether the angles of a position are the same in every text."""
+    return scaling is None or (type(scaling) is RopeScaling and scaling.kind in ("linear", "yarn", "llama3"))
 
 
 @functools.lru_cache(maxsize=8)
@@ -211,6 +217,7 @@ _POSITIONS: dict[str, Callable[[ModelConfig], ExpectedModule]] = {
             "theta": config.rope_theta,
             "rotary_dim": config.head_dim,
             "interleaved": False,
+            "scaling": config.rope_scaling,
         },
         caches=frozenset({"_table"}),
     ),

@@ -152,6 +152,10 @@ class ConfigReader:
         """Return whether `key` is stated, as null: off, where to state nothing means a default."""
         return key in self._values and self._values[key] is None
 
+    def states(self, key: str) -> bool:
+        """Return whether `key` is stated, and not as null."""
+        return self._values.get(key) is not None
+
     def required(self, key: str) -> None:
         """Refuse a `key` that is stated as null."""
         if self.is_null(key):

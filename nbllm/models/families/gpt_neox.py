@@ -29,7 +29,6 @@ def read(settings: ConfigReader) -> ModelConfig:
         num_layers=settings.integer("num_hidden_layers", 44),
         num_heads=settings.integer("num_attention_heads", 64),
         intermediate_size=settings.integer("intermediate_size", 24576),
-        max_positions=settings.integer("max_position_embeddings", 2048),
         positions="rotary",
         parallel_block=settings.flag("use_parallel_residual", True),
         norm_eps=settings.number("layer_norm_eps", 1e-5),
@@ -37,7 +36,9 @@ def read(settings: ConfigReader) -> ModelConfig:
         attention_bias=settings.flag("attention_bias", True),
         tie_embeddings=settings.flag("tie_word_embeddings", False),
         initializer_range=settings.number("initializer_range", 0.02),
-        **read_rope(settings, theta="rotary_emb_base", fraction="rotary_pct", usual_fraction=0.25),
+        **read_rope(
+            settings, max_positions=2048, theta="rotary_emb_base", fraction="rotary_pct", usual_fraction=0.25
+        ),
     )
 
 
@@ -49,15 +50,13 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_positions,
         "use_parallel_residual": config.parallel_block,
         "layer_norm_eps": config.norm_eps,
         "hidden_act": ACTIVATION_NAMES[config.activation],
         "attention_bias": config.attention_bias,
         "tie_word_embeddings": config.tie_embeddings,
         "rotary_pct": config.rotary_fraction,
-        "rotary_emb_base": config.rope_theta,
-        **write_rope(config),
+        **write_rope(config, theta="rotary_emb_base"),
         "initializer_range": config.initializer_range,
         "attention_dropout": 0.0,
         "hidden_dropout": 0.0,
@@ -101,7 +100,7 @@ FAMILIES.register("gpt_neox")(
             "attention_output_bias": True,
             "feed_forward_bias": True,
         },
-        varied=frozenset({"parallel_block", "rotary_fraction"}),
+        varied=frozenset({"parallel_block", "rotary_fraction", "rope_scaling"}),
         read=read,
         write=write,
         rules=rules,

@@ -9,20 +9,19 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
-from nbllm.models.families.shared import LLAMA_DECODER, read_rope, rules_of
+from nbllm.models.families.shared import LLAMA_DECODER, read_rope, rules_of, write_rope
 
 FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # old files carry them
 
 
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a LlamaConfig, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`)."""
-    shared = read_shared(settings)
+    shared = read_shared(settings, max_positions=2048)
     settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
         family="llama",
         vocab_size=settings.integer("vocab_size", 32000),
         intermediate_size=settings.integer("intermediate_size", 11008),
-        max_positions=settings.integer("max_position_embeddings", 2048),
         attention_bias=settings.flag("attention_bias", False),
         feed_forward_bias=settings.flag("mlp_bias", False),
         **shared,
@@ -30,14 +29,21 @@ def read(settings: ConfigReader) -> ModelConfig:
 
 
 def read_shared(
-    settings: ConfigReader, *, num_kv_heads: int | None = None, head_dim: int | None = None
+    settings: ConfigReader,
+    *,
+    max_positions: int,
+    num_kv_heads: int | None = None,
+    head_dim: int | None = None,
+    rope_theta: float = 10000.0,
 ) -> dict[str, Any]:
     """Read what LLaMA and its relatives name alike.
 
     Args:
         settings: The configuration.
+        max_positions: Where it states none.
         num_kv_heads: Where it states none; None: as many as query heads.
         head_dim: Where it states none; None: hidden_size / num_heads.
+        rope_theta: Where it states none.
     """
     hidden_size = settings.integer("hidden_size", 4096)
     num_heads = settings.integer("num_attention_heads", 32)
@@ -55,7 +61,7 @@ def read_shared(
         "activation": settings.choice("hidden_act", "silu", ACTIVATIONS),
         "gated": True,
         "tie_embeddings": settings.flag("tie_word_embeddings", False),
-        "rope_theta": read_rope(settings)["rope_theta"],
+        **read_rope(settings, max_positions=max_positions, usual_theta=rope_theta),
         "initializer_range": settings.number("initializer_range", 0.02),
     }
 
@@ -76,12 +82,10 @@ def write_shared(config: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_positions,
         "rms_norm_eps": config.norm_eps,
         "hidden_act": ACTIVATION_NAMES[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        **write_rope(config),
         "initializer_range": config.initializer_range,
         "attention_dropout": 0.0,
     }
@@ -128,6 +132,7 @@ FAMILIES.register("llama")(
             **LLAMA_DECODER,
             "attention_output_bias": True,
         },
+        varied=frozenset({"rope_scaling"}),
         read=read,
         write=write,
         rules=rules,

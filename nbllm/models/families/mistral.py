@@ -15,7 +15,7 @@ from nbllm.models.families.shared import LLAMA_DECODER
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a MistralConfig; a window of null is none, and where nothing is stated it is transformers' 4096."""
     window = 0 if settings.is_null("sliding_window") else settings.integer("sliding_window", 4096)
-    shared = read_shared(settings, num_kv_heads=8)
+    shared = read_shared(settings, max_positions=131072, num_kv_heads=8)
     settings.all_layers(
         "layer_types", "sliding_attention" if window else "full_attention", shared["num_layers"]
     )
@@ -23,7 +23,6 @@ def read(settings: ConfigReader) -> ModelConfig:
         family="mistral",
         vocab_size=settings.integer("vocab_size", 32000),
         intermediate_size=settings.integer("intermediate_size", 14336),
-        max_positions=settings.integer("max_position_embeddings", 131072),
         sliding_window=window,
         attention_bias=False,
         feed_forward_bias=False,
@@ -47,7 +46,7 @@ FAMILIES.register("mistral")(
             "attention_output_bias": True,
             "feed_forward_bias": False,
         },
-        varied=frozenset({"sliding_window"}),
+        varied=frozenset({"sliding_window", "rope_scaling"}),
         read=read,
         write=write,
         rules=rules,

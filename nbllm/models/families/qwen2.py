@@ -15,13 +15,12 @@ from nbllm.models.families.shared import LLAMA_DECODER, read_full_attention
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a Qwen2Config, whose attention must see the whole context."""
     read_full_attention(settings)
-    shared = read_shared(settings)
+    shared = read_shared(settings, max_positions=32768)
     settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
         family="qwen2",
         vocab_size=settings.integer("vocab_size", 151936),
         intermediate_size=settings.integer("intermediate_size", 22016),
-        max_positions=settings.integer("max_position_embeddings", 32768),
         attention_bias=True,
         attention_output_bias=False,
         feed_forward_bias=False,
@@ -45,6 +44,7 @@ FAMILIES.register("qwen2")(
             "attention_output_bias": False,
             "feed_forward_bias": False,
         },
+        varied=frozenset({"rope_scaling"}),
         read=read,
         write=write,
         rules=rules,

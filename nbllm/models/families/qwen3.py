@@ -15,13 +15,12 @@ from nbllm.models.families.shared import LLAMA_DECODER, read_full_attention, rul
 def read(settings: ConfigReader) -> ModelConfig:
     """Read a Qwen3Config, whose attention must see the whole context."""
     read_full_attention(settings)
-    shared = read_shared(settings, num_kv_heads=32, head_dim=128)
+    shared = read_shared(settings, max_positions=32768, num_kv_heads=32, head_dim=128)
     settings.all_layers("layer_types", "full_attention", shared["num_layers"])
     return ModelConfig(
         family="qwen3",
         vocab_size=settings.integer("vocab_size", 151936),
         intermediate_size=settings.integer("intermediate_size", 22016),
-        max_positions=settings.integer("max_position_embeddings", 32768),
         attention_bias=settings.flag("attention_bias", False),
         feed_forward_bias=False,
         qk_norm=True,
@@ -55,6 +54,7 @@ FAMILIES.register("qwen3")(
             "attention_output_bias": True,
             "feed_forward_bias": False,
         },
+        varied=frozenset({"rope_scaling"}),
         read=read,
         write=write,
         rules=rules,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+from nbllm.core.errors import WeightsError
 from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import WeightRule
 from nbllm.models.families.config_reader import ConfigReader
+from nbllm.nn.positions import RopeScaling
 
 LAYER_NORM_DECODER: dict[str, Any] = {"network": "decoder", "norm": "layer_norm", "gated": False}
 LLAMA_DECODER: dict[str, Any] = {
@@ -59,37 +62,117 @@ def rules_of(
 
 
 def read_rope(
-    settings: ConfigReader, *, theta: str = "rope_theta", fraction: str = "", usual_fraction: float = 1.0
+    settings: ConfigReader,
+    *,
+    max_positions: int,
+    theta: str = "rope_theta",
+    usual_theta: float = 10000.0,
+    fraction: str = "",
+    usual_fraction: float = 1.0,
 ) -> dict[str, Any]:
-    """Return `rope_theta` and `rotary_fraction`, from old settings or new (`rope_parameters`); refuse every scaling.
+    """Return the settings of rotary positions, from old spellings (`rope_scaling`) or new (`rope_parameters`).
 
     Args:
         settings: The configuration.
+        max_positions: Where nothing is stated.
         theta: The old setting of the base.
+        usual_theta: That base where nothing is stated.
         fraction: The old setting of the part that is rotated; empty: it is all.
         usual_fraction: That part where nothing is stated.
+
+    Returns:
+        `max_positions`, `rope_theta`, `rotary_fraction` and `rope_scaling`.
+
+    Raises:
+        WeightsError: A scaling is not known, or both spellings state different ones.
     """
-    base = settings.number(theta, 10000.0)
-    part = settings.number(fraction, usual_fraction, most=1.0) if fraction else 1.0
+    stated = settings.integer("max_position_embeddings", max_positions)
+    out: dict[str, Any] = {
+        "max_positions": stated,
+        "rope_theta": settings.number(theta, usual_theta),
+        "rotary_fraction": settings.number(fraction, usual_fraction, most=1.0) if fraction else 1.0,
+        "rope_scaling": None,
+    }
     for key in ("rope_scaling", "rope_parameters"):
         nested = ConfigReader(settings.mapping(key), settings.where(key))
-        for kind in ("rope_type", "type"):
-            nested.only(kind, "default")
+        out["rope_theta"] = nested.number("rope_theta", out["rope_theta"])
         if fraction:
-            part = nested.number("partial_rotary_factor", part, most=1.0)
+            out["rotary_fraction"] = nested.number("partial_rotary_factor", out["rotary_fraction"], most=1.0)
         else:
             nested.only("partial_rotary_factor", 1.0)
-        base = nested.number("rope_theta", base)
+        scaling = _read_scaling(nested, stated)
         nested.finish()
-    return {"rope_theta": base, "rotary_fraction": part}
+        if out["rope_scaling"] not in (None, scaling) and settings.mapping(key):
+            raise WeightsError("rope_scaling and rope_parameters differ.", where=settings.where(key))
+        out["rope_scaling"] = out["rope_scaling"] or scaling
+    if out["rope_scaling"] is not None and out["rope_scaling"].kind == "dynamic":
+        # transformers calls the context before scaling so.
+        out["max_positions"] = out["rope_scaling"].max_positions
+    return out
 
 
-def write_rope(config: ModelConfig) -> dict[str, Any]:
-    """Return the new setting of rotary positions, with the part of a head that is rotated."""
-    return {
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": config.rope_theta,
-            "partial_rotary_factor": config.rotary_fraction,
+def _read_scaling(nested: ConfigReader, max_positions: int) -> RopeScaling | None:
+    """Return the scaling that `rope_scaling` or `rope_parameters` states."""
+    kinds = {kind: kind for kind in ("default", "linear", "dynamic", "yarn", "llama3")}
+    kind = nested.choice("rope_type", nested.choice("type", "default", kinds), kinds)
+    if kind == "default":
+        return None
+    for name in ("factor", "low_freq_factor", "high_freq_factor")[: 3 if kind == "llama3" else 1]:
+        if not nested.states(name):
+            raise WeightsError(f"{name} is not stated; {kind!r} needs it.", where=nested.where(name))
+    values: dict[str, Any] = {"kind": kind, "factor": nested.number("factor", 1.0)}
+    if kind == "dynamic":
+        nested.ignore("original_max_position_embeddings")  # transformers reads max_position_embeddings
+        values["original_max_positions"] = max_positions
+    elif kind != "linear":
+        values["original_max_positions"] = nested.integer("original_max_position_embeddings", max_positions)
+    if kind == "llama3":
+        values |= {name: nested.number(name, 1.0) for name in ("low_freq_factor", "high_freq_factor")}
+    if kind == "yarn":
+        values |= {
+            "beta_fast": nested.number("beta_fast", 32.0),
+            "beta_slow": nested.number("beta_slow", 1.0),
+            "truncate": nested.flag("truncate", True),
         }
+        values["attention_factor"] = _read_attention_factor(nested, values["factor"])
+    return RopeScaling(**values)
+
+
+def _read_attention_factor(nested: ConfigReader, factor: float) -> float:
+    """Return what YaRN multiplies cosines and sines by; 0: the usual."""
+    scales = [nested.number(name, 1.0) for name in ("mscale", "mscale_all_dim") if nested.states(name)]
+    for name in ("mscale", "mscale_all_dim"):  # null: not stated
+        nested.ignore(name)
+    usual = 0.0
+    if len(scales) == 2:  # as DeepSeek's models state them
+        above, below = (0.1 * scale * math.log(factor) + 1 for scale in scales)
+        usual = above / below
+    return nested.number("attention_factor", usual) if usual or nested.states("attention_factor") else 0.0
+
+
+def write_rope(config: ModelConfig, *, theta: str = "rope_theta") -> dict[str, Any]:
+    """Return the settings of rotary positions, old and new; `theta` is the old setting of the base."""
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    out: dict[str, Any] = {
+        "max_position_embeddings": config.max_positions,
+        theta: config.rope_theta,
+        "rope_parameters": values,
     }
+    scaling = config.rope_scaling
+    if scaling is not None:
+        of_scaling: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
+        if scaling.kind == "dynamic":
+            out["max_position_embeddings"] = scaling.original_max_positions
+        elif scaling.kind != "linear":
+            of_scaling["original_max_position_embeddings"] = scaling.original_max_positions
+        for name in ("attention_factor", "beta_fast", "beta_slow", "truncate"):
+            if scaling.kind == "yarn":
+                of_scaling[name] = getattr(scaling, name)
+        for name in ("low_freq_factor", "high_freq_factor"):
+            if scaling.kind == "llama3":
+                of_scaling[name] = getattr(scaling, name)
+        values |= of_scaling
+        out["rope_scaling"] = of_scaling
+    if config.rotary_fraction != 1:
+        values["partial_rotary_factor"] = config.rotary_fraction
+    return out

@@ -16,6 +16,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
 from nbllm.models.gguf.header import Header, TensorInfo
+from nbllm.models.gguf.rope_scaling import read_scaling, scaling_metadata
 
 EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
@@ -111,13 +112,11 @@ _NEUTRAL: dict[str, Any] = {
     "pooling_type": 0,
     "residual_scale": 1.0,
     "rope.scaling.attn_factor": 1.0,
-    "rope.scaling.factor": 1.0,
-    "rope.scaling.type": "none",
     "rope.scaling.yarn_ext_factor": 0.0,
     "use_parallel_residual": False,
 }
-# What describes the file or its making. Without a scaling of the rotary frequencies, the context that they were scaled
-# from says nothing.
+# What describes the file or its making. The context that rotary frequencies were scaled from changes nothing where they
+# are scaled linearly.
 _REMARKS = ("tensor_data_layout", "rope.scaling.original_context_length", "rope.scaling.finetuned")
 
 
@@ -156,7 +155,7 @@ def read_config(header: Header) -> ModelConfig:
     return config
 
 
-def write_config(config: ModelConfig) -> dict[str, int | float]:
+def write_config(config: ModelConfig) -> dict[str, int | float | str]:
     """Return the metadata that states a model's shape, without the architecture's prefix.
 
     Raises:
@@ -175,7 +174,7 @@ def write_config(config: ModelConfig) -> dict[str, int | float]:
                 f"A GGUF of {config.family} means {name}={value!r}; this model has {getattr(config, name)!r}.",
                 hint="Save it as a directory.",
             )
-    values: dict[str, int | float] = {
+    values: dict[str, int | float | str] = {
         "vocab_size": config.vocab_size,
         "context_length": config.max_positions,
         "embedding_length": config.hidden_size,
@@ -191,6 +190,7 @@ def write_config(config: ModelConfig) -> dict[str, int | float]:
             "attention.value_length": config.head_dim,
             "rope.dimension_count": config.head_dim,
             "rope.freq_base": config.rope_theta,
+            **scaling_metadata(config),
         }
     return values
 
@@ -237,6 +237,8 @@ def _num_layers(settings: ConfigReader, header: Header) -> int:
 def _read_gpt2(settings: ConfigReader, header: Header) -> ModelConfig:
     common = _common(settings, header, "gpt2")
     settings.only("attention.head_count_kv", common["num_heads"])
+    settings.only("rope.scaling.type", "none")
+    settings.only("rope.scaling.factor", 1.0)
     return ModelConfig(**common)
 
 
@@ -247,11 +249,13 @@ def _read_rotary(settings: ConfigReader, header: Header) -> dict[str, Any]:
     head_dim = settings.integer("attention.key_length", max(hidden // heads, 1))
     settings.only("attention.value_length", head_dim)
     settings.only("rope.dimension_count", head_dim)
+    theta = settings.number("rope.freq_base", 10000.0)
     return {
         **common,
         "num_kv_heads": settings.integer("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "rope_theta": settings.number("rope.freq_base", 10000.0),
+        "rope_theta": theta,
+        "rope_scaling": read_scaling(settings, header, theta=theta, head_dim=head_dim),
     }
 
 

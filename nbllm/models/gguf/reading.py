@@ -15,6 +15,7 @@ from nbllm.core.progress import progress
 from nbllm.models.gguf.architectures import Source, read_config, tensor_map
 from nbllm.models.gguf.blocks import BLOCKS
 from nbllm.models.gguf.header import Header, TensorInfo
+from nbllm.models.gguf.rope_scaling import FREQUENCIES
 from nbllm.models.network import Network, build_without_weights
 from nbllm.nn.joined import empty_parameters, side_by_side
 
@@ -40,7 +41,7 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Network
         raise UserError(f"dtype is {dtype}.", hint=f"Known: {', '.join(map(str, _DTYPES))}.")
     config = read_config(header)
     sources = tensor_map(config)
-    _check_names(sources, header)
+    _check_names(sources, header, config.positions)
     try:
         model = build_without_weights(config)
     except UserError as error:
@@ -64,7 +65,7 @@ def load_weights(header: Header, *, dtype: torch.dtype | None = None) -> Network
     return model
 
 
-def _check_names(sources: list[Source], header: Header) -> None:
+def _check_names(sources: list[Source], header: Header, positions: str) -> None:
     wanted = {source.name for source in sources}
     for name in sorted(wanted - header.tensors.keys()):
         raise WeightsError(
@@ -72,7 +73,8 @@ def _check_names(sources: list[Source], header: Header) -> None:
             where=header.path,
             hint="It is incomplete, or its metadata are those of another model.",
         )
-    for name in sorted(header.tensors.keys() - wanted):
+    rotary = {FREQUENCIES} if positions == "rotary" else set()  # `read_config` has read it
+    for name in sorted(header.tensors.keys() - wanted - rotary):
         raise WeightsError(
             f"The tensor {name} is surplus.",
             where=header.path,
@@ -88,7 +90,7 @@ def _check_shape(info: TensorInfo, shape: tuple[int, ...], path: Path) -> None:
 
 
 def _stored_dtype(header: Header) -> torch.dtype:
-    found = {BLOCKS[info.type].name for info in header.tensors.values()}
+    found = {BLOCKS[info.type].name for name, info in header.tensors.items() if name != FREQUENCIES}
     return _STORED.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 

@@ -24,6 +24,7 @@ from nbllm.core.errors import UserError
 from nbllm.core.io import atomic_file, expand_user, open_regular
 from nbllm.models.gguf.architectures import tensor_map, write_config
 from nbllm.models.gguf.header import MAGIC
+from nbllm.models.gguf.rope_scaling import scaling_tensors
 from nbllm.models.gguf.sampling import write_sampling
 from nbllm.models.gguf.tokenizer_writing import write_tokenizer
 from nbllm.models.network import Network
@@ -81,9 +82,12 @@ def save_gguf(
         try:
             for key, value in write_config(model.config).items():
                 full = f"{model.config.family}.{key}"
-                writer.add_float32(full, value) if isinstance(value, float) else writer.add_uint32(
-                    full, value
-                )
+                if isinstance(value, str):
+                    writer.add_string(full, value)
+                elif isinstance(value, float):
+                    writer.add_float32(full, value)
+                else:
+                    writer.add_uint32(full, value)
             writer.add_type("model")
             writer.add_file_type(file_type)
             writer.add_quantization_version(GGML_QUANT_VERSION)
@@ -126,6 +130,9 @@ def _write_tensors(writer: GGUFWriter, model: Network, matrix_type: GGMLQuantiza
         size = math.prod(shape) // block * nbytes
         writer.add_tensor_info(source.name, shape, np.dtype(np.float32), size, raw_dtype=kind)
         planned.append((source.name, parts, source.order(shape[0]), kind))
+    for name, tensor in scaling_tensors(model.config).items():
+        writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), tensor.nbytes)
+        planned.append((name, [tensor], None, GGMLQuantizationType.F32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

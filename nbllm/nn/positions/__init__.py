@@ -7,6 +7,7 @@ from nbllm.nn.positions.base import Places, Positions, Shape, check_length
 from nbllm.nn.positions.learned import LearnedPositions
 from nbllm.nn.positions.relative_buckets import RelativeBuckets
 from nbllm.nn.positions.rotary import RotaryPositions, Rotation, rotate
+from nbllm.nn.positions.scaling import RopeScaling
 from nbllm.nn.positions.sinusoidal import SinusoidalPositions
 
 POSITIONS: dict[str, type[Positions]] = {
@@ -30,6 +31,7 @@ __all__ = [
     "Places",
     "Positions",
     "RelativeBuckets",
+    "RopeScaling",
     "RotaryPositions",
     "Rotation",
     "Shape",

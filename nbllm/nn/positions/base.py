@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
 from nbllm.nn.hooks import keep_methods
+from nbllm.nn.positions.scaling import RopeScaling
 
 
 class Places(NamedTuple):
@@ -43,6 +44,7 @@ class Shape:
         theta: Base of the rotary frequencies.
         rotary_dim: Components of a head that are rotated; None: all.
         rotary_interleaved: Whether neighbouring components are rotated together.
+        rope_scaling: How the rotary frequencies are scaled; None: they are not.
         offset: Rows of the learned positions before that of position 0.
         causal: Whether a token sees only those before it.
     """
@@ -54,6 +56,7 @@ class Shape:
     theta: float = 10000.0
     rotary_dim: int | None = None
     rotary_interleaved: bool = False
+    rope_scaling: RopeScaling | None = None
     offset: int = 0
     causal: bool = True
 

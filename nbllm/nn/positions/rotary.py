@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.positions.base import Places, Positions, Shape
+from nbllm.nn.positions.scaling import RopeScaling, frequencies
 
 Rotation = tuple[Float[Tensor, "... position half"], Float[Tensor, "... position half"]]
 
@@ -20,22 +21,30 @@ class RotaryPositions(Positions):
 
     Component i is paired with i + rotary_dim / 2, as in transformers, so that weights need no permutation; or 2i with
     2i + 1 where the layout is interleaved (GPT-J). Components from rotary_dim on stay as they are.
-    Tables of cosines and sines are kept and grow by doubling; positions have no upper bound.
+    Tables of cosines and sines are kept and grow by doubling; positions have no upper bound. Where a scaling depends on
+    the length of the text, each text beyond the original context has angles of its own.
 
     Args:
         head_dim: Width of a head; even.
         theta: Base of the frequencies.
         rotary_dim: How many components are rotated, the first ones; even; None: all.
         interleaved: Whether neighbours are pairs.
+        scaling: How the frequencies are scaled for a longer context; None: they are not.
 
     Source: Su et al. 2021, arXiv:2104.09864, eq. 34.
     """
 
     def __init__(
-        self, head_dim: int, theta: float, *, rotary_dim: int | None = None, interleaved: bool = False
+        self,
+        head_dim: int,
+        theta: float,
+        *,
+        rotary_dim: int | None = None,
+        interleaved: bool = False,
+        scaling: RopeScaling | None = None,
     ) -> None:
         super().__init__()
-        self.head_dim, self.theta = head_dim, theta
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
         self.rotary_dim, self.interleaved = head_dim if rotary_dim is None else rotary_dim, interleaved
         self._table: Rotation | None = None  # no buffer: it is neither state nor ever trained
 
@@ -47,13 +56,16 @@ class RotaryPositions(Positions):
             shape.theta,
             rotary_dim=shape.rotary_dim,
             interleaved=shape.rotary_interleaved,
+            scaling=shape.rope_scaling,
         )
 
     @property
     def label(self) -> str:
         """Its name in tables for people."""
         part = "" if self.rotary_dim == self.head_dim else f" of {self.rotary_dim} components"
-        return f"rotary positions{part}, base {self.theta:g}{', interleaved' if self.interleaved else ''}"
+        pairs = ", interleaved" if self.interleaved else ""
+        scaled = "" if self.scaling is None else f", {self.scaling.label}"
+        return f"rotary positions{part}, base {self.theta:g}{pairs}{scaled}"
 
     def rotate(
         self,
@@ -83,6 +95,11 @@ class RotaryPositions(Positions):
 
     def angles(self, positions: Places, device: torch.device) -> Rotation:
         """Return the cosines and sines at `positions`: (position, rotary_dim / 2), or one such for each sequence."""
+        if self.scaling is not None and self.scaling.depends_on_length(positions.length):
+            ids = positions.on(device)
+            found = self.scaling.frequencies_of_lengths(self.theta, self.rotary_dim, ids.amax(1) + 1)
+            angles = ids[..., None].float() * found[:, None]
+            return angles.cos(), angles.sin()
         cos, sin = self.table(positions.length, device)
         return cos[positions.ids], sin[positions.ids]
 
@@ -97,11 +114,14 @@ class RotaryPositions(Positions):
     def _make_table(self, length: int, device: torch.device) -> Rotation:
         # Outside inference mode: a table made while generating must also serve a later training step.
         with torch.inference_mode(False), torch.no_grad():
-            # In transformers' own order of operations, on the CPU, so that both agree to the last bit.
-            exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32) / self.rotary_dim
-            frequencies = 1.0 / (self.theta**exponents)
-            angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
-            return angles.cos().to(device), angles.sin().to(device)
+            # On the CPU, so that every device has the same.
+            if self.scaling is None:
+                found, factor = frequencies(self.theta, self.rotary_dim), 1.0
+            else:
+                found = self.scaling.frequencies(self.theta, self.rotary_dim)
+                factor = self.scaling.attention_factor
+            angles = torch.arange(length, dtype=torch.float32, device="cpu")[:, None] * found
+            return (angles.cos() * factor).to(device), (angles.sin() * factor).to(device)
 
 
 def rotate(

@@ -24,7 +24,7 @@ from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kernels import decoding
 from nbllm.nn.linear import Linear
 from nbllm.nn.normalization import LayerNorm, RMSNorm
-from nbllm.nn.positions import LearnedPositions, RotaryPositions
+from nbllm.nn.positions import LearnedPositions, RopeScaling, RotaryPositions
 
 from ..conftest import randomized, read, small_config
 
@@ -61,6 +61,12 @@ CHOICES = {  # of the fields that hold a name
 def other_values(config, name):
     """Return valid values of a field that are not the configuration's."""
     value = getattr(config, name)
+    if name == "rope_scaling":
+        return [
+            RopeScaling(kind="linear", factor=3.0),
+            RopeScaling(kind="dynamic", factor=32.0, original_max_positions=2),
+            RopeScaling(kind="yarn", factor=4.0, original_max_positions=16),
+        ]
     if isinstance(value, str):
         return [other for other in CHOICES[name] if other != value]
     if isinstance(value, bool):
