@@ -48,6 +48,7 @@ TECHNIQUES = (
     Technique("2.1", "Feed-forward layer, plain and gated", "nbllm.nn.feed_forward.FeedForward"),
     Technique("2.1", "Absolute (learned) positions", "nbllm.nn.positions.LearnedPositions"),
     Technique("2.1", "Absolute (sinusoidal) positions", "nbllm.nn.positions.SinusoidalPositions"),
+    Technique("2.1", "Two-dimensional positions (GLM)", "nbllm.nn.positions.Learned2DPositions"),
     Technique("2.1", "ALiBi", "nbllm.nn.positions.ALiBiPositions"),
     Technique("2.1", "Relative positions (T5's buckets)", "nbllm.nn.positions.RelativeBuckets"),
     Technique("2.1", "Rotary positions (RoPE)", "nbllm.nn.positions.RotaryPositions"),

@@ -43,8 +43,10 @@ class ModelConfig(PlainConfig):
         intermediate_size: Width inside the feed-forward part; 0: 4 * hidden_size, or when gated 8/3 *
             hidden_size rounded up to a multiple of 64, which costs as many parameters.
         max_positions: The longest context, in tokens.
-        positions: "learned" (a vector a position), "sinusoidal" (waves), "rotary" (queries and keys rotated), "alibi"
-            (scores fall with the distance) or "relative" (a learned scalar for each bucket of distances, as in T5).
+        positions: "learned" (a vector a position), "learned_2d" (one for that in the text and one for that in a blank
+            which the token fills, as in the first GLM), "sinusoidal" (waves), "rotary" (queries and keys rotated),
+            "alibi" (scores fall with the distance) or "relative" (a learned scalar for each bucket of distances, as in
+            T5).
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding (OPT), which in an encoder is the token `position_offset - 1` and is not counted
             (RoBERTa); 0: all tokens are counted.

@@ -73,6 +73,7 @@ class Decoder(CausalNetwork):
         positions: Int[Tensor, "batch position"] | None = None,
         attention_mask: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"] | None = None,
         visible: Bool[Tensor, "#batch 1 position key"] | None = None,
+        span_positions: Int[Tensor, "batch position"] | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the residual stream after the final normalization, which the head reads.
 
@@ -85,9 +86,12 @@ class Decoder(CausalNetwork):
                 cache and then these. None: all are real.
             visible: (batch, 1, position, key), True where a token sees a key; each must see one. None: those before it
                 and itself, padding excepted.
+            span_positions: (batch, position), the place of each token in the blank that it fills, from 1, and 0 where
+                it fills none; for two-dimensional positions. None: none fills a blank.
 
         Raises:
-            UserError: More tokens than a model with learned positions has positions, or than the cache holds.
+            UserError: More tokens than a model with learned positions has positions, or than the cache holds; or
+                `span_positions`, and the model's positions have one dimension.
         """
         past = 0 if cache is None else cache.length
         count = input_ids.shape[1]
@@ -106,8 +110,7 @@ class Decoder(CausalNetwork):
             positions = of_keys[:, past:] if positions is None else positions
         elif not past:
             of_keys = positions
-        length = check_length(self.positions, past + count, positions)
-        where = Places(slice(past, past + count) if positions is None else positions, length)
+        where = self._places(past, count, positions, span_positions)
         x = self.positions.embed(self.embedding(input_ids), where)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
@@ -121,7 +124,7 @@ class Decoder(CausalNetwork):
             mask = near & (causal_mask(count, past + count, device=x.device) if mask is None else mask)
         causal = mask is None
         bias = self.positions.bias(
-            where, Places(slice(0, past + count) if of_keys is None else of_keys, length)
+            where, Places(slice(0, past + count) if of_keys is None else of_keys, where.length)
         )
         if bias is not None:
             bias = bias.to(x)
@@ -146,6 +149,16 @@ class Decoder(CausalNetwork):
         scaling = self.config.rope_scaling
         assert scaling is not None
         return scaling.depends_on_length(cache.length + count) or not cache.holds_all
+
+    def _places(self, past: int, count: int, positions: Tensor | None, spans: Tensor | None) -> Places:
+        """Return where `count` tokens after `past` others stand; refuse what the position scheme cannot number."""
+        length = check_length(self.positions, past + count, positions)
+        if spans is not None and not self.positions.has_spans:
+            raise UserError(
+                f"This model has {self.positions.label}, which have no place for positions in blanks.",
+                hint='Make it with positions="learned_2d".',
+            )
+        return Places(slice(past, past + count) if positions is None else positions, length, spans)
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary from the final hidden state."""

@@ -37,7 +37,7 @@ class PrefixDecoder(Decoder):
         """Return the logits of the next token at each position; arguments as `hidden` takes them."""
         return self.logits(self.hidden(input_ids, **given))
 
-    def hidden(
+    def hidden(  # noqa: PLR0913 (each is one thing, and all but the first are rarely given)
         self,
         input_ids: Ids,
         decoder_input_ids: Int[Tensor, "batch target"] | None = None,
@@ -48,6 +48,7 @@ class PrefixDecoder(Decoder):
         attention_mask: Real | None = None,
         decoder_attention_mask: Bool[Tensor, "batch target"] | Int[Tensor, "batch target"] | None = None,
         visible: Bool[Tensor, "#batch 1 position key"] | None = None,
+        span_positions: Ids | None = None,
     ) -> Float[Tensor, "batch _ hidden"]:
         """Return the residual stream after the final normalization, which the head reads.
 
@@ -65,6 +66,7 @@ class PrefixDecoder(Decoder):
             attention_mask: As in `Decoder.hidden`; with `decoder_input_ids`, of `input_ids`, padded at the end.
             decoder_attention_mask: (batch, target), nonzero at the real ones of `decoder_input_ids`, padded at the end.
             visible: As in `Decoder.hidden`, instead of what follows from `prefix_lengths`.
+            span_positions: As in `Decoder.hidden`.
 
         Raises:
             UserError: As in `Decoder.hidden`.
@@ -75,8 +77,9 @@ class PrefixDecoder(Decoder):
             assert cache is None or not cache.length, "a prefix is read whole"
             visible = prefix_mask(prefix_lengths, input_ids.shape[1], attention_mask)
         return super().hidden(
-            input_ids, cache=cache, positions=positions, attention_mask=attention_mask, visible=visible
-        )
+            input_ids, cache=cache, positions=positions, attention_mask=attention_mask, visible=visible,
+            span_positions=span_positions,
+        )  # fmt: skip
 
     def _hidden_after(
         self,

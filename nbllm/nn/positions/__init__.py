@@ -5,6 +5,7 @@ from __future__ import annotations
 from nbllm.nn.positions.alibi import ALiBiPositions
 from nbllm.nn.positions.base import Places, Positions, Shape, check_length
 from nbllm.nn.positions.learned import LearnedPositions
+from nbllm.nn.positions.learned_2d import Learned2DPositions
 from nbllm.nn.positions.relative_buckets import RelativeBuckets
 from nbllm.nn.positions.rotary import RotaryPositions, Rotation, rotate
 from nbllm.nn.positions.scaling import RopeScaling
@@ -12,6 +13,7 @@ from nbllm.nn.positions.sinusoidal import SinusoidalPositions
 
 POSITIONS: dict[str, type[Positions]] = {
     "learned": LearnedPositions,
+    "learned_2d": Learned2DPositions,
     "sinusoidal": SinusoidalPositions,
     "rotary": RotaryPositions,
     "alibi": ALiBiPositions,
@@ -27,6 +29,7 @@ def make_positions(kind: str, shape: Shape) -> Positions:
 __all__ = [
     "POSITIONS",
     "ALiBiPositions",
+    "Learned2DPositions",
     "LearnedPositions",
     "Places",
     "Positions",

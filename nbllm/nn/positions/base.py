@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,10 +20,13 @@ class Places(NamedTuple):
     Attributes:
         ids: (batch, position), or a slice that holds for the whole batch and needs no gather.
         length: One more than the highest of them.
+        spans: (batch, position), the position of each in the blank that it fills, from 1; 0: it fills none. For a
+            scheme with `has_spans`; None: no token fills one.
     """
 
     ids: Int[Tensor, "batch position"] | slice
     length: int
+    spans: Int[Tensor, "batch position"] | None = None
 
     def on(self, device: torch.device) -> Int[Tensor, "#batch position"]:
         """Return the positions as a tensor: (batch, position), or (1, position) where they hold for all."""
@@ -63,7 +66,13 @@ class Shape:
 
 @keep_methods
 class Positions(nn.Module):
-    """A position scheme: how positions enter a model. Each hook changes nothing unless overridden."""
+    """A position scheme: how positions enter a model. Each hook changes nothing unless overridden.
+
+    Attributes:
+        has_spans: Whether a token has a second position, in the blank that it fills (`Places.spans`).
+    """
+
+    has_spans: ClassVar[bool] = False
 
     @classmethod
     def make(cls, shape: Shape) -> Positions:
