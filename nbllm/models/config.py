@@ -66,7 +66,7 @@ class ModelConfig(PlainConfig):
         attention_scale: What the scores of attention are multiplied by before the softmax; 0: 1 / sqrt(head_dim).
         sliding_window: How many keys a token sees, itself included; 0: all before it.
         tie_embeddings: Whether the head is the transposed embedding.
-        head_bias: Whether the head has a bias; only where it is not tied.
+        head_bias: Whether the head has a bias; where it is tied, only in an encoder-decoder (BART).
         rope_theta: Base of the rotary frequencies.
         rotary_fraction: Part of a head's components that rotary positions rotate, the first ones.
         rotary_interleaved: Whether they rotate neighbouring components together (GPT-J), instead of each of the first
@@ -179,7 +179,7 @@ class ModelConfig(PlainConfig):
             raise UserError('A parallel block has norm_placement="pre".', where="ModelConfig")
         if self.shared_norm and not self.parallel_block:
             raise UserError("shared_norm is for a parallel block.", where="ModelConfig")
-        if self.head_bias and self.tie_embeddings:
+        if self.head_bias and self.tie_embeddings and self.network != "encoder_decoder":
             raise UserError("head_bias is for a head that is not tied.", where="ModelConfig")
 
     def _check_rotary(self) -> None:

@@ -21,8 +21,10 @@ from nbllm.nn.masks import padded_causal_mask, padding_mask
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, check_length, make_positions
 
+SourceIds = Int[Tensor, "batch source"]
+SourceMask = Bool[Tensor, "batch source"] | Int[Tensor, "batch source"]
 Ids = Int[Tensor, "batch position"]
-Real = Bool[Tensor, "batch position"] | Int[Tensor, "batch position"]
+Mask = Bool[Tensor, "batch key"] | Int[Tensor, "batch key"]
 
 
 @keep_methods
@@ -53,7 +55,7 @@ class Stack(nn.Module):
         self,
         x: Float[Tensor, "batch position hidden"],
         *,
-        attention_mask: Real | None,
+        attention_mask: Mask | None,
         backend: str,
         source: Source | None = None,
         cache: CrossAttentionCache | None = None,
@@ -109,6 +111,9 @@ class Stack(nn.Module):
 class EncoderDecoder(Network):
     """A sequence-to-sequence transformer, as T5 and BART are; arguments as `Network` takes them.
 
+    Attributes:
+        head_bias: (vocabulary,), what is added to the logits; None: nothing.
+
     Source: Vaswani et al. 2017, arXiv:1706.03762; Raffel et al. 2020, arXiv:1910.10683 (T5); Lewis et al. 2020,
         arXiv:1910.13461 (BART).
     """
@@ -128,18 +133,17 @@ class EncoderDecoder(Network):
         self.encoder = Stack(config, is_decoder=False)
         self.decoder = Stack(config, is_decoder=True)
         self.head = (
-            None
-            if config.tie_embeddings
-            else nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+            None if config.tie_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )
+        self.head_bias = nn.Parameter(torch.empty(config.vocab_size)) if config.head_bias else None
 
     def forward(
         self,
-        input_ids: Ids,
+        input_ids: SourceIds,
         decoder_input_ids: Ids,
         *,
-        attention_mask: Real | None = None,
-        decoder_attention_mask: Real | None = None,
+        attention_mask: SourceMask | None = None,
+        decoder_attention_mask: Mask | None = None,
         cache: CrossAttentionCache | None = None,
     ) -> Float[Tensor, "batch position vocabulary"]:
         """Return the logits of the next token at each position of the decoder; arguments as `hidden` takes them."""
@@ -154,11 +158,11 @@ class EncoderDecoder(Network):
 
     def hidden(
         self,
-        input_ids: Ids,
+        input_ids: SourceIds,
         decoder_input_ids: Ids,
         *,
-        attention_mask: Real | None = None,
-        decoder_attention_mask: Real | None = None,
+        attention_mask: SourceMask | None = None,
+        decoder_attention_mask: Mask | None = None,
         cache: CrossAttentionCache | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the decoder's last hidden states as the head reads them.
@@ -193,8 +197,8 @@ class EncoderDecoder(Network):
         return x * self.config.hidden_size**-0.5 if self.config.scale_head else x
 
     def encode(
-        self, input_ids: Ids, *, attention_mask: Real | None = None
-    ) -> Float[Tensor, "batch position hidden"]:
+        self, input_ids: SourceIds, *, attention_mask: SourceMask | None = None
+    ) -> Float[Tensor, "batch source hidden"]:
         """Return the encoder's last hidden states; arguments as `hidden` takes them."""
         out: Tensor = self.encoder(
             self._embed(input_ids), attention_mask=attention_mask, backend=self.attention_backend
@@ -211,15 +215,10 @@ class EncoderDecoder(Network):
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
-    def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
-        """What is added to the logits, (vocabulary,); None: nothing."""
-        return None if self.head is None else self.head.bias
-
-    @property
     def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
         """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
         layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
-        biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
+        biases: list[tuple[nn.Module, str]] = [] if self.head_bias is None else [(self, "head_bias")]
         return [(layer, "weight") for layer in layers] + biases
 
     def make_cache(self, batch: int, max_length: int) -> CrossAttentionCache:
@@ -242,7 +241,11 @@ class EncoderDecoder(Network):
         rows = describe_parts([("embedding", "token embedding", [self.embedding])], 1)
         for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
             rows += describe_parts(_parts_of(config, name, stack), len(stack.blocks))
-        return rows + describe_parts([("head", tied, [self.head])], 1)
+        rows += describe_parts([("head", tied, [self.head])], 1)
+        if self.head_bias is not None:
+            bias = nn.ParameterList([self.head_bias])
+            rows += describe_parts([("head_bias", "added to the logits", [bias])], 1)
+        return rows
 
     def _embed(self, input_ids: Ids) -> Float[Tensor, "batch position hidden"]:
         x: Tensor = self.embedding(input_ids)

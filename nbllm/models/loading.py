@@ -127,7 +127,7 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     family = FAMILIES[name]
     if family.optional:
         with TensorFiles(expand_user(directory), family) as files:
-            has: dict[str, Any] = {setting: tensor in files for setting, tensor in family.optional.items()}
+            has: dict[str, Any] = {name: find(config, files) for name, find in family.optional.items()}
         config = dataclasses.replace(config, **has)
     return family, config
 
@@ -226,6 +226,8 @@ def _check_names(files: TensorFiles, rules: list[WeightRule], family: Family, co
         if others:
             text = f"Left out, for nbllm has no such head: {', '.join(sorted(others))} in {files.main}"
             warnings.warn(text, stacklevel=5)
+    if family.unless_zero in files.names - wanted and files.is_zero(family.unless_zero):
+        allowed.add(family.unless_zero)
     missing = sorted(wanted - files.names)
     if missing:
         hint = "The file is incomplete, or config.json belongs to another model."
@@ -251,8 +253,8 @@ def _read_parameters(
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield the parameters that one of the family's tensors holds; several are slices of one storage."""
     rows = [shapes[name][0] for name in rule.targets]
-    expected = (sum(rows), *shapes[rule.targets[0]][1:])
-    stored = files.read(rule.source, expected[::-1] if rule.transposed else expected).to(dtype)
+    expected = rule.shape(sum(rows), shapes[rule.targets[0]][1:])
+    stored = files.read(rule.source, expected).to(dtype)
     for name, part in zip(rule.targets, rule.split(stored, rows), strict=True):
         yield name, torch.nn.Parameter(part)
 

@@ -107,6 +107,8 @@ class Network(nn.Module):
                 continue
             into_stream = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             std = self.config.initializer_range * (residual if into_stream else 1.0)
+            if self.config.scale_head and name == "embedding.weight":
+                std *= math.sqrt(self.config.hidden_size)  # that logits are as large as with another head
             # Drawn on the CPU in float32, so that every device and precision begins from the same weights.
             drawn = torch.empty(weight.shape, device="cpu", dtype=torch.float32)
             weight.copy_(drawn.normal_(0.0, std, generator=generator(seed, "weights", name)))

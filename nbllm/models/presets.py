@@ -7,6 +7,7 @@ from typing import Any
 from nbllm.core.errors import UserError, nearest
 from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
+from nbllm.models.families.bart import BART
 from nbllm.models.families.bert import POST_NORM_ENCODER
 from nbllm.models.families.t5 import ENCODER_DECODER
 
@@ -134,6 +135,12 @@ _ROBERTA: dict[str, Any] = {**_BERT, "family": "roberta", "vocab_size": 50265, "
     "position_offset": 2}  # fmt: skip
 _ALBERT: dict[str, Any] = {**_BERT, "family": "albert", "vocab_size": 30000, "activation": "gelu_tanh",
     "embedding_size": 128, "num_layer_groups": 1}  # fmt: skip
+_BART: dict[str, Any] = {
+    **BART,
+    "family": "bart",
+    "vocab_size": 50265,
+    "activation": "gelu",
+}
 _T5: dict[str, Any] = {
     **ENCODER_DECODER,
     "family": "t5",
@@ -244,6 +251,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "albert": {**_ALBERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "albert-large": {**_ALBERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
+    "bart": {**_BART, "hidden_size": 768, "num_layers": 6, "num_heads": 12},
+    "bart-large": {**_BART, "hidden_size": 1024, "num_layers": 12, "num_heads": 16},
     "t5": {**_T5, "hidden_size": 512, "num_layers": 6, "num_heads": 8},
     "t5-base": {**_T5, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "t5-large": {**_T5, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
@@ -275,7 +284,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRESETS |= {
     "bloom-560m": PRESETS["bloom"], "opt-125m": PRESETS["opt"], "pythia-70m": PRESETS["gpt_neox"],
     "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
-    "qwen3-0.6b": PRESETS["qwen3"], "t5-small": PRESETS["t5"],
+    "qwen3-0.6b": PRESETS["qwen3"], "bart-base": PRESETS["bart"], "t5-small": PRESETS["t5"],
 }  # fmt: skip
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")

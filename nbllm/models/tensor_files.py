@@ -106,6 +106,11 @@ class TensorFiles:
             )
         return tensor
 
+    def is_zero(self, name: str) -> bool:
+        """Return whether all elements of a tensor are zero; errors as `read`."""
+        path, stored_name = self._stored[name]
+        return not bool(self.read(name, self._open(path).entries[stored_name].shape).any())
+
     def _dtype(self, name: str) -> torch.dtype:
         path, stored_name = self._stored[name]
         stored = self._open(path).entries[stored_name].dtype

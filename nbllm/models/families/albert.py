@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import ACTIVATIONS, Family, WeightRule
+from nbllm.models.families.base import ACTIVATIONS, Family, WeightRule, holds
 from nbllm.models.families.bert import (
     POST_NORM_ENCODER,
     has_types,
@@ -105,7 +105,7 @@ FAMILIES.register("albert")(
         base_prefix="albert.",
         head="predictions.decoder.weight",
         of_head=re.compile(r"predictions\..*"),
-        optional={"mask_head": "predictions.bias", "pooler": "albert.pooler.weight"},
+        optional={"mask_head": holds("predictions.bias"), "pooler": holds("albert.pooler.weight")},
         other_heads=re.compile(r"sop_classifier\..*"),
         fixed={**POST_NORM_ENCODER, "position_offset": 0},
         read=read,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,22 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@runtime_checkable
+class Tensors(Protocol):
+    """The tensors of a model's files."""
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a tensor of this full name."""
+
+    def is_zero(self, name: str) -> bool:
+        """Return whether all elements of a tensor are zero."""
+
+
+def holds(tensor: str) -> Callable[[ModelConfig, Tensors], bool]:
+    """Return the function that says whether the weights hold a tensor, for `Family.optional`."""
+    return lambda config, tensors: tensor in tensors
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightRule:
     """Which parameters of ours one of a family's tensors holds.
@@ -33,6 +49,7 @@ class WeightRule:
         source: The family's tensor.
         targets: Our parameters; where there are several, its rows are theirs, in order.
         transposed: Whether the family stores (in, out) where we have (out, in).
+        is_row: Whether the family stores a vector as a matrix of one row.
         heads: How many equal groups the rows come in, each with a part of every target's rows in order, as a fused
             projection has them that is laid out head by head (BLOOM, GPT-NeoX).
     """
@@ -40,7 +57,13 @@ class WeightRule:
     source: str
     targets: tuple[str, ...]
     transposed: bool = False
+    is_row: bool = False
     heads: int = 1
+
+    def shape(self, rows: int, others: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the family's tensor for so many rows in all and the parameters' other dimensions."""
+        shape = (rows, *others)
+        return shape[::-1] if self.transposed else (1, *shape) if self.is_row else shape
 
     def split(self, tensor: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
         """Return the parameters that the family's tensor holds, slices of one storage.
@@ -49,7 +72,7 @@ class WeightRule:
             tensor: The family's.
             rows: Rows of each target.
         """
-        whole = tensor.t() if self.transposed else tensor
+        whole = tensor.t() if self.transposed else tensor[0] if self.is_row else tensor
         if self.heads > 1:
             groups = whole.unflatten(0, (self.heads, -1)).split(
                 [count // self.heads for count in rows], dim=1
@@ -64,7 +87,7 @@ class WeightRule:
         if self.heads > 1:
             groups = [parameter.unflatten(0, (self.heads, -1)) for parameter in parameters]
             whole = torch.cat(groups, dim=1).flatten(0, 1)
-        return (whole.t() if self.transposed else whole).contiguous()
+        return (whole.t() if self.transposed else whole[None] if self.is_row else whole).contiguous()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +101,9 @@ class Family:
         base_prefix: What the class puts before the names of all weights but the head's.
         head: The head's matrix.
         of_head: A pattern of the names of the head's weights.
-        optional: Settings of `ModelConfig` that a configuration file does not state, each with the tensor whose
-            presence does.
+        optional: Settings of `ModelConfig` that a configuration file does not state, each with the function that
+            reads it off the weights.
+        unless_zero: A tensor that is left out where it is zero.
         other_heads: A pattern of tensors of heads for other tasks, which are left out with a warning.
         fixed: Settings of `ModelConfig` that this family cannot vary.
         varied: Those of `USUAL` that it can vary.
@@ -96,7 +120,8 @@ class Family:
     base_prefix: str
     head: str = HEAD
     of_head: re.Pattern[str] = re.compile(re.escape(HEAD))
-    optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    optional: Mapping[str, Callable[[ModelConfig, Tensors], bool]] = dataclasses.field(default_factory=dict)
+    unless_zero: str = ""
     other_heads: re.Pattern[str] | None = None
     fixed: Mapping[str, Any]
     varied: frozenset[str] = frozenset()

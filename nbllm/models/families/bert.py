@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule
+from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule, holds
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
 from nbllm.models.families.shared import plain_heads, rules_of
@@ -147,7 +147,7 @@ FAMILIES.register("bert")(
         base_prefix="bert.",
         head="cls.predictions.decoder.weight",
         of_head=re.compile(r"cls\.predictions\..*"),
-        optional={"mask_head": "cls.predictions.bias", "pooler": "bert.pooler.dense.weight"},
+        optional={"mask_head": holds("cls.predictions.bias"), "pooler": holds("bert.pooler.dense.weight")},
         other_heads=re.compile(r"cls\.seq_relationship\..*"),
         fixed={**POST_NORM_ENCODER, "position_offset": 0, "embedding_size": 0},
         read=read,

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule
+from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, Family, WeightRule, holds
 from nbllm.models.families.bert import POST_NORM_ENCODER, own_layers, rules_of_head
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
@@ -86,7 +86,7 @@ FAMILIES.register("distilbert")(
         base_prefix="distilbert.",
         head="vocab_projector.weight",
         of_head=re.compile(r"vocab_.*"),
-        optional={"mask_head": "vocab_projector.bias"},
+        optional={"mask_head": holds("vocab_projector.bias")},
         fixed={
             **POST_NORM_ENCODER, "norm_eps": _NORM_EPS, "token_types": 0, "pooler": False, "position_offset": 0,
             "embedding_size": 0,

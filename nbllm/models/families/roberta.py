@@ -7,7 +7,7 @@ from typing import Any
 
 from nbllm.core.errors import WeightsError
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import Family, WeightRule
+from nbllm.models.families.base import Family, WeightRule, holds
 from nbllm.models.families.bert import (
     POST_NORM_ENCODER,
     has_types,
@@ -65,7 +65,7 @@ FAMILIES.register("roberta")(
         base_prefix="roberta.",
         head="lm_head.decoder.weight",
         of_head=re.compile(r"lm_head\..*"),
-        optional={"mask_head": "lm_head.bias", "pooler": "roberta.pooler.dense.weight"},
+        optional={"mask_head": holds("lm_head.bias"), "pooler": holds("roberta.pooler.dense.weight")},
         fixed={**POST_NORM_ENCODER, "activation": "gelu", "embedding_size": 0},
         varied=frozenset({"position_offset"}),
         read=read,

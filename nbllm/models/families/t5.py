@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
+from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, Tensors, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
 from nbllm.models.families.shared import rules_of
@@ -57,6 +57,7 @@ def read(settings: ConfigReader) -> ModelConfig:
         activation=activation,
         gated=gated,
         tie_embeddings=tied,
+        initializer_range=settings.number("initializer_range", 0.02),  # ours: T5Config has none
         scale_head=settings.flag("scale_decoder_outputs", tied),
     )
 
@@ -81,6 +82,8 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "feed_forward_proj": f"gated-{name}" if config.gated else name,
         "tie_word_embeddings": config.tie_embeddings,
+        "scale_decoder_outputs": config.scale_head,
+        "initializer_range": config.initializer_range,
         "dropout_rate": 0.0,
     }
 
@@ -111,9 +114,12 @@ def rules(config: ModelConfig) -> list[WeightRule]:
     return out
 
 
-def _version(config: ModelConfig) -> str | None:
-    if config.scale_head != config.tie_embeddings:
-        return "Its head is scaled where it is the embedding, and only there: scale_head goes with tie_embeddings."
+def _is_tied(config: ModelConfig, tensors: Tensors) -> bool:
+    """Return whether the head is the embedding: transformers 5 says so of v1.1 even where the file holds a head."""
+    return config.tie_embeddings and (config.scale_head or HEAD not in tensors)
+
+
+def _gelu(config: ModelConfig) -> str | None:
     if config.gated and config.activation == "gelu":
         return 'A gated GELU is the tanh form in this family: activation="gelu_tanh".'
     return None
@@ -124,6 +130,7 @@ FAMILIES.register("t5")(
         name="t5",
         architecture="T5ForConditionalGeneration",
         base_prefix="",
+        optional={"tie_embeddings": _is_tied},
         fixed=ENCODER_DECODER,
         varied=frozenset({"num_decoder_layers", "attention_scale", "scale_head"}),
         read=read,
@@ -133,6 +140,6 @@ FAMILIES.register("t5")(
             r"(encoder|decoder)\.embed_tokens\.weight"
             r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
         ),
-        requirements=(_version,),
+        requirements=(_gelu,),
     )
 )
