@@ -14,6 +14,7 @@ from .reproduction import reproduction_section as reproduction_section
 from .requests import DocumentLikelihood as DocumentLikelihood, Generate as Generate, Likelihood as Likelihood
 from .run_sections import run_details as run_details, run_sections as run_sections
 from .runner import evaluate as evaluate
+from .several import compare_reports as compare_reports
 from .statistics import (
     Difference as Difference,
     Estimate as Estimate,

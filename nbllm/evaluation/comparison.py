@@ -27,7 +27,7 @@ def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
             f"against must be a report, not {type(before).__name__}.",
             hint="Give what nb.evaluate returned, or nb.Report.load(path) of its .json.",
         )
-    earlier = set(_rows(before))
+    earlier = set(rows_by_subject(before))
     if not earlier:
         raise UserError("The report given as against holds nothing that was measured example by example.")
     if earlier == set(subjects):
@@ -71,21 +71,21 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
         after: The later one, of the same subjects.
         config: Confidence, resamples and seed of the intervals.
     """
-    earlier, later = _rows(before), _rows(after)
-    had = {_key(each) for each in before.measurements() if each.metric}
+    earlier, later = rows_by_subject(before), rows_by_subject(after)
+    had = {figure_key(each) for each in before.measurements() if each.metric}
     changes: list[Change] = []
     notes = [f"Before: {before.title}, measured {iso_minute(before.created)}."]
     told: set[Subject] = set()
     for now in after.measurements():
-        metric = _metric(now)
+        metric = metric_of(now)
         if metric is None or now.subject is None or not metric.of_model:
             continue
-        if now.subject not in earlier or _key(now) not in had:
+        if now.subject not in earlier or figure_key(now) not in had:
             notes.append(f"The earlier report lacks {now.name}.")
             continue
         old, new = earlier[now.subject], later[now.subject]
         num_rows = min(len(old), len(new))
-        columns = [_first(rows, num_rows) for rows in (old, new)]
+        columns = [first_rows(rows, num_rows) for rows in (old, new)]
         if any((columns[0][name] != columns[1][name]).any() for name in metric.comparable_by):
             agree = " and ".join(name.removeprefix("num_") for name in metric.comparable_by)
             notes.append(f"{_sentence_case(now.name)} is left out: the models count by different {agree}.")
@@ -116,19 +116,22 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
     )
 
 
-def _rows(report: Report) -> dict[Subject, Rows]:
+def rows_by_subject(report: Report) -> dict[Subject, Rows]:
+    """Return the rows of everything that a report measured example by example."""
     return {section.subject: section for section in report.sections if isinstance(section, Rows)}
 
 
-def _first(rows: Rows, count: int) -> Columns:
+def first_rows(rows: Rows, count: int) -> Columns:
+    """Return the columns of the first rows, as metrics read them."""
     return to_arrays({name: values[:count] for name, values in rows.columns.items()})
 
 
-def _key(measured: Measurement) -> tuple[object, ...]:
+def figure_key(measured: Measurement) -> tuple[object, ...]:
+    """Return what a figure has in common with the same figure of another model."""
     return measured.subject, measured.metric, measured.settings
 
 
-def _metric(measured: Measurement) -> Metric | None:
+def metric_of(measured: Measurement) -> Metric | None:
     """Return the metric that computed a figure; `None` for a figure that none did."""
     return METRICS[measured.metric].from_dict(dict(measured.settings)) if measured.metric else None
 

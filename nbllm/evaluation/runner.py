@@ -21,6 +21,7 @@ from nbllm.evaluation.examples import check_names, load_examples, sources
 from nbllm.evaluation.measuring import Measured, measure
 from nbllm.evaluation.reproduction import reproduction_section
 from nbllm.evaluation.run_sections import run_details, run_sections, training_metrics
+from nbllm.evaluation.several import compare_reports
 from nbllm.evaluation.tasks.base import Task
 from nbllm.evaluation.tasks.catalogue import TASKS
 
@@ -42,7 +43,7 @@ _IN_SUMMARY = 3  # figures of a task
     EvaluationConfig,
 )
 def evaluate(
-    lm: LM | Run | str | Path,
+    lm: LM | Run | str | Path | Mapping[str, LM | Run | str | Path],
     tasks: str | Task | Sequence[str | Task] = ("perplexity",),
     *,
     data: Any = None,
@@ -56,6 +57,7 @@ def evaluate(
 
     Args:
         lm: The model; or a run, its name in `runs/` or its folder: the weights of its newest checkpoint are measured.
+            Several by name, `{"small": a, "large": b}`, are measured on the same examples and compared in one report.
         tasks: Names of tasks, "perplexity", or tasks of one's own.
         data: What the tasks measure. For "perplexity" held-out documents: a data set with a `text` column, a
             `DatasetDict` (its held-out split), a token store, or a list of texts. Several by name, each measured on
@@ -82,6 +84,13 @@ def evaluate(
         DataError: There is nothing to measure.
     """
     config, chosen = _configure(tasks, settings)
+    if isinstance(lm, Mapping):
+        _refuse_with_several(run=run, against=against)
+        reports = {
+            name: evaluate(each, chosen, data=data, progress=progress, **config.to_dict())
+            for name, each in lm.items()
+        }
+        return compare_reports(reports, config, title=title)
     lm, run, step = _subject(lm, run)
     jobs = [
         (task, load_examples(task, source, config.limit)) for task, source in sources(lm, chosen, data, run)
@@ -102,6 +111,15 @@ def evaluate(
     if run is not None:
         report.add(*run_details(run))
     return report.add(reproduction_section(jobs, config, run))
+
+
+def _refuse_with_several(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(
+                f"{name} belongs to one model, and several are to be measured.",
+                hint='Give models or runs by name: nb.evaluate({"small": run, "large": other}).',
+            )
 
 
 def _subject(lm: LM | Run | str | Path, run: Run | str | Path | None) -> tuple[LM, Run | None, int | None]:

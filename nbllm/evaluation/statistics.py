@@ -51,11 +51,13 @@ class Difference(Estimate):
         before: The figure of the first measurement.
         after: The figure of the second.
         error: Standard error of the difference; not a number without an interval.
+        p_value: Of the paired bootstrap test (`bootstrap_p_value`); not a number without an interval.
     """
 
     before: float = math.nan
     after: float = math.nan
     error: float = math.nan
+    p_value: float = math.nan
 
 
 def estimate(
@@ -84,7 +86,15 @@ def estimate(
     outcomes = metric.outcomes(columns)
     if outcomes is not None:
         return Estimate(value, _proportion_interval(outcomes, config.confidence, clusters), WILSON)
-    found = _bootstrapped(metric, columns, lambda counts: metric.resample(columns, counts), config, clusters)
+    generator = np.random.default_rng(derive(config.seed, "bootstrap"))
+    found = _bootstrapped(
+        metric,
+        columns,
+        lambda counts: metric.resample(columns, counts),
+        config.resamples,
+        generator,
+        clusters,
+    )
     return Estimate(value, percentiles(found, config.confidence))
 
 
@@ -110,16 +120,73 @@ def difference(
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3; Koehn 2004, "Statistical
     Significance Tests for Machine Translation Evaluation" (paired resampling).
     """
+    one, two = metric.compute(before), metric.compute(after)
+    if not metric.resampled:
+        return Difference(two - one, None, before=one, after=two)
+    generator = np.random.default_rng(derive(config.seed, "bootstrap"))
+    found = paired_resamples(metric, before, after, config.resamples, generator, clusters)
+    if len(found) < 2:
+        return Difference(two - one, None, before=one, after=two)
+    return Difference(
+        two - one,
+        percentiles(found, config.confidence),
+        before=one,
+        after=two,
+        error=float(found.std(ddof=1)),
+        p_value=bootstrap_p_value(found, two - one),
+    )
+
+
+def paired_resamples(
+    metric: Metric,
+    before: Columns,
+    after: Columns,
+    resamples: int,
+    generator: np.random.Generator,
+    clusters: NDArray[Any] | None = None,
+) -> Array:
+    """Return the difference, after minus before, of each of many resamples that draw the same rows for both.
+
+    Of rows without clusters or strata these are the resamples of sacrebleu's paired bootstrap, for the same generator.
+
+    Args:
+        metric: Computes the figure.
+        before: Columns, each (row).
+        after: The same of the second measurement.
+        resamples: How many.
+        generator: Draws the rows.
+        clusters: As for `estimate`.
+    """
 
     def change(counts: Array) -> Array:
         return metric.resample(after, counts) - metric.resample(before, counts)
 
-    one, two = metric.compute(before), metric.compute(after)
-    if not metric.resampled:
-        return Difference(two - one, None, before=one, after=two)
-    found = _bootstrapped(metric, before, change, config, clusters)
-    error = float(found.std(ddof=1)) if len(found) > 1 else math.nan
-    return Difference(two - one, percentiles(found, config.confidence), before=one, after=two, error=error)
+    return _bootstrapped(metric, before, change, resamples, generator, clusters)
+
+
+def bootstrap_p_value(differences: Array, difference: float) -> float:
+    """Return how probable a difference at least as large is where there is none, by the paired bootstrap.
+
+    Args:
+        differences: Of the resamples: (resample).
+        difference: Of all rows.
+
+    Source: Koehn 2004, section 4; Riezler and Maxwell 2005, "On Some Pitfalls in Automatic Evaluation and Significance
+    Testing for MT" (the shift); computed as `sacrebleu.significance` does.
+    """
+    sizes = np.abs(differences)
+    return p_value(sizes - sizes.mean(), abs(difference))
+
+
+def p_value(statistics: Array, observed: float) -> float:
+    """Return the share of statistics at least as large as the observed one, which is counted among them.
+
+    `sacrebleu.significance` counts only larger ones. That is the same for figures that vary finely; for a share of few
+    answers, where many exchanges give just the observed difference, it would find differences that are not there, and
+    identical models would differ.
+    """
+    least = observed - 1e-12 * max(1.0, observed)  # sums in another order may differ in the last bits
+    return (int((statistics >= least).sum()) + 1) / (len(statistics) + 1)
 
 
 def recorded(metric: Metric, found: Estimate, config: EvaluationConfig) -> dict[str, Any]:
@@ -159,7 +226,8 @@ def _bootstrapped(
     metric: Metric,
     columns: Columns,
     figures: Callable[[Array], Array],
-    config: EvaluationConfig,
+    resamples: int,
+    generator: np.random.Generator,
     clusters: NDArray[Any] | None,
 ) -> Array:
     """Return the figures of resamples, (resample), those left out that are not a number.
@@ -168,32 +236,38 @@ def _bootstrapped(
         metric: Says whether rows are drawn within strata.
         columns: By name, each (row).
         figures: Computes the figures of how often each row is drawn: (resample, row).
-        config: Resamples and seed.
+        resamples: How many.
+        generator: Draws the rows.
         clusters: (row), or `None`.
     """
     num_rows = len(next(iter(columns.values())))
+    units = None if clusters is None or metric.strata else numbered(clusters)
     if metric.strata:
-        units, strata = np.arange(num_rows), numbered(columns[metric.strata])
+        strata = numbered(columns[metric.strata])
     else:
-        units = np.arange(num_rows) if clusters is None else numbered(clusters)
-        strata = np.zeros(int(units.max(initial=-1)) + 1, np.intp)
+        strata = np.zeros(num_rows if units is None else int(units.max(initial=-1)) + 1, np.intp)
     if len(strata) < 2:
         return np.empty(0)
-    found: Array = np.concatenate([figures(counts[:, units]) for counts in _draws(strata, num_rows, config)])
+    draws = _draws(strata, num_rows, resamples, generator)
+    found: Array = np.concatenate(
+        [figures(counts if units is None else counts[:, units]) for counts in draws]
+    )
     return found[~np.isnan(found)]
 
 
-def _draws(strata: NDArray[np.intp], num_rows: int, config: EvaluationConfig) -> Iterator[Array]:
+def _draws(
+    strata: NDArray[np.intp], num_rows: int, resamples: int, generator: np.random.Generator
+) -> Iterator[Array]:
     """Yield how often each unit is drawn within its stratum, (resample, unit), in parts that memory holds."""
-    generator = np.random.default_rng(derive(config.seed, "bootstrap"))
     groups = [np.flatnonzero(strata == number) for number in range(int(strata.max()) + 1)]
-    left = config.resamples
+    left = resamples
     while left:
         now = min(left, max(1, _COUNTS_AT_ONCE // num_rows))
         counts = np.empty((now, len(strata)))
         for group in groups:
-            counts[:, group] = generator.multinomial(
-                len(group), np.full(len(group), 1 / len(group)), size=now
-            )
+            drawn = generator.choice(len(group), size=(now, len(group)))
+            drawn += len(group) * np.arange(now)[:, None]
+            times = np.bincount(drawn.ravel(), minlength=now * len(group))
+            counts[:, group] = times.reshape(now, len(group))
         yield counts
         left -= now

@@ -13,6 +13,8 @@ from nbllm.core.report import (
     Change,
     Changes,
     Chart,
+    Comparison,
+    Comparisons,
     KeyValues,
     Measurement,
     Measurements,
@@ -52,6 +54,18 @@ def full(text="words"):
                 Change(name="b", before=12, after=14.5)
             ),
         ),
+        Comparisons(
+            title="Compared", note=text, caption=text,
+            comparisons=(
+                Comparison(
+                    name=text, models=(text, "b"), values=(0.5, 0.75), interval=(0.1, 0.4), num_rows=40,
+                    subject=subject, better="higher", p_values={"mcnemar": 0.0001, "bootstrap": 0.02}, test="mcnemar",
+                    p_corrected=0.0002, effect=0.4, needed=1200, alone=(3, 13), flips=(0, 5),
+                ),
+                Comparison(name="plain", models=("b", "c"), values=(1, 2), num_rows=4),
+            ),
+        ),
+        Table(header=(text,), rows=((text,),), folded=text),
         Rows(
             title="Rows", subject=subject, num_examples=4, unit=text, cluster=text, shown=2,
             columns={text: (text, 500 * text, "c"), "value": (1.5, None, 3), "answers": ((text, "b"), (), ("c",))},
@@ -161,7 +175,7 @@ def tables(markdown):
 @pytest.mark.parametrize("text", ["words", HOSTILE, "日本 é"])
 def test_markdown_tables_align_in_the_source(text):
     found = tables(str(full(text)))
-    assert len(found) == 7
+    assert len(found) == 10
     for lines in found:
         columns = [
             [i for i, sign in enumerate(spread(line)) if sign == "|" and spread(line)[i - 1] != "\\"]
@@ -187,7 +201,7 @@ def test_hostile_text_is_no_markup_in_markdown():
     assert "<" not in outside and "\u202e" not in markdown and "\x1b" not in markdown
     assert not re.search(r"(?<!\\)\]\(", outside)
     headings = [line for line in outside.splitlines() if line.startswith("#")]
-    assert len(headings) == 1 + 8  # the title and the sections' titles: no text became one
+    assert len(headings) == 1 + 9  # the title and the sections' titles: no text became one
     assert "1\\. " in outside and "\n\\# " in outside
 
 
@@ -220,8 +234,8 @@ def test_what_changed_ends_at_the_same_decimal_in_every_format():
 def test_reports_are_added():
     first, second = full(), Report("other").add(Text(text="more"))
     both = first + second
-    assert both.title == "words" and len(both.sections) == 10
-    assert len(first.sections) == 9 and len(second.sections) == 1
+    assert both.title == "words" and len(both.sections) == 12
+    assert len(first.sections) == 11 and len(second.sections) == 1
 
 
 @pytest.mark.parametrize("name", ["report.docx", "report", "report.json.gz"])
@@ -322,7 +336,7 @@ def test_loading_the_html_says_where_to_read_from(tmp_path):
 
 
 def test_repr_is_one_line():
-    assert repr(full()) == "Report('words', 9 sections, 3 figures)"
+    assert repr(full()) == "Report('words', 11 sections, 3 figures)"
 
 
 ODD = [None, True, -1, 0, 1.5, 1e308, 10**400, float("nan"), "", HOSTILE, "x" * 5000, [], [[]], [None], ["a", 1], {},

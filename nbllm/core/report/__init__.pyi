@@ -1,8 +1,14 @@
-from .figures import Change as Change, Measurement as Measurement, Subject as Subject
+from .figures import (
+    Change as Change,
+    Comparison as Comparison,
+    Measurement as Measurement,
+    Subject as Subject,
+)
 from .report import Report as Report
 from .sections import (
     Changes as Changes,
     Chart as Chart,
+    Comparisons as Comparisons,
     KeyValues as KeyValues,
     Measurements as Measurements,
     Rows as Rows,

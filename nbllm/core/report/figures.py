@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 from nbllm.core.quantities import fixed, number
 from nbllm.core.report.values import Cell, Record, set_fields
@@ -48,6 +49,7 @@ class Measurement(Record):
         settings: The metric's settings: (name, value).
         subject: What the metric was computed on.
         better: "lower" or "higher"; "" where neither is better.
+        model: The name of the model, in a report of several.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Measurement(Record):
     settings: tuple[tuple[str, Cell], ...] = ()
     subject: Subject | None = None
     better: str = ""
+    model: str = ""
 
     def __post_init__(self) -> None:
         """Drop an interval with a bound that is not finite."""
@@ -127,6 +130,79 @@ class Change(Record):
         if self.interval is None or not self.better or self.interval[0] <= 0 <= self.interval[1]:
             return ""
         return "good" if (self.after < self.before) == (self.better == "lower") else "bad"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(Record):
+    """One figure of two models, on the same examples.
+
+    Args:
+        name: What was measured, as it is shown: "accuracy on mmlu".
+        models: The names of the two.
+        values: Their figures.
+        interval: Lower and upper bound of the second minus the first, at `confidence`.
+        confidence: The share of repetitions that the interval would cover, as 0.95.
+        metric: The registered name of the metric.
+        subject: What the metric was computed on.
+        better: "lower" or "higher"; "" where neither is better.
+        num_rows: Examples.
+        p_values: By test, "mcnemar", "bootstrap" or "randomization".
+        test: Whose p-value is corrected.
+        p_corrected: That p-value, corrected for the number of comparisons.
+        effect: Cohen's d for paired values.
+        needed: Examples that would show a difference of this size.
+        alone: Of a proportion, how many examples each model alone has right.
+        flips: Of a proportion, which examples these are, from 0.
+    """
+
+    name: str
+    models: tuple[str, str]
+    values: tuple[float, float]
+    interval: tuple[float, float] | None = None
+    confidence: float = 0.95
+    metric: str = ""
+    subject: Subject | None = None
+    better: str = ""
+    num_rows: int
+    p_values: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    test: str = ""
+    p_corrected: float | None = None
+    effect: float | None = None
+    needed: int | None = None
+    alone: tuple[int, int] | None = None
+    flips: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the direction too."""
+        super().__post_init__()
+        _check_better(self.better)
+
+    @property
+    def difference(self) -> float:
+        """The second figure minus the first."""
+        return self.values[1] - self.values[0]
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """Both figures, their difference and its interval, which all end at the same decimal."""
+        like = max(self.values, key=abs)
+        first, second, change = (fixed(value, like=like) for value in (*self.values, self.difference))
+        change = f"+{change}" if self.difference > 0 else change
+        return first, second, change, _interval_text(self.interval, self.confidence, like=like)
+
+    @property
+    def winner(self) -> str:
+        """The name of the model that is better by the corrected test; "" where chance may explain it."""
+        if self.p_corrected is None or self.p_corrected >= 1 - self.confidence or not self.better:
+            return ""
+        return self.models[(self.difference > 0) == (self.better == "higher")]
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value as it is written: "0.031", "< 0.001"; "" for none."""
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _check_better(better: str) -> None:

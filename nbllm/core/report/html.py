@@ -13,6 +13,7 @@ from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.sections import (
     Changes,
     Chart,
+    Comparisons,
     KeyValues,
     Measurements,
     Rows,
@@ -111,7 +112,21 @@ def _text(section: Text, count: _Counter) -> str:
 
 def _table(section: Table, count: _Counter) -> str:
     caption = count.caption("Table", section.caption) if section.caption else None
-    return table(section.rows, section.header, caption=caption)
+    shown = table(section.rows, section.header, caption=caption)
+    return _folded(section.folded, shown) if section.folded else shown
+
+
+def _folded(summary: str, body: str) -> str:
+    return f'<details class="rows"><summary>{escape(summary)}</summary>{body}</details>'
+
+
+def _comparisons(section: Comparisons, count: _Counter) -> str:
+    parts: list[str] = []
+    for header, rows in section.tables():
+        caption = count.caption("Table", section.caption) if section.caption and not parts else None
+        cells = [[_unbroken(cell) if i else cell for i, cell in enumerate(row)] for row in rows]
+        parts.append(table(cells, header, caption=caption))
+    return "".join(parts)
 
 
 def _measurements(section: Measurements, count: _Counter) -> str:
@@ -147,7 +162,7 @@ def _rows(section: Rows, count: _Counter) -> str:
     if len(rows) < num_rows:
         what = f"The first {len(rows):,} of {what}; the report's JSON has all"
     shown = table(rows, tuple(section.columns))
-    return f'<details class="rows"><summary>{escape(what)}</summary>{shown}</details>'
+    return _folded(what, shown)
 
 
 def _right(text: str, kind: str = "") -> Raw:
@@ -212,6 +227,7 @@ _RENDER: dict[str, Callable[[Any, _Counter], str]] = {
     Table.kind: _table,
     Measurements.kind: _measurements,
     Changes.kind: _changes,
+    Comparisons.kind: _comparisons,
     Rows.kind: _rows,
     Chart.kind: _chart,
     Samples.kind: _samples,

@@ -14,6 +14,7 @@ from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import (
     Changes,
     Chart,
+    Comparisons,
     KeyValues,
     Measurements,
     Rows,
@@ -121,7 +122,8 @@ def _text(section: Text) -> str:
 
 
 def _table(section: Table) -> str:
-    caption = f"{_inline(section.caption)}\n\n" if section.caption else ""
+    above = section.caption or section.folded
+    caption = f"{_inline(above)}\n\n" if above else ""
     return caption + markdown_table(section.rows, section.header)
 
 
@@ -136,6 +138,11 @@ def _changes(section: Changes) -> str:
     caption = f"{_inline(section.caption)}\n\n" if section.caption else ""
     rows = [(change.name, *change.texts) for change in section.changes]
     return caption + markdown_table(rows, section.header)
+
+
+def _comparisons(section: Comparisons) -> str:
+    caption = [_inline(section.caption)] if section.caption else []
+    return "\n\n".join([*caption, *(markdown_table(rows, header) for header, rows in section.tables())])
 
 
 def _rows(section: Rows) -> str:
@@ -184,6 +191,7 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     Table.kind: _table,
     Measurements.kind: _measurements,
     Changes.kind: _changes,
+    Comparisons.kind: _comparisons,
     Rows.kind: _rows,
     Chart.kind: _chart,
     Samples.kind: _samples,

@@ -13,16 +13,16 @@ from typing import Any, Protocol, Self, TypeVar
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.io import expand_user, read_json, write_atomic
 from nbllm.core.registry import Registry
-from nbllm.core.report.figures import Change, Measurement
+from nbllm.core.report.figures import Change, Comparison, Measurement
 from nbllm.core.report.html import to_fragment, to_page
 from nbllm.core.report.markdown import to_markdown
 from nbllm.core.report.pdf import to_pdf
-from nbllm.core.report.sections import Changes, Measurements, Rows, Section, section_from_dict
+from nbllm.core.report.sections import Changes, Comparisons, Measurements, Rows, Section, section_from_dict
 
 SCHEMA = "nbllm-report/1"
 MAX_BYTES = 1 << 28  # of a report that is read
 
-_Named = TypeVar("_Named", Measurement, Change)
+_Named = TypeVar("_Named", Measurement, Change, Comparison)
 exporters: Registry[Callable[[Report], str | bytes]] = Registry("report format")
 
 
@@ -95,16 +95,24 @@ class Report:
             if isinstance(section, Measurements):
                 yield from section.measurements
 
-    def metric(self, name: str) -> Measurement:
-        """Return the first figure of that name, as it is shown or as its metric is registered.
+    def metric(self, name: str, model: str | None = None) -> Measurement:
+        """Return the first figure of that name, as it is shown or as its metric or its task is registered.
 
         Args:
-            name: "bits per byte on pydocs", or "bits_per_byte".
+            name: "bits per byte on pydocs", "bits_per_byte", or "perplexity" for the first figure of that task where no
+                metric has the name.
+            model: The name of the model, in a report of several; `None` is the first that has it.
 
         Raises:
             UserError: There is none; the nearest name is given.
         """
-        return _first(name, self.measurements(), "figure")
+        found = [each for each in self.measurements() if model in (None, each.model)]
+        if model is not None and not found:
+            raise UserError(
+                f"The report has no model named {model!r}.",
+                hint=nearest(model, {each.model for each in self.measurements() if each.model}),
+            )
+        return _first(name, found, "figure")
 
     def change(self, name: str) -> Change:
         """Return the first change of the figure of that name, where the report compares with an earlier one.
@@ -118,18 +126,33 @@ class Report:
         sections = (section for section in self.sections if isinstance(section, Changes))
         return _first(name, (change for section in sections for change in section.changes), "change")
 
-    def rows(self, task: str | None = None) -> Rows:
+    def comparison(self, name: str, models: tuple[str, str] | None = None) -> Comparison:
+        """Return the first comparison of two models by the figure of that name.
+
+        Args:
+            name: As for `metric`.
+            models: The names of the two, in their order; `None` is the first pair.
+
+        Raises:
+            UserError: There is none; the nearest name is given.
+        """
+        sections = (section for section in self.sections if isinstance(section, Comparisons))
+        found = (each for section in sections for each in section.comparisons)
+        return _first(name, (each for each in found if models in (None, each.models)), "comparison")
+
+    def rows(self, task: str | None = None, model: str | None = None) -> Rows:
         """Return the rows that figures were computed from, one for each example.
 
         Args:
             task: The task's name; `None` is the first task.
+            model: The name of the model, in a report of several; `None` is the first.
 
         Raises:
             UserError: Nothing was measured, or not by that task.
         """
         found: dict[str, Rows] = {}
         for section in self.sections:
-            if isinstance(section, Rows):
+            if isinstance(section, Rows) and model in (None, section.model):
                 found.setdefault(section.subject.task, section)
         if not found:
             raise UserError("The report holds no rows: nothing was measured example by example.")
@@ -238,10 +261,13 @@ class Report:
 def _first(name: str, things: Iterable[_Named], kind: str) -> _Named:
     shown: dict[str, _Named] = {}
     registered: dict[str, _Named] = {}
+    of_task: dict[str, _Named] = {}
     for thing in things:
         shown.setdefault(thing.name, thing)
         registered.setdefault(thing.metric, thing)
-    found = registered | shown
+        if not isinstance(thing, Change) and thing.subject is not None:
+            of_task.setdefault(thing.subject.task, thing)
+    found = of_task | registered | shown
     if not name or name not in found:
         raise UserError(f"The report has no {kind} named {name!r}.", hint=nearest(name, shown))
     return found[name]

@@ -7,11 +7,12 @@ back equals the one written. A number that is not finite becomes `None`: a gap.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from nbllm.core.errors import DataError, nearest
-from nbllm.core.report.figures import Change, Measurement, Subject
+from nbllm.core.quantities import number
+from nbllm.core.report.figures import Change, Comparison, Measurement, Subject, p_text
 from nbllm.core.report.values import Cell, Record, Value, listed, plain, set_fields
 
 _SHOWN_CHARACTERS = 200  # of a cell of a row
@@ -70,12 +71,14 @@ class Table(Section):
         header: The column names.
         rows: The cells.
         caption: What the table shows.
+        folded: On a page, the line under which the table unfolds; "" shows it at once.
     """
 
     kind = "table"
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
+    folded: str = ""
 
     def __post_init__(self) -> None:
         """Check that every row has a cell for each column."""
@@ -97,6 +100,41 @@ class Changes(Section):
     header: ClassVar[tuple[str, ...]] = ("measure", "before", "after", "change", "interval of the change")
     changes: tuple[Change, ...]
     caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparisons(Section):
+    """Figures of two models each, with the tests of whether they differ.
+
+    Args:
+        comparisons: The figures.
+        caption: How the tests were made.
+    """
+
+    kind = "comparisons"
+    comparisons: tuple[Comparison, ...]
+    caption: str = ""
+
+    def tables(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+        """Yield the header and the rows of a table for each pair of models, without empty columns."""
+        for models in dict.fromkeys(each.models for each in self.comparisons):
+            rows = [_compared(each) for each in self.comparisons if each.models == models]
+            header = ("measure", *models, "difference", "interval", *_TESTS.values(), *_TOLD)
+            keep = [i for i in range(len(header)) if i < 4 or any(row[i] for row in rows)]
+            yield tuple(header[i] for i in keep), [tuple(row[i] for i in keep) for row in rows]
+
+
+_TESTS = {"mcnemar": "p, McNemar", "bootstrap": "p, bootstrap", "randomization": "p, randomization"}
+_TOLD = ("p, Holm", "better", "effect size", "examples needed", "right alone")
+
+
+def _compared(each: Comparison) -> tuple[str, ...]:
+    tests = (p_text(each.p_values.get(name)) for name in _TESTS)
+    effect = "" if each.effect is None else f"{each.effect:+.2f}"
+    needed = "" if each.needed is None else number(each.needed)
+    alone = "" if each.alone is None else "{:,} and {:,}".format(*each.alone)
+    better = each.winner or ("undecided" if each.better and each.p_corrected is not None else "")
+    return (each.name, *each.texts, *tests, p_text(each.p_corrected), better, effect, needed, alone)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +164,7 @@ class Rows(Section):
         unit: What a row is: "documents".
         cluster: The column whose equal values mark rows that are not independent; "" for none.
         shown: How many rows a page shows.
+        model: The name of the model, in a report of several.
     """
 
     kind = "rows"
@@ -135,6 +174,7 @@ class Rows(Section):
     unit: str = "examples"
     cluster: str = ""
     shown: int = 10
+    model: str = ""
 
     def __post_init__(self) -> None:
         """Check that the columns fit together."""
@@ -250,7 +290,8 @@ def _shortened(value: Value) -> Cell:
 
 
 KINDS: dict[str, type[Section]] = {
-    kind.kind: kind for kind in (Text, Table, Measurements, Changes, Rows, Chart, Samples, KeyValues)
+    kind.kind: kind
+    for kind in (Text, Table, Measurements, Changes, Comparisons, Rows, Chart, Samples, KeyValues)
 }
 
 
