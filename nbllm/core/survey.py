@@ -25,6 +25,9 @@ SECTIONS = {
     "5": "Utilization of LLMs",
 }
 
+# Where the techniques of a section are shown, unless they say otherwise; the tour shows the rest.
+NOTEBOOKS = {"2.1": "01-transformer"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Technique:
@@ -34,13 +37,17 @@ class Technique:
         section: Number of the survey's section.
         name: The survey's name for it.
         home: The dotted name of the code.
-        notebook: The notebook that shows it.
+        notebook: The notebook that shows it; "": that of its section.
     """
 
     section: str
     name: str
     home: str
-    notebook: str = "00-tour"
+    notebook: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.notebook:
+            object.__setattr__(self, "notebook", NOTEBOOKS.get(self.section, "00-tour"))
 
 
 TECHNIQUES = (
