@@ -7,9 +7,12 @@ from .metrics import (
     METRICS as METRICS,
     FunctionOfSums as FunctionOfSums,
     MacroAverage as MacroAverage,
+    MeanOfRows as MeanOfRows,
     Metric as Metric,
+    PredictionMetric as PredictionMetric,
     RatioOfSums as RatioOfSums,
 )
+from .modules import MetricModule as MetricModule, metric as metric
 from .reproduction import reproduction_section as reproduction_section
 from .requests import DocumentLikelihood as DocumentLikelihood, Generate as Generate, Likelihood as Likelihood
 from .run_sections import run_details as run_details, run_sections as run_sections

@@ -85,7 +85,9 @@ def estimate(
         return Estimate(value, None)
     outcomes = metric.outcomes(columns)
     if outcomes is not None:
-        return Estimate(value, _proportion_interval(outcomes, config.confidence, clusters), WILSON)
+        shares = _proportion_interval(outcomes, config.confidence, clusters)
+        top = metric.scale[1]  # 100 for a percentage
+        return Estimate(value, None if shares is None else (top * shares[0], top * shares[1]), WILSON)
     generator = np.random.default_rng(derive(config.seed, "bootstrap"))
     found = _bootstrapped(
         metric,

@@ -10,8 +10,10 @@ import pytest
 
 from nbllm.core.errors import UserError
 from nbllm.evaluation import METRICS, EvaluationConfig, Metric, difference, estimate
-from nbllm.evaluation.columns import take
+from nbllm.evaluation.columns import take, to_arrays, to_columns
+from nbllm.evaluation.metrics import PredictionMetric
 from tests.contracts import macro_f1  # noqa: F401 (registers itself)
+from tests.contracts.prediction_inputs import examples_of
 
 each_metric = pytest.mark.parametrize("name", list(METRICS))
 ROWS = 30
@@ -19,6 +21,9 @@ ROWS = 30
 
 def made(metric, seed=0):
     """Columns that a metric reads, drawn at random: texts, whole numbers, truth values."""
+    if isinstance(metric, PredictionMetric):
+        inputs = examples_of(type(metric), ROWS, seed)
+        return to_arrays(to_columns(metric.rows(*inputs.values())))
     generator = np.random.default_rng(seed)
     texts = np.array(
         [" ".join("abcdefgh"[i] for i in generator.integers(8, size=20)) for _ in range(ROWS)], object

@@ -5,14 +5,18 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.core.config import PlainConfig
 from nbllm.core.registry import Registry
-from nbllm.evaluation.columns import Array, Columns, take
+from nbllm.evaluation.columns import Array, Columns, Row, take
+from nbllm.evaluation.metrics.inputs import TEXT, TEXTS, Input
 
 METRICS: Registry[type[Metric]] = Registry("metric")
 
@@ -35,6 +39,7 @@ class Metric(PlainConfig, abc.ABC):
         resampled: Whether an interval is computed by resampling rows.
         strata: A column whose values are groups that are fixed, not a sample, as the subjects that a macro average
             runs over: rows are drawn within each. "" for none.
+        package: The distribution that computes it, whose version stands in the signature.
     """
 
     name: ClassVar[str]
@@ -48,10 +53,35 @@ class Metric(PlainConfig, abc.ABC):
     comparable_by: ClassVar[tuple[str, ...]] = ()
     resampled: ClassVar[bool] = True
     strata: ClassVar[str] = ""
+    package: ClassVar[str] = "nbllm"
 
     def title(self, data: str) -> str:
         """Return the label with the name of the data, "" for none: "bits per byte on pydocs"."""
         return f"{self.label} on {data}" if data else self.label
+
+    def conventions(self, columns: Columns | None = None) -> dict[str, object]:
+        """Return by name what the figure depends on besides the rows; `None` where that is not known.
+
+        Args:
+            columns: The rows it is computed from, where there are any yet.
+        """
+        return self.to_dict()
+
+    def signature(self, columns: Columns | None = None) -> str:
+        """Return how the figure is made, in the manner of sacrebleu: "metric:ter|nrefs:1|...|version:2.6.0".
+
+        Args:
+            columns: The rows it is computed from, where there are any yet.
+
+        Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores", arXiv:1804.08771, section 4.
+        """
+        return signature_text(
+            {
+                "metric": self.name,
+                **self.conventions(columns),
+                "version": f"{self.package}-{version(self.package)}",
+            }
+        )
 
     @abc.abstractmethod
     def compute(self, columns: Columns) -> float:
@@ -74,7 +104,10 @@ class Metric(PlainConfig, abc.ABC):
         return np.array([self.compute(take(read, rows)) for rows in drawn], np.float64)
 
     def outcomes(self, columns: Columns) -> Array | None:
-        """Return what the figure is the share of, 0 or 1 for each row; `None` where it is not a proportion of rows."""
+        """Return what the figure is the share of, 0 or 1 for each row; `None` where it is not a proportion of rows.
+
+        The figure is the share times the upper end of its scale, 1 or 100.
+        """
         return None
 
     def exchanged(self, one: Columns, two: Columns, chosen: NDArray[np.bool_]) -> Array:
@@ -185,6 +218,73 @@ class MacroAverage(RatioOfSums):
 
     def outcomes(self, columns: Columns) -> None:
         """Return `None`: a mean of shares is not a share of rows."""
+
+
+class MeanOfRows(RatioOfSums):
+    """The mean of the first of the columns, times the upper end of the scale: scores of 0 to 1 as 0 to 100."""
+
+    def terms(self, columns: Columns) -> tuple[Array, Array]:
+        """Return the scores, and one for each row."""
+        scores = columns[self.columns[0]]
+        return scores, np.ones(len(scores))
+
+    def finish(self, ratio: Array) -> Array:
+        """Return the mean on the metric's scale."""
+        return ratio * self.scale[1]
+
+    def outcomes(self, columns: Columns) -> Array | None:
+        """Return the scores where each is 0 or 1."""
+        scores, _ = self.terms(columns)
+        return scores if np.isin(scores, (0, 1)).all() else None
+
+
+class PredictionMetric(Metric):
+    """A metric of predictions, mostly beside references, which makes its own columns of them.
+
+    Several that read the same columns, as ROUGE-1 and ROUGE-L do, have the same `module`: `metric(module)` computes
+    all of them at once.
+
+    Attributes:
+        module: The name of the `evaluate` module that returns it.
+        key: Its key in what the module returns.
+        inputs: What the module takes, by name.
+        source: Where the metric is published.
+    """
+
+    module: ClassVar[str]
+    key: ClassVar[str]
+    inputs: ClassVar[Mapping[str, Input]] = MappingProxyType({"predictions": TEXT, "references": TEXTS})
+    source: ClassVar[str] = ""
+
+    @abc.abstractmethod
+    def row(self, prediction: Any, reference: Any) -> Row:
+        """Return the columns of one example.
+
+        Args:
+            prediction: As `inputs` describes it.
+            reference: The same; where there are several, a list.
+        """
+
+    def rows(self, predictions: Sequence[Any], references: Sequence[Any]) -> list[Row]:
+        """Return the columns of each example."""
+        return [self.row(*example) for example in zip(predictions, references, strict=True)]
+
+    def results(self, columns: Columns) -> dict[str, Any]:
+        """Return what the `evaluate` module returns of this metric, by its keys."""
+        return {self.key: self.compute(columns)}
+
+
+def signature_text(conventions: Mapping[str, object]) -> str:
+    """Return conventions as one line: "case:mixed|stemmer:no"; those that are `None` are left out."""
+    return "|".join(f"{name}:{_word(value)}" for name, value in conventions.items() if value is not None)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(_word, value))
+    return getattr(value, "__qualname__", str(value))
 
 
 def _ratio(numerators: Array, denominators: Array) -> Array:

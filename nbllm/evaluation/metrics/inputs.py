@@ -1,0 +1,125 @@
+"""What a metric takes of each example: checked, converted, and described to `datasets`."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nbllm.core.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input of a metric.
+
+    Args:
+        words: What each value is, for messages: "a text".
+        features: The types of `datasets` that hold it, the first that fits: names of value types, lists and
+            dictionaries of them.
+        read: Returns a value in that type; raises `TypeError` or `ValueError` saying what is wrong with it.
+    """
+
+    words: str
+    features: tuple[Any, ...]
+    read: Callable[[Any], Any]
+
+    def read_all(self, name: str, values: Sequence[Any]) -> list[Any]:
+        """Return the values converted.
+
+        Args:
+            name: Of the input, for messages.
+            values: One for each example.
+
+        Raises:
+            DataError: One is missing or of another type; its index is named.
+        """
+        out = []
+        for index, value in enumerate(values):
+            try:
+                out.append(self.read(_plain(value)))
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"{name}[{index}] {error}.",
+                    hint=f"Each of the {name} is {self.words}.",
+                ) from None
+        return out
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of NumPy or PyTorch as one of Python."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        raise TypeError("is None: missing is not the same as empty, which is ''")
+    if not isinstance(value, str):
+        raise TypeError(f"is {_kind(value)}, not a text")
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    """Return one text or several as a list."""
+    if value is None or isinstance(value, str):
+        return [_text(value)]
+    if not isinstance(value, Sequence):
+        raise TypeError(f"is {_kind(value)}, not a text or a list of texts")
+    if not value:
+        raise ValueError("is an empty list: there is nothing to compare with")
+    for index, each in enumerate(value):
+        if each is None:
+            raise TypeError(f"has None at {index}: leave a reference that does not exist out of the list")
+        if not isinstance(each, str):
+            raise TypeError(f"has {_kind(each)} at {index}, not a text")
+    return list(value)
+
+
+def _number(value: Any) -> float:
+    if value is None:
+        raise TypeError("is None")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"is {_kind(value)}, not a number")
+    return float(value)
+
+
+def _label(value: Any) -> int | str:
+    if value is None:
+        raise TypeError("is None")
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, str):
+        raise TypeError(f"is {_kind(value)}, not a label (a whole number or a text)")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def record(**fields: Input) -> Callable[[Any], dict[str, Any]]:
+    """Return a function that reads a dictionary of these fields; others are left out."""
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise TypeError(f"is {_kind(value)}, not a dictionary with {' and '.join(fields)}")
+        out = {}
+        for name, field in fields.items():
+            if name not in value:
+                raise ValueError(f"has no {name!r}")
+            try:
+                out[name] = field.read(_plain(value[name]))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"has the key {name!r}, which {error}") from None
+        return out
+
+    return read
+
+
+TEXT = Input("a text", ("string",), _text)
+TEXTS = Input("a text, or a list of texts where there are several", (["string"],), _texts)
+NUMBER = Input("a number", ("float64",), _number)
+LABEL = Input("a label: a whole number or a text", ("int64", "string"), _label)

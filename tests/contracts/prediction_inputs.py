@@ -1,0 +1,36 @@
+"""Examples for any metric of predictions, made from what it says of its inputs."""
+
+from __future__ import annotations
+
+import random
+
+WORDS = "a cat sat on the mat 3 naïve dogs ran".split()
+
+
+def example_of(features, chooser):
+    """A value of a type that is described by names, lists and dictionaries."""
+    if isinstance(features, str):
+        return {
+            "string": lambda: (
+                " ".join(chooser.choices(WORDS, k=chooser.randint(4, 9)) * chooser.randint(0, 1)) or "one"
+            ),
+            "int64": lambda: chooser.randint(0, 1),
+            "float64": chooser.random,
+        }[features]()
+    if isinstance(features, list):
+        return [example_of(features[0], chooser) for _ in range(2)]
+    return {name: example_of(each, chooser) for name, each in features.items()}
+
+
+def examples_of(kind, count, seed=0):
+    """Inputs of a metric by name; those of one example have the same id."""
+    chooser = random.Random(seed)
+    out = {
+        name: [example_of(wanted.features[0], chooser) for _ in range(count)]
+        for name, wanted in kind.inputs.items()
+    }
+    for values in out.values():
+        for index, value in enumerate(values):
+            if isinstance(value, dict) and "id" in value:
+                value["id"] = str(index)
+    return out
