@@ -78,7 +78,7 @@ def _likelihoods(lm: LM, requests: Sequence[Likelihood], batch_tokens: int) -> l
     Where a token would span the border, they are encoded one by one, so that the continuation never loses a token
     to the context.
     """
-    pairs = [split_tokens(lm, request.context, request.continuation) for request in requests]
+    pairs = [split_tokens(lm, str(request.context), request.continuation) for request in requests]
     found = lm.score_tokens([before + after for before, after in pairs], batch_tokens=batch_tokens)
     out = []
     for request, (_, after), values in zip(requests, pairs, found, strict=True):
@@ -110,9 +110,9 @@ def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> lis
     """
     out: dict[int, Answer] = {}
     for request in requests:
-        check_unicode(request.prompt, "prompt", "a request to generate")
+        check_unicode(str(request.prompt), "prompt", "a request to generate")
     for sampling, indices in _grouped(requests, lambda request: request.sampling).items():
-        prompts = [requests[i].prompt for i in indices]
+        prompts = [str(requests[i].prompt) for i in indices]
         made = generate_encoded(
             lm.causal_network_for("generate"),
             lm.tokenizer,

@@ -45,14 +45,14 @@ def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
 
 def _raise_difference(then: Subject, now: Subject) -> None:
     """Raise the error that says in what two subjects of one task and name differ."""
-    data = f"the data {now.data!r}" if now.data else "the data"
-    if now.fingerprint != then.fingerprint:
+    old, new = dict(then.settings), dict(now.settings)
+    name = next((name for name in old | new if old.get(name) != new.get(name)), None)
+    if name is None:
+        data = f"the data {now.data!r}" if now.data else "the data"
         raise UserError(
             f"The examples of {data} are not those that the earlier report measured.",
             hint="Give both the same examples in the same order, and the same limit.",
         )
-    old, new = dict(then.settings), dict(now.settings)
-    name = next(name for name in old | new if old.get(name) != new.get(name))
     raise UserError(
         f"The earlier report measured {now.name(now.task)} with {name}={old.get(name)}, this one has {new.get(name)}.",
         hint=f"Give both the same {name}.",

@@ -21,6 +21,28 @@ _CHARACTERS_PER_TOKEN = 4  # about; only for sizes
 
 
 @dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt with worked examples, which are left out one by one where the whole does not fit into the context.
+
+    Args:
+        text: What is asked.
+        shots: The worked examples that stand before it, each with what separates it from the next.
+        preamble: What stands before these.
+    """
+
+    text: str
+    shots: tuple[str, ...] = ()
+    preamble: str = ""
+
+    def __str__(self) -> str:
+        return self.with_shots(len(self.shots))
+
+    def with_shots(self, count: int) -> str:
+        """Return the text with the first `count` worked examples."""
+        return f"{self.preamble}{''.join(self.shots[:count])}{self.text}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Likelihood:
     """How likely a continuation is after a context; the answer is a `Score` of the continuation alone.
 
@@ -29,7 +51,7 @@ class Likelihood:
         continuation: The text whose probability is asked for, with the space that joins it.
     """
 
-    context: str
+    context: str | Prompt
     continuation: str
 
     def __post_init__(self) -> None:
@@ -40,7 +62,7 @@ class Likelihood:
     @property
     def size(self) -> int:
         """Characters to read."""
-        return len(self.context) + len(self.continuation)
+        return len(str(self.context)) + len(self.continuation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,13 +98,13 @@ class Generate:
         sampling: How; greedy unless given.
     """
 
-    prompt: str
+    prompt: str | Prompt
     sampling: SamplingConfig = GREEDY
 
     @property
     def size(self) -> int:
         """Characters to read and, at most, to write."""
-        return len(self.prompt) + _CHARACTERS_PER_TOKEN * self.sampling.max_new_tokens
+        return len(str(self.prompt)) + _CHARACTERS_PER_TOKEN * self.sampling.max_new_tokens
 
 
 Request = Likelihood | DocumentLikelihood | Generate

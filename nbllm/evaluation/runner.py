@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from nbllm.core.quantities import size
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.report import Report
 from nbllm.core.report.sections import KeyValues, Measurements, Section
-from nbllm.core.signature import settings_of, takes
+from nbllm.core.signature import InWords, settings_of, takes
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import check_names, load_examples, sources
@@ -38,10 +39,21 @@ _FAMILIES = {
 _IN_SUMMARY = 3  # figures of a task
 
 
-@takes(
-    [*settings_of(EvaluationConfig), *(field for task in TASKS for field in settings_of(TASKS[task]))],
-    EvaluationConfig,
-)
+def _settings() -> list[inspect.Parameter]:
+    """Return what `evaluate` takes beside its own parameters; one that several tasks declare stands there once."""
+    declared = [
+        *settings_of(EvaluationConfig),
+        *(each for task in TASKS for each in settings_of(TASKS[task])),
+    ]
+    by_name: dict[str, inspect.Parameter] = {}
+    for each in declared:
+        same = by_name.setdefault(each.name, each)
+        if same.default != each.default:
+            by_name[each.name] = each.replace(default=InWords("the task's"))
+    return list(by_name.values())
+
+
+@takes(_settings(), EvaluationConfig)
 def evaluate(
     lm: LM | Run | str | Path | Mapping[str, LM | Run | str | Path],
     tasks: str | Task | Sequence[str | Task] = ("perplexity",),

@@ -28,6 +28,7 @@ TEXTS = [
     "the dog sat on the cat </td><script>alert(1)</script>",
 ]
 DATA = {"perplexity": TEXTS}  # a task that is not named here measures data of its own
+OTHER = {"subjects": ("astronomy",), "convention": "lighteval", "form": "cloze", "normalizer": "bytes"}
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +116,14 @@ def test_the_report_holds_each_figure_with_the_rows_it_is_computed_from(name, re
 def test_the_answers_do_not_depend_on_the_batch(name, lm, reports):
     small = measured(lm, name, batch_tokens=1).rows(name).columns
     for column, values in reports[name][0].rows(name).columns.items():
-        if all(isinstance(value, float) for value in values):
-            np.testing.assert_allclose(small[column], values, rtol=1e-5)
+        numbers = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
+        if all(isinstance(number, float) for number in numbers):
+            np.testing.assert_allclose(
+                np.concatenate([np.atleast_1d(value) for value in small[column]]),
+                numbers,
+                rtol=1e-5,
+                atol=1e-5,
+            )
         else:
             assert small[column] == values
 
@@ -167,10 +174,11 @@ def test_reports_are_exported_and_hostile_text_stays_text(name, reports, tmp_pat
 def test_other_settings_are_not_compared(name, reports, changed):
     before = reports[name][0]
     for setting, value in TASKS[name]().to_dict().items():
-        other = {bool: lambda old: not old, int: lambda old: old + 1, type(None): lambda _: 5}[type(value)](
-            value
-        )
-        with pytest.raises(UserError, match=f"with {setting}={value}, this one has {other}"):
+        kinds = {bool: lambda old: not old, int: lambda old: old + 1, type(None): lambda _: 5}
+        other = OTHER[setting] if setting in OTHER else kinds[type(value)](value)
+        shown = {(): "", ("astronomy",): "astronomy"}
+        expected = f"with {setting}={shown.get(value, value)}, this one has {shown.get(other, other)}"
+        with pytest.raises(UserError, match=expected):
             measured(changed, name, against=before, **{setting: other})
 
 
@@ -198,10 +206,13 @@ def test_several_tasks_at_once_each_with_its_data_and_settings(lm):
     kept = {
         (rows.subject.task, rows.subject.data): rows for rows in report.sections if isinstance(rows, Rows)
     }
-    assert set(kept) == {("perplexity", "mine"), ("perplexity", "other"), *((name, "") for name in names[1:])}
+    others = [name for name in names if name != "perplexity"]
+    assert set(kept) == {("perplexity", "mine"), ("perplexity", "other"), *((name, "") for name in others)}
     assert dict(kept["endings", ""].subject.settings) == {"per_byte": True}
     assert dict(kept["perplexity", "mine"].subject.settings) == {"stride": 3}
-    assert [len(rows) for rows in kept.values()] == [2, 1, 2, 2]
+    assert {key: len(rows) for key, rows in kept.items()} == dict.fromkeys(kept, 2) | {
+        ("perplexity", "other"): 1
+    }
     facts = dict(report.sections[-1].entries)
     assert (
         facts["endings per byte"] is True

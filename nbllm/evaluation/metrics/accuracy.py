@@ -23,6 +23,19 @@ class Accuracy(RatioOfSums):
         return columns["correct"], np.ones(len(columns["correct"]))
 
 
+@METRICS.register("normalized_accuracy")
+class NormalizedAccuracy(Accuracy):
+    """Accuracy where each choice's log-probability is divided by its length, by which unit the task says."""
+
+    name = "normalized_accuracy"
+    label = "accuracy, normalized by length"
+    columns = ("correct_normalized",)
+
+    def terms(self, columns: Columns) -> tuple[Array, Array]:
+        """Return the credit of each example, and one for each."""
+        return columns["correct_normalized"], np.ones(len(columns["correct_normalized"]))
+
+
 @METRICS.register("macro_accuracy")
 class MacroAccuracy(MacroAverage):
     """The mean of the accuracies of the subjects, each of which counts alike however many examples it has."""
