@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -136,7 +137,10 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         raise WeightsError(
             "The directory holds no tokenizer.", where=directory, hint="Give one: load(path, tokenizer=...)."
         )
+    # It would warn that it has no class for the models of a layout of ours; none is needed for a tokenizer.
+    said = logging.getLogger("transformers.configuration_utils")
     try:
+        said.addFilter(_is_no_warning)
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory), local_files_only=True, trust_remote_code=False
         )
@@ -146,9 +150,15 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         BaseException
     ) as error:  # for a broken file: bare Exceptions, and panics of Rust, which are not even those
         raise WeightsError(f"The tokenizer cannot be read: {error}", where=directory) from error
+    finally:
+        said.removeFilter(_is_no_warning)
     longest = tokenizer.model_max_length
     if not isinstance(longest, (int, float)):
         raise WeightsError(
             f"The tokenizer's model_max_length is {longest!r}; it must be a number.", where=directory
         )
     return tokenizer
+
+
+def _is_no_warning(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.WARNING

@@ -15,6 +15,10 @@ from nbllm.core.registry import Registry
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from nbllm.objectives.example import Example
+
+IGNORED = -100  # the target of what is not predicted
+
 Network = TypeVar("Network")
 
 Batch: TypeAlias = Mapping[str, Tensor]
@@ -34,11 +38,14 @@ class Objective(ABC, Generic[Network]):
         needs: What a network must be able to do (`models.network.VERBS`) to be trained so; `None`: any network is.
         counts_every_token: Whether the loss is the negative log-likelihood of every token of the text but the first,
             and so a code length: bits per byte can then be computed from it.
+        special_tokens: Those that a tokenizer must have, each with all names that it may have; the first is the one
+            by which `nbllm.objectives.add_tokens` adds it.
     """
 
     overlap: ClassVar[int] = 0
     needs: ClassVar[str | None] = None
     counts_every_token: ClassVar[bool] = False
+    special_tokens: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> Self:
@@ -52,6 +59,10 @@ class Objective(ABC, Generic[Network]):
     def window_length(self, sequence_length: int) -> int:
         """Return how many raw tokens make one sequence of `sequence_length` tokens for the network."""
         return sequence_length + self.overlap
+
+    def num_positions(self, sequence_length: int) -> int:
+        """Return the positions that a decoder needs which reads in one sequence all that an encoder-decoder reads."""
+        return sequence_length
 
     @abstractmethod
     def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
@@ -77,6 +88,22 @@ class Objective(ABC, Generic[Network]):
         Returns:
             A float32 scalar in nats, and the count; it may be 0, for a batch in which nothing counts.
         """
+
+    @classmethod
+    def show(cls, text: str, *, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Example:
+        """Return what a network sees of a text, and what it must predict, to be looked at.
+
+        Args:
+            text: The text.
+            tokenizer: What turns it into tokens.
+            seed: Of what is drawn at random.
+
+        Raises:
+            UserError: The text has too few tokens, or the tokenizer lacks one that the objective needs.
+        """
+        from nbllm.objectives.example import make_example
+
+        return make_example(cls.for_tokenizer(tokenizer), text, tokenizer, seed)
 
 
 OBJECTIVES: Registry[type[Objective[Any]]] = Registry("objective")

@@ -53,3 +53,6 @@ class CausalLM(Objective[HiddenAndHead]):
         return linear_cross_entropy(hidden, network.head_weight, targets, bias=network.head_bias), len(
             targets
         )
+
+
+show = CausalLM.show

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 HEADER = ("position", "seen", "to predict")
+BOTH_WAYS, ONE_WAY = "Read in both directions", "Read from left to right"
+TO_PREDICT = "To predict, token by token"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,50 +25,96 @@ class Example:
     """What a network sees of a text and what it must predict; shown in a cell.
 
     Attributes:
-        seen: The text of each token that it sees.
+        seen: The text of each token that it sees: of an encoder-decoder those of the encoder, then the decoder's.
         predicted: The text of the token to be predicted at each position; `None` where nothing is.
+        num_both_ways: How many of the first tokens all see each other; those after them see what is before.
+        positions: The position of each token, where the objective numbers them itself: "3", or "3, 1" with a second
+            number inside its span.
     """
 
     seen: tuple[str, ...]
     predicted: tuple[str | None, ...]
+    num_both_ways: int = 0
+    positions: tuple[str, ...] = ()
+
+    def _parts(self) -> list[tuple[str, range]]:
+        parts = ((BOTH_WAYS, range(self.num_both_ways)), (ONE_WAY, range(self.num_both_ways, len(self.seen))))
+        return [(name, places) for name, places in parts if places]
+
+    @property
+    def _in_order(self) -> bool:
+        """Whether what is predicted are the next tokens, of which the order says where."""
+        return not self.positions and not any(
+            target is not None for target in self.predicted[: self.num_both_ways]
+        )
+
+    def _predicted(self) -> str:
+        return " ".join(target for target in self.predicted if target is not None)
 
     def _rows(self) -> list[tuple[str, str, str]]:
         return [
-            (str(place), seen, target)
+            (self.positions[place] if self.positions else str(place), seen, target)
             for place, (seen, target) in enumerate(zip(self.seen, self.predicted, strict=True))
             if target is not None
         ]
 
     def __repr__(self) -> str:
-        return f"{visible_line(' '.join(self.seen))}\n\n{text_table([HEADER, *self._rows()])}"
+        parts = [
+            f"{name}: {visible_line(' '.join(self.seen[places.start : places.stop]))}"
+            for name, places in self._parts()
+        ]
+        if self._in_order:
+            return "\n\n".join([*parts, f"{TO_PREDICT}: {visible_line(self._predicted())}"])
+        return "\n\n".join([*parts, text_table([HEADER, *self._rows()])])
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import escape, fragment, table
 
-        shown = " ".join(
-            escape(seen) if target is None else f"<mark>{escape(seen)}</mark>"
-            for seen, target in zip(self.seen, self.predicted, strict=True)
-        )
-        return fragment(f"<p>{shown}</p>{table(self._rows(), HEADER)}")
+        def shown(place: int) -> str:
+            text = escape(self.seen[place])
+            return text if self._in_order or self.predicted[place] is None else f"<mark>{text}</mark>"
+
+        parts = [f"<p><b>{name}:</b> {' '.join(map(shown, places))}</p>" for name, places in self._parts()]
+        last: str = table(self._rows(), HEADER)
+        if self._in_order:
+            last = f"<p><b>{TO_PREDICT}:</b> {escape(self._predicted())}</p>"
+        return fragment("".join(parts) + last)
 
 
 def make_example(
     objective: Objective[Any], text: str, tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Example:
-    """Return a text as an objective whose batches have "inputs" and "targets" gives it to a network.
+    """Return a text as an objective gives it to a network; its batches have the names that ours use.
 
     Raises:
-        UserError: The text has no token.
+        UserError: The text has too few tokens.
     """
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    if not ids:
-        raise UserError("The text has no token.")
-    batch = objective.batch(np.array([ids]), np.random.default_rng(seed))
+    if len(ids) <= objective.overlap:
+        raise UserError(f"The text has {len(ids)} tokens; at least {objective.overlap + 1} are needed.")
+    batch: dict[str, Any] = {
+        name: tensor[0].tolist()
+        for name, tensor in objective.batch(np.array([ids]), np.random.default_rng(seed)).items()
+    }
 
     def word(token: int) -> str:
         return str(tokenizer.decode([token])).strip() or str(tokenizer.convert_ids_to_tokens(token))
 
+    first = batch["inputs"]
+    second = batch.get("decoder_inputs", [])
+    if second:
+        both_ways = len(first)
+    elif "prefix_lengths" in batch:
+        both_ways = batch["prefix_lengths"]
+    else:
+        both_ways = len(first) if objective.needs == "fill" else 0
+    targets = [None] * (len(first) + len(second) - len(batch["targets"])) + batch["targets"]
     return Example(
-        tuple(word(int(token)) for token in batch["inputs"][0]),
-        tuple(None if token < 0 else word(int(token)) for token in batch["targets"][0]),
+        tuple(map(word, first + second)),
+        tuple(None if token is None or token < 0 else word(token) for token in targets),
+        both_ways,
+        tuple(
+            f"{one}, {two}"
+            for one, two in zip(batch.get("positions", ()), batch.get("span_positions", ()), strict=True)
+        ),
     )

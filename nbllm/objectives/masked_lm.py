@@ -11,13 +11,11 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
-from nbllm.objectives.base import OBJECTIVES, Batch, Objective
-from nbllm.objectives.example import Example, make_example
+from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
+from nbllm.objectives.special_tokens import MASK, around, token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-IGNORED = -100  # the target of what is not predicted
 
 
 class _Head(Protocol):
@@ -60,6 +58,7 @@ class MaskedLM(Objective[MaskFiller]):
     """
 
     needs = "fill"
+    special_tokens = ((MASK,),)
     chosen: ClassVar[float] = 0.15
     masked: ClassVar[float] = 0.8
     replaced: ClassVar[float] = 0.1
@@ -77,18 +76,12 @@ class MaskedLM(Objective[MaskFiller]):
         Raises:
             UserError: It has no mask token, or nothing but special tokens.
         """
-        if tokenizer.mask_token_id is None:
-            raise UserError(
-                "The tokenizer has no mask token, which this objective needs.",
-                hint='Add one before the model is made: tokenizer.add_special_tokens({"mask_token": "[MASK]"}).',
-            )
+        mask = token_id(tokenizer, "masked_lm", MASK)
         is_special = np.zeros(len(tokenizer), dtype=bool)
         is_special[list(tokenizer.all_special_ids)] = True
         if is_special.all():
             raise UserError("The tokenizer has no token that could be masked.")
-        alone = [int(token) for token in tokenizer.encode(str(tokenizer.mask_token))]
-        place = alone.index(int(tokenizer.mask_token_id))
-        return cls(alone[place], is_special, (alone[:place], alone[place + 1 :]))
+        return cls(mask, is_special, around(tokenizer))
 
     def window_length(self, sequence_length: int) -> int:
         """Return how many tokens of the text make one sequence."""
@@ -132,6 +125,4 @@ class MaskedLM(Objective[MaskFiller]):
         return loss, len(targets)
 
 
-def show(text: str, *, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Example:
-    """Return what a network sees of a text, and what it must predict; `seed` of what is drawn."""
-    return make_example(MaskedLM.for_tokenizer(tokenizer), text, tokenizer, seed)
+show = MaskedLM.show

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.objectives.base import OBJECTIVES
-from nbllm.objectives.example import Example, make_example
 from nbllm.objectives.masked_lm import MaskedLM
 
 if TYPE_CHECKING:
@@ -92,6 +91,4 @@ def _kind(character: str) -> int:
     return _DIGIT if character.isnumeric() else _OTHER
 
 
-def show(text: str, *, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Example:
-    """Return what a network sees of a text, and what it must predict; `seed` of what is drawn."""
-    return make_example(WholeWordMaskedLM.for_tokenizer(tokenizer), text, tokenizer, seed)
+show = WholeWordMaskedLM.show

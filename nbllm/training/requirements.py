@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import bisect
+from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.quantities import size
 from nbllm.models.network import build_without_weights, check_can
-from nbllm.objectives import OBJECTIVES
+from nbllm.objectives import OBJECTIVES, Objective
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.optimizers import OPTIMIZERS
@@ -38,10 +39,11 @@ def check_fits(
     objective = OBJECTIVES[config.objective].for_tokenizer(tokenizer)
     if objective.needs is not None:
         check_can(build_without_weights(shape), objective.needs)
-    longest = shape.max_positions
+    longest = longest_sequence(objective, shape)
     if config.sequence_length > longest:
+        both = "" if longest == shape.max_positions else ", for inputs and targets together"
         raise UserError(
-            f"sequence_length is {config.sequence_length}, but the model has {longest} positions.",
+            f"sequence_length is {config.sequence_length}, but the model has {shape.max_positions} positions{both}.",
             hint=f"Use sequence_length={longest} or less, or a model with more max_positions.",
         )
     _check_batch(config, shape)
@@ -64,6 +66,15 @@ def check_fits(
                 where=store.path,
                 hint="Pack the text with the model's own tokenizer.",
             )
+
+
+def longest_sequence(objective: Objective[Any], shape: ModelConfig) -> int:
+    """Return the longest `sequence_length` for which a model has positions enough."""
+    most = shape.max_positions
+    if shape.network == "encoder_decoder" or objective.num_positions(most) <= most:
+        return most
+    lengths = range(1, most + 1)
+    return bisect.bisect_right(lengths, most, key=objective.num_positions)
 
 
 def check_known_to_a_process(config: TrainConfig, where: str) -> None:

@@ -27,7 +27,7 @@ from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
 from nbllm.training.optimizers import OPTIMIZERS
-from nbllm.training.requirements import check_fits, check_known_to_a_process
+from nbllm.training.requirements import check_fits, check_known_to_a_process, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits
@@ -209,12 +209,14 @@ def _sized(settings: TrainConfig, given: Mapping[str, Any], lm: LM, training: To
     no batch. A batch of long sequences has fewer: activations take memory for each token, on a small machine too much
     for eight times 1,024 in a model of 135 million parameters (9 GB).
     """
+    objective = OBJECTIVES[settings.objective].for_tokenizer(lm.tokenizer)
     positions, length, batch_size = lm.config.max_positions, settings.sequence_length, settings.batch_size
+    longest = longest_sequence(objective, lm.config)
     if "sequence_length" not in given:
-        length = min(length, positions, max(SHORTEST, training.num_tokens // batch_size))
+        length = min(length, longest, max(SHORTEST, training.num_tokens // batch_size))
     if "batch_size" not in given:
         batch_size = max(1, min(batch_size, BATCH_TOKENS // length))
-    if "sequence_length" not in given and length < positions:
+    if "sequence_length" not in given and length < longest:
         sys.stdout.write(
             f"sequence_length={length}, batch_size={batch_size}; the model has {positions:,} positions.\n"
         )

@@ -13,6 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.models import Decoder
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives import OBJECTIVES, Objective
+from nbllm.training.requirements import longest_sequence
 from nbllm.training.validation import Validation
 
 LENGTH = 16
@@ -53,10 +54,8 @@ def texts():
 
 @pytest.fixture(scope="module")
 def tokenizer(texts):
-    """It has a mask token, which some objectives need."""
-    tokenizer = nb.data.train_tokenizer(texts, vocab_size=320)
-    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
-    return tokenizer
+    """It has the special tokens of all objectives."""
+    return nb.objectives.add_tokens(nb.data.train_tokenizer(texts, vocab_size=320), *OBJECTIVES)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +69,33 @@ def lm(tokenizer):
     return nb.LM.new("llama", tokenizer=tokenizer, **SHAPE)
 
 
+LEARNERS = {  # a network that can learn what needs a verb; by family and what else it takes
+    None: [("llama", {})],
+    "score": [("llama", {})],
+    "fill": [("bert", {})],
+    "denoise": [("t5", {}), ("llama", {"network": "prefix_decoder"})],
+    "infill": [
+        ("gpt2", {"network": "prefix_decoder"}),
+        ("gpt2", {"network": "prefix_decoder", "positions": "learned_2d"}),
+    ],
+}
+PAIRS = [(name, *learner) for name in OBJECTIVES for learner in LEARNERS[OBJECTIVES[name].needs]]
+
+
+def make_model(family, tokenizer, **changes):
+    return nb.LM.new(family, tokenizer=tokenizer, **SHAPE, **changes)
+
+
 @pytest.fixture(params=list(OBJECTIVES))
 def objective(request, tokenizer):
     return OBJECTIVES[request.param].for_tokenizer(tokenizer)
 
 
-@pytest.fixture
-def network(objective, tokenizer):
-    """One that can learn the objective."""
-    family = {"fill": "bert"}.get(objective.needs, "llama")
-    return nb.LM.new(family, tokenizer=tokenizer, **SHAPE).model
+@pytest.fixture(params=PAIRS, ids=str)
+def pair(request, tokenizer):
+    """An objective, and a network that can learn it."""
+    name, family, changes = request.param
+    return OBJECTIVES[name].for_tokenizer(tokenizer), make_model(family, tokenizer, **changes).model
 
 
 def windows(objective, tokenizer, length=LENGTH):
@@ -109,8 +125,9 @@ def test_a_batch_follows_from_windows_and_generator_alone(objective, tokenizer):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_the_loss_is_a_sum_over_what_counts(objective, tokenizer, network):
+def test_the_loss_is_a_sum_over_what_counts(pair, tokenizer):
     """So it adds up over parts of a batch, and so do the counts."""
+    objective, network = pair
     batch = objective.batch(windows(objective, tokenizer), np.random.default_rng(1))
     whole, count = objective.loss(network, batch)
     assert whole.shape == ()
@@ -125,7 +142,8 @@ def test_the_loss_is_a_sum_over_what_counts(objective, tokenizer, network):
     torch.testing.assert_close(sum(loss for loss, _ in parts), whole, rtol=1e-5, atol=1e-4)
 
 
-def test_windows_that_the_end_of_the_text_cuts_short_are_taken(objective, tokenizer, network):
+def test_windows_that_the_end_of_the_text_cuts_short_are_taken(pair, tokenizer):
+    objective, network = pair
     for length in range(objective.overlap + 1, objective.window_length(LENGTH)):
         raw = windows(objective, tokenizer)[:, :length].copy()
         loss, count = objective.loss(network, objective.batch(raw, np.random.default_rng(length)))
@@ -135,17 +153,91 @@ def test_windows_that_the_end_of_the_text_cuts_short_are_taken(objective, tokeni
             assert count == BATCH * (length - objective.overlap)
 
 
-def test_training_on_a_batch_lowers_its_loss(objective, tokenizer, network):
+def test_training_on_a_batch_lowers_its_loss(pair, tokenizer):
+    objective, network = pair
     batch = objective.batch(windows(objective, tokenizer), np.random.default_rng(1))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     losses = []
-    for _ in range(8):
+    for _ in range(20):
         loss, count = objective.loss(network, batch)
         losses.append(float(loss.detach()) / count)
         (loss / count).backward()
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_it_is_shown(objective, tokenizer):
+    """As a person reads it; what a text holds is escaped."""
+    kind = type(objective)
+    if kind.__module__ == __name__:
+        return
+    text = "A list <b>of</b> items. They are in order. " * 3
+    shown, again = (kind.show(text, tokenizer=tokenizer, seed=1) for _ in range(2))
+    assert shown == again and len(shown.seen) == len(shown.predicted) and any(shown.predicted)
+    assert "predict" in repr(shown)
+    html = shown._repr_html_()
+    assert "<b>of" not in html and "&lt;" in html
+    with pytest.raises(UserError, match="at least"):
+        kind.show("", tokenizer=tokenizer)
+
+
+def test_a_tokenizer_that_lacks_its_tokens_is_refused_and_can_be_given_them(objective, texts):
+    kind = type(objective)
+    bare = nb.data.train_tokenizer(texts, kind="byte")
+    if kind.special_tokens:
+        with pytest.raises(UserError, match=r"lacks|has no .*\n.*nb\.objectives\.add_tokens"):
+            kind.for_tokenizer(bare)
+        names = [name for name in OBJECTIVES if OBJECTIVES[name] is kind]
+        size = len(nb.objectives.add_tokens(bare, *names))
+        assert size == 257 + len(kind.special_tokens) == len(nb.objectives.add_tokens(bare, *names))
+    kind.for_tokenizer(bare)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "changes"), [pair for pair in PAIRS if not pair[0].startswith("test_")], ids=str,
+)  # fmt: skip
+def test_it_trains_in_a_run_validates_and_is_replayed(name, family, changes, tokenizer, stores, tmp_path):
+    """Two steps, back to the first, and two others; in the longest sequences for which there are positions."""
+    model = make_model(family, tokenizer, **changes)
+    objective = OBJECTIVES[name].for_tokenizer(tokenizer)
+    training, held_out = stores
+    run = nb.train(
+        model, training, validation=held_out, folder=tmp_path, name="run", objective=name, steps=3, batch_size=3,
+        sequence_length=longest_sequence(objective, model.config), validation_interval=1, validation_tokens=100,
+        sample_interval=0, checkpoint_interval=1, precision="float32", num_threads=1,
+    )  # fmt: skip
+    run.wait(progress=False)
+    assert run.state == "finished" and not run.events("warning")
+    assert np.isfinite(run.history("loss")[1]).all()
+    for event in run.events("evaluation"):
+        assert np.isfinite(event["loss"]) and event["tokens"] > 0
+        assert ("bits_per_byte" in event) == objective.counts_every_token
+    assert nb.replay(run, progress=False).identical
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if OBJECTIVES[name].needs is not None])
+def test_a_network_that_it_makes_no_sense_for_is_refused_with_the_reason(name, tokenizer, stores, tmp_path):
+    needs = OBJECTIVES[name].needs
+    for family, changes in (pair for learners in LEARNERS.values() for pair in learners):
+        model = make_model(family, tokenizer, **changes)
+        if needs not in model.model.can:
+            with pytest.raises(UserError, match=f"cannot {needs}: it is {model.model.kind}"):
+                nb.train(model, stores[0], folder=tmp_path, objective=name, sequence_length=32)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_sequence_that_is_too_long_for_both_texts_together_is_refused(tokenizer, stores, tmp_path):
+    for name, longest in (("span_corruption", 52), ("prefix_lm", 64), ("denoising", 32)):
+        settings = {"folder": tmp_path, "objective": name}
+        prefix = make_model("llama", tokenizer, network="prefix_decoder")
+        if longest < 64:
+            with pytest.raises(UserError, match=f"for inputs and targets.*\n.*sequence_length={longest} "):
+                nb.train(prefix, stores[0], sequence_length=longest + 1, **settings)
+        objective = OBJECTIVES[name].for_tokenizer(tokenizer)
+        assert longest_sequence(objective, prefix.config) == longest
+        assert longest_sequence(objective, make_model("t5", tokenizer).config) == 64
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture

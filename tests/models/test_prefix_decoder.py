@@ -156,11 +156,12 @@ def test_a_window_that_slides_keeps_what_was_generated_causal(lm):
         assert everything[place] == int(lm.model.logits(hidden[0, -1]).argmax())
 
 
-def test_it_is_saved_in_a_layout_of_its_own_which_transformers_does_not_read_as_causal(lm, tmp_path):
+def test_it_is_saved_in_a_layout_of_its_own_which_transformers_does_not_read_as_causal(lm, tmp_path, capfd):
     from transformers import AutoModelForCausalLM
 
     folder = lm.save(tmp_path / "model")
     opened = nb.load(folder)
+    assert capfd.readouterr().err == ""
     assert opened.config == lm.config and type(opened.model) is PrefixDecoder
     given = torch.arange(9)[None]
     assert torch.equal(opened.model(given), lm.model(given))

@@ -189,7 +189,7 @@ def test_what_is_seen_and_predicted_is_shown_and_escaped(tokenizer):
 
 def test_tokenizers_that_cannot_be_used():
     plain = nb.data.train_tokenizer(["some text"], kind="byte")
-    with pytest.raises(UserError, match="no mask token.*\n.*add_special_tokens"):
+    with pytest.raises(UserError, match="no mask token.*\n.*add_tokens"):
         MaskedLM.for_tokenizer(plain)
 
 
