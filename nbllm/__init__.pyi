@@ -14,7 +14,7 @@ from . import (
 from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
-from .evaluation import evaluate as evaluate
+from .evaluation import evaluate as evaluate, reproduce as reproduce
 from .inference import SamplingConfig as SamplingConfig
 from .lm import LM as LM
 from .models import ModelConfig as ModelConfig

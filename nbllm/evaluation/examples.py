@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.report.figures import Subject
+from nbllm.evaluation.provenance import location_of
 
 if TYPE_CHECKING:
     from nbllm.evaluation.tasks.base import Task
@@ -43,12 +44,14 @@ class Examples:
         rows: Mappings of what JSON can hold.
         source: A description of where they come from.
         fingerprint: SHA-256 of the rows, in hexadecimal.
+        location: By what they can be loaded again, as `TaskRecord.location` says.
     """
 
     name: str
     rows: Sequence[Mapping[str, Any]]
     source: str
     fingerprint: str
+    location: str | None = None
 
     def subject(self, task: Task) -> Subject:
         """Return what a task measures on these examples."""
@@ -73,7 +76,7 @@ def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
         raise DataError(
             f"There is no {task.noun} to measure.", hint="Give what the model has not seen: data=..."
         )
-    return Examples(source.name, rows, words, fingerprint(rows))
+    return Examples(source.name, rows, words, fingerprint(rows), location_of(source.data))
 
 
 def fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:

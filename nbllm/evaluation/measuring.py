@@ -182,6 +182,7 @@ def _measurement(
         note=metric.note,
         settings=tuple(metric.to_dict().items()),
         subject=subject,
+        signature=metric.signature(columns),
         **recorded(metric, found, config),
     )
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import inspect
 import os
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +16,16 @@ from nbllm.core.config import Config
 from nbllm.core.errors import UserError, nearest
 from nbllm.core.quantities import size
 from nbllm.core.report.figures import Measurement
+from nbllm.core.report.provenance import TaskRecord
 from nbllm.core.report.report import Report
 from nbllm.core.report.sections import KeyValues, Measurements, Section
 from nbllm.core.signature import InWords, settings_of, takes
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import check_names, load_examples, sources
+from nbllm.evaluation.inputs import Inputs
 from nbllm.evaluation.measuring import Measured, measure
+from nbllm.evaluation.provenance import model_fingerprint, provenance, signature, task_record
 from nbllm.evaluation.reproduction import reproduction_section
 from nbllm.evaluation.run_sections import run_details, run_sections, training_metrics
 from nbllm.evaluation.several import compare_reports
@@ -109,9 +115,22 @@ def evaluate(
     ]
     if against is not None:
         check_comparable(against, [examples.subject(task) for task, examples in jobs])
-    results = [measure(lm, task, examples, config, show_progress=progress) for task, examples in jobs]
+    started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
+    records = [task_record(task, examples) for task, examples in jobs]
+    fingerprint = model_fingerprint(lm)
+    results = []
+    for (task, examples), record in zip(jobs, records, strict=True):
+        measured, rows = measure(lm, task, examples, config, show_progress=progress)
+        results.append((_signed(measured, record, fingerprint), rows))
+    made = provenance(
+        lm, records, config, fingerprint, started.isoformat(timespec="seconds"), time.monotonic() - begun
+    )
     found = [[*measured.task.sections(measured), rows] for measured, rows in results]
-    report = Report(title=title or _title(lm, run, step))
+    report = Report(
+        title=title or _title(lm, run, step),
+        provenance=(made,),
+        inputs=Inputs({"": weakref.ref(lm)}, chosen, data),
+    )
     report.add(_summary(lm, run, [measured for measured, _ in results]))
     if against is not None:
         report.add(comparison_section(against, Report("", [s for part in found for s in part]), config))
@@ -186,6 +205,19 @@ def _configure(
     ]
     check_names(chosen)
     return EvaluationConfig.from_dict(of(EvaluationConfig)), chosen
+
+
+def _signed(measured: Measured, record: TaskRecord, fingerprint: str) -> Measured:
+    """Return what was measured, each figure with its signature."""
+    return dataclasses.replace(
+        measured,
+        measurements=tuple(
+            dataclasses.replace(
+                figure, signature=signature(figure, len(measured), measured.config, record, fingerprint)
+            )
+            for figure in measured.measurements
+        ),
+    )
 
 
 def _title(lm: LM, run: Run | None, step: int | None) -> str:

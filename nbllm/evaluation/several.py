@@ -70,6 +70,11 @@ def compare_reports(
     out.add(_summary(reports), _side_by_side(reports), compared, *_flip_tables(compared, reports))
     for name, report in reports.items():
         out.add(*_of_model(name, report))
+        out.provenance += tuple(dataclasses.replace(each, model=name) for each in report.provenance)
+    kept = {name: report.inputs for name, report in reports.items() if report.inputs is not None}
+    if len(kept) == len(reports):
+        models = {name: inputs.models[""] for name, inputs in kept.items()}
+        out.inputs = dataclasses.replace(kept[names[0]], models=models)
     return out
 
 

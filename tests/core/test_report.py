@@ -96,7 +96,7 @@ def test_json_round_trip(tmp_path, text):
     back = Report.load(path)
     assert back == report
     assert back.to_dict() == json.loads(path.read_text("utf-8"))
-    assert back.to_dict()["schema"] == "nbllm-report/1"
+    assert back.to_dict()["schema"] == "nbllm-report/2"
     assert str(back) == str(report) and back._repr_html_() == report._repr_html_()
 
 
@@ -260,11 +260,11 @@ def rows(**changes):
 
 
 BAD = {
-    "newer": (lambda r: r | {"schema": "nbllm-report/2"}, "(?s)'nbllm-report/2'.*newer nbllm wrote it"),
+    "newer": (lambda r: r | {"schema": "nbllm-report/3"}, "(?s)'nbllm-report/3'.*newer nbllm wrote it"),
     "unknown schema": (lambda r: r | {"schema": "other/1"}, "its schema is 'other/1'"),
     "odd version": (lambda r: r | {"schema": "nbllm-report/x"}, "its schema is 'nbllm-report/x'"),
     "no schema": (lambda r: {k: v for k, v in r.items() if k != "schema"}, "its schema is None"),
-    "no sections": (lambda r: {"schema": "nbllm-report/1"}, "has no sections"),
+    "no sections": (lambda r: {"schema": "nbllm-report/2"}, "has no sections"),
     "a list": (lambda r: [1], "has no sections"),
     "section of no kind": (lambda r: r | {"sections": [{}]}, "(?s)needs a kind.*section 1"),
     "unknown kind": (lambda r: r | {"sections": [{"kind": "tabel"}]}, "(?s)'tabel'.*Did you mean 'table'"),

@@ -4,6 +4,7 @@ from .figures import (
     Measurement as Measurement,
     Subject as Subject,
 )
+from .provenance import Provenance as Provenance, TaskRecord as TaskRecord
 from .report import Report as Report
 from .sections import (
     Changes as Changes,

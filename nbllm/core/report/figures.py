@@ -50,6 +50,7 @@ class Measurement(Record):
         subject: What the metric was computed on.
         better: "lower" or "higher"; "" where neither is better.
         model: The name of the model, in a report of several.
+        signature: How it was made, in one line that tells comparable figures from others.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Measurement(Record):
     subject: Subject | None = None
     better: str = ""
     model: str = ""
+    signature: str = ""
 
     def __post_init__(self) -> None:
         """Drop an interval with a bound that is not finite."""

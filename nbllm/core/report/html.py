@@ -138,7 +138,9 @@ def _measurements(section: Measurements, count: _Counter) -> str:
     ]
     header = ("measure", _right("value"), "unit", "interval", "how")
     keep = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
-    return table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
+    shown = table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
+    signed = [(each.name, each.signature) for each in section.measurements if each.signature]
+    return shown + (_folded("Signatures", key_values(signed)) if signed else "")
 
 
 def _changes(section: Changes, count: _Counter) -> str:

@@ -131,7 +131,9 @@ def _measurements(section: Measurements) -> str:
     rows = [(m.name, _with_unit(m), m.interval_text, m.note) for m in section.measurements]
     header = ("measure", "value", "interval", "how")
     keep = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
-    return markdown_table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
+    shown = markdown_table([[row[i] for i in keep] for row in rows], [header[i] for i in keep])
+    signed = [] if section.prominent else [(m.name, m.signature) for m in section.measurements if m.signature]
+    return shown + (f"\n\n{markdown_table(signed, ('measure', 'signature'))}" if signed else "")
 
 
 def _changes(section: Changes) -> str:

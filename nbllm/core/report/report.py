@@ -17,9 +17,11 @@ from nbllm.core.report.figures import Change, Comparison, Measurement
 from nbllm.core.report.html import to_fragment, to_page
 from nbllm.core.report.markdown import to_markdown
 from nbllm.core.report.pdf import to_pdf
+from nbllm.core.report.provenance import Provenance
 from nbllm.core.report.sections import Changes, Comparisons, Measurements, Rows, Section, section_from_dict
+from nbllm.core.report.values import listed
 
-SCHEMA = "nbllm-report/1"
+SCHEMA = "nbllm-report/2"
 MAX_BYTES = 1 << 28  # of a report that is read
 
 _Named = TypeVar("_Named", Measurement, Change, Comparison)
@@ -56,12 +58,16 @@ class Report:
         sections: Its parts.
         created: When, as ISO 8601 in UTC.
         generator: The program and version that made it.
+        provenance: How the figures of each model were made, which `nb.reproduce` reads.
+        inputs: The models and data that were measured, for `nb.reproduce` in the same session; they are not saved.
     """
 
     title: str
     sections: list[Section] = dataclasses.field(default_factory=list)
     created: str = dataclasses.field(default_factory=_now)
     generator: str = dataclasses.field(default_factory=_generator)
+    provenance: tuple[Provenance, ...] = ()
+    inputs: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     def add(self, *parts: Section | HasSections | Report) -> Self:
         """Append sections, what has sections (`nb.compare(...)`), or those of another report; return the report.
@@ -74,6 +80,7 @@ class Report:
                 self.sections.append(part)
             elif isinstance(part, Report):
                 self.sections.extend(part.sections)
+                self.provenance += part.provenance
             elif callable(getattr(part, "sections", None)):
                 self.sections.extend(part.sections())
             else:
@@ -87,7 +94,11 @@ class Report:
         """Return this report with the sections of another after its own."""
         if not isinstance(other, Report):
             return NotImplemented
-        return dataclasses.replace(self, sections=[*self.sections, *other.sections])
+        return dataclasses.replace(
+            self,
+            sections=[*self.sections, *other.sections],
+            provenance=self.provenance + other.provenance,
+        )
 
     def measurements(self) -> Iterator[Measurement]:
         """Yield every figure, in the order of the sections."""
@@ -168,6 +179,7 @@ class Report:
             "title": self.title,
             "created": self.created,
             "generator": self.generator,
+            "provenance": [listed(dataclasses.asdict(each)) for each in self.provenance],
             "sections": [section.to_dict() for section in self.sections],
         }
 
@@ -194,7 +206,7 @@ class Report:
         for name, text in texts.items():
             if not isinstance(text, str):
                 raise DataError(f"This is not a report: its {name} is not a text.", where=where)
-        return cls(sections=sections, **texts)
+        return cls(sections=sections, provenance=_provenance(record.get("provenance", ()), where), **texts)
 
     def save(self, path: str | Path) -> Path:
         """Write the report in the format of the path's suffix: .html, .md, .json or .pdf.
@@ -256,6 +268,15 @@ class Report:
 
     def _repr_markdown_(self) -> str:
         return to_markdown(self)
+
+
+def _provenance(values: Any, where: object) -> tuple[Provenance, ...]:
+    try:
+        return tuple(Provenance(**each) for each in values)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"This is not a report: its provenance is malformed: {error}.", where=where
+        ) from error
 
 
 def _first(name: str, things: Iterable[_Named], kind: str) -> _Named:
