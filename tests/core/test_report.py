@@ -240,7 +240,7 @@ def test_reports_are_added():
 
 @pytest.mark.parametrize("name", ["report.docx", "report", "report.json.gz"])
 def test_an_unknown_format_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=r"Use one of \.json, \.html, \.md, \.pdf"):
+    with pytest.raises(UserError, match=r"Use one of \.json, \.html, \.md, \.pdf, \.tex, \.csv, \.parquet"):
         full().save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -15,10 +15,12 @@ from nbllm.core.io import expand_user, read_json, write_atomic
 from nbllm.core.registry import Registry
 from nbllm.core.report.figures import Change, Comparison, Measurement
 from nbllm.core.report.html import to_fragment, to_page
+from nbllm.core.report.latex import to_latex
 from nbllm.core.report.markdown import to_markdown
 from nbllm.core.report.pdf import to_pdf
 from nbllm.core.report.provenance import Provenance
 from nbllm.core.report.sections import Changes, Comparisons, Measurements, Rows, Section, section_from_dict
+from nbllm.core.report.tables import to_csv, to_parquet
 from nbllm.core.report.values import listed
 
 SCHEMA = "nbllm-report/2"
@@ -209,10 +211,11 @@ class Report:
         return cls(sections=sections, provenance=_provenance(record.get("provenance", ()), where), **texts)
 
     def save(self, path: str | Path) -> Path:
-        """Write the report in the format of the path's suffix: .html, .md, .json or .pdf.
+        """Write the report in the format of the path's suffix: .html, .md, .tex, .json or .pdf; or its examples.
 
-        The file is written whole or not at all; folders that do not exist are made. HTML is one self-contained page
-        without script. PDF is that page printed by an installed Chromium or Chrome.
+        The file is written whole or not at all; folders that do not exist are made. HTML is one self-contained page.
+        PDF is that page printed by an installed Chromium or Chrome. .csv and .parquet are a table of the rows of all
+        examples.
 
         Returns:
             The path.
@@ -323,3 +326,6 @@ def _json(report: Report) -> str:
 exporters.register(".html")(to_page)
 exporters.register(".md")(to_markdown)
 exporters.register(".pdf")(to_pdf)
+exporters.register(".tex")(to_latex)
+exporters.register(".csv")(to_csv)
+exporters.register(".parquet")(to_parquet)
