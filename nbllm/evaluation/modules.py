@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import evaluate
 from datasets import Features, List, Value
@@ -56,6 +56,12 @@ def metric(
     return MetricModule(name, settings, keep_in_memory=num_process == 1, **options)
 
 
+class _Configured(NamedTuple):
+    metrics: list[PredictionMetric]
+    of_rows: dict[str, Any]
+    of_results: dict[str, Any]
+
+
 class MetricModule(evaluate.Metric):
     """Metrics of one `evaluate` module. Made by `nb.evaluation.metric`.
 
@@ -76,7 +82,7 @@ class MetricModule(evaluate.Metric):
     @property
     def signature(self) -> str:
         """How the last figures were made: every convention, and the version of what computed them."""
-        return self._signature or self._configured({})[0][0].signature()
+        return self._signature or self._configured({}).metrics[0].signature()
 
     def compute(self, *, predictions: Any = None, references: Any = None, **settings: Any) -> Any:
         """Compute the metric over these examples and all that were added.
@@ -150,29 +156,44 @@ class MetricModule(evaluate.Metric):
                 where=self.name,
                 hint="Every example has one of each; several references of one example are a list in its place.",
             )
-        return {name: wanted.read_all(name, given[name]) for name, wanted in self._inputs.items()}
+        batch = {name: wanted.read_all(name, given[name]) for name, wanted in self._inputs.items()}
+        self._check_same_type(batch)
+        return batch
+
+    def _check_same_type(self, batch: Mapping[str, Sequence[Any]]) -> None:
+        """Check that labels are all numbers or all texts."""
+        labels = {name: values for name, values in batch.items() if len(self._inputs[name].features) > 1}
+        first = next((type(value) for values in labels.values() for value in values), None)
+        for name, values in labels.items():
+            for index, value in enumerate(values):
+                if first is not None and type(value) is not first:
+                    raise DataError(
+                        f"{name}[{index}] is {value!r}, but an earlier label is of type {first.__name__}.",
+                        where=self.name,
+                        hint="Labels are all whole numbers or all texts.",
+                    )
 
     @property
     def _inputs(self) -> Mapping[str, Any]:
         return self._kinds[0].inputs
 
-    def _configured(self, settings: Mapping[str, Any]) -> tuple[list[PredictionMetric], dict[str, Any]]:
-        """Return the metrics with their settings, and the options that choose what is returned of them."""
+    def _configured(self, settings: Mapping[str, Any]) -> _Configured:
+        """Return the metrics with these settings, and the arguments that are not settings of a figure."""
         chosen = {**self._settings, **settings}
-        known = {
-            name
-            for name, each in inspect.signature(self._kinds[0].results).parameters.items()
-            if each.kind is inspect.Parameter.KEYWORD_ONLY
-        }
-        options = {name: chosen.pop(name) for name in known & chosen.keys()}
-        return [kind.from_dict(chosen) for kind in self._kinds], options
+        lead = self._kinds[0]
+        of_rows, of_results = (
+            {name: chosen.pop(name) for name in _options(method) & chosen.keys()}
+            for method in (lead.rows, lead.results)
+        )
+        return _Configured([kind.from_dict(chosen) for kind in self._kinds], of_rows, of_results)
 
     def _compute(self, *, predictions: Any = None, references: Any = None, **settings: Any) -> dict[str, Any]:
-        metrics, options = self._configured(settings)
-        columns = to_arrays(to_columns(metrics[0].rows(predictions, references)))
+        metrics, of_rows, of_results = self._configured(settings)
+        given = {"predictions": predictions, "references": references}
+        columns = to_arrays(to_columns(metrics[0].rows(*(given[name] for name in self._inputs), **of_rows)))
         out: dict[str, Any] = {}
         for each in metrics:
-            out.update(each.results(columns, **options))
+            out.update(each.results(columns, **of_results))
         self._signature = metrics[0].signature(columns)
         return out
 
@@ -206,6 +227,12 @@ class MetricModule(evaluate.Metric):
             for kind in self._kinds
         )
         return f"metric({self.name!r}): {what}; {len(self):,} examples added; {self.signature}"
+
+
+def _options(method: Callable[..., Any]) -> set[str]:
+    """Return the names of a method's keyword-only parameters."""
+    parameters = inspect.signature(method).parameters.values()
+    return {each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def _feature(description: Any) -> Any:

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from nbllm.evaluation.columns import Array, Columns
 from nbllm.evaluation.metrics.base import METRICS, MacroAverage, RatioOfSums
+from nbllm.evaluation.metrics.labels import LabelMetric, weights_of
 
 
 @METRICS.register("accuracy")
-class Accuracy(RatioOfSums):
+class Accuracy(LabelMetric, RatioOfSums):
     """The share of examples that are right; a tie among several choices counts for its share."""
 
-    name = "accuracy"
+    name = key = module = "accuracy"
     label = "accuracy"
+    note = "share of examples that are right"
+    source = "as in scikit-learn"
     better = "higher"
     scale = (0.0, 1.0)
     columns = ("correct",)
 
     def terms(self, columns: Columns) -> tuple[Array, Array]:
-        """Return the credit of each example, and one for each."""
-        return columns["correct"], np.ones(len(columns["correct"]))
+        """Return the weighted credit and the weight of each example."""
+        weights = weights_of(columns, len(columns["correct"]))
+        return weights * columns["correct"], weights
+
+    def results(self, columns: Columns, *, normalize: bool = True) -> dict[str, Any]:
+        """Return the share, or the number of examples that are right.
+
+        Args:
+            columns: By name, each (row).
+            normalize: Whether the share is returned.
+        """
+        return {"accuracy": self.compute(columns) if normalize else float(self.sums(columns)[0])}
 
 
 @METRICS.register("normalized_accuracy")
-class NormalizedAccuracy(Accuracy):
+class NormalizedAccuracy(RatioOfSums):
     """Accuracy where each choice's log-probability is divided by its length, by which unit the task says."""
 
     name = "normalized_accuracy"
     label = "accuracy, normalized by length"
+    better = "higher"
+    scale = (0.0, 1.0)
     columns = ("correct_normalized",)
 
     def terms(self, columns: Columns) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -184,7 +184,7 @@ class RatioOfSums(FunctionOfSums):
 
     def figures(self, sums: Array) -> Array:
         """Return the figure of each pair of sums; where there is nothing to divide by, not a number."""
-        return self.finish(_ratio(sums[:, 0], sums[:, 1]))
+        return self.finish(quotient(sums[:, 0], sums[:, 1]))
 
     def outcomes(self, columns: Columns) -> Array | None:
         """Return the numerators where the figure is their plain mean and each is 0 or 1."""
@@ -212,9 +212,9 @@ class MacroAverage(RatioOfSums):
     def figures(self, sums: Array) -> Array:
         """Return the mean over the groups that have rows, of each set of sums."""
         parts = sums.reshape(len(sums), -1, 2)
-        ratios = self.finish(_ratio(parts[..., 0], parts[..., 1]))
+        ratios = self.finish(quotient(parts[..., 0], parts[..., 1]))
         present = np.isfinite(ratios)
-        return _ratio(np.where(present, ratios, 0).sum(-1), present.sum(-1))
+        return quotient(np.where(present, ratios, 0).sum(-1), present.sum(-1))
 
     def outcomes(self, columns: Columns) -> None:
         """Return `None`: a mean of shares is not a share of rows."""
@@ -257,20 +257,29 @@ class PredictionMetric(Metric):
     source: ClassVar[str] = ""
 
     @abc.abstractmethod
-    def row(self, prediction: Any, reference: Any) -> Row:
+    def row(self, *example: Any, **options: Any) -> Row:
         """Return the columns of one example.
 
         Args:
-            prediction: As `inputs` describes it.
-            reference: The same; where there are several, a list.
+            *example: What `inputs` names, in that order; of a text that may be several, also the text alone.
+            **options: Further ones, where the metric has any.
         """
 
-    def rows(self, predictions: Sequence[Any], references: Sequence[Any]) -> list[Row]:
-        """Return the columns of each example."""
-        return [self.row(*example) for example in zip(predictions, references, strict=True)]
+    def rows(self, *examples: Any, **options: Any) -> list[Row]:
+        """Return the columns of each example.
+
+        Args:
+            *examples: What `inputs` names, in that order, each (row).
+            **options: Arguments of the module that belong to the examples, not to the figure.
+        """
+        return [self.row(*example) for example in zip(*examples, strict=True)]
 
     def results(self, columns: Columns) -> dict[str, Any]:
-        """Return what the `evaluate` module returns of this metric, by its keys."""
+        """Return what the `evaluate` module returns of this metric, by its keys.
+
+        Where a metric has further keyword parameters here, they are arguments of the module that choose what it
+        returns.
+        """
         return {self.key: self.compute(columns)}
 
 
@@ -287,8 +296,8 @@ def _word(value: object) -> str:
     return getattr(value, "__qualname__", str(value))
 
 
-def _ratio(numerators: Array, denominators: Array) -> Array:
-    """Return the ratios; where there is nothing to divide by, not a number."""
-    ratios = np.full(np.shape(numerators), np.nan)
+def quotient(numerators: Array, denominators: Array, otherwise: float = math.nan) -> Array:
+    """Return the ratios, elementwise; where there is nothing to divide by, `otherwise`."""
+    ratios: Array = np.full(np.shape(numerators), otherwise)
     np.divide(numerators, denominators, out=ratios, where=np.asarray(denominators) > 0)
     return ratios
