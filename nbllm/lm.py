@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from nbllm.inference.chat_stream import ChatStream
+    from nbllm.inference.decoder_tokens import DecoderTokens
     from nbllm.inference.filling import Fill
     from nbllm.inference.generation import Generation, Generations
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
-    from nbllm.models.network import CausalNetwork, Network
+    from nbllm.models.network import CausalNetwork, GenerativeNetwork, Network
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -67,6 +68,8 @@ class LM:
         tokenizer: A transformers tokenizer, whose ids the model's vocabulary holds.
         sampling: Settings of `SamplingConfig` that its makers recommend; they are saved with it.
         end_tokens: Token ids that end a text, besides the tokenizer's end token; they are saved with it.
+        decoder_tokens: Of an encoder-decoder: what its decoder's text begins and ends with; they are saved with it.
+            None: it begins with the tokenizer's padding or end token, as is usual in its family.
 
     Attributes:
         sampling: The same, a dictionary. `chat` answers by those of sampling. `generate` does not, but searches with as
@@ -87,6 +90,7 @@ class LM:
         *,
         sampling: Mapping[str, Any] | None = None,
         end_tokens: Sequence[int] = (),
+        decoder_tokens: DecoderTokens | None = None,
     ) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise UserError(
@@ -106,6 +110,7 @@ class LM:
         self.tokenizer = tokenizer
         self.sampling = dict(sampling or {})
         self._end_tokens = tuple(end_tokens)
+        self._decoder_tokens = decoder_tokens
         self.origin = ""
         self.lock = threading.RLock()
         self._check_untrained: Callable[[], None] | None = None
@@ -163,12 +168,40 @@ class LM:
         own = self.tokenizer.eos_token_id
         return tuple(dict.fromkeys([*self._end_tokens, *([] if own is None else [int(own)])]))
 
-    def causal_network_for(self, verb: str) -> CausalNetwork:
-        """Return the network for `verb`, which only causal ones can do; refuse with the reason where it cannot."""
+    @property
+    def decoder_tokens(self) -> DecoderTokens | None:
+        """What the text of an encoder-decoder's decoder begins and ends with; None of any other model.
+
+        Raises:
+            UserError: Its files do not say, and the tokenizer has no token that is usual.
+        """
+        from nbllm.inference.decoder_tokens import usual_decoder_tokens
+        from nbllm.models.encoder_decoder import EncoderDecoder
+        from nbllm.models.families import FAMILIES
+
+        if not isinstance(self.model, EncoderDecoder):
+            return None
+        start = FAMILIES[self.config.family].decoder_start
+        return self._decoder_tokens or usual_decoder_tokens(self.tokenizer, start)
+
+    def generative_network(self) -> GenerativeNetwork:
+        """Return the network, which must be able to generate; refuse with the reason where it cannot."""
         from nbllm.models.network import check_can
 
+        check_can(self.model, "generate")
+        return cast("GenerativeNetwork", self.model)
+
+    def causal_network_for(self, verb: str) -> CausalNetwork:
+        """Return the network for `verb`, which only causal ones can do; refuse with the reason where it cannot."""
+        from nbllm.models.network import CausalNetwork, check_can
+
         check_can(self.model, verb)
-        return cast("CausalNetwork", self.model)
+        if not isinstance(self.model, CausalNetwork):
+            raise UserError(
+                f"This model does not continue a text: it is {self.model.kind}.",
+                hint="lm.generate(text) writes what follows from a text.",
+            )
+        return self.model
 
     @property
     def num_parameters(self) -> int:
@@ -184,7 +217,10 @@ class LM:
         with self.lock:
             model.load_state_dict(state_by_name(self.model))
         model.attention_backend = self.model.attention_backend
-        other = LM(model, self.tokenizer, sampling=self.sampling, end_tokens=self._end_tokens)
+        other = LM(
+            model, self.tokenizer, sampling=self.sampling, end_tokens=self._end_tokens,
+            decoder_tokens=self._decoder_tokens,
+        )  # fmt: skip
         other.origin = self.origin
         return other
 
@@ -274,6 +310,8 @@ class LM:
         ids: dict[str, Any] = {name: getattr(self.tokenizer, name, None) for name in _SPECIAL_IDS}
         if len(self.end_tokens) > 1:
             ids["eos_token_id"] = list(self.end_tokens)
+        if (decoder_tokens := self.decoder_tokens) is not None:
+            ids |= dataclasses.asdict(decoder_tokens)
         with self.lock:
             save_model(self.model, folder, token_ids=ids, generation=generation_config(self.sampling))
         self.tokenizer.save_pretrained(str(folder))
@@ -296,10 +334,11 @@ class LM:
         stream: bool | Callable[[StreamedText], object] = False,
         **sampling: Any,
     ) -> Generation | Generations:
-        """Continue a text, or several at once.
+        """Continue a text, or several at once; with an encoder-decoder, write another text that follows from it.
 
         Args:
-            prompt: The beginning; a list makes a batch, each text continued as it would be alone.
+            prompt: The beginning, or what the encoder reads; a list makes a batch, each text continued as it would be
+                alone.
             stream: True prints text as it comes; a function is given each piece.
             **sampling: Settings of `SamplingConfig`: temperature, top_k, top_p, max_new_tokens, seed, num_beams, ...
 
@@ -319,13 +358,14 @@ class LM:
         search = {} if stream else recommended_search(self.sampling, sampling)
         config = SamplingConfig.from_dict({**search, **sampling})
         made = generate(
-            self.causal_network_for("generate"),
+            self.generative_network(),
             self.tokenizer,
             prompt,
             stream=stream,
             config=config,
             lock=self.lock,
             end_ids=self.end_tokens,
+            decoder_tokens=self.decoder_tokens,
         )
         for each in made if isinstance(made, list) else [made]:
             self._tell_ending(each, sampling)

@@ -99,24 +99,34 @@ def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerB
     Raises:
         WeightsError: The tokenizer cannot be used.
     """
+    from nbllm.inference.decoder_tokens import stated_decoder_tokens
     from nbllm.inference.recommended import (
         GENERATION_CONFIG,
         read_generation_config,
+        recommended_lengths,
         recommended_sampling,
         usable,
         usable_end_tokens,
+        warn_of_left_out,
     )
+    from nbllm.models.encoder_decoder import EncoderDecoder
     from nbllm.models.loading import read_config_file
 
     tokenizer = load_tokenizer(directory) if tokenizer is None else tokenizer
     stated, where = read_generation_config(directory), directory / GENERATION_CONFIG
-    sampling = usable(recommended_sampling(stated), where)
+    warn_of_left_out(stated, where)
+    is_pair = isinstance(model, EncoderDecoder)
+    sampling = usable(recommended_sampling(recommended_lengths(stated) if is_pair else stated), where)
     size = model.config.vocab_size
+    older = read_config_file(
+        directory
+    )  # the older place of what follows; many files have another model's end token
     if stated:
         ends = usable_end_tokens(stated.get("eos_token_id"), size, where)
-    else:  # the older place, where many files have another model's
-        ends = usable_end_tokens(read_config_file(directory).get("eos_token_id"), size, None)
-    return LM(model, tokenizer, sampling=sampling, end_tokens=ends)
+    else:
+        ends = usable_end_tokens(older.get("eos_token_id"), size, None)
+    decoder_tokens = stated_decoder_tokens(stated or older, size, where) if is_pair else None
+    return LM(model, tokenizer, sampling=sampling, end_tokens=ends, decoder_tokens=decoder_tokens)
 
 
 def _name_of(path: Path) -> str:

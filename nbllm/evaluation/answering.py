@@ -9,7 +9,7 @@ from nbllm.core.errors import UserError
 from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import added_before, encode_text
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
-from nbllm.inference.text import generate_encoded
+from nbllm.inference.text import generate_encoded, source_around
 from nbllm.inference.unicode import check_unicode
 from nbllm.lm import Score
 
@@ -103,6 +103,15 @@ def _before(lm: LM, context: str) -> list[int]:
     return added_before(lm.tokenizer) if context else document_bounds(lm.tokenizer).start_tokens
 
 
+def _encoded(lm: LM, prompt: str) -> list[int]:
+    """Return a prompt's tokens, with those that stand before a text, or where an encoder reads it around one."""
+    ids = encode_text(lm.tokenizer, prompt)
+    if lm.decoder_tokens is None:
+        return _before(lm, prompt) + ids
+    before, after = source_around(lm.tokenizer)
+    return before + ids + after
+
+
 def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> list[Answer]:
     """Return the texts that continue the prompts.
 
@@ -114,12 +123,13 @@ def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> lis
     for sampling, indices in _grouped(requests, lambda request: request.sampling).items():
         prompts = [str(requests[i].prompt) for i in indices]
         made = generate_encoded(
-            lm.causal_network_for("generate"),
+            lm.generative_network(),
             lm.tokenizer,
-            [(prompt, _before(lm, prompt) + encode_text(lm.tokenizer, prompt)) for prompt in prompts],
+            [(prompt, _encoded(lm, prompt)) for prompt in prompts],
             config=sampling,
             lock=lm.lock,
             end_ids=lm.end_tokens,
+            decoder_tokens=lm.decoder_tokens,
         )
         if any(each.stopped_by == "interrupt" for each in made):
             raise KeyboardInterrupt

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.constraints import constrain, is_forced_last
 from nbllm.inference.runners.base import Batch, ModelRunner, Step
 from nbllm.inference.sampling import check_finite, penalize_repetition
 from nbllm.inference.sequence import Sequence
@@ -115,6 +116,8 @@ class PromptBeams:
         ]
         for sequence, beam in zip(self.sequences, [*self.finished, *going], strict=False):
             sequence.tokens, sequence.stopped_by, sequence.score = beam.tokens, beam.ended, beam.score
+            if beam.ended == "eos" and is_forced_last(sequence, len(beam.tokens), self._config):
+                sequence.stopped_by = "length"
 
     def _continued(self, beam: Beam, score: float, token: int) -> Beam:
         if token in self.sequences[0].end_ids:
@@ -250,6 +253,13 @@ class BeamSearch:
             flat = log_probabilities.flatten(0, 1)
             flat = penalize_repetition(flat, seen, self._config.repetition_penalty)
             log_probabilities = flat.unflatten(0, (len(prompts), beams))
+        beams_in_rows = [(prompt, beam) for prompt in prompts for beam in prompt.running]
+        log_probabilities = constrain(
+            log_probabilities.flatten(0, 1),
+            [prompt.sequences[0] for prompt, _ in beams_in_rows],
+            [beam.tokens for _, beam in beams_in_rows],
+            self._config,
+        ).unflatten(0, (len(prompts), beams))
         scores = torch.tensor([[beam.score for beam in prompt.running] for prompt in prompts])
         totals = (log_probabilities + scores.to(logits.device)[..., None]).flatten(1)
         values, places = totals.topk(self._num_candidates)

@@ -13,6 +13,7 @@ from nbllm.inference.config import MAX_NEW_TOKENS_OF_CHAT, OF_BEAMS, SamplingCon
 from nbllm.inference.detokenizer import Detokenizer, Receive
 from nbllm.inference.engine import decode
 from nbllm.inference.generation import Generation
+from nbllm.inference.recommended import SETTINGS
 from nbllm.inference.sequence import Sequence, make_sequences
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def chat_config(sampling: Mapping[str, Any], recommended: Mapping[str, Any]) -> 
                 f"{name} is not for a chat, whose answer is one text, streamed as it is drawn.",
                 hint="lm.generate takes it.",
             )
-    drawing = {name: value for name, value in recommended.items() if name not in OF_BEAMS}
+    drawing = {name: value for name, value in recommended.items() if name in SETTINGS}
     return SamplingConfig.from_dict(
         {"max_new_tokens": MAX_NEW_TOKENS_OF_CHAT, **(drawing or CAUTIOUS), **sampling}
     )

@@ -16,9 +16,9 @@ _INFINITY = float("inf")
 class SamplingConfig(Config):
     """Configuration of a generation.
 
-    The settings act in this order: repetition penalty, temperature, top-k, top-p, min-p; then one token is
-    drawn from what is left. The default is the model's own distribution, untouched. With `num_beams`, nothing is drawn:
-    of each prompt, the likeliest texts that beam search finds are returned.
+    The settings act in this order: repetition penalty, repeated n-grams and early end tokens, temperature, top-k,
+    top-p, min-p; then one token is drawn from what is left. The default is the model's own distribution, untouched.
+    With `num_beams`, nothing is drawn: of each prompt, the likeliest texts that beam search finds are returned.
 
     Args:
         temperature: Divides the logits: below 1 is more cautious, above 1 more random. 0 is greedy: always
@@ -27,7 +27,10 @@ class SamplingConfig(Config):
         top_p: Only the smallest set of tokens that together has this probability.
         min_p: Only tokens at least this share as probable as the likeliest one.
         repetition_penalty: Above 1 makes tokens of the prompt and of the text so far less likely.
+        no_repeat_ngram_size: Above 0, no sequence of so many tokens comes twice in prompt and text; 3 is usual for
+            summaries.
         max_new_tokens: Largest number of tokens to generate.
+        min_new_tokens: The text does not end before it has so many tokens.
         stop: Strings that end the text; the text ends before the first of them.
         seed: Every sequence draws from a generator of its own, made from this seed and its prompt: the same
             prompt gives the same text alone or in any batch, and a prompt that is given twice gives two
@@ -53,7 +56,9 @@ class SamplingConfig(Config):
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
     max_new_tokens: int = 100
+    min_new_tokens: int = 0
     stop: tuple[str, ...] = ()
     seed: int | None = 0
     overflow: str = "stop"
@@ -71,7 +76,14 @@ class SamplingConfig(Config):
         self._check_number("repetition_penalty", 0, _INFINITY, open_low=True)
         if self.temperature == _INFINITY or self.repetition_penalty == _INFINITY:
             raise UserError("temperature and repetition_penalty must be finite.", where="SamplingConfig")
+        self._check_count("no_repeat_ngram_size", 0)
         self._check_count("max_new_tokens", 1)
+        self._check_count("min_new_tokens", 0)
+        if self.min_new_tokens > self.max_new_tokens:
+            raise UserError(
+                f"min_new_tokens ({self.min_new_tokens}) is more than max_new_tokens ({self.max_new_tokens}).",
+                where="SamplingConfig",
+            )
         self._check_count("batch_size", 1)
         if self.top_k is not None:
             self._check_count("top_k", 0)

@@ -19,6 +19,7 @@ import torch
 from nbllm.core.errors import UserError
 from nbllm.inference.beam_search import BeamSearch
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.decoder_tokens import DecoderTokens
 from nbllm.inference.execution import Execution
 from nbllm.inference.runners.base import ModelRunner
 from nbllm.inference.sampler import Sampler
@@ -27,18 +28,19 @@ from nbllm.inference.sequence import Sequence, make_sequences, repeated
 from nbllm.inference.workspace import workspace_of
 
 if TYPE_CHECKING:
-    from nbllm.models.network import CausalNetwork
+    from nbllm.models.network import GenerativeNetwork
 
 # Called with the prompt's index and each new token; a true answer ends the sequence ("stop").
 OnToken = Callable[[int, int], bool | None]
 
 
-def generate_ids(
-    model: CausalNetwork,
+def generate_ids(  # noqa: PLR0913 (each is one thing, and all but four are rarely given)
+    model: GenerativeNetwork,
     prompts: list[list[int]],
     config: SamplingConfig,
     *,
     eos_id: int | None,
+    decoder_tokens: DecoderTokens | None = None,
     on_token: OnToken | None = None,
     should_stop: Callable[[], bool] | None = None,
     lock: AbstractContextManager[Any] | None = None,
@@ -52,6 +54,7 @@ def generate_ids(
         config: How to choose, how long, what to do when the positions are full. Stop strings need text: they
             are for `nbllm.inference.generate`, and refused here.
         eos_id: The token that ends a sequence, or `None`.
+        decoder_tokens: Of an encoder-decoder, which reads the prompts; `None` of any other model.
         on_token: Called with the text's index and each new token; a true answer ends that sequence. Not for a beam
             search, whose tokens are known only at its end.
         should_stop: Asked before each token; a true answer ends all.
@@ -72,7 +75,9 @@ def generate_ids(
         )
     if on_token is not None and config.num_beams > 1:
         raise UserError("on_token is not for a beam search: its tokens are known only at its end.")
-    sequences = make_sequences(repeated(prompts, config), config, eos_id=eos_id)
+    sequences = make_sequences(
+        repeated(prompts, config), config, eos_id=eos_id, decoder_tokens=decoder_tokens
+    )
 
     def on_change(sequence: Sequence) -> bool | None:
         if on_token is None or sequence.stopped_by == "eos":
@@ -86,7 +91,7 @@ def generate_ids(
 
 
 def decode(
-    model: CausalNetwork,
+    model: GenerativeNetwork,
     sequences: list[Sequence],
     config: SamplingConfig,
     *,
@@ -199,20 +204,23 @@ def _run(
                 break
 
 
-def _check_prompts(model: CausalNetwork, sequences: list[Sequence], config: SamplingConfig) -> None:
+def _check_prompts(model: GenerativeNetwork, sequences: list[Sequence], config: SamplingConfig) -> None:
     vocabulary, limit = model.config.vocab_size, model.config.max_positions
     for sequence in sequences:
-        if not all(0 <= token < vocabulary for token in sequence.prompt):
+        read = sequence.prompt if sequence.source is None else sequence.source
+        if not all(0 <= token < vocabulary for token in read):
             raise UserError(
                 f"The prompt holds a token beyond the model's vocabulary of {vocabulary}.",
                 where=f"prompt {sequence.index}",
                 hint="use the tokenizer that belongs to this model; where tokens were added to it, lm.resize()",
             )
-        if config.overflow == "stop" and len(sequence.prompt) > limit:
+        if (config.overflow == "stop" or sequence.source is not None) and len(read) > limit:
             raise UserError(
-                f"The prompt has {len(sequence.prompt)} tokens; the model has positions for {limit}.",
+                f"The prompt has {len(read)} tokens; the model has positions for {limit}.",
                 where=f"prompt {sequence.index}",
-                hint='shorten it, or pass overflow="slide" to continue from its end',
+                hint="shorten it"
+                if sequence.source is not None
+                else 'shorten it, or pass overflow="slide" to continue from its end',
             )
 
 

@@ -10,9 +10,11 @@ from nbllm.inference.drafters.prompt_lookup import PromptLookup
 from nbllm.inference.runners.base import MakeRunner
 from nbllm.inference.runners.called import CalledRunner
 from nbllm.inference.runners.compiled import CompiledRunner, load_kernel
+from nbllm.inference.runners.encoder_decoder import EncoderDecoderRunner
+from nbllm.models.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
-    from nbllm.models.network import CausalNetwork
+    from nbllm.models.network import GenerativeNetwork
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,15 +33,17 @@ class Execution:
     runner: MakeRunner | None = None
     drafter: MakeDrafter | Literal["auto"] | None = "auto"
 
-    def prepare(self, model: CausalNetwork) -> None:
+    def prepare(self, model: GenerativeNetwork) -> None:
         """Load what the model runner needs; it may take long, and then says so."""
         if self.runner is None:
             load_kernel(model)
 
-    def runner_for(self, model: CausalNetwork) -> MakeRunner:
+    def runner_for(self, model: GenerativeNetwork) -> MakeRunner:
         """Return what makes the model runner for a model as it is now."""
         if self.runner is not None:
             return self.runner
+        if isinstance(model, EncoderDecoder):
+            return EncoderDecoderRunner
         return CompiledRunner if CompiledRunner.serves(model) else CalledRunner
 
     def drafter_for(self, make_runner: MakeRunner) -> MakeDrafter | None:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.constraints import constrain
 from nbllm.inference.sampling import check_finite, choose, penalize_repetition
 from nbllm.inference.sequence import Sequence
 from nbllm.inference.token_probabilities import token_probabilities
@@ -34,6 +35,7 @@ class Sampler:
         if self._config.repetition_penalty != 1:
             seen = torch.stack([self._seen_by(sequence, logits) for sequence in sequences])
             logits = penalize_repetition(logits, seen, self._config.repetition_penalty)
+        logits = constrain(logits, sequences, [sequence.tokens for sequence in sequences], self._config)
         chosen = choose(logits, self._config, [sequence.generator for sequence in sequences])
         if self._num_alternatives > 0:
             found = token_probabilities(logits, chosen, self._num_alternatives)

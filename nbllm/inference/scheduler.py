@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.constraints import is_forced_last
 from nbllm.inference.drafters.base import MAX_DRAFT_TOKENS, Drafter, MakeDrafter
 from nbllm.inference.runners.base import Batch, Step
 from nbllm.inference.sequence import Sequence
@@ -71,7 +72,8 @@ class Scheduler:
     def append(self, sequence: Sequence, token: int) -> None:
         """Add a token to a sequence, and end it where that is the last one."""
         if token in sequence.end_ids:
-            sequence.stopped_by = "eos"
+            is_forced = is_forced_last(sequence, len(sequence.tokens), self._config)
+            sequence.stopped_by = "length" if is_forced else "eos"
             return
         sequence.tokens.append(token)
         if len(sequence.tokens) == self._config.max_new_tokens:

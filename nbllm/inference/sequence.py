@@ -13,6 +13,7 @@ import torch
 from nbllm.core.errors import UserError
 from nbllm.core.seeding import generator
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.decoder_tokens import DecoderTokens
 from nbllm.inference.token_probabilities import TokenProbability
 
 Prompt = TypeVar("Prompt")
@@ -28,6 +29,9 @@ class Sequence:
         generator: What its random numbers come from.
         seed: The seed that the generator was made from.
         end_ids: The tokens that end it.
+        source: What an encoder reads; None: the model has none.
+        forced_first: The first of `tokens`, whatever is predicted; None: what is chosen.
+        forced_last: The last of `max_new_tokens` tokens, whatever is predicted; None: what is chosen.
         tokens: What was generated, without the end token.
         stopped_by: Why it ended, a key of `generation.ENDINGS`; `None` while it goes on.
         start: Where the context begins in prompt and tokens: the sliding window drops what is before.
@@ -41,6 +45,9 @@ class Sequence:
     generator: torch.Generator
     seed: int
     end_ids: frozenset[int] = frozenset()
+    source: list[int] | None = None
+    forced_first: int | None = None
+    forced_last: int | None = None
     tokens: list[int] = dataclasses.field(default_factory=list)
     stopped_by: str | None = None
     start: int = 0
@@ -60,7 +67,12 @@ class Sequence:
 
 
 def make_sequences(
-    prompts: list[list[int]], config: SamplingConfig, *, eos_id: int | None, end_ids: Collection[int] = ()
+    prompts: list[list[int]],
+    config: SamplingConfig,
+    *,
+    eos_id: int | None,
+    end_ids: Collection[int] = (),
+    decoder_tokens: DecoderTokens | None = None,
 ) -> list[Sequence]:
     """Make a sequence of each prompt, with random numbers of its own.
 
@@ -72,6 +84,8 @@ def make_sequences(
         config: Its `seed`; `None` takes a fresh one for all.
         eos_id: The end token, or `None`.
         end_ids: Other tokens that end a sequence.
+        decoder_tokens: Of an encoder-decoder: the encoder reads the prompts, and the decoder's text begins anew, with
+            these.
 
     Raises:
         UserError: A prompt is empty.
@@ -90,7 +104,12 @@ def make_sequences(
         key = tuple(prompt)
         numbers = generator(seed, "generate", key, before[key])
         before[key] += 1
-        sequences.append(Sequence(index, list(prompt), numbers, seed, ends))
+        sequence = Sequence(index, list(prompt), numbers, seed, ends)
+        if decoder_tokens is not None:
+            sequence.source, sequence.prompt = sequence.prompt, [decoder_tokens.decoder_start_token_id]
+            sequence.forced_first = decoder_tokens.forced_bos_token_id
+            sequence.forced_last = decoder_tokens.forced_eos_token_id
+        sequences.append(sequence)
     return sequences
 
 

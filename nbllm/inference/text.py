@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from nbllm.core.errors import UserError
 from nbllm.data.document_bounds import document_bounds
-from nbllm.data.encoding import added_before
+from nbllm.data.encoding import added_around, added_before
 from nbllm.inference.config import SamplingConfig
+from nbllm.inference.decoder_tokens import DecoderTokens
 from nbllm.inference.detokenizer import Detokenizer, Receive
 from nbllm.inference.engine import decode
 from nbllm.inference.execution import Execution
@@ -19,12 +20,12 @@ from nbllm.inference.streaming import Printer
 from nbllm.inference.unicode import check_unicode
 
 if TYPE_CHECKING:
-    from nbllm.models.network import CausalNetwork
+    from nbllm.models.network import GenerativeNetwork
 
 
 @overload
 def generate(
-    model: CausalNetwork,
+    model: GenerativeNetwork,
     tokenizer: Any,
     prompt: str,
     *,
@@ -34,10 +35,11 @@ def generate(
     lock: AbstractContextManager[Any] | None = None,
     execution: Execution | None = None,
     end_ids: Collection[int] = (),
+    decoder_tokens: DecoderTokens | None = None,
 ) -> Generation: ...
 @overload
 def generate(
-    model: CausalNetwork,
+    model: GenerativeNetwork,
     tokenizer: Any,
     prompt: list[str],
     *,
@@ -47,9 +49,10 @@ def generate(
     lock: AbstractContextManager[Any] | None = None,
     execution: Execution | None = None,
     end_ids: Collection[int] = (),
+    decoder_tokens: DecoderTokens | None = None,
 ) -> Generations: ...
 def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely given)
-    model: CausalNetwork,
+    model: GenerativeNetwork,
     tokenizer: Any,
     prompt: str | list[str],
     *,
@@ -59,13 +62,14 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
     lock: AbstractContextManager[Any] | None = None,
     execution: Execution | None = None,
     end_ids: Collection[int] = (),
+    decoder_tokens: DecoderTokens | None = None,
 ) -> Generation | Generations:
     """Continue a prompt, or each of a list of prompts.
 
     An interrupt (the notebook's stop button, Ctrl-C) ends the generation and returns what there is.
 
     Args:
-        model: The decoder.
+        model: The network.
         tokenizer: Its transformers tokenizer.
         prompt: One text or a list of texts; an empty one starts a document, from the token that documents begin with
             (`nbllm.data.document_bounds`).
@@ -77,6 +81,7 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
         lock: Held while the model is used, so that a training thread does not change the weights meanwhile.
         execution: What computes it; `None`: the default of each of its settings.
         end_ids: Tokens that end a text, besides the tokenizer's end token and what ends documents.
+        decoder_tokens: Of an encoder-decoder, which reads the prompt and writes another text; `None` of other models.
 
     Returns:
         The continuation without the prompt, a `str` that also tells how it came about; for a list, or where
@@ -87,39 +92,43 @@ def generate(  # noqa: PLR0913 (each is one thing, and all but two are rarely gi
             is asked to stream.
     """
     prompts = _checked(prompt)
+    encode = encode_prompt if decoder_tokens is None else encode_source
     made = generate_encoded(
         model,
         tokenizer,
-        [(text, encode_prompt(tokenizer, text)) for text in prompts],
+        [(text, encode(tokenizer, text)) for text in prompts],
         stream=stream,
         config=SamplingConfig() if config is None else config,
         should_stop=should_stop,
         lock=lock,
         execution=execution,
         end_ids=end_ids,
+        decoder_tokens=decoder_tokens,
     )
     return made[0] if isinstance(prompt, str) and len(made) == 1 else made
 
 
 def generate_encoded(
-    model: CausalNetwork,
+    model: GenerativeNetwork,
     tokenizer: Any,
     prompts: list[tuple[str, list[int]]],
     *,
     config: SamplingConfig,
     stream: bool | Receive = False,
     end_ids: Collection[int] = (),
+    decoder_tokens: DecoderTokens | None = None,
     **decoding: Any,
 ) -> Generations:
     """Continue prompts that are encoded already.
 
     Args:
-        model: The decoder.
+        model: The network.
         tokenizer: Its transformers tokenizer.
         prompts: Each as text and as token ids.
         config: As for `generate`.
         stream: As for `generate`.
         end_ids: As for `generate`.
+        decoder_tokens: As for `generate`.
         **decoding: `should_stop`, `lock` and `execution`, as for `decode`.
 
     Raises:
@@ -138,6 +147,7 @@ def generate_encoded(
         config,
         eos_id=tokenizer.eos_token_id,
         end_ids={*end_ids, *document_bounds(tokenizer).end_tokens},
+        decoder_tokens=decoder_tokens,
     )
     texts = [Detokenizer(tokenizer, sequence, config, receive) for sequence in sequences]
 
@@ -183,3 +193,18 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
         ids = ids[1:]
     start = [] if text and ids else document_bounds(tokenizer).start_tokens
     return start or ids
+
+
+def encode_source(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text for an encoder to read, with those around it."""
+    ids = [int(token) for token in tokenizer(text, verbose=False)["input_ids"]]
+    return ids if added_around(tokenizer)[1] else ids + source_around(tokenizer)[1]
+
+
+def source_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after a text that an encoder-decoder reads: the tokenizer's, or its end token after.
+
+    So do the objectives that train encoder-decoders.
+    """
+    before, after = added_around(tokenizer)
+    return before, after or document_bounds(tokenizer).end_tokens

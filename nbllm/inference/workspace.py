@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from nbllm.models.network import CausalNetwork, Network
+    from nbllm.models.network import GenerativeNetwork, Network
     from nbllm.nn.cache import Cache
 
 
@@ -29,7 +29,7 @@ class Workspace:
         cache = 0 if self._cache is None else self._cache.num_bytes
         return cache + sum(buffer.nbytes for buffer in self._buffers.values())
 
-    def cache(self, model: CausalNetwork, batch_size: int, max_length: int) -> Cache:
+    def cache(self, model: GenerativeNetwork, batch_size: int, max_length: int) -> Cache:
         """Return an empty cache of `batch_size` sequences of at least `max_length` tokens: the last one, if it fits."""
         weight = next(model.parameters())
         if self._cache is None or not self._cache.fits(batch_size, max_length, weight.dtype, weight.device):
@@ -54,7 +54,7 @@ _kept: weakref.WeakKeyDictionary[Network, Workspace] = weakref.WeakKeyDictionary
 
 
 @contextlib.contextmanager
-def workspace_of(model: CausalNetwork) -> Iterator[Workspace]:
+def workspace_of(model: GenerativeNetwork) -> Iterator[Workspace]:
     """Lend a model's workspace; a second generation at the same time gets one of its own."""
     workspace = _kept.pop(model, None) or Workspace()
     try:

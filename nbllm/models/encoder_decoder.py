@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
-from nbllm.models.network import NETWORKS, Network, Row, describe_parts
+from nbllm.models.network import NETWORKS, GenerativeNetwork, Row, describe_parts
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext, Source
 from nbllm.nn.cross_attention_cache import CrossAttentionCache
@@ -108,7 +108,7 @@ class Stack(nn.Module):
 
 @NETWORKS.register("encoder_decoder")
 @keep_methods
-class EncoderDecoder(Network):
+class EncoderDecoder(GenerativeNetwork):
     """A sequence-to-sequence transformer, as T5 and BART are; arguments as `Network` takes them.
 
     Attributes:
@@ -118,7 +118,7 @@ class EncoderDecoder(Network):
         arXiv:1910.13461 (BART).
     """
 
-    can = frozenset({"denoise"})
+    can = frozenset({"generate", "denoise"})
     kind = "an encoder-decoder, which reads one text and writes another"
     fixed: ClassVar = {
         "parallel_block": False, "shared_norm": False, "sliding_window": 0, "embedding_size": 0, "token_types": 0,
@@ -158,7 +158,7 @@ class EncoderDecoder(Network):
 
     def hidden(
         self,
-        input_ids: SourceIds,
+        input_ids: SourceIds | None,
         decoder_input_ids: Ids,
         *,
         attention_mask: SourceMask | None = None,
@@ -168,8 +168,8 @@ class EncoderDecoder(Network):
         """Return the decoder's last hidden states as the head reads them.
 
         Args:
-            input_ids: (batch, source), token ids of the text that the encoder reads; not read again where the cache
-                holds its keys and values.
+            input_ids: (batch, source), token ids of the text that the encoder reads. Where the cache holds the keys and
+                values of one, that one is attended to, and these are not read and may be None.
             decoder_input_ids: (batch, position), token ids of the text that is written, from its start token.
             attention_mask: (batch, source), nonzero at real tokens, zero at padding, which no token sees and which
                 takes no position. None: all are real.
@@ -184,6 +184,7 @@ class EncoderDecoder(Network):
             hidden, real = None, cache.source_mask
         else:
             real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+            assert input_ids is not None, "a text must be read first"
             hidden = self.encode(input_ids, attention_mask=real)
             if cache is not None:
                 cache.source_mask = real

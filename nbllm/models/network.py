@@ -130,7 +130,25 @@ class Network(nn.Module):
 
 
 @keep_methods
-class CausalNetwork(Network):
+class GenerativeNetwork(Network):
+    """Base of the networks that write a text token by token."""
+
+    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
+        """Return the scores of every token of the vocabulary; to be defined by each network."""
+        raise NotImplementedError
+
+    def make_cache(self, batch: int, max_length: int) -> Any:
+        """Return an empty `nn.cache.Cache` of this network's kind; to be defined by each network.
+
+        Args:
+            batch: Sequences.
+            max_length: The most tokens of each.
+        """
+        raise NotImplementedError
+
+
+@keep_methods
+class CausalNetwork(GenerativeNetwork):
     """Base of the networks that predict each token from those before it: what generating and scoring ask of one."""
 
     can = frozenset({"generate", "score", "embed"})
@@ -155,19 +173,6 @@ class CausalNetwork(Network):
                 tokens held in the cache, and over the real tokens alone where there is a mask.
             attention_mask: (batch, key), nonzero at real tokens, zero at padding; the keys are those of the
                 cache and then these. None: all are real.
-        """
-        raise NotImplementedError
-
-    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
-        """Return the scores of every token of the vocabulary; to be defined by each network."""
-        raise NotImplementedError
-
-    def make_cache(self, batch: int, max_length: int) -> Any:
-        """Return an empty `nn.cache.Cache` of this network's kind; to be defined by each network.
-
-        Args:
-            batch: Sequences.
-            max_length: The most tokens of each.
         """
         raise NotImplementedError
 

@@ -134,11 +134,12 @@ class Trainer(Session):
             overflow="slide",
         )
         text = generate(
-            self.lm.causal_network_for("generate"),
+            self.lm.generative_network(),
             self.lm.tokenizer,
             prompt,
             config=sampling,
             end_ids=self.lm.end_tokens,
+            decoder_tokens=self.lm.decoder_tokens,
             should_stop=lambda: self.exit_reason is not None,
         )
         self.emit("sample", prompt=prompt, text=str(text), seed=seed, **{"actor": "loop", **asked})

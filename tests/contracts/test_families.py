@@ -83,6 +83,12 @@ def test_a_text_is_continued_as_it_would_be_alone(lm, monkeypatch):
     assert together == [lm.generate(prompt, **settings).tokens for prompt in PROMPTS]
 
 
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_an_encoder_decoder_writes_as_it_would_alone(pair, settings):
+    together = [each.tokens for each in pair.generate(PROMPTS, max_new_tokens=9, **settings)]
+    assert together == [pair.generate(prompt, max_new_tokens=9, **settings).tokens for prompt in PROMPTS]
+
+
 def test_its_attention_can_be_shown(lm):
     weights = attention_weights(lm, PROMPTS[0])
     assert weights.shape[:2] == (2, 4)

@@ -13,7 +13,7 @@ from nbllm.inference.sequence import Sequence
 
 if TYPE_CHECKING:
     from nbllm.inference.workspace import Workspace
-    from nbllm.models.network import CausalNetwork
+    from nbllm.models.network import GenerativeNetwork
     from nbllm.nn.cache import Cache
 
 
@@ -66,4 +66,4 @@ class ModelRunner(Protocol):
         """
 
 
-MakeRunner = Callable[["CausalNetwork", "Workspace"], ModelRunner]  # called once a generation
+MakeRunner = Callable[["GenerativeNetwork", "Workspace"], ModelRunner]  # called once a generation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -14,22 +14,22 @@ from nbllm.inference.runners.base import Step
 
 if TYPE_CHECKING:
     from nbllm.inference.workspace import Workspace
-    from nbllm.models.network import CausalNetwork
+    from nbllm.models.network import CausalNetwork, GenerativeNetwork
 
 
 _LONG = 128  # tokens of a prompt: with fewer, giving memory back at the end costs what was saved
 
 
 class CalledRunner:
-    """A model runner for every model, on every device.
+    """A model runner for every model of one stack, on every device.
 
     Args:
         model: The model, in evaluation mode.
         workspace: Not needed.
     """
 
-    def __init__(self, model: CausalNetwork, workspace: Workspace) -> None:
-        self._model = model
+    def __init__(self, model: GenerativeNetwork, workspace: Workspace) -> None:
+        self._model = cast("CausalNetwork", model)
         self._device = next(model.parameters()).device
 
     def run(self, step: Step) -> Float[Tensor, "row token vocabulary"]:

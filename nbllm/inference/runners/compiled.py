@@ -24,7 +24,7 @@ from nbllm.nn.positions import RotaryPositions
 if TYPE_CHECKING:
     from nbllm.inference.workspace import Workspace
     from nbllm.models.decoder import Decoder
-    from nbllm.models.network import CausalNetwork
+    from nbllm.models.network import GenerativeNetwork
     from nbllm.nn.kv_cache import KVCache
 
 MIN_PARAMETERS = 1 << 20  # a smaller model has answered before Numba is loaded
@@ -33,7 +33,7 @@ _KERNELS = {torch.float32: "decoding_float32", torch.bfloat16: "decoding_bfloat1
 _PER_ROW = ("tokens", "sequences", "columns", "padding")  # int64 arrays of the kernel
 
 
-def kernel_name(model: CausalNetwork) -> str | None:
+def kernel_name(model: GenerativeNetwork) -> str | None:
     """Return the name of the kernel that computes this model; None where it is too small for one or there is none."""
     weight = next(model.parameters(), None)
     if weight is None or weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
@@ -43,7 +43,7 @@ def kernel_name(model: CausalNetwork) -> str | None:
     return _KERNELS[weight.dtype] if is_computed(model) else None
 
 
-def load_kernel(model: CausalNetwork) -> None:
+def load_kernel(model: GenerativeNetwork) -> None:
     """Load the kernel that computes this model; a line says so where a cell waits for it to be compiled."""
     name = kernel_name(model)
     if name is not None:
@@ -61,14 +61,14 @@ class CompiledRunner:
         workspace: Where the kernel keeps intermediate results.
     """
 
-    def __init__(self, model: CausalNetwork, workspace: Workspace) -> None:
+    def __init__(self, model: GenerativeNetwork, workspace: Workspace) -> None:
         self._model, self._workspace = cast("Decoder", model), workspace  # `serves` looks at its class
         self._called = CalledRunner(model, workspace)
         self._batch: Batch | None = None
         self._bound: BoundKernel | None = None  # to that batch; None where the model is called
 
     @staticmethod
-    def serves(model: CausalNetwork) -> bool:
+    def serves(model: GenerativeNetwork) -> bool:
         """Return whether the kernel computes what calling the model would, and could be compiled here.
 
         Looks at every module, so it is asked once a batch and not for every step.

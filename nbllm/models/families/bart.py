@@ -136,6 +136,7 @@ FAMILIES.register("bart")(
         of_head=re.compile(rf"{re.escape(HEAD)}|{_BIAS}"),
         optional={"head_bias": _has_bias},
         unless_zero=_BIAS,
+        decoder_start="eos_token_id",
         fixed=BART,
         varied=frozenset(
             {"position_offset", "head_bias", "num_decoder_layers", "scale_embedding", "embedding_norm"}

@@ -104,6 +104,7 @@ class Family:
         optional: Settings of `ModelConfig` that a configuration file does not state, each with the function that
             reads it off the weights.
         unless_zero: A tensor that is left out where it is zero.
+        decoder_start: Which of the tokenizer's tokens an encoder-decoder's text begins with where its files do not say.
         other_heads: A pattern of tensors of heads for other tasks, which are left out with a warning.
         fixed: Settings of `ModelConfig` that this family cannot vary.
         varied: Those of `USUAL` that it can vary.
@@ -122,6 +123,7 @@ class Family:
     of_head: re.Pattern[str] = re.compile(re.escape(HEAD))
     optional: Mapping[str, Callable[[ModelConfig, Tensors], bool]] = dataclasses.field(default_factory=dict)
     unless_zero: str = ""
+    decoder_start: str = "pad_token_id"
     other_heads: re.Pattern[str] | None = None
     fixed: Mapping[str, Any]
     varied: frozenset[str] = frozenset()
