@@ -80,6 +80,7 @@ TECHNIQUES = (
     Technique("3.2", "BLOOM", "nbllm.models.families.bloom"),
     Technique("3.2", "GPT-NeoX and Pythia", "nbllm.models.families.gpt_neox"),
     Technique("3.2", "GPT-J", "nbllm.models.families.gptj"),
+    Technique("3.2", "RWKV", "nbllm.models.rwkv.RWKV"),
     Technique("3.2", "Phi", "nbllm.models.families.phi"),
     Technique("3.2", "Mistral", "nbllm.models.families.mistral"),
     Technique("3.2", "Qwen2 and Qwen3", "nbllm.models.families.qwen3"),

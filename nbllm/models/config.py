@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
-    "num_layer_groups", "sliding_window", "num_decoder_layers",
+    "num_layer_groups", "sliding_window", "rescale_every", "num_decoder_layers",
 )  # fmt: skip
 SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
 MAX_LAYERS, MAX_SIZE = 10_000, 1 << 31
@@ -45,8 +45,8 @@ class ModelConfig(PlainConfig):
         max_positions: The longest context, in tokens.
         positions: "learned" (a vector a position), "learned_2d" (one for that in the text and one for that in a blank
             which the token fills, as in the first GLM), "sinusoidal" (waves), "rotary" (queries and keys rotated),
-            "alibi" (scores fall with the distance) or "relative" (a learned scalar for each bucket of distances, as in
-            T5).
+            "alibi" (scores fall with the distance), "relative" (a learned scalar for each bucket of distances, as in
+            T5) or "none".
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding (OPT), which in an encoder is the token `position_offset - 1` and is not counted
             (RoBERTa); 0: all tokens are counted.
@@ -57,7 +57,7 @@ class ModelConfig(PlainConfig):
             are added to it together (GPT-J), instead of one after the other.
         shared_norm: Whether, in a parallel block, both read the same normalization.
         norm_eps: Added to the variance by the normalizations.
-        activation: "gelu_tanh", "gelu", "silu" or "relu".
+        activation: "gelu_tanh", "gelu", "silu", "relu" or "relu_squared".
         gated: Whether the feed-forward part is gated (SwiGLU when the activation is "silu").
         attention_bias: Whether the projections of attention have biases.
         attention_output_bias: Whether, where they do, the output's has one too.
@@ -84,6 +84,8 @@ class ModelConfig(PlainConfig):
             layer has a block of its own.
         mask_head: Whether an encoder has a head that predicts masked tokens.
         pooler: Whether an encoder has a layer that makes a vector of the whole text out of its first token.
+        rescale_every: After so many layers of a recurrent network the stream is halved in evaluation (RWKV-4), which
+            keeps it within float16; 0: it is not.
         initializer_range: Standard deviation of new weights.
     """
 
@@ -127,6 +129,7 @@ class ModelConfig(PlainConfig):
     num_layer_groups: int = 0
     mask_head: bool = False
     pooler: bool = False
+    rescale_every: int = 0
     initializer_range: float = 0.02
 
     @classmethod

@@ -40,6 +40,7 @@ from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.positions import Positions
+from nbllm.nn.time_mixing import ChannelMixing, TimeMixing
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -49,7 +50,7 @@ class Part:
     """What a part of a network costs.
 
     Attributes:
-        name: "embedding", "attention", "feed-forward", "norms" or "head".
+        name: One of `_PARTS`: "embedding", "attention", "feed-forward", "norms", "head", ...
         parameters: How many elements its parameters have.
         flops: Floating-point operations of a forward pass, per token.
         activations: Elements that a training step keeps for the backward pass, per token.
@@ -226,7 +227,9 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
     return Costs(config, batch_size, length, parts, *_cache_elements(network))
 
 
-_PARTS = ("embedding", "attention", "cross-attention", "feed-forward", "norms", "head")
+_PARTS = (
+    "embedding", "attention", "cross-attention", "feed-forward", "time-mixing", "channel-mixing", "norms", "head",
+)  # fmt: skip
 
 
 def _part_of(path: str, module: nn.Module) -> str:
@@ -234,7 +237,7 @@ def _part_of(path: str, module: nn.Module) -> str:
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return "norms"
     names = path.split(".")
-    for name in ("cross_attention", "attention", "feed_forward", "head"):
+    for name in ("cross_attention", "attention", "feed_forward", "time_mixing", "channel_mixing", "head"):
         if name in names:
             return name.replace("_", "-")
     return "head" if path == "pooler" else "embedding"
@@ -266,6 +269,12 @@ def _kept(module: nn.Module) -> int:
         if module.gate is None:
             return 0 if module.activation is F.relu else width
         return (2 if module.activation is F.silu else 3) * width
+    if isinstance(
+        module, TimeMixing
+    ):  # both tokens of the mixtures; of the mean, its operands and states; the gate
+        return 9 * module.key.out_features
+    if isinstance(module, ChannelMixing):
+        return 4 * module.value.out_features + module.key.out_features
     return 0
 
 

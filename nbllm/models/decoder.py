@@ -31,7 +31,7 @@ class Decoder(CausalNetwork):
     kind = "a causal decoder, which predicts the next token"
     fixed: ClassVar = {
         "norm_placement": "pre", "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False,
-        "pooler": False, "num_decoder_layers": 0, "scale_embedding": False, "scale_head": False,
+        "rescale_every": 0, "pooler": False, "num_decoder_layers": 0, "scale_embedding": False, "scale_head": False,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:

@@ -34,7 +34,7 @@ class Encoder(Network):
 
     fixed: ClassVar = {
         "tie_embeddings": True, "sliding_window": 0, "num_decoder_layers": 0, "scale_embedding": False,
-        "scale_head": False,
+        "scale_head": False, "rescale_every": 0,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:

@@ -122,7 +122,7 @@ class EncoderDecoder(GenerativeNetwork):
     kind = "an encoder-decoder, which reads one text and writes another"
     fixed: ClassVar = {
         "parallel_block": False, "shared_norm": False, "sliding_window": 0, "embedding_size": 0, "token_types": 0,
-        "num_layer_groups": 0, "mask_head": False, "pooler": False,
+        "num_layer_groups": 0, "mask_head": False, "pooler": False, "rescale_every": 0,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:

@@ -232,7 +232,7 @@ def _count_elements(config: ModelConfig, *, blocks: int) -> int:
 
 def _kind_of(config: ModelConfig) -> type[Network]:
     # Importing a network registers it.
-    from nbllm.models import decoder, encoder, encoder_decoder, prefix_decoder  # noqa: F401
+    from nbllm.models import decoder, encoder, encoder_decoder, prefix_decoder, rwkv  # noqa: F401
 
     return NETWORKS[config.network]
 

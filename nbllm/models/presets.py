@@ -9,6 +9,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
 from nbllm.models.families.bart import BART
 from nbllm.models.families.bert import POST_NORM_ENCODER
+from nbllm.models.families.rwkv import RWKV_NETWORK
 from nbllm.models.families.t5 import ENCODER_DECODER
 
 _GPT2: dict[str, Any] = {"family": "gpt2", "vocab_size": 50257}
@@ -158,6 +159,9 @@ _FLAN_T5: dict[str, Any] = {
     "scale_head": False,
 }
 
+_RWKV: dict[str, Any] = {**RWKV_NETWORK, "family": "rwkv", "vocab_size": 50277, "tie_embeddings": False,
+    "rescale_every": 6}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": {**_GPT2, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "gpt2-medium": {**_GPT2, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
@@ -236,6 +240,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_kv_heads": 8,
         "intermediate_size": 6144,
     },
+    "rwkv": {**_RWKV, "hidden_size": 768, "num_layers": 12},
+    "rwkv-4-430m": {**_RWKV, "hidden_size": 1024, "num_layers": 24},
+    "rwkv-4-1b5": {**_RWKV, "hidden_size": 2048, "num_layers": 24},
+    "rwkv-4-3b": {**_RWKV, "hidden_size": 2560, "num_layers": 32},
+    "rwkv-4-7b": {**_RWKV, "hidden_size": 4096, "num_layers": 32},
+    "rwkv-4-14b": {**_RWKV, "hidden_size": 5120, "num_layers": 40},
     "bert": {**_BERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "bert-large": {**_BERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "minilm-l6": {**_BERT, "hidden_size": 384, "num_layers": 6, "num_heads": 12},
@@ -284,7 +294,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRESETS |= {
     "bloom-560m": PRESETS["bloom"], "opt-125m": PRESETS["opt"], "pythia-70m": PRESETS["gpt_neox"],
     "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
-    "qwen3-0.6b": PRESETS["qwen3"], "bart-base": PRESETS["bart"], "t5-small": PRESETS["t5"],
+    "qwen3-0.6b": PRESETS["qwen3"], "rwkv-4-169m": PRESETS["rwkv"],
+    "bart-base": PRESETS["bart"], "t5-small": PRESETS["t5"],
 }  # fmt: skip
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")

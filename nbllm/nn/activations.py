@@ -31,4 +31,6 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": Activation(F.gelu, "GELU", ("gelu",)),
     "silu": Activation(F.silu, "SiLU", ("silu", "swish")),
     "relu": Activation(F.relu, "ReLU", ("relu",)),
+    # So et al. 2021, arXiv:2109.08668, section 4.1.
+    "relu_squared": Activation(lambda x: F.relu(x).square(), "ReLU squared", ("relu2",)),
 }

@@ -103,6 +103,8 @@ class RecurrentConfig:
 class Recurrent(nn.Module):
     """A recurrent network: what it keeps of the past is one vector, of whatever length that was."""
 
+    reads_prefix = False
+
     def __init__(self):
         super().__init__()
         self.config = RecurrentConfig()

@@ -140,12 +140,14 @@ def tokenizer(texts):
     return nb.data.train_tokenizer(texts, vocab_size=320)
 
 
-USUAL = {"decoder": "gpt2", "encoder": "bert", "encoder_decoder": "t5"}
+USUAL = {"decoder": "gpt2", "encoder": "bert", "encoder_decoder": "t5", "rwkv": "rwkv"}
 
 
 @pytest.fixture(params=sorted(NETWORKS))
 def config(request):
     shape = {"vocab_size": 320, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "max_positions": 64}
+    if request.param == "rwkv":  # it has one head
+        del shape["num_heads"]
     if request.param in USUAL:
         return make_config(USUAL[request.param], **shape)
     return ModelConfig(family=request.param, network=request.param, **shape)

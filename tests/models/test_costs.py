@@ -12,7 +12,12 @@ from nbllm.models.network import NETWORKS, build_without_weights
 BATCH, LENGTH = 4, 128
 SMALL = {"vocab_size": 512, "num_layers": 3, "hidden_size": 128, "num_heads": 4, "max_positions": LENGTH}
 
-CONFIGS = {family: make_config(family, **SMALL) for family in FAMILIES if family in PRESETS}
+ONE_HEAD = {"rwkv": {"num_heads": 1}}
+CONFIGS = {
+    family: make_config(family, **SMALL | ONE_HEAD.get(family, {}))
+    for family in FAMILIES
+    if family in PRESETS
+}
 CONFIGS["prefix_decoder"] = make_config("llama", network="prefix_decoder", **SMALL)
 
 
@@ -141,4 +146,6 @@ def test_no_tokens_are_refused(numbers):
 
 
 def test_every_network_is_held_to_this():
-    assert {config.network for config in CONFIGS.values()} == set(NETWORKS)
+    assert {config.network for config in CONFIGS.values()} == {
+        name for name in NETWORKS if not name.startswith("test_")
+    }

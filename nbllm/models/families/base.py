@@ -22,6 +22,7 @@ USUAL: dict[str, Any] = {
     "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "sliding_window": 0,
     "head_bias": False, "num_decoder_layers": 0, "attention_scale": 0.0, "scale_embedding": False, "scale_head": False,
     "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, "rope_scaling": None,
+    "rescale_every": 0,
 }  # fmt: skip
 
 

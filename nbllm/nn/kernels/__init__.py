@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from nbllm.nn.compute.decisions import current_choices
 
 # All modules that are compiled. "team" runs the others.
-NAMES = ("team", "activations", "normalization", "attention", "decoding_float32", "decoding_bfloat16")
+NAMES = (
+    "team", "activations", "normalization", "attention", "wkv", "decoding_float32", "decoding_bfloat16",
+)  # fmt: skip
 FUSED_DTYPES = ("float32", "bfloat16")  # which the kernels of activations and normalizations read and write
 # Below so many elements a pass is shorter than what it costs to call a team, and Numba need not be loaded.
 FEWEST = 1 << 16

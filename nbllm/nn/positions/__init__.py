@@ -6,6 +6,7 @@ from nbllm.nn.positions.alibi import ALiBiPositions
 from nbllm.nn.positions.base import Places, Positions, Shape, check_length
 from nbllm.nn.positions.learned import LearnedPositions
 from nbllm.nn.positions.learned_2d import Learned2DPositions
+from nbllm.nn.positions.none import NoPositions
 from nbllm.nn.positions.relative_buckets import RelativeBuckets
 from nbllm.nn.positions.rotary import RotaryPositions, Rotation, rotate
 from nbllm.nn.positions.scaling import RopeScaling
@@ -18,6 +19,7 @@ POSITIONS: dict[str, type[Positions]] = {
     "rotary": RotaryPositions,
     "alibi": ALiBiPositions,
     "relative": RelativeBuckets,
+    "none": NoPositions,
 }
 
 
@@ -31,6 +33,7 @@ __all__ = [
     "ALiBiPositions",
     "Learned2DPositions",
     "LearnedPositions",
+    "NoPositions",
     "Places",
     "Positions",
     "RelativeBuckets",
