@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from nbllm.core.quantities import counted
 from nbllm.evaluation.columns import to_arrays, to_columns
 from nbllm.evaluation.metrics.base import PredictionMetric
 from nbllm.evaluation.metrics.catalogue import MODULES
+from nbllm.evaluation.metrics.inputs import LABEL
 
 
 def metric(
@@ -162,7 +164,7 @@ class MetricModule(evaluate.Metric):
 
     def _check_same_type(self, batch: Mapping[str, Sequence[Any]]) -> None:
         """Check that labels are all numbers or all texts."""
-        labels = {name: values for name, values in batch.items() if len(self._inputs[name].features) > 1}
+        labels = {name: values for name, values in batch.items() if self._inputs[name] is LABEL}
         first = next((type(value) for values in labels.values() for value in values), None)
         for name, values in labels.items():
             for index, value in enumerate(values):
@@ -200,21 +202,16 @@ class MetricModule(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         kind = self._kinds[0]
         inputs = "".join(f"\n{name}: each is {each.words}." for name, each in kind.inputs.items())
-        alternatives = max(len(each.features) for each in kind.inputs.values())
+        kinds = itertools.product(*(each.features for each in kind.inputs.values()))
         features = [
-            Features(
-                {
-                    name: _feature(each.features[min(i, len(each.features) - 1)])
-                    for name, each in kind.inputs.items()
-                }
-            )
-            for i in range(alternatives)
+            Features({name: _feature(each) for name, each in zip(kind.inputs, combination, strict=True)})
+            for combination in kinds
         ]
         return evaluate.MetricInfo(
             description=inspect.getdoc(kind) or "",
             citation=kind.source,
             inputs_description=inputs,
-            features=features if alternatives > 1 else features[0],
+            features=features if len(features) > 1 else features[0],
         )
 
     def _build_data_dir(self) -> str:

@@ -12,7 +12,7 @@ def example_of(features, chooser):
     if isinstance(features, str):
         return {
             "string": lambda: (
-                " ".join(chooser.choices(WORDS, k=chooser.randint(4, 9)) * chooser.randint(0, 1)) or "one"
+                " ".join(chooser.choices(WORDS, k=chooser.randint(4, 9)) * chooser.randint(0, 2)) or "one"
             ),
             "int64": lambda: chooser.randint(0, 1),
             "float64": chooser.random,

@@ -84,6 +84,39 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _probability(value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"is {number}, not a probability between 0 and 1")
+    return number
+
+
+def _probabilities(value: Any) -> float | list[float]:
+    """Return the probability of the one class, or those of all."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return _probability(value)
+    out = [_probability(each) for each in value]
+    if abs(sum(out) - 1) > 1e-3:
+        raise ValueError(f"has probabilities whose sum is {sum(out):.4g}, not 1")
+    return out
+
+
+def _outcome(value: Any) -> int:
+    if value is None:
+        raise TypeError("is None")
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return int(value)
+    raise TypeError(f"is {value!r}, not true or false, 1 or 0")
+
+
+def _outcomes(value: Any) -> list[int]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"is {'None' if value is None else _kind(value)}, not a list of true and false")
+    if not value:
+        raise ValueError("is an empty list: there is no sample")
+    return [_outcome(each) for each in value]
+
+
 def _label(value: Any) -> int | str:
     if value is None:
         raise TypeError("is None")
@@ -123,3 +156,9 @@ TEXT = Input("a text", ("string",), _text)
 TEXTS = Input("a text, or a list of texts where there are several", (["string"],), _texts)
 NUMBER = Input("a number", ("float64",), _number)
 LABEL = Input("a label: a whole number or a text", ("int64", "string"), _label)
+PROBABILITY = Input("a probability between 0 and 1", ("float64",), _probability)
+PROBABILITIES = Input(
+    "a probability, or a list with that of every class", ("float64", ["float64"]), _probabilities
+)
+OUTCOME = Input("true or false", ("int64",), _outcome)
+OUTCOMES = Input("a list of true and false, one for each sample", (["int64"],), _outcomes)
