@@ -211,18 +211,26 @@ def _check_memory(config: ModelConfig) -> None:
     """Refuse a model that this machine cannot hold, before anything of it is allocated."""
     from nbllm.core.machine import memory_limit
 
-    blocks = config.num_layer_groups or config.num_layers
     try:
-        one, two = (_count_elements(config, blocks=count) for count in (1, 2))
+        needed, held = 4 * count_parameters(config), memory_limit()
     except RuntimeError as error:  # a matrix that no machine can hold
         raise UserError(f"The model cannot be built: {error}", where="ModelConfig") from error
-    needed, held = 4 * (one + (blocks - 1) * (two - one)), memory_limit()
     if needed > held:
         raise UserError(
             f"The model's parameters would take {size(needed)}; this machine has {size(held)} of memory.",
             where="ModelConfig",
             hint="Use fewer layers, or a smaller hidden_size or vocab_size.",
         )
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return how many elements the parameters of a configuration's network have; a tied head counts once.
+
+    Counted are networks of one and of two blocks without weights: every block has as many.
+    """
+    blocks = config.num_layer_groups or config.num_layers
+    one, two = (_count_elements(config, blocks=count) for count in (1, 2))
+    return one + (blocks - 1) * (two - one)
 
 
 def _count_elements(config: ModelConfig, *, blocks: int) -> int:
