@@ -68,7 +68,9 @@ def attention_weights(
             return
         x, context = given
         query, key, _ = attention.project(x, context)
-        weights = eager.attention_weights(query, key, context.mask, context.causal, attention.scale)
+        weights = eager.attention_weights(
+            query, key, context.mask, context.causal, attention.scale, attention.softcap
+        )
         out[kept_layers.index(layer)] = weights[0, kept_heads]
 
     with ExitStack() as stack:

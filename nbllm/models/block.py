@@ -10,15 +10,16 @@ from nbllm.nn.attention import Attention, AttentionContext, AttentionShape
 from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.hooks import keep_methods
-from nbllm.nn.normalization import add_and_normalize, keep_and_normalize, make_norm
+from nbllm.nn.normalization import NORMS, add_and_normalize, keep_and_normalize, make_norm
 
 
 @keep_methods
 class Block(nn.Module):
     """Attention, then feed-forward, each added to the residual stream; in between, cross-attention where there is some.
 
-    Each part reads the normalized stream ("pre"), or the stream is normalized after each is added ("post"). In a
-    parallel block both read the stream as it enters, normalized for each or once for both.
+    Each part reads the normalized stream ("pre"), or the stream is normalized after each is added ("post"), or each
+    part reads the normalized stream and its result is normalized before it is added ("sandwich"). In a parallel block
+    both read the stream as it enters, normalized for each or once for both.
 
     Args:
         config: The model's.
@@ -27,12 +28,17 @@ class Block(nn.Module):
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1 ("post"); Radford et al. 2019 (GPT-2), section 2.3, and
         Touvron et al. 2023, arXiv:2302.13971, section 2.2 ("pre"); Black et al. 2022, arXiv:2204.06745, section 2.1
-        (parallel).
+        (parallel); Ding et al. 2021 (CogView), arXiv:2105.13290, section 2.4 ("sandwich").
     """
 
     def __init__(self, config: ModelConfig, layer: int, *, has_cross_attention: bool = False) -> None:
         super().__init__()
         self.norm_placement, self.parallel = config.norm_placement, config.parallel_block
+
+        def norm(*, present: bool) -> nn.Module | None:
+            return make_norm(config.norm, config.hidden_size, config.norm_eps) if present else None
+
+        sandwich = config.norm_placement == "sandwich"
         self.attention_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         shape = AttentionShape(
             hidden_size=config.hidden_size,
@@ -42,17 +48,17 @@ class Block(nn.Module):
             bias=config.attention_bias,
             output_bias=config.attention_bias and config.attention_output_bias,
             scale=config.attention_scale or None,
+            softcap=config.attention_softcap,
         )
+        of_heads = "rms_norm" if NORMS[config.norm].centred else config.norm
         self.attention = Attention(
-            shape, layer=layer, qk_norm_eps=config.norm_eps if config.qk_norm else None
+            shape, layer=layer, qk_norm=(of_heads, config.norm_eps) if config.qk_norm else None
         )
-        self.cross_attention_norm = (
-            make_norm(config.norm, config.hidden_size, config.norm_eps) if has_cross_attention else None
-        )
+        self.attention_output_norm = norm(present=sandwich)
+        self.cross_attention_norm = norm(present=has_cross_attention)
         self.cross_attention = CrossAttention(shape, layer=layer) if has_cross_attention else None
-        self.feed_forward_norm = (
-            None if config.shared_norm else make_norm(config.norm, config.hidden_size, config.norm_eps)
-        )
+        self.cross_attention_output_norm = norm(present=has_cross_attention and sandwich)
+        self.feed_forward_norm = norm(present=not config.shared_norm)
         self.feed_forward = FeedForward(
             config.hidden_size,
             config.intermediate_size,
@@ -60,6 +66,7 @@ class Block(nn.Module):
             gated=config.gated,
             bias=config.feed_forward_bias,
         )
+        self.feed_forward_output_norm = norm(present=sandwich)
 
     def forward(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
@@ -74,13 +81,12 @@ class Block(nn.Module):
                 x = add_and_normalize(self.cross_attention_norm, x, self.cross_attention(x, context))[1]
             return add_and_normalize(self.feed_forward_norm, x, self.feed_forward(x))[1]
         x, normal = keep_and_normalize(self.attention_norm, x)
-        gathered = self.attention(normal, context)
+        gathered = _normalized(self.attention_output_norm, self.attention(normal, context))
         if self.cross_attention_norm is not None and self.cross_attention is not None:
             x, normal = add_and_normalize(self.cross_attention_norm, x, gathered)
-            gathered = self.cross_attention(normal, context)
+            gathered = _normalized(self.cross_attention_output_norm, self.cross_attention(normal, context))
         x, normal = add_and_normalize(self.feed_forward_norm, x, gathered)
-        out: Tensor = x + self.feed_forward(normal)
-        return out
+        return x + _normalized(self.feed_forward_output_norm, self.feed_forward(normal))
 
     def _in_parallel(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
@@ -90,3 +96,9 @@ class Block(nn.Module):
         for_feed_forward = normal if self.feed_forward_norm is None else self.feed_forward_norm(x)
         out: Tensor = x + self.attention(normal, context) + self.feed_forward(for_feed_forward)
         return out
+
+
+def _normalized(norm: nn.Module | None, x: Tensor) -> Tensor:
+    """Return x, normalized where there is something to do so."""
+    out: Tensor = x if norm is None else norm(x)
+    return out

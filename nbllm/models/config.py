@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
-    "num_layer_groups", "sliding_window", "rescale_every", "num_decoder_layers",
+    "num_layer_groups", "sliding_window", "full_attention_interval", "rescale_every", "num_decoder_layers",
 )  # fmt: skip
 SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
 MAX_LAYERS, MAX_SIZE = 10_000, 1 << 31
@@ -50,9 +50,10 @@ class ModelConfig(PlainConfig):
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding (OPT), which in an encoder is the token `position_offset - 1` and is not counted
             (RoBERTa); 0: all tokens are counted.
-        norm: "layer_norm" or "rms_norm".
-        norm_placement: "pre", before each part and after the last block, or "post", after each part has been added to
-            the residual stream (Vaswani et al. 2017).
+        norm: "layer_norm", "rms_norm" or "rms_norm_offset" (RMSNorm with a weight that is stored less 1).
+        norm_placement: "pre", before each part and after the last block, "post", after each part has been added to the
+            residual stream (Vaswani et al. 2017), or "sandwich", before each part and over its result before it is
+            added, and after the last block (Gemma 2).
         parallel_block: Whether attention and feed-forward both read the residual stream as it enters the block, and
             are added to it together (GPT-J), instead of one after the other.
         shared_norm: Whether, in a parallel block, both read the same normalization.
@@ -64,10 +65,16 @@ class ModelConfig(PlainConfig):
         feed_forward_bias: Whether those of the feed-forward part have.
         qk_norm: Whether each head's query and key are normalized (RMSNorm) before they are rotated (Qwen3).
         attention_scale: What the scores of attention are multiplied by before the softmax; 0: 1 / sqrt(head_dim).
+        attention_softcap: Bounds the scores of attention softly, softcap * tanh(scores / softcap); 0: not (Gemma 2).
         sliding_window: How many keys a token sees, itself included; 0: all before it.
+        full_attention_interval: Every how many layers one sees all keys in spite of `sliding_window` (Gemma 2: 2); 0:
+            none does.
         tie_embeddings: Whether the head is the transposed embedding.
         head_bias: Whether the head has a bias; where it is tied, only in an encoder-decoder (BART).
+        logit_softcap: Bounds the logits softly, likewise; 0: not (Gemma 2).
         rope_theta: Base of the rotary frequencies.
+        rope_local_theta: That of the layers with a sliding window, whose frequencies are then not scaled (Gemma 3); 0:
+            all layers have the same.
         rotary_fraction: Part of a head's components that rotary positions rotate, the first ones.
         rotary_interleaved: Whether they rotate neighbouring components together (GPT-J), instead of each of the first
             half with one of the second.
@@ -75,7 +82,7 @@ class ModelConfig(PlainConfig):
             they are not.
         embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT); 0: the
             embedding has hidden_size, and there is no projection.
-        scale_embedding: Whether the token embeddings are multiplied by sqrt(hidden_size) (BART).
+        scale_embedding: Whether the token embeddings are multiplied by sqrt(hidden_size) (BART, Gemma).
         scale_head: Whether the last hidden states are divided by sqrt(hidden_size) before the head (T5).
         embedding_norm: Whether the sum of token, position and type embeddings is normalized.
         token_types: Kinds of tokens, such as those of a first and a second sentence, with a learned vector each; 0:
@@ -114,10 +121,14 @@ class ModelConfig(PlainConfig):
     feed_forward_bias: bool = True
     qk_norm: bool = False
     attention_scale: float = 0.0
+    attention_softcap: float = 0.0
     sliding_window: int = 0
+    full_attention_interval: int = 0
     tie_embeddings: bool = True
     head_bias: bool = False
+    logit_softcap: float = 0.0
     rope_theta: float = 10000.0
+    rope_local_theta: float = 0.0
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
     rope_scaling: RopeScaling | None = None
@@ -156,13 +167,9 @@ class ModelConfig(PlainConfig):
         check_positive(self, "norm_eps", "rope_theta", "rotary_fraction", "initializer_range")
         check_choice(self, "positions", tuple(POSITIONS))
         check_choice(self, "norm", tuple(NORMS))
-        check_choice(self, "norm_placement", ("pre", "post"))
+        check_choice(self, "norm_placement", ("pre", "post", "sandwich"))
         check_choice(self, "activation", tuple(ACTIVATIONS))
-        for name in _MAY_BE_ZERO:
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative.", where="ModelConfig")
-        if not 0 <= self.attention_scale < math.inf:
-            raise UserError("attention_scale must not be negative.", where="ModelConfig")
+        self._check_ranges()
         self._derive()
         if self.num_heads % self.num_kv_heads:
             raise UserError(
@@ -178,6 +185,22 @@ class ModelConfig(PlainConfig):
         if self.position_offset and self.positions != "learned":
             raise UserError("position_offset is for learned positions.", where="ModelConfig")
         self._check_rotary()
+        self._check_combinations()
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers that are negative or not finite."""
+        for name in _MAY_BE_ZERO:
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must not be negative.", where="ModelConfig")
+        for name in ("attention_scale", "attention_softcap", "logit_softcap", "rope_local_theta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must not be negative.", where="ModelConfig")
+
+    def _check_combinations(self) -> None:
+        """Refuse settings that need another."""
+        for name in ("full_attention_interval", "rope_local_theta"):
+            if getattr(self, name) and not self.sliding_window:
+                raise UserError(f"{name} is for layers with a sliding_window.", where="ModelConfig")
         if self.parallel_block and self.norm_placement != "pre":
             raise UserError('A parallel block has norm_placement="pre".', where="ModelConfig")
         if self.shared_norm and not self.parallel_block:
@@ -194,6 +217,7 @@ class ModelConfig(PlainConfig):
                 ("rotary_fraction", 1),
                 ("rotary_interleaved", False),
                 ("rope_scaling", None),
+                ("rope_local_theta", 0),
             ):
                 if getattr(self, name) != usual:
                     raise UserError(f"{name} is for rotary positions.", where="ModelConfig")

@@ -38,6 +38,7 @@ from nbllm.models.network import CausalNetwork, Network, build_without_weights
 from nbllm.nn.attention import Attention
 from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
+from nbllm.nn.gelu import gelu_tanh
 from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.positions import Positions
 from nbllm.nn.time_mixing import ChannelMixing, TimeMixing
@@ -213,7 +214,7 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
         uses = layers_per_block if path.startswith("blocks.") else 1.0
         parameters[name] += sum(own.numel() for own in module.parameters(recurse=False))
         flops[name] += uses * _flops(module, length)
-        kept[name] += 0 if module in shared else uses * _kept(module)
+        kept[name] += 0 if module in shared else uses * _kept(module, length)
         if isinstance(module, Positions):
             stack = network.get_submodule(path.rpartition(".")[0])
             kept["attention"] += _kept_for_positions(stack, module, config, (batch_size, length))
@@ -252,7 +253,7 @@ def _flops(module: nn.Module, keys: int) -> int:
     return 0
 
 
-def _kept(module: nn.Module) -> int:
+def _kept(module: nn.Module, keys: int) -> int:
     """Return the elements that a module keeps of one token for the backward pass, likewise."""
     if isinstance(module, nn.Linear):
         return module.in_features
@@ -263,12 +264,16 @@ def _kept(module: nn.Module) -> int:
     if isinstance(module, Attention):
         heads = module.query.out_features + module.key.out_features
         normalized = 0 if module.query_norm is None else heads
+        if module.softcap:  # no fused kernel bounds scores, so that these and the weights are kept
+            num_heads = module.query.out_features // module.head_dim
+            return 2 * num_heads * keys + module.value.out_features + normalized
         return heads + module.value.out_features + normalized
     if isinstance(module, FeedForward):
         width = module.up.out_features
         if module.gate is None:
             return 0 if module.activation is F.relu else width
-        return (2 if module.activation is F.silu else 3) * width
+        factors = {F.silu: 2, gelu_tanh: 4}  # how often the inner part is kept, in whole or in parts
+        return factors.get(module.activation, 3) * width
     if isinstance(
         module, TimeMixing
     ):  # both tokens of the mixtures; of the mean, its operands and states; the gate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import torch
@@ -12,14 +13,14 @@ from torch import Tensor, nn
 from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
-from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts
+from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts, of_blocks, with_norms
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
-from nbllm.nn.masks import causal_mask, padded_causal_mask, sliding_window_mask
+from nbllm.nn.masks import Mask, causal_mask, padded_causal_mask, sliding_window_mask
 from nbllm.nn.normalization import NORMS, make_norm
-from nbllm.nn.positions import Places, check_length, make_positions
+from nbllm.nn.positions import Places, Positions, check_length, make_positions
 from nbllm.nn.rereading_cache import RereadingCache
 
 
@@ -30,8 +31,8 @@ class Decoder(CausalNetwork):
 
     kind = "a causal decoder, which predicts the next token"
     fixed: ClassVar = {
-        "norm_placement": "pre", "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False,
-        "rescale_every": 0, "pooler": False, "num_decoder_layers": 0, "scale_embedding": False, "scale_head": False,
+        "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False, "rescale_every": 0,
+        "pooler": False, "num_decoder_layers": 0, "scale_head": False,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
@@ -42,11 +43,18 @@ class Decoder(CausalNetwork):
         self.positions = make_positions(
             config.positions, shape_for_positions(config, causal=not self.reads_prefix)
         )
+        self.local_positions: Positions | None = None  # of the layers with a sliding window; None: the same
+        if config.rope_local_theta:
+            local = config.replace(rope_theta=config.rope_local_theta, rope_scaling=None)
+            self.local_positions = make_positions(
+                config.positions, shape_for_positions(local, causal=not self.reads_prefix)
+            )
         self.embedding_norm = (
             make_norm(config.norm, config.hidden_size, config.norm_eps) if config.embedding_norm else None
         )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
+        is_post = config.norm_placement == "post"
+        self.norm = None if is_post else make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.head = (
             None
             if config.tie_embeddings
@@ -111,38 +119,67 @@ class Decoder(CausalNetwork):
         elif not past:
             of_keys = positions
         where = self._places(past, count, positions, span_positions)
-        x = self.positions.embed(self.embedding(input_ids), where)
+        x = self.positions.embed(self._embed(input_ids), where)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         mask: Tensor | None = visible
         if visible is None and attention_mask is not None:
             mask = padded_causal_mask(attention_mask, count)
-        window = self.config.sliding_window
-        if window and past + count > window:
-            keys = torch.arange(past + count, device=x.device)[None] if of_keys is None else of_keys
-            near = sliding_window_mask(keys[:, past:], keys, window)
-            mask = near & (causal_mask(count, past + count, device=x.device) if mask is None else mask)
-        causal = mask is None
-        bias = self.positions.bias(
-            where, Places(slice(0, past + count) if of_keys is None else of_keys, where.length)
-        )
-        if bias is not None:
-            bias = bias.to(x)
-            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-        context = AttentionContext(
-            causal=causal,
-            mask=mask,
+        seen = Places(slice(0, past + count) if of_keys is None else of_keys, where.length)
+        full, windowed = self._contexts(where, seen, mask, cache, x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, full if self._sees_all(layer) else windowed)
+        if cache is not None:
+            cache.advance(count)
+        out: Tensor = x if self.norm is None else self.norm(x)
+        return out
+
+    def _embed(self, input_ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
+        """Return the embeddings of tokens."""
+        x: Tensor = self.embedding(input_ids)
+        if self.config.scale_embedding:  # the factor is rounded to the weights' dtype, as Gemma's authors do
+            x = x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype, device=x.device)
+        return x
+
+    def _contexts(
+        self, where: Places, seen: Places, mask: Tensor | None, cache: KVCache | None, x: Tensor
+    ) -> tuple[AttentionContext, AttentionContext]:
+        """Return what the layers that see all keys share, and those with a sliding window.
+
+        Args:
+            where: Positions of the queries.
+            seen: Of all keys.
+            mask: Which keys a query sees; None: those up to its own position.
+            cache: As in `hidden`.
+            x: What the first layer reads.
+        """
+        bias = self.positions.bias(where, seen)
+        bias = None if bias is None else bias.to(x)
+        full = AttentionContext(
+            causal=mask is None,
+            mask=_with_bias(mask, bias),
             scheme=self.positions,
             positions=where,
             cache=cache,
             backend=self.attention_backend,
         )
-        for block in self.blocks:
-            x = block(x, context)
-        if cache is not None:
-            cache.advance(count)
-        out: Tensor = self.norm(x)
-        return out
+        window, count = self.config.sliding_window, x.shape[1]
+        if not window:
+            return full, full
+        windowed = full
+        if self.local_positions is not None:
+            windowed = dataclasses.replace(full, scheme=self.local_positions)
+        keys = seen.on(x.device)
+        if keys.shape[1] > window:
+            near = sliding_window_mask(keys[:, -count:], keys, window)
+            near = near & (causal_mask(count, keys.shape[1], device=x.device) if mask is None else mask)
+            windowed = dataclasses.replace(windowed, causal=False, mask=_with_bias(near, bias))
+        return full, windowed
+
+    def _sees_all(self, layer: int) -> bool:
+        """Return whether the tokens of a layer see all keys, and not a sliding window of them."""
+        interval = self.config.full_attention_interval
+        return bool(interval) and (layer + 1) % interval == 0
 
     def _must_reread(self, cache: RereadingCache, count: int) -> bool:
         """Return whether the keys and values in the cache do not hold with `count` more tokens."""
@@ -162,7 +199,9 @@ class Decoder(CausalNetwork):
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary from the final hidden state."""
-        return F.linear(hidden, self.head_weight, self.head_bias)
+        logits = F.linear(hidden, self.head_weight, self.head_bias)
+        softcap = self.logit_softcap
+        return torch.tanh(logits / softcap) * softcap if softcap else logits
 
     @property
     def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
@@ -189,28 +228,32 @@ class Decoder(CausalNetwork):
             heads += f", {config.num_kv_heads} key/value heads"
         if config.qk_norm:
             heads += ", queries and keys normalized"
+        if config.attention_softcap:
+            heads += f", scores bounded at {config.attention_softcap:g}"
         if config.sliding_window:
             heads += f", a window of {config.sliding_window}"
+            if config.full_attention_interval:
+                heads += f" except in one of {config.full_attention_interval} layers"
         norm, activation = NORMS[config.norm].label, ACTIVATIONS[config.activation].label
-        of_both = "the same" if config.shared_norm else norm
         beside = ", in parallel to attention" if config.parallel_block else ""
         many, gate = f"{config.num_layers} x ", "gated " if config.gated else ""
-        feed_forward = f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"
-
-        def of_blocks(name: str) -> list[nn.Module | None]:
-            return [getattr(block, part) for block in self.blocks for part in (f"{name}_norm", name)]
-
+        inner = f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"
+        feed_forward = f"the same + {inner}" if config.shared_norm else with_norms(config, inner)
         parts: list[tuple[str, str, list[nn.Module | None]]] = [
             ("embedding", "token embedding", [self.embedding]),
             ("positions", self.positions.label, [self.positions]),
             ("embedding_norm", norm, [self.embedding_norm]),
-            ("blocks.*.attention", f"{many}{norm} + attention: {heads}", of_blocks("attention")),
-            ("blocks.*.feed_forward", f"{many}{of_both} + {feed_forward}{beside}", of_blocks("feed_forward")),
+            (
+                "blocks.*.attention",
+                many + with_norms(config, f"attention: {heads}"),
+                of_blocks(self.blocks, "attention"),
+            ),
+            ("blocks.*.feed_forward", many + feed_forward + beside, of_blocks(self.blocks, "feed_forward")),
             ("norm", norm, [self.norm]),
             ("head", "head" if self.head is not None else "head, tied to the embedding", [self.head]),
         ]
         return describe_parts(
-            [part for part in parts if part[0] != "embedding_norm" or self.embedding_norm is not None],
+            [part for part in parts if part[0] == "head" or part[2] != [None]],
             config.num_layers,
         )
 
@@ -227,3 +270,10 @@ class Decoder(CausalNetwork):
             dtype=weight.dtype,
             device=weight.device,
         )
+
+
+def _with_bias(mask: Tensor | None, bias: Tensor | None) -> Mask | None:
+    """Return what attention adds to the scores or hides, of a mask and of a position scheme's bias."""
+    if bias is None or mask is None:
+        return mask if bias is None else bias
+    return bias.masked_fill(~mask, -torch.inf)

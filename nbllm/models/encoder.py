@@ -13,7 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
 from nbllm.models.heads import MaskedLMHead
-from nbllm.models.network import NETWORKS, Network, Row, describe_parts
+from nbllm.models.network import NETWORKS, Network, Row, describe_parts, of_blocks, with_norms
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
@@ -33,8 +33,8 @@ class Encoder(Network):
     """
 
     fixed: ClassVar = {
-        "tie_embeddings": True, "sliding_window": 0, "num_decoder_layers": 0, "scale_embedding": False,
-        "scale_head": False, "rescale_every": 0,
+        "tie_embeddings": True, "sliding_window": 0, "logit_softcap": 0.0, "num_decoder_layers": 0,
+        "scale_embedding": False, "scale_head": False, "rescale_every": 0,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
@@ -47,8 +47,8 @@ class Encoder(Network):
         self.projection = Linear(size, config.hidden_size) if config.embedding_size else None
         groups = config.num_layer_groups or config.num_layers
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(groups))
-        is_pre = config.norm_placement == "pre"
-        self.norm = make_norm(config.norm, config.hidden_size, config.norm_eps) if is_pre else None
+        is_post = config.norm_placement == "post"
+        self.norm = None if is_post else make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.pooler = Linear(config.hidden_size, config.hidden_size) if config.pooler else None
         self.head = MaskedLMHead(config) if config.mask_head else None
         self.can = frozenset({"embed", "fill"} if config.mask_head else {"embed"})
@@ -144,15 +144,12 @@ class Encoder(Network):
             if groups == config.num_layers
             else f"{groups} for {config.num_layers} layers: "
         )
-        order = "{} + " + norm if config.norm_placement == "post" else norm + " + {}"
-        attention = order.format(
-            f"attention in both directions, {config.num_heads} heads of {config.head_dim}"
-        )
+        heads = f"{config.num_heads} heads of {config.head_dim}"
+        attention = with_norms(config, f"attention in both directions, {heads}")
         gate = "gated " if config.gated else ""
-        feed_forward = order.format(f"{gate}feed-forward, {activation}, {config.intermediate_size} wide")
-
-        def of_blocks(name: str) -> list[nn.Module | None]:
-            return [getattr(block, part) for block in self.blocks for part in (name, f"{name}_norm")]
+        feed_forward = with_norms(
+            config, f"{gate}feed-forward, {activation}, {config.intermediate_size} wide"
+        )
 
         parts: list[tuple[str, str, list[nn.Module | None]]] = [
             (
@@ -164,8 +161,8 @@ class Encoder(Network):
             ("token_types", "token types", [self.token_types]),
             ("embedding_norm", norm, [self.embedding_norm]),
             ("projection", "from the embedding's width", [self.projection]),
-            ("blocks.*.attention", many + attention, of_blocks("attention")),
-            ("blocks.*.feed_forward", many + feed_forward, of_blocks("feed_forward")),
+            ("blocks.*.attention", many + attention, of_blocks(self.blocks, "attention")),
+            ("blocks.*.feed_forward", many + feed_forward, of_blocks(self.blocks, "feed_forward")),
             ("norm", norm, [self.norm]),
             ("pooler", "pooler of the first token", [self.pooler]),
             ("head", f"masked-token head: linear, {activation}, {norm}, bias", [self.head]),

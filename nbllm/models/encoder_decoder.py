@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
-from nbllm.models.network import NETWORKS, GenerativeNetwork, Row, describe_parts
+from nbllm.models.network import NETWORKS, GenerativeNetwork, Row, describe_parts, of_blocks, with_norms
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext, Source
 from nbllm.nn.cross_attention_cache import CrossAttentionCache
@@ -49,7 +49,7 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, layer, has_cross_attention=is_decoder) for layer in range(layers)
         )
-        self.norm = norm() if config.norm_placement == "pre" else None
+        self.norm = None if config.norm_placement == "post" else norm()
 
     def forward(
         self,
@@ -121,8 +121,9 @@ class EncoderDecoder(GenerativeNetwork):
     can = frozenset({"generate", "denoise"})
     kind = "an encoder-decoder, which reads one text and writes another"
     fixed: ClassVar = {
-        "parallel_block": False, "shared_norm": False, "sliding_window": 0, "embedding_size": 0, "token_types": 0,
-        "num_layer_groups": 0, "mask_head": False, "pooler": False, "rescale_every": 0,
+        "parallel_block": False, "shared_norm": False, "sliding_window": 0, "logit_softcap": 0.0,
+        "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False, "pooler": False,
+        "rescale_every": 0,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
@@ -256,30 +257,30 @@ class EncoderDecoder(GenerativeNetwork):
 def _parts_of(config: ModelConfig, name: str, stack: Stack) -> list[tuple[str, str, list[nn.Module | None]]]:
     """Return the parts of a stack for `describe_parts`."""
     norm, activation = NORMS[config.norm].label, ACTIVATIONS[config.activation].label
-    order = "{} + " + norm if config.norm_placement == "post" else norm + " + {}"
     heads = f"{config.num_heads} heads of {config.head_dim}"
     if config.num_kv_heads != config.num_heads:
         heads += f", {config.num_kv_heads} key/value heads"
     many = f"{len(stack.blocks)} x "
     gate = "gated " if config.gated else ""
 
-    def of_blocks(part: str) -> list[nn.Module | None]:
-        return [getattr(block, each) for block in stack.blocks for each in (f"{part}_norm", part)]
-
     direction = "causal attention" if stack.is_decoder else "attention in both directions"
     parts: list[tuple[str, str, list[nn.Module | None]]] = [
         ("positions", stack.positions.label, [stack.positions]),
         ("embedding_norm", norm, [stack.embedding_norm]),
-        ("blocks.*.attention", many + order.format(f"{direction}: {heads}"), of_blocks("attention")),
+        (
+            "blocks.*.attention",
+            many + with_norms(config, f"{direction}: {heads}"),
+            of_blocks(stack.blocks, "attention"),
+        ),
         (
             "blocks.*.cross_attention",
-            many + order.format(f"attention to the encoder: {heads}"),
-            of_blocks("cross_attention") if stack.is_decoder else [None],
+            many + with_norms(config, f"attention to the encoder: {heads}"),
+            of_blocks(stack.blocks, "cross_attention") if stack.is_decoder else [None],
         ),
         (
             "blocks.*.feed_forward",
-            many + order.format(f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"),
-            of_blocks("feed_forward"),
+            many + with_norms(config, f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"),
+            of_blocks(stack.blocks, "feed_forward"),
         ),
         ("norm", norm, [stack.norm]),
     ]

@@ -18,6 +18,7 @@ from nbllm.core.seeding import generator
 from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import empty_parameters
+from nbllm.nn.normalization import NORMS
 
 VERBS = ("generate", "fill", "embed", "score", "denoise", "infill")
 
@@ -95,7 +96,8 @@ class Network(nn.Module):
         """Draw new weights.
 
         Matrices are normal with `initializer_range`; those that write into a residual stream that is not normalized
-        itself are scaled down by sqrt(2 * num_layers), as many as write into it. Biases are 0, normalizations 1.
+        itself are scaled down by sqrt(2 * num_layers), as many as write into it. Biases are 0, and
+        normalizations scale nothing.
 
         Source: Radford et al. 2019 (GPT-2), section 2.3.
         """
@@ -103,7 +105,7 @@ class Network(nn.Module):
         residual = 1 / math.sqrt(2 * self.config.num_layers) if accumulates else 1.0
         for name, weight in self.named_parameters():
             if weight.dim() < 2:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+                weight.fill_(0.0 if name.endswith("bias") else NORMS[self.config.norm].initial)
                 continue
             into_stream = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
             std = self.config.initializer_range * (residual if into_stream else 1.0)
@@ -112,6 +114,11 @@ class Network(nn.Module):
             # Drawn on the CPU in float32, so that every device and precision begins from the same weights.
             drawn = torch.empty(weight.shape, device="cpu", dtype=torch.float32)
             weight.copy_(drawn.normal_(0.0, std, generator=generator(seed, "weights", name)))
+
+    @property
+    def logit_softcap(self) -> float:
+        """How the logits are bounded, softcap * tanh(logits / softcap), after the matrix of the head; 0: not."""
+        return self.config.logit_softcap
 
     @property
     def num_parameters(self) -> int:
@@ -264,6 +271,19 @@ def describe_parts(parts: Sequence[tuple[str, str, Sequence[nn.Module | None]]],
         copies: How many layers there are.
     """
     return [_row(part, what, modules, copies) for part, what, modules in parts]
+
+
+def with_norms(config: ModelConfig, part: str) -> str:
+    """Return what a part of a block is, in words, with its normalizations in the order in which they are computed."""
+    norm = NORMS[config.norm].label
+    before = "" if config.norm_placement == "post" else f"{norm} + "
+    return before + part + ("" if config.norm_placement == "pre" else f" + {norm}")
+
+
+def of_blocks(blocks: nn.ModuleList, part: str) -> list[nn.Module | None]:
+    """Return a part of every block, with its normalizations."""
+    names = (f"{part}_norm", part, f"{part}_output_norm")
+    return [getattr(block, name) for block in blocks for name in names]
 
 
 def _row(part: str, what: str, modules: Sequence[nn.Module | None], copies: int) -> Row:

@@ -9,6 +9,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
 from nbllm.models.families.bart import BART
 from nbllm.models.families.bert import POST_NORM_ENCODER
+from nbllm.models.families.gemma2 import GEMMA_DECODER
 from nbllm.models.families.rwkv import RWKV_NETWORK
 from nbllm.models.families.t5 import ENCODER_DECODER
 
@@ -122,6 +123,33 @@ _QWEN3: dict[str, Any] = {
     "attention_output_bias": True,
     "qk_norm": True,
 }
+_GEMMA2: dict[str, Any] = {
+    **GEMMA_DECODER,
+    "family": "gemma2",
+    "vocab_size": 256000,
+    "max_positions": 8192,
+    "norm_eps": 1e-6,
+    "activation": "gelu_tanh",
+    "attention_bias": False,
+    "attention_softcap": 50.0,
+    "logit_softcap": 30.0,
+    "sliding_window": 4096,
+    "full_attention_interval": 2,
+}
+_GEMMA3: dict[str, Any] = {
+    **_GEMMA2,
+    "family": "gemma3_text",
+    "vocab_size": 262208,
+    "max_positions": 131072,
+    "qk_norm": True,
+    "attention_softcap": 0.0,
+    "logit_softcap": 0.0,
+    "sliding_window": 1024,
+    "full_attention_interval": 6,
+    "rope_theta": 1e6,
+    "rope_local_theta": 10000.0,
+}
+_GEMMA3_LONG: dict[str, Any] = {**_GEMMA3, "rope_scaling": {"kind": "linear", "factor": 8.0}}
 _BERT: dict[str, Any] = {
     **POST_NORM_ENCODER,
     "family": "bert",
@@ -246,6 +274,75 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rwkv-4-3b": {**_RWKV, "hidden_size": 2560, "num_layers": 32},
     "rwkv-4-7b": {**_RWKV, "hidden_size": 4096, "num_layers": 32},
     "rwkv-4-14b": {**_RWKV, "hidden_size": 5120, "num_layers": 40},
+    "gemma2": {
+        **_GEMMA2,
+        "hidden_size": 2304,
+        "num_layers": 26,
+        "num_heads": 8,
+        "num_kv_heads": 4,
+        "head_dim": 256,
+        "intermediate_size": 9216,
+    },
+    "gemma-2-9b": {
+        **_GEMMA2,
+        "hidden_size": 3584,
+        "num_layers": 42,
+        "num_heads": 16,
+        "num_kv_heads": 8,
+        "head_dim": 256,
+        "intermediate_size": 14336,
+    },
+    "gemma-2-27b": {
+        **_GEMMA2,
+        "hidden_size": 4608,
+        "num_layers": 46,
+        "num_heads": 32,
+        "num_kv_heads": 16,
+        "head_dim": 128,
+        "intermediate_size": 36864,
+        "attention_scale": 144**-0.5,
+    },
+    "gemma3_text": {
+        **_GEMMA3,
+        "vocab_size": 262144,
+        "max_positions": 32768,
+        "sliding_window": 512,
+        "hidden_size": 1152,
+        "num_layers": 26,
+        "num_heads": 4,
+        "num_kv_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 6912,
+    },
+    # Of the larger ones, the text model without the one that reads pictures.
+    "gemma-3-4b": {
+        **_GEMMA3_LONG,
+        "hidden_size": 2560,
+        "num_layers": 34,
+        "num_heads": 8,
+        "num_kv_heads": 4,
+        "head_dim": 256,
+        "intermediate_size": 10240,
+    },
+    "gemma-3-12b": {
+        **_GEMMA3_LONG,
+        "hidden_size": 3840,
+        "num_layers": 48,
+        "num_heads": 16,
+        "num_kv_heads": 8,
+        "head_dim": 256,
+        "intermediate_size": 15360,
+    },
+    "gemma-3-27b": {
+        **_GEMMA3_LONG,
+        "hidden_size": 5376,
+        "num_layers": 62,
+        "num_heads": 32,
+        "num_kv_heads": 16,
+        "head_dim": 128,
+        "intermediate_size": 21504,
+        "attention_scale": 168**-0.5,
+    },
     "bert": {**_BERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "bert-large": {**_BERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "minilm-l6": {**_BERT, "hidden_size": 384, "num_layers": 6, "num_heads": 12},
@@ -296,6 +393,7 @@ PRESETS |= {
     "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
     "qwen3-0.6b": PRESETS["qwen3"], "rwkv-4-169m": PRESETS["rwkv"],
     "bart-base": PRESETS["bart"], "t5-small": PRESETS["t5"],
+    "gemma-2-2b": PRESETS["gemma2"], "gemma-3-1b": PRESETS["gemma3_text"], "gemma3": PRESETS["gemma3_text"],
 }  # fmt: skip
 
 _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")

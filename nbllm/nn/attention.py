@@ -43,6 +43,7 @@ class AttentionShape:
         bias: Whether `query`, `key` and `value` have biases.
         output_bias: Whether `output` has one.
         scale: What the scores are multiplied by; None: 1 / sqrt(head_dim).
+        softcap: Bounds the scores softly, to softcap * tanh(scores / softcap); 0: they are not bounded.
     """
 
     hidden_size: int
@@ -52,6 +53,7 @@ class AttentionShape:
     bias: bool
     output_bias: bool
     scale: float | None = None
+    softcap: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ class Attention(JoinedLinears):
     Args:
         shape: Its heads, widths, biases and scale.
         layer: Which layer of the model this is; the cache keeps layers apart by it.
-        qk_norm_eps: The epsilon of the RMSNorm over each head's query and key; None: they are not normalized.
+        qk_norm: The normalization of each head's query and key, a name in `NORMS` and its epsilon; None: they are not
+            normalized.
     """
 
     def __init__(
@@ -96,19 +99,19 @@ class Attention(JoinedLinears):
         shape: AttentionShape,
         *,
         layer: int,
-        qk_norm_eps: float | None = None,
+        qk_norm: tuple[str, float] | None = None,
     ) -> None:
         super().__init__("query", "key", "value")
         self.head_dim, self.layer = shape.head_dim, layer
         self.scale = shape.head_dim**-0.5 if shape.scale is None else shape.scale
+        self.softcap = shape.softcap
         queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         self.query = Linear(shape.hidden_size, queries, bias=shape.bias)
         self.key = Linear(shape.hidden_size, keys, bias=shape.bias)
         self.value = Linear(shape.hidden_size, keys, bias=shape.bias)
         self.output = Linear(queries, shape.hidden_size, bias=shape.output_bias)
         self.query_norm, self.key_norm = (
-            None if qk_norm_eps is None else make_norm("rms_norm", shape.head_dim, qk_norm_eps)
-            for _ in range(2)
+            None if qk_norm is None else make_norm(qk_norm[0], shape.head_dim, qk_norm[1]) for _ in range(2)
         )
         self.join()
 
@@ -149,6 +152,7 @@ class Attention(JoinedLinears):
             causal=context.causal,
             mask=context.mask,
             scale=self.scale,
+            softcap=self.softcap,
             backend=context.backend,
         )
         out: Tensor = self.output(gathered.transpose(1, 2).flatten(2))

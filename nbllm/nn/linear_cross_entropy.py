@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ def linear_cross_entropy(
     targets: Int[Tensor, " token"],
     *,
     bias: Float[Tensor, " vocabulary"] | None = None,
+    softcap: float = 0.0,
     chunk: int | None = None,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
@@ -40,6 +41,7 @@ def linear_cross_entropy(
         weight: (vocabulary, hidden).
         targets: (token,), the correct token of each row.
         bias: (vocabulary,), added to the logits; None: nothing.
+        softcap: Bounds the logits softly, to softcap * tanh(logits / softcap); 0: they are not bounded.
         chunk: Rows at a time; chosen by the vocabulary's size when None.
         ignore_index: Rows with this target do not count.
 
@@ -57,7 +59,7 @@ def linear_cross_entropy(
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
         _check_targets(targets, counted, weight.shape[0])
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, counted, chunk)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, counted, (chunk, softcap))
     return loss
 
 
@@ -83,8 +85,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         counted: Tensor,
-        chunk: int,
+        settings: tuple[int, float],
     ) -> Tensor:
+        chunk, softcap = settings
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
             rows = min(chunk, max(len(targets), 1))
@@ -101,7 +104,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + rows)
                 inputs = hidden[part].to(dtype)
                 probabilities = buffer[: len(inputs)]
-                loss += _loss_of_chunk(inputs, (matrix, bias), targets[part], counted[part], probabilities)
+                head = _Head(matrix, bias, softcap)
+                loss += _loss_of_chunk(inputs, head, targets[part], counted[part], probabilities)
                 if bias_grad is not None:
                     bias_grad += probabilities.sum(0)
                 scores_grad = probabilities.to(dtype)
@@ -123,25 +127,40 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (*scaled, None, None, None)
 
 
-def _loss_of_chunk(
-    inputs: Tensor, head: tuple[Tensor, Tensor | None], targets: Tensor, counted: Tensor, buffer: Tensor
-) -> Tensor:
-    """Return a chunk's summed loss by a head's matrix and bias; leave in `buffer` the gradient of its logits."""
-    matrix, bias = head
-    matmul_into(buffer, inputs, matrix.t())
-    if bias is not None:
-        buffer += bias
+class _Head(NamedTuple):
+    matrix: Tensor
+    bias: Tensor | None
+    softcap: float
+
+    def logits(self, inputs: Tensor, out: Tensor) -> Tensor | None:
+        """Write the logits into `out`, and return their derivative by what was not bounded; None: 1."""
+        matmul_into(out, inputs, self.matrix.t())
+        if self.bias is not None:
+            out += self.bias
+        if not self.softcap:
+            return None
+        out.div_(self.softcap).tanh_()
+        slope = 1 - out.square()
+        out.mul_(self.softcap)
+        return slope
+
+
+def _loss_of_chunk(inputs: Tensor, head: _Head, targets: Tensor, counted: Tensor, buffer: Tensor) -> Tensor:
+    """Return a chunk's summed loss; leave in `buffer` the gradient of what the head's matrix and bias give."""
+    slope = head.logits(inputs, buffer)
     places = targets.clamp(min=0)[:, None]
     torch.softmax(buffer, -1, out=buffer)
     right = buffer.gather(1, places)
     losses = -right.log()
     unlikely = ~(right > _TINY)  # true for NaN as well
     if buffer.device.type != "cpu" or bool(unlikely.any()):
-        logits = (inputs @ matrix.t()).float()
-        logits = logits if bias is None else logits + bias
+        logits = torch.empty_like(buffer)
+        head.logits(inputs, logits)
         exact = logits.logsumexp(-1, keepdim=True) - logits.gather(1, places)
         losses = torch.where(unlikely, exact, losses)
     buffer.scatter_(1, places, right - 1)
+    if slope is not None:
+        buffer *= slope
     if buffer.device.type != "cpu" or not bool(counted.all()):
         losses = losses.masked_fill(~counted[:, None], 0.0)
         buffer.masked_fill_(~counted[:, None], 0.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -33,6 +34,22 @@ class RMSNorm(nn.RMSNorm):
         return _normalize(self, x) if _has_kernel(self, x) else super().forward(x)
 
 
+@keep_methods
+class OffsetRMSNorm(nn.RMSNorm):
+    """RMS normalization whose weight is stored less 1, so that weight decay pulls the scale toward 1 (Gemma).
+
+    The scale is applied in float32 or wider, before the result is rounded.
+    """
+
+    def forward(self, x: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
+        """Return x over its root mean square, times 1 + weight."""
+        if _has_kernel(self, x):
+            return _normalize(self, x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        scale = 1 + self.weight.to(wide)
+        return F.rms_norm(x.to(wide), self.normalized_shape, scale, self.eps).to(x.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Norm:
     """A kind of normalization.
@@ -40,17 +57,24 @@ class Norm:
     Attributes:
         make: Makes one of a size and an epsilon.
         label: Its name in tables for people.
+        centred: Whether the mean is subtracted.
+        initial: The weight with which it scales nothing.
     """
 
     make: Callable[[int, float], nn.Module]
     label: str
+    centred: bool
+    initial: float = 1.0
 
 
 # Layer normalization (Ba et al. 2016, arXiv:1607.06450) has weight and bias, RMS normalization (Zhang and Sennrich
-# 2019, arXiv:1910.07467) a weight only.
+# 2019, arXiv:1910.07467) a weight only; Gemma (Gemma Team 2024, arXiv:2403.08295) stores it less 1.
 NORMS: dict[str, Norm] = {
-    "layer_norm": Norm(lambda size, eps: LayerNorm(size, eps=eps), "LayerNorm"),
-    "rms_norm": Norm(lambda size, eps: RMSNorm(size, eps=eps), "RMSNorm"),
+    "layer_norm": Norm(lambda size, eps: LayerNorm(size, eps=eps), "LayerNorm", centred=True),
+    "rms_norm": Norm(lambda size, eps: RMSNorm(size, eps=eps), "RMSNorm", centred=False),
+    "rms_norm_offset": Norm(
+        lambda size, eps: OffsetRMSNorm(size, eps=eps), "RMSNorm (1 + weight)", centred=False, initial=0.0
+    ),
 }
 
 
@@ -69,7 +93,11 @@ def add_and_normalize(
     norm: nn.Module, x: Float[Tensor, "... size"], branch: Float[Tensor, "... size"]
 ) -> tuple[Float[Tensor, "... size"], Float[Tensor, "... size"]]:
     """Return x + branch and norm(x + branch); where a kernel can, in one pass forward and one backward."""
-    if is_plain(norm, LayerNorm, RMSNorm) and x.shape == branch.shape and _has_kernel(norm, x, branch):
+    if (
+        is_plain(norm, LayerNorm, RMSNorm, OffsetRMSNorm)
+        and x.shape == branch.shape
+        and _has_kernel(norm, x, branch)
+    ):
         added, out = _AddAndNormalize.apply(x, branch, *_parameters(norm))
         return added, out
     added = x + branch
@@ -80,14 +108,14 @@ def keep_and_normalize(
     norm: nn.Module, x: Float[Tensor, "... size"]
 ) -> tuple[Float[Tensor, "... size"], Float[Tensor, "... size"]]:
     """Return x and norm(x); where a kernel can, the gradients that come back by both are added in its pass."""
-    if is_plain(norm, LayerNorm, RMSNorm) and _has_kernel(norm, x):
+    if is_plain(norm, LayerNorm, RMSNorm, OffsetRMSNorm) and _has_kernel(norm, x):
         kept, out = _AddAndNormalize.apply(x, None, *_parameters(norm))
         return kept, out
     return x, norm(x)
 
 
-def _has_kernel(norm: nn.Module, *operands: Tensor) -> bool:
-    weight, bias, _, _ = _parameters(norm)
+def _has_kernel(norm: Any, *operands: Tensor) -> bool:
+    weight, bias = norm.weight, getattr(norm, "bias", None)
     fits = weight is not None and weight.dim() == 1 and operands[0].shape[-1:] == weight.shape
     return fits and serves("normalization", *operands, weight, bias, elements=operands[0].numel())
 
@@ -95,7 +123,8 @@ def _has_kernel(norm: nn.Module, *operands: Tensor) -> bool:
 def _parameters(norm: Any) -> tuple[Tensor, Tensor | None, float, bool]:
     """Weight, bias, eps, and whether the mean is subtracted."""
     eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
-    return norm.weight, getattr(norm, "bias", None), float(eps), isinstance(norm, nn.LayerNorm)
+    weight = 1 + norm.weight.float() if isinstance(norm, OffsetRMSNorm) else norm.weight
+    return weight, getattr(norm, "bias", None), float(eps), isinstance(norm, nn.LayerNorm)
 
 
 def _normalize(norm: nn.Module, x: Tensor) -> Tensor:

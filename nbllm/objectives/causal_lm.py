@@ -27,6 +27,10 @@ class HiddenAndHead(Protocol):
     def head_bias(self) -> Tensor | None:
         """What is added to the logits, (vocabulary,)."""
 
+    @property
+    def logit_softcap(self) -> float:
+        """How they are bounded after that; 0: not."""
+
 
 @OBJECTIVES.register("causal_lm")
 class CausalLM(Objective[HiddenAndHead]):
@@ -50,9 +54,10 @@ class CausalLM(Objective[HiddenAndHead]):
         """Return the cross-entropy summed over all targets, in nats, and their number."""
         targets = batch["targets"].flatten()
         hidden = network.hidden(batch["inputs"]).flatten(0, 1)
-        return linear_cross_entropy(hidden, network.head_weight, targets, bias=network.head_bias), len(
-            targets
+        loss = linear_cross_entropy(
+            hidden, network.head_weight, targets, bias=network.head_bias, softcap=network.logit_softcap
         )
+        return loss, len(targets)
 
 
 show = CausalLM.show

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
 from nbllm.core.errors import UserError
 from nbllm.nn.attention_backends import BACKENDS, attend, use_backend
@@ -57,6 +58,26 @@ def test_masks_and_causality_together(backend):
     expected = by_loops(query, key, value, visible=lambda b, i, j: j <= i and bool(real[b, j]))
     got = attend(query, key, value, causal=True, mask=real[:, None, None, :], backend=backend)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", [*sorted(BACKENDS), "auto"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_scores_are_bounded_whichever_backend_is_asked_for(backend, masked):
+    """As Gemma 2 does, before the mask is applied."""
+    query, key, value = inputs()
+    real = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 0, 1, 1, 0, 1]]) if masked else torch.ones(2, 7)
+    visible = real.bool()[:, None, None, :] & torch.ones(7, 7, dtype=torch.bool).tril()
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2
+    hidden = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
+    expected = eager_attention_forward(module, query, key, value, hidden, scaling=0.7, softcap=0.9)[0]
+    mask = real.bool()[:, None, None, :] if masked else None
+    with use_backend(backend):
+        got = attend(query, key, value, causal=True, mask=mask, scale=0.7, softcap=0.9)
+    torch.testing.assert_close(got, expected.transpose(1, 2))
+    pairs = [torch.autograd.grad(out.square().sum(), (query, key, value)) for out in (got, expected)]
+    for mine, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("backend", sorted(BACKENDS))

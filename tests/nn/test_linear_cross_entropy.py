@@ -31,6 +31,21 @@ def test_loss_and_gradients_equal_cross_entropy(chunk):
         torch.testing.assert_close(have, want, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", [5, None])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_bounded_logits(chunk, scale):
+    hidden, weight, targets = problem(scale=scale)
+    bias = torch.randn(29, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    targets[3] = -100
+    logits = torch.tanh((hidden @ weight.t() + bias) / 2.5) * 2.5
+    expected = F.cross_entropy(logits, targets, reduction="sum")
+    got = linear_cross_entropy(hidden, weight, targets, bias=bias, softcap=2.5, chunk=chunk)
+    torch.testing.assert_close(got, expected)
+    pairs = [torch.autograd.grad(loss / 37, (hidden, weight, bias)) for loss in (expected, got)]
+    for want, have in zip(*pairs, strict=True):
+        torch.testing.assert_close(have, want, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("ignored", [slice(0, 12), slice(10, 11), slice(None)])
 def test_ignored_rows_count_nothing(ignored):
     hidden, weight, targets = problem()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 
 from nbllm.nn import kernels
 from nbllm.nn.normalization import NORMS, add_and_normalize, keep_and_normalize, make_norm
@@ -25,6 +26,9 @@ def norm_of(kind, size):
 def reference(kind, x, weight, bias=None):
     if kind == "layer_norm":
         return F.layer_norm(x, weight.shape, weight, bias, 1e-5)
+    if kind == "rms_norm_offset":
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), weight.shape, 1 + weight.to(wide), 1e-5).to(x.dtype)
     return F.rms_norm(x, weight.shape, weight, 1e-5)
 
 
@@ -157,3 +161,14 @@ def test_a_hook_on_the_norm_of_what_is_kept_is_called(kind):
     x = drawn(70, 8)
     kept, out = keep_and_normalize(norm, x)
     assert kept is x and seen[0] is out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fewest", [0, 1 << 60])
+def test_a_weight_that_is_stored_less_one_scales_as_gemma_does(dtype, fewest, monkeypatch):
+    monkeypatch.setattr(kernels, "FEWEST", fewest)
+    norm, x = norm_of("rms_norm_offset", 48).to(dtype), (3 * drawn(130, 48)).to(dtype)
+    theirs = Gemma2RMSNorm(48, eps=1e-5)
+    theirs.weight = norm.weight
+    tolerance = 1e-6 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(norm(x), theirs(x), rtol=tolerance, atol=1e-6)

@@ -13,6 +13,12 @@ OPT = dict(
 )  # fmt: skip
 NEOX = {**LLAMA, "num_attention_heads": 3}  # 4 of 16 components of a head are rotated
 GPTJ = dict(vocab_size=131, n_embd=48, n_layer=3, n_head=3, n_positions=64, rotary_dim=8)
+GEMMA = dict(
+    vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=20, sliding_window=4, query_pre_attn_scalar=20, max_position_embeddings=64,
+    attn_logit_softcapping=2.0, final_logit_softcapping=3.0, pad_token_id=None,
+)  # fmt: skip
+GEMMA3 = {**GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None}
 # The names begin with the family's.
 TINY = {
     "gpt2": GPT2,
@@ -52,6 +58,17 @@ TINY = {
     },
     "mistral": {**LLAMA, "num_key_value_heads": 2, "sliding_window": 4},
     "mistral-whole-wide-heads": {**LLAMA, "num_key_value_heads": 2, "head_dim": 20, "sliding_window": None},
+    "gemma2": GEMMA,
+    "gemma2-all-full-biased-untied": {
+        **GEMMA, "layer_types": ["full_attention"] * 3, "attention_bias": True, "tie_word_embeddings": False,
+        "query_pre_attn_scalar": 12, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+    },
+    "gemma3_text": {**GEMMA3, "sliding_window_pattern": 2},
+    "gemma3_text-scaled": {
+        **GEMMA3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "final_logit_softcapping": 2.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "query_pre_attn_scalar": 12,
+    },
     "qwen3": {**LLAMA, "num_key_value_heads": 2, "head_dim": 20},
     "qwen3-biased-tied": {
         **LLAMA, "num_key_value_heads": 4, "head_dim": 12, "attention_bias": True, "tie_word_embeddings": True,
@@ -65,7 +82,10 @@ def _make_reference(family, seed=0, **settings):
     settings = {"bos_token_id": 0, "eos_token_id": 0, **settings}
     if family.startswith("gpt2"):
         settings |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.split("-")[0], **settings))
+    config = AutoConfig.for_model(family.split("-")[0], **settings)
+    # Its fused attention does not bound scores.
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -219,7 +219,7 @@ def _layer_row(block: Any, cache: Tensor) -> tuple[int, ...]:
     return (*weights, cache.data_ptr())
 
 
-def _address(module: nn.Module, name: str) -> int:
+def _address(module: nn.Module | None, name: str) -> int:
     """Return where a parameter lies; 0 where there is none."""
     parameter = getattr(module, name, None)
     return 0 if parameter is None else parameter.data_ptr()

@@ -44,7 +44,8 @@ _WITHOUT_EFFECT = ("family", "initializer_range", "max_positions")
 # Settings that the kernel computes with one value alone.
 _ONLY = {
     "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "attention_scale": 0.0,
-    "sliding_window": 0,
+    "attention_softcap": 0.0, "logit_softcap": 0.0, "sliding_window": 0, "full_attention_interval": 0,
+    "norm_placement": "pre", "rope_local_theta": 0.0, "scale_embedding": False,
     "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, **Decoder.fixed,
 }  # fmt: skip
 _FIELDS = {
@@ -124,7 +125,12 @@ def _expected_decoder(config: ModelConfig) -> ExpectedModule:
         "blocks": ExpectedModule(nn.ModuleList, children=blocks),
         "norm": norm,
     }
-    attributes: dict[str, Any] = {"config": config, "attention_backend": "auto", "embedding_norm": None}
+    attributes: dict[str, Any] = {
+        "config": config,
+        "attention_backend": "auto",
+        "embedding_norm": None,
+        "local_positions": None,
+    }
     if config.tie_embeddings:
         attributes["head"] = None
     else:
@@ -147,7 +153,7 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
         Attention,
         {
             "head_dim": config.head_dim, "layer": layer, "joined": ("query", "key", "value"),
-            "scale": config.head_dim**-0.5, "query_norm": None, "key_norm": None,
+            "scale": config.head_dim**-0.5, "softcap": 0.0, "query_norm": None, "key_norm": None,
         },
         children={
             "query": _expected_linear(hidden, queries, bias=config.attention_bias),
@@ -179,8 +185,11 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
         {
             "norm_placement": "pre",
             "parallel": False,
+            "attention_output_norm": None,
             "cross_attention_norm": None,
             "cross_attention": None,
+            "cross_attention_output_norm": None,
+            "feed_forward_output_norm": None,
         },
         children=children,
     )

@@ -23,6 +23,8 @@ USUAL: dict[str, Any] = {
     "head_bias": False, "num_decoder_layers": 0, "attention_scale": 0.0, "scale_embedding": False, "scale_head": False,
     "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, "rope_scaling": None,
     "rescale_every": 0,
+    "norm_placement": "pre", "attention_softcap": 0.0, "logit_softcap": 0.0, "full_attention_interval": 0,
+    "rope_local_theta": 0.0,
 }  # fmt: skip
 
 

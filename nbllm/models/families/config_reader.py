@@ -15,7 +15,8 @@ WITHOUT_EFFECT = frozenset(
     """
     _attn_implementation _attn_implementation_autoset _commit_hash _from_model_config _name_or_path
     _num_labels n_special predict_special_tokens
-    architectures attn_implementation auto_map bos_token_id chunk_size_feed_forward dtype eos_token_id
+    architectures attn_implementation auto_map bos_token_id cache_implementation chunk_size_feed_forward dtype
+    eos_token_id
     experts_implementation finetuning_task gradient_checkpointing id2label is_decoder
     ignore_index initializer_factor
     is_llama_config keys_to_ignore_at_inference label2id loss_type max_seq_len max_sequence_length
@@ -137,16 +138,24 @@ class ConfigReader:
         if value != implemented:
             raise self._not_implemented(key, value, repr(implemented))
 
-    def all_layers(self, key: str, implemented: str, num_layers: int) -> None:
-        """Refuse a list with an entry for each layer unless every one is `implemented`; null is as if absent."""
+    def texts(self, key: str, count: int) -> list[str] | None:
+        """Return a list of `count` texts; None where the key is absent or null."""
         value = self._get(key, None)
         if value is None:
-            return
-        if not isinstance(value, list) or len(value) != num_layers:
-            raise self._error(key, value, f"a list of {num_layers} texts, one for each layer")
-        for entry in value:
-            if entry != implemented:
-                raise self._not_implemented(key, value, f"{implemented!r} in every layer")
+            return None
+        if (
+            not isinstance(value, list)
+            or len(value) != count
+            or not all(isinstance(each, str) for each in value)
+        ):
+            raise self._error(key, value, f"a list of {count} texts, one for each layer (num_hidden_layers)")
+        return value
+
+    def all_layers(self, key: str, implemented: str, num_layers: int) -> None:
+        """Refuse a list with an entry for each layer unless every one is `implemented`; null is as if absent."""
+        value = self.texts(key, num_layers)
+        if value is not None and set(value) != {implemented}:
+            raise self._not_implemented(key, value, f"{implemented!r} in every layer")
 
     def is_null(self, key: str) -> bool:
         """Return whether `key` is stated, as null: off, where to state nothing means a default."""

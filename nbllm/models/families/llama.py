@@ -9,7 +9,7 @@ from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import ACTIVATION_NAMES, ACTIVATIONS, HEAD, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.registry import FAMILIES
-from nbllm.models.families.shared import LLAMA_DECODER, read_rope, rules_of, write_rope
+from nbllm.models.families.shared import LLAMA_DECODER, multiple_of_heads, read_rope, rules_of, write_rope
 
 FREQUENCIES = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # old files carry them
 
@@ -114,15 +114,6 @@ def rules(config: ModelConfig) -> list[WeightRule]:
     return out
 
 
-def _multiple(config: ModelConfig) -> str | None:
-    if config.hidden_size % config.num_heads:
-        return (
-            f"transformers' LLaMA wants hidden_size ({config.hidden_size}) to be a multiple of "
-            f"num_heads ({config.num_heads}), head_dim or not."
-        )
-    return None
-
-
 FAMILIES.register("llama")(
     Family(
         name="llama",
@@ -137,6 +128,6 @@ FAMILIES.register("llama")(
         write=write,
         rules=rules,
         unused=FREQUENCIES,
-        requirements=(_multiple,),
+        requirements=(multiple_of_heads,),
     )
 )

@@ -42,6 +42,62 @@ def read_full_attention(settings: ConfigReader) -> None:
         settings.ignore(unused)
 
 
+def multiple_of_heads(config: ModelConfig) -> str | None:
+    """Return what is wrong where hidden_size is no multiple of num_heads, which transformers demands."""
+    if config.hidden_size % config.num_heads:
+        return (
+            f"transformers wants hidden_size ({config.hidden_size}) of {config.family} to be a multiple of "
+            f"num_heads ({config.num_heads}), head_dim or not."
+        )
+    return None
+
+
+def read_layer_types(
+    settings: ConfigReader, num_layers: int, *, window: int, interval: int
+) -> dict[str, Any]:
+    """Return `sliding_window` and `full_attention_interval`.
+
+    Args:
+        settings: The configuration.
+        num_layers: Layers.
+        window: Where none is stated.
+        interval: Every how many layers one sees all keys, where `layer_types` says nothing else.
+
+    Raises:
+        WeightsError: Layers that see all keys do not come at equal intervals.
+    """
+    size = settings.integer("sliding_window", window)
+    types = settings.texts("layer_types", num_layers)
+    if types is None:
+        types = _layer_types(interval, num_layers)
+    if set(types) == {"full_attention"}:
+        return {"sliding_window": 0, "full_attention_interval": 0}
+    for each in (interval, *range(2, num_layers + 1), 0):
+        if types == _layer_types(each, num_layers):
+            return {"sliding_window": size, "full_attention_interval": each}
+    raise WeightsError(
+        f"layer_types is {types!r}; nbllm implements full attention at equal intervals only.",
+        where=settings.where("layer_types"),
+    )
+
+
+def write_layer_types(config: ModelConfig, *, window: int) -> dict[str, Any]:
+    """Return the settings of a sliding window in some layers; `window`: what to state where there is none."""
+    interval = config.full_attention_interval if config.sliding_window else 1
+    return {
+        "sliding_window": config.sliding_window or window,
+        "layer_types": _layer_types(interval, config.num_layers),
+    }
+
+
+def _layer_types(interval: int, num_layers: int) -> list[str]:
+    """Return the types of layers of which each `interval`-th sees all keys; 0: none does."""
+    return [
+        "full_attention" if interval and (layer + 1) % interval == 0 else "sliding_attention"
+        for layer in range(num_layers)
+    ]
+
+
 def rules_of(
     names: Iterable[tuple[str, str | tuple[str, ...]]], *, bias: bool, heads: int = 1
 ) -> list[WeightRule]:
@@ -69,6 +125,7 @@ def read_rope(
     usual_theta: float = 10000.0,
     fraction: str = "",
     usual_fraction: float = 1.0,
+    new: ConfigReader | None = None,
 ) -> dict[str, Any]:
     """Return the settings of rotary positions, from old spellings (`rope_scaling`) or new (`rope_parameters`).
 
@@ -79,6 +136,7 @@ def read_rope(
         usual_theta: That base where nothing is stated.
         fraction: The old setting of the part that is rotated; empty: it is all.
         usual_fraction: That part where nothing is stated.
+        new: What stands in the place of `rope_parameters`, where those are of several kinds of layers.
 
     Returns:
         `max_positions`, `rope_theta`, `rotary_fraction` and `rope_scaling`.
@@ -93,17 +151,22 @@ def read_rope(
         "rotary_fraction": settings.number(fraction, usual_fraction, most=1.0) if fraction else 1.0,
         "rope_scaling": None,
     }
-    for key in ("rope_scaling", "rope_parameters"):
-        nested = ConfigReader(settings.mapping(key), settings.where(key))
-        out["rope_theta"] = nested.number("rope_theta", out["rope_theta"])
+    old = ConfigReader(settings.mapping("rope_scaling"), settings.where("rope_scaling"))
+    if new is None:
+        new = ConfigReader(settings.mapping("rope_parameters"), settings.where("rope_parameters"))
+    for reader in (old, new):
+        out["rope_theta"] = reader.number("rope_theta", out["rope_theta"])
         if fraction:
-            out["rotary_fraction"] = nested.number("partial_rotary_factor", out["rotary_fraction"], most=1.0)
+            out["rotary_fraction"] = reader.number("partial_rotary_factor", out["rotary_fraction"], most=1.0)
         else:
-            nested.only("partial_rotary_factor", 1.0)
-        scaling = _read_scaling(nested, stated)
-        nested.finish()
-        if out["rope_scaling"] not in (None, scaling) and settings.mapping(key):
-            raise WeightsError("rope_scaling and rope_parameters differ.", where=settings.where(key))
+            reader.only("partial_rotary_factor", 1.0)
+        scaling = _read_scaling(reader, stated)
+        reader.finish()
+        states = reader.states("rope_type") or reader.states("type")
+        if states and out["rope_scaling"] not in (None, scaling):
+            raise WeightsError(
+                "rope_scaling and rope_parameters differ.", where=settings.where("rope_parameters")
+            )
         out["rope_scaling"] = out["rope_scaling"] or scaling
     if out["rope_scaling"] is not None and out["rope_scaling"].kind == "dynamic":
         # transformers calls the context before scaling so.

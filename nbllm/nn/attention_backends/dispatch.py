@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from nbllm.nn.attention_backends import eager
 from nbllm.nn.attention_backends.measuring import choose
 from nbllm.nn.attention_backends.registry import BACKENDS
 from nbllm.nn.masks import Mask
@@ -47,6 +48,7 @@ def attend(
     causal: bool,
     mask: Mask | None = None,
     scale: float | None = None,
+    softcap: float = 0.0,
     backend: str = "auto",
 ) -> Float[Tensor, "batch head query head_dim"]:
     """Attend from each query to the keys it may see.
@@ -60,6 +62,8 @@ def attend(
         mask: Broadcastable to (batch, heads, query, key); boolean, True where a query may see a key, or
             floating, added to the scaled scores. It must leave every query at least one key.
         scale: Multiplies the scores; 1 / sqrt(head_dim) when None.
+        softcap: Bounds the scaled scores softly, to softcap * tanh(scores / softcap), before the mask; 0: they are not
+            bounded. Only "eager" computes it, so that it is taken whatever `backend` says.
         backend: A name in `BACKENDS`, or "auto": the fastest measured for these shapes.
 
     Returns:
@@ -69,8 +73,10 @@ def attend(
         UserError: There is no such backend.
     """
     name = _forced.get() or backend
-    if name == "auto":
-        name = choose(query, key, causal=causal, mask=mask)
     if scale is None:
         scale = query.shape[-1] ** -0.5
+    if softcap:
+        return eager.attend_with_softcap(query, key, value, mask, causal, scale, softcap=softcap)
+    if name == "auto":
+        name = choose(query, key, causal=causal, mask=mask)
     return BACKENDS[name](query, key, value, mask, causal, scale)
