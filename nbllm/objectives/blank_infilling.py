@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nbllm.core.errors import UserError
-from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.nn.positions import Positions
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
+from nbllm.objectives.heads import Head, head_cross_entropy
 from nbllm.objectives.spans import Ints, Spans, compacted, poisson_spans
 from nbllm.objectives.special_tokens import MASK, token_id
 
@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 START, END = ("<|startofpiece|>", "<sop>"), ("<|endofpiece|>", "<eop>")
 
 
-class Infiller(Protocol):
+class Infiller(Head, Protocol):
     """A prefix decoder."""
 
     positions: Positions
 
     def hidden(self, input_ids: Tensor, *, prefix_lengths: Tensor, **places: Tensor) -> Tensor:
         """Return the final hidden states, (batch, position, hidden)."""
-
-    @property
-    def head_weight(self) -> Tensor:
-        """The output matrix, (vocabulary, hidden)."""
-
-    @property
-    def head_bias(self) -> Tensor | None:
-        """What is added to the logits, (vocabulary,)."""
 
 
 @OBJECTIVES.register("blank_infilling")
@@ -158,9 +150,7 @@ class BlankInfilling(Objective[Infiller]):
         if not network.positions.has_spans:
             places = {"positions": places["positions"] + places["span_positions"]}
         hidden = network.hidden(batch["inputs"], prefix_lengths=batch["prefix_lengths"], **places)
-        loss = linear_cross_entropy(
-            hidden.flatten(0, 1), network.head_weight, targets.flatten(), bias=network.head_bias
-        )
+        loss = head_cross_entropy(network, hidden, targets)
         return loss, int((targets != IGNORED).sum())
 
 

@@ -9,27 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives.base import OBJECTIVES, Batch, Objective
+from nbllm.objectives.heads import Head, head_cross_entropy
 
 
-class HiddenAndHead(Protocol):
+class HiddenAndHead(Head, Protocol):
     """A decoder: hidden states, and the matrix that makes logits of them."""
 
     def hidden(self, input_ids: Tensor) -> Tensor:
         """Return the final hidden states, (batch, position, hidden)."""
-
-    @property
-    def head_weight(self) -> Tensor:
-        """The output matrix, (vocabulary, hidden)."""
-
-    @property
-    def head_bias(self) -> Tensor | None:
-        """What is added to the logits, (vocabulary,)."""
-
-    @property
-    def logit_softcap(self) -> float:
-        """How they are bounded after that; 0: not."""
 
 
 @OBJECTIVES.register("causal_lm")
@@ -52,12 +40,9 @@ class CausalLM(Objective[HiddenAndHead]):
 
     def loss(self, network: HiddenAndHead, batch: Batch) -> tuple[Tensor, int]:
         """Return the cross-entropy summed over all targets, in nats, and their number."""
-        targets = batch["targets"].flatten()
-        hidden = network.hidden(batch["inputs"]).flatten(0, 1)
-        loss = linear_cross_entropy(
-            hidden, network.head_weight, targets, bias=network.head_bias, softcap=network.logit_softcap
-        )
-        return loss, len(targets)
+        targets = batch["targets"]
+        loss = head_cross_entropy(network, network.hidden(batch["inputs"]), targets)
+        return loss, targets.numel()
 
 
 show = CausalLM.show

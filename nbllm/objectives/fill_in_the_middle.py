@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
 from nbllm.objectives.causal_lm import HiddenAndHead
+from nbllm.objectives.heads import head_cross_entropy
 from nbllm.objectives.special_tokens import end_id, token_id
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class FillInTheMiddle(Objective[HiddenAndHead]):
     def loss(self, network: HiddenAndHead, batch: Batch) -> tuple[Tensor, int]:
         """Return the cross-entropy summed over all tokens, in nats, and their number."""
         targets = batch["targets"]
-        hidden = network.hidden(batch["inputs"]).flatten(0, 1)
-        loss = linear_cross_entropy(hidden, network.head_weight, targets.flatten(), bias=network.head_bias)
+        loss = head_cross_entropy(network, network.hidden(batch["inputs"]), targets)
         return loss, int((targets != IGNORED).sum())
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives.base import IGNORED, Batch, Objective
+from nbllm.objectives.heads import Head, head_cross_entropy
 from nbllm.objectives.spans import Bools, Ints
 from nbllm.objectives.special_tokens import end_id
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class Denoiser(Protocol):
+class Denoiser(Head, Protocol):
     """An encoder-decoder, or a prefix decoder, which reads both texts in one sequence."""
 
     def hidden(
@@ -31,14 +31,6 @@ class Denoiser(Protocol):
         decoder_attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Return the hidden states of the second text, (batch, position, hidden)."""
-
-    @property
-    def head_weight(self) -> Tensor:
-        """The output matrix, (vocabulary, hidden)."""
-
-    @property
-    def head_bias(self) -> Tensor | None:
-        """What is added to the logits, (vocabulary,)."""
 
 
 class TextToText(Objective[Denoiser]):
@@ -101,7 +93,5 @@ class TextToText(Objective[Denoiser]):
             attention_mask=mask,
             decoder_attention_mask=None if mask is None else counted,
         )
-        loss = linear_cross_entropy(
-            hidden.flatten(0, 1), network.head_weight, targets.flatten(), bias=network.head_bias
-        )
+        loss = head_cross_entropy(network, hidden, targets)
         return loss, int(counted.sum())

@@ -11,11 +11,11 @@ from nbllm.models import Decoder, ModelConfig
 from nbllm.objectives import CausalLM
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["tied", "head-with-bias"])
+@pytest.fixture(scope="module", params=[False, True], ids=["tied", "head-with-bias-bounded"])
 def decoder(request):
     config = ModelConfig(
         family="gpt2", vocab_size=97, hidden_size=32, num_layers=2, num_heads=2, max_positions=16,
-        tie_embeddings=not request.param, head_bias=request.param,
+        tie_embeddings=not request.param, head_bias=request.param, logit_softcap=1.5 * request.param,
     )  # fmt: skip
     model = Decoder(config, seed=3)
     if request.param:
@@ -46,7 +46,7 @@ def test_the_loss_and_its_gradients_are_those_of_torchs_cross_entropy(decoder, w
 
 def test_a_network_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_for_each_token(windows):
     class Ignorant:
-        head_weight, head_bias = torch.zeros(97, 8), None
+        head_weight, head_bias, logit_softcap = torch.zeros(97, 8), None, 0.0
 
         def hidden(self, inputs):
             return torch.ones(*inputs.shape, 8)
