@@ -6,6 +6,8 @@ A string that is HTML already is wrapped in `Raw`; every other string is escaped
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html as _html
 import re
 from collections.abc import Mapping, Sequence
@@ -101,14 +103,26 @@ def fragment(body: str) -> str:
     return f'<div class="nbllm"><style>{THEME_CSS}</style>{body}</div>'
 
 
-def page(title: str, body: str, *, css: str = "") -> str:
-    """Return a complete page without script or external resources; its content security policy forbids both."""
+def page(title: str, body: str, *, css: str = "", script: str = "") -> str:
+    """Return a complete page that needs nothing else; its content security policy forbids all but itself.
+
+    Args:
+        title: Of the window.
+        body: HTML.
+        css: Styles beside those that everything shares.
+        script: JavaScript to run when the page is read; the policy allows it by its digest, and no other.
+    """
+    code, allowed = "", ""
+    if script:
+        assert "</script" not in script.lower(), "a script that ends itself"
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        code, allowed = f"<script>{script}</script>\n", f"script-src 'sha256-{digest}'; "
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
+        f"{allowed}style-src 'unsafe-inline'; img-src data:\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{THEME_CSS}{PAGE_CSS}{css}</style>\n</head>\n"
-        f'<body>\n<main class="nbllm nbllm-page">\n{body}\n</main>\n</body>\n</html>\n'
+        f'<body>\n<main class="nbllm nbllm-page">\n{body}\n</main>\n{code}</body>\n</html>\n'
     )

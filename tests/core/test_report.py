@@ -27,6 +27,7 @@ from nbllm.core.report import (
     Text,
 )
 from nbllm.core.report.sections import KINDS
+from tests.core.pages import foreign_scripts
 
 HOSTILE = "</pre></style><script>alert('x')</script> | a_b *c* [l](javascript:1) `d` $e$ \u202e\x1b[31m\ud800"
 
@@ -150,7 +151,7 @@ def test_html_is_self_contained_and_hostile_text_stays_text(tmp_path):
     text = full(HOSTILE).save(tmp_path / "report.html").read_text("utf-8")
     plain, hostile = check(full().save(tmp_path / "plain.html").read_text("utf-8")), check(text)
     assert hostile.tags == plain.tags and hostile.attributes == plain.attributes  # text added nothing
-    assert not hostile.tags & {"script", "link", "iframe", "img", "a", "object"}
+    assert not hostile.tags & {"link", "iframe", "img", "a", "object"} and not foreign_scripts(text)
     assert not [name for name in hostile.attributes if name.startswith("on")]
     assert not re.search(r"@import|url\(|src=", text) and "\u202e" not in text and "\x1b" not in text
     assert "prefers-color-scheme: dark" in text and "@media print" in text

@@ -15,6 +15,7 @@ from nbllm.core.report import Changes, Measurement, Measurements, Report, Rows, 
 from nbllm.data import train_tokenizer
 from nbllm.evaluation import EvaluationConfig, comparison_section, evaluate, measuring
 from nbllm.lm import LM
+from tests.core.pages import foreign_scripts
 from tests.evaluation.conftest import perturbed
 
 HOSTILE = "</td><script>alert(1)</script>"
@@ -133,6 +134,8 @@ def test_it_is_in_every_format_and_hostile_names_are_text(after, tmp_path, suffi
     if suffix == "json":
         assert Report.load(path) == after
     else:
+        assert not foreign_scripts(text)
+    if suffix == "md":
         assert "<script" not in text and "num_bytes" not in text  # every document's row is in the JSON
 
 

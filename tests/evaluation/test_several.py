@@ -9,6 +9,7 @@ import pytest
 from nbllm.core.errors import UserError
 from nbllm.core.report import Comparisons, Report, Rows, Table
 from nbllm.evaluation import EvaluationConfig, compare_reports, evaluate
+from tests.core.pages import foreign_scripts
 from tests.evaluation.conftest import perturbed
 from tests.evaluation.questions import HOSTILE, Choosing, ChoosingBySubject
 
@@ -85,7 +86,7 @@ def test_it_is_saved_and_hostile_names_are_text(report, tmp_path, suffix):
     if suffix == "json":
         assert Report.load(tmp_path / "report.json") == report
     else:
-        assert "<script>alert" not in text
+        assert not foreign_scripts(text)
 
 
 def test_what_belongs_to_one_model_is_refused(lm, report):

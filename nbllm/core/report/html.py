@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, key_values, page, table
 from nbllm.core.quantities import iso_minute
+from nbllm.core.report.examples import EXAMPLES_CSS, examples_json, examples_script
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.sections import (
     Changes,
@@ -67,10 +68,22 @@ REPORT_CSS = """
 .nbllm-report .sample > p { font-size: .88em; color: var(--nbllm-muted); margin: 0; }
 """
 
+_START = """
+browse(document.getElementById("nbllm-examples"), JSON.parse(document.getElementById("nbllm-data").textContent));
+"""
+
 
 def to_page(report: Report) -> str:
-    """Return a report as a whole HTML page that needs nothing else."""
-    return page(report.title, f'<div class="nbllm-report">{_body(report)}</div>', css=REPORT_CSS)
+    """Return a report as a whole HTML page that needs nothing else.
+
+    The rows of the examples are in it as JSON, of which a script shows one page at a time.
+    """
+    data = examples_json(report)
+    body = f'<div class="nbllm-report">{_body(report, browsed=bool(data))}</div>'
+    if not data:
+        return page(report.title, body, css=REPORT_CSS)
+    body += f'<script type="application/json" id="nbllm-data">{data.decode()}</script>'
+    return page(report.title, body, css=REPORT_CSS + EXAMPLES_CSS, script=examples_script() + _START)
 
 
 def to_fragment(report: Report) -> str:
@@ -78,20 +91,28 @@ def to_fragment(report: Report) -> str:
     return fragment(f'<style>{REPORT_CSS}</style><div class="nbllm-report">{_body(report)}</div>')
 
 
-def _body(report: Report) -> str:
+def _body(report: Report, *, browsed: bool = False) -> str:
     count = _Counter()
+    count.browsed = browsed
     made = escape(iso_minute(report.created))
     parts = [f'<header><h1>{escape(report.title)}</h1><p class="muted">{made}</p></header>']
     for section in report.sections:
         heading = f"<h2>{escape(section.title)}</h2>" if section.title else ""
         body = _paragraphs(section.note) + _RENDER[section.kind](section, count)
         parts.append(f"<section>{heading}{body}</section>")
+    if browsed:
+        parts.append(
+            '<section class="nbllm-browser"><h2 id="examples">Examples</h2><div id="nbllm-examples">'
+            "<p>The examples are shown by a script, which does not run here.</p></div></section>"
+        )
     parts.append(f'<footer class="muted">Made with {escape(report.generator)}.</footer>')
     return "\n".join(parts)
 
 
 class _Counter:
     """Numbers the figures and tables of one report."""
+
+    browsed = False  # whether the page has a browser of all examples
 
     def __init__(self) -> None:
         self._counts: dict[str, Iterator[int]] = {}
@@ -161,8 +182,9 @@ def _rows(section: Rows, count: _Counter) -> str:
         return ""
     num_rows = len(section)
     what = f"{num_rows:,} {section.unit}"
+    where = "all are under Examples" if count.browsed else "the report's JSON has all"
     if len(rows) < num_rows:
-        what = f"The first {len(rows):,} of {what}; the report's JSON has all"
+        what = f"The first {len(rows):,} of {what}; {where}"
     shown = table(rows, tuple(section.columns))
     return _folded(what, shown)
 
