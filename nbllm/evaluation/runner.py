@@ -20,6 +20,7 @@ from nbllm.core.report.provenance import TaskRecord
 from nbllm.core.report.report import Report
 from nbllm.core.report.sections import KeyValues, Measurements, Section
 from nbllm.core.signature import InWords, settings_of, takes
+from nbllm.evaluation.breakdowns import breakdowns
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import check_names, load_examples, sources
@@ -125,7 +126,7 @@ def evaluate(
     made = provenance(
         lm, records, config, fingerprint, started.isoformat(timespec="seconds"), time.monotonic() - begun
     )
-    found = [[*measured.task.sections(measured), rows] for measured, rows in results]
+    found = [[*measured.task.sections(measured), *breakdowns(measured), rows] for measured, rows in results]
     report = Report(
         title=title or _title(lm, run, step),
         provenance=(made,),

@@ -10,6 +10,7 @@ import pytest
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.report import (
+    Bars,
     Change,
     Changes,
     Chart,
@@ -80,6 +81,13 @@ def full(text="words"):
             title="Chart", x_label=text, y_label=text, caption=text,
             lines=({"name": text, "x": (1, 2, 3), "y": (3.0, math.nan, 1.0)},),
             events=({"x": 2, "label": text},),
+        ),
+        Bars(
+            title="Bars", caption=text, x_label=text, unit=text, marked=0.4,
+            bars=(
+                {"name": text, "value": 0.5, "interval": (0.4, 0.6), "count": 3},
+                {"name": "b", "value": 0, "count": 1},
+            ),
         ),
         Samples(title="Samples", samples=(Sample(prompt=text, text=text, label=text),)),
         KeyValues(title="Facts", entries={text: text, "count": 3}),
@@ -176,7 +184,7 @@ def tables(markdown):
 @pytest.mark.parametrize("text", ["words", HOSTILE, "日本 é"])
 def test_markdown_tables_align_in_the_source(text):
     found = tables(str(full(text)))
-    assert len(found) == 10
+    assert len(found) == 11
     for lines in found:
         columns = [
             [i for i, sign in enumerate(spread(line)) if sign == "|" and spread(line)[i - 1] != "\\"]
@@ -202,7 +210,7 @@ def test_hostile_text_is_no_markup_in_markdown():
     assert "<" not in outside and "\u202e" not in markdown and "\x1b" not in markdown
     assert not re.search(r"(?<!\\)\]\(", outside)
     headings = [line for line in outside.splitlines() if line.startswith("#")]
-    assert len(headings) == 1 + 9  # the title and the sections' titles: no text became one
+    assert len(headings) == 1 + 10  # the title and the sections' titles: no text became one
     assert "1\\. " in outside and "\n\\# " in outside
 
 
@@ -235,8 +243,8 @@ def test_what_changed_ends_at_the_same_decimal_in_every_format():
 def test_reports_are_added():
     first, second = full(), Report("other").add(Text(text="more"))
     both = first + second
-    assert both.title == "words" and len(both.sections) == 12
-    assert len(first.sections) == 11 and len(second.sections) == 1
+    assert both.title == "words" and len(both.sections) == 13
+    assert len(first.sections) == 12 and len(second.sections) == 1
 
 
 @pytest.mark.parametrize("name", ["report.docx", "report", "report.json.gz"])
@@ -337,7 +345,7 @@ def test_loading_the_html_says_where_to_read_from(tmp_path):
 
 
 def test_repr_is_one_line():
-    assert repr(full()) == "Report('words', 11 sections, 3 figures)"
+    assert repr(full()) == "Report('words', 12 sections, 3 figures)"
 
 
 ODD = [None, True, -1, 0, 1.5, 1e308, 10**400, float("nan"), "", HOSTILE, "x" * 5000, [], [[]], [None], ["a", 1], {},

@@ -7,6 +7,8 @@ from .figures import (
 from .provenance import Provenance as Provenance, TaskRecord as TaskRecord
 from .report import Report as Report
 from .sections import (
+    Bar as Bar,
+    Bars as Bars,
     Changes as Changes,
     Chart as Chart,
     Comparisons as Comparisons,

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from nbllm.core.bar_chart import NamedBar, bar_chart
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, key_values, page, table
 from nbllm.core.quantities import iso_minute
 from nbllm.core.report.examples import EXAMPLES_CSS, examples_json, examples_script
 from nbllm.core.report.figures import Change, Measurement
 from nbllm.core.report.sections import (
+    Bars,
     Changes,
     Chart,
     Comparisons,
@@ -232,6 +234,23 @@ def _chart(section: Chart, count: _Counter) -> str:
     return f"<figure>{charts}<figcaption>{caption}</figcaption></figure>"
 
 
+def _bars(section: Bars, count: _Counter) -> str:
+    if not section.bars:
+        return ""
+    bars = [
+        NamedBar(bar.name, bar.value, bar.interval, f"{bar.count:,} {section.unit}") for bar in section.bars
+    ]
+
+    def drawn(width: int) -> Raw:
+        return bar_chart(bars, x_label=section.x_label, marked=section.marked, width=width)
+
+    charts = f'<div class="wide">{drawn(860)}</div><div class="narrow" hidden>{drawn(360)}</div>'
+    header, rows = section.table()
+    caption = escape(count.caption("Figure", section.caption))
+    shown = _folded("The same as a table", table(rows, header))
+    return f"<figure>{charts}<figcaption>{caption}</figcaption></figure>{shown}"
+
+
 def _samples(section: Samples, count: _Counter) -> str:
     return "".join(map(_sample, section.samples))
 
@@ -254,6 +273,7 @@ _RENDER: dict[str, Callable[[Any, _Counter], str]] = {
     Comparisons.kind: _comparisons,
     Rows.kind: _rows,
     Chart.kind: _chart,
+    Bars.kind: _bars,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,
 }

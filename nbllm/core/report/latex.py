@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.html import is_numeric
 from nbllm.core.quantities import column, iso_minute, number
 from nbllm.core.report.sections import (
+    Bars,
     Changes,
     Chart,
     Comparisons,
@@ -171,6 +172,11 @@ def _chart(section: Chart) -> str:
     return latex_table(rows, ("line", "first", "lowest", "highest", "last"), caption) if rows else ""
 
 
+def _bars(section: Bars) -> str:
+    header, rows = section.table()
+    return latex_table(rows, header, section.caption)
+
+
 def _samples(section: Samples) -> str:
     return "\n\n".join(map(_sample, section.samples))
 
@@ -193,6 +199,7 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     Comparisons.kind: _comparisons,
     Rows.kind: _rows,
     Chart.kind: _chart,
+    Bars.kind: _bars,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,
 }

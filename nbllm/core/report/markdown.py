@@ -12,6 +12,7 @@ from nbllm.core.html import is_numeric
 from nbllm.core.quantities import column, iso_minute, number
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.sections import (
+    Bars,
     Changes,
     Chart,
     Comparisons,
@@ -175,6 +176,12 @@ def _chart(section: Chart) -> str:
     return f"{caption}\n\n{drawn}" + (f"\n\nMarked: {_inline(events)}." if events else "")
 
 
+def _bars(section: Bars) -> str:
+    header, rows = section.table()
+    caption = f"{_inline(section.caption)}\n\n" if section.caption else ""
+    return caption + markdown_table(rows, header)
+
+
 def _samples(section: Samples) -> str:
     return "\n\n".join(map(_sample, section.samples))
 
@@ -196,6 +203,7 @@ _RENDER: dict[str, Callable[[Any], str]] = {
     Comparisons.kind: _comparisons,
     Rows.kind: _rows,
     Chart.kind: _chart,
+    Bars.kind: _bars,
     Samples.kind: _samples,
     KeyValues.kind: _key_values,
 }

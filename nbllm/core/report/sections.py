@@ -244,6 +244,52 @@ class Chart(Section):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Bar(Record):
+    """One bar: a group's figure.
+
+    Args:
+        name: The group.
+        value: Its figure, not negative.
+        interval: Lower and upper bound.
+        count: How many rows it has.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bars(Section):
+    """A figure by group, as horizontal bars.
+
+    Args:
+        bars: In their order.
+        x_label: What they measure.
+        unit: What is counted: "questions".
+        marked: A value at which a dashed line stands.
+        caption: What the bars show.
+    """
+
+    kind = "bars"
+    bars: tuple[Bar, ...]
+    x_label: str
+    unit: str = "examples"
+    marked: float | None = None
+    caption: str = ""
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
+        """Return the header and the rows of the same as a table."""
+        rows: list[tuple[Cell, ...]] = [(bar.name, bar.count, bar.value, *_bounds(bar)) for bar in self.bars]
+        return ("group", self.unit, self.x_label, "from", "to"), rows
+
+
+def _bounds(bar: Bar) -> tuple[float | None, float | None]:
+    return bar.interval or (None, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample(Record):
     """Text that a model wrote.
 
@@ -291,7 +337,7 @@ def _shortened(value: Value) -> Cell:
 
 KINDS: dict[str, type[Section]] = {
     kind.kind: kind
-    for kind in (Text, Table, Measurements, Changes, Comparisons, Rows, Chart, Samples, KeyValues)
+    for kind in (Text, Table, Measurements, Changes, Comparisons, Rows, Chart, Bars, Samples, KeyValues)
 }
 
 

@@ -1,0 +1,72 @@
+"""Bars by group and the reliability diagram of what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from nbllm.core.report import Bars, Chart
+from nbllm.evaluation import evaluate
+from nbllm.evaluation.breakdowns import confidences
+from nbllm.evaluation.proportions import wilson
+from tests.evaluation.questions import Choosing, ChoosingBySubject, questions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sure(ChoosingBySubject):
+    """The same, with the log-probabilities of the choices."""
+
+    def score(self, example, answers):
+        logs = tuple(each.log_probability for each in answers)
+        return {**super().score(example, answers), "log_probabilities": logs}
+
+
+@pytest.fixture(scope="module")
+def report(lm):
+    return evaluate(lm, Sure(), data=questions(200), resamples=50, progress=False)
+
+
+def test_each_group_has_a_bar_with_its_interval(report):
+    (section,) = [part for part in report.sections if isinstance(part, Bars)]
+    rows = report.rows().columns
+    expected = {}
+    for subject, correct in zip(rows["subject"], rows["correct"], strict=True):
+        expected.setdefault(subject, []).append(correct)
+    assert {bar.name for bar in section.bars} == set(expected) and sum(
+        bar.count for bar in section.bars
+    ) == 200
+    for bar in section.bars:
+        values = expected[bar.name]
+        assert bar.value == pytest.approx(sum(values) / len(values))
+        assert bar.interval == wilson(sum(values), len(values), 0.95)
+    assert [bar.value for bar in section.bars] == sorted((bar.value for bar in section.bars), reverse=True)
+    assert section.marked == pytest.approx(report.metric("accuracy").value)
+    page = report._repr_html_()
+    assert "by subject" in page and page.count("<rect") >= 4
+
+
+def test_the_reliability_diagram_is_of_the_chosen_answers(report):
+    (chart,) = [part for part in report.sections if isinstance(part, Chart)]
+    rows = report.rows().columns
+    sure = []
+    for logs in rows["log_probabilities"]:
+        weights = [math.exp(each) for each in logs]
+        sure.append(max(weights) / sum(weights))
+    points = list(zip(chart.lines[0].x, chart.lines[0].y, strict=True))
+    bins = np.clip((np.array(sure) * 10).astype(int), 0, 9)
+    expected = [
+        (np.mean(np.array(sure)[bins == i]), np.mean(np.array(rows["correct"], float)[bins == i]))
+        for i in range(10)
+        if (bins == i).any()
+    ]
+    np.testing.assert_allclose(points, expected, atol=1e-9)
+    assert "expected calibration error" in chart.caption
+
+
+def test_without_groups_or_probabilities_there_is_neither(lm):
+    report = evaluate(lm, Choosing(), resamples=50, progress=False)
+    assert not [part for part in report.sections if isinstance(part, (Bars, Chart))]
+    assert confidences({"correct": np.ones(2)}) is None
