@@ -20,7 +20,7 @@ _BATCH_TOKENS = 4096  # about how many tokens one forward pass takes
 class _Reader(Protocol):
     """What a network that can embed has."""
 
-    def hidden(self, input_ids: Tensor, *, attention_mask: Tensor | None) -> Tensor: ...
+    def hidden(self, input_ids: Tensor, *, attention_mask: Tensor | None, **options: Any) -> Tensor: ...
 
 
 @torch.inference_mode()
@@ -52,12 +52,54 @@ def embed_tokens(
             hint='Use pooling="last" or "mean".',
         )
     out = torch.empty(len(sequences), network.config.hidden_size)
+    for rows, hidden, mask in _read(network, sequences):
+        out[rows] = _pool(hidden.float(), mask, pooling).cpu()
+    return F.normalize(out, dim=-1) if normalize else out
+
+
+@torch.inference_mode()
+def token_states(
+    network: Network, sequences: Sequence[Sequence[int]], *, num_layers: int | None = None
+) -> list[Float[Tensor, "token hidden"]]:
+    """Return the hidden state of each token of each sequence, after the first `num_layers` blocks.
+
+    Args:
+        network: An encoder.
+        sequences: Token ids, at least one and at most `max_positions` each.
+        num_layers: How many blocks have been read; `None` is all.
+
+    Returns:
+        For each sequence (token, hidden), float32, on the CPU.
+
+    Raises:
+        UserError: The network is no encoder, or has not that many blocks.
+    """
+    from nbllm.models.encoder import Encoder
+
+    most = network.config.num_layers
+    if not isinstance(network, Encoder):
+        raise UserError(f"This needs an encoder; the model is {network.kind}.")
+    if num_layers is not None and not 1 <= num_layers <= most:
+        raise UserError(f"num_layers is {num_layers}; the model has {most}.", where="num_layers")
+    out: dict[int, Tensor] = {}
+    for rows, hidden, mask in _read(network, sequences, num_layers=num_layers):
+        for row, states, length in zip(rows, hidden, mask.sum(1).tolist(), strict=True):
+            out[row] = states[:length].float().cpu()
+    return [out[row] for row in range(len(sequences))]
+
+
+def _read(
+    network: Network, sequences: Sequence[Sequence[int]], **options: Any
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield the numbers of sequences with their hidden states (text, token, hidden) and masks (text, token)."""
     for rows in _batches(sequences):
         ids, mask = _pad([sequences[row] for row in rows], _padding_token(network))
         mask = mask.to(network.device)
-        hidden = cast(_Reader, network).hidden(ids.to(network.device), attention_mask=mask)
-        out[rows] = _pool(hidden.float(), mask, pooling).cpu()
-    return F.normalize(out, dim=-1) if normalize else out
+        yield (
+            rows,
+            cast(_Reader, network).hidden(ids.to(network.device), attention_mask=mask, **options),
+            mask,
+        )
 
 
 def _batches(sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -79,8 +79,9 @@ class Encoder(Network):
         attention_mask: Bool[Tensor, "batch position"] | Int[Tensor, "batch position"] | None = None,
         token_types: Int[Tensor, "batch position"] | None = None,
         positions: Int[Tensor, "batch position"] | None = None,
+        num_layers: int | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
-        """Return the hidden states after the last block.
+        """Return the hidden states after the last layer that is run.
 
         Args:
             input_ids: (batch, position) token ids.
@@ -89,6 +90,7 @@ class Encoder(Network):
             token_types: (batch, position), the kind of each token. None: all are of kind 0.
             positions: (batch, position), the place of each token in its sequence, from 0. None: the real tokens are
                 counted; with `position_offset`, those that are not the padding token.
+            num_layers: How many layers to run, from the first; None: all.
 
         Raises:
             UserError: More tokens than a model with learned positions has positions, or token types for a model that
@@ -109,7 +111,7 @@ class Encoder(Network):
             causal=False, mask=mask, scheme=self.positions, positions=places, backend=self.attention_backend
         )
         each = self.config.num_layers / len(self.blocks)
-        for layer in range(self.config.num_layers):
+        for layer in range(self.config.num_layers if num_layers is None else num_layers):
             x = self.blocks[int(layer / each)](x, context)
         return x if self.norm is None else self.norm(x)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
+
+from nbllm.data import train_tokenizer
+from nbllm.lm import LM
 
 WORDS = "a cat sat on the mat 3 naïve dogs ran".split()
 
@@ -34,3 +38,18 @@ def examples_of(kind, count, seed=0):
             if isinstance(value, dict) and "id" in value:
                 value["id"] = str(index)
     return out
+
+
+@functools.cache
+def tiny(family):
+    """A model with random weights, for metrics that read texts with one."""
+    tokenizer = train_tokenizer([" ".join(WORDS)] * 3, vocab_size=270)
+    shape = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "max_positions": 64}
+    return LM.new(family, tokenizer=tokenizer, **shape)
+
+
+def options_of(module):
+    """The arguments without which a module cannot compute, or would open a published model."""
+    if module == "perplexity":
+        return {"model_id": tiny("llama")}
+    return {"model_type": tiny("bert")} if module == "bertscore" else {}

@@ -13,7 +13,7 @@ from nbllm.evaluation import METRICS, EvaluationConfig, Metric, difference, esti
 from nbllm.evaluation.columns import take, to_arrays, to_columns
 from nbllm.evaluation.metrics import PredictionMetric
 from tests.contracts import macro_f1  # noqa: F401 (registers itself)
-from tests.contracts.prediction_inputs import examples_of
+from tests.contracts.prediction_inputs import examples_of, options_of
 
 each_metric = pytest.mark.parametrize("name", list(METRICS))
 ROWS = 30
@@ -23,7 +23,7 @@ def made(metric, seed=0):
     """Columns that a metric reads, drawn at random: texts, whole numbers, truth values."""
     if isinstance(metric, PredictionMetric):
         inputs = examples_of(type(metric), ROWS, seed)
-        return to_arrays(to_columns(metric.rows(*inputs.values())))
+        return to_arrays(to_columns(metric.rows(*inputs.values(), **options_of(metric.module))))
     generator = np.random.default_rng(seed)
     texts = np.array(
         [" ".join("abcdefgh"[i] for i in generator.integers(8, size=20)) for _ in range(ROWS)], object
