@@ -14,6 +14,7 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded; kernels and runs inherit it
+_answers = tempfile.TemporaryDirectory(prefix="nbllm-answers-", ignore_cleanup_errors=True)
+os.environ["NBLLM_ANSWERS"] = _answers.name  # of evaluations: none is kept for the next run of the tests
 
 PACKAGE = Path(importlib.util.find_spec("nbllm").origin).parent
 PARTS = [module.name for module in pkgutil.iter_modules([str(PACKAGE / "nn")])]

@@ -137,12 +137,16 @@ class DocumentEncoder:
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the tokens of one document, as packing encodes it."""
+    return encode_texts(tokenizer, [text])[0]
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each document, as packing encodes it; together is faster than one by one."""
     known = _encoders.get(tokenizer)
     state = (id(getattr(tokenizer, "backend_tokenizer", None)), len(tokenizer))
     if known is None or known[0] != state:
         known = _encoders[tokenizer] = (state, DocumentEncoder(tokenizer))
-    ids: list[int] = known[1].encode([text])[0].tolist()
-    return ids
+    return [ids.tolist() for ids in known[1].encode(texts)]
 
 
 def added_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:

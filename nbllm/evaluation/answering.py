@@ -2,130 +2,157 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nbllm.core.errors import UserError
-from nbllm.data.document_bounds import document_bounds
-from nbllm.data.encoding import added_before, encode_text
+from nbllm.evaluation.preparing import Prepared, prepare
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
-from nbllm.inference.text import generate_encoded, source_around
-from nbllm.inference.unicode import check_unicode
+from nbllm.inference.generation import Generation
+from nbllm.inference.text import generate_encoded
 from nbllm.lm import Score
 
 if TYPE_CHECKING:
+    from nbllm.evaluation.answer_store import AnswerStore
     from nbllm.evaluation.requests import Answer
     from nbllm.lm import LM
 
 Kind = TypeVar("Kind")
+_DIGEST = 32  # bytes of a key that are the same for all texts drawn from one prompt
 
 
-def answer(lm: LM, requests: Sequence[Request], *, batch_tokens: int = 4096) -> list[Answer]:
+@dataclasses.dataclass(frozen=True)
+class ContinuationScore(Score):
+    """How probable a model finds a continuation.
+
+    Attributes:
+        greedy: Whether each of its tokens is the likeliest one in its place.
+    """
+
+    greedy: bool = False
+
+
+def answer(
+    lm: LM, requests: Sequence[Request], *, batch_tokens: int = 4096, truncation: str = "shots"
+) -> list[Answer]:
     """Return a model's answer to each request, in their order.
 
     Args:
         lm: The model and its tokenizer.
         requests: Of any kinds, mixed.
         batch_tokens: About how many tokens one forward pass takes; bounds memory, changes no answer.
+        truncation: As for `prepare`.
 
     Raises:
         UserError: A stride is longer than the context, or a prompt does not fit into it.
         KeyboardInterrupt: A generation was interrupted: what there is of it is no answer.
     """
-    answers: dict[int, Answer] = {}
-    for kind, indices in _grouped(requests, lambda request: type(request)).items():
-        found = _ANSWERING[kind](lm, [requests[i] for i in indices], batch_tokens)
-        answers.update(zip(indices, found, strict=True))
-    return [answers[i] for i in range(len(requests))]
+    return answer_prepared(lm, prepare(lm, requests, truncation=truncation), batch_tokens=batch_tokens)
 
 
-def _document_likelihoods(lm: LM, requests: Sequence[DocumentLikelihood], batch_tokens: int) -> list[Score]:
+def answer_prepared(
+    lm: LM, prepared: Sequence[Prepared], *, batch_tokens: int = 4096, store: AnswerStore | None = None
+) -> list[Answer]:
+    """Return a model's answer to each prepared request, in their order.
+
+    Args:
+        lm: The model and its tokenizer.
+        prepared: The requests.
+        batch_tokens: As for `answer`.
+        store: Answers that are known already; new ones are added.
+
+    Raises:
+        KeyboardInterrupt: As `answer`.
+    """
+    keys = _keys(prepared)
+    known = {} if store is None else store.find(list(dict.fromkeys(keys)))
+    # Texts that are drawn from one prompt are drawn together: each depends on how many there were before.
+    anew = {key[:_DIGEST] for key in keys if key not in known}
+    answers = {key: _from_json(value) for key, value in known.items() if key[:_DIGEST] not in anew}
+    left = {key: each for key, each in zip(keys, prepared, strict=True) if key not in answers}
+    for kind, indices in _grouped(left.values(), lambda each: type(each.request)).items():
+        some = [(key, left[key]) for key in (list(left)[i] for i in indices)]
+        found = _ANSWERING[kind](lm, [each for _, each in some], batch_tokens)
+        new = dict(zip((key for key, _ in some), found, strict=True))
+        answers |= new
+        if store is not None:
+            store.add({key: _to_json(each) for key, each in new.items() if _can_be_kept(left[key])})
+    return [answers[key] for key in keys]
+
+
+def _keys(prepared: Sequence[Prepared]) -> list[bytes]:
+    """Return a key for each request; those of equal ones are equal, but for texts that are drawn several times."""
+    seen: Counter[bytes] = Counter()
+    keys = []
+    for each in prepared:
+        key = each.key
+        if isinstance(each.request, Generate) and each.request.sampling.temperature > 0:
+            seen[key] += 1
+            key += str(seen[key]).encode()
+        keys.append(key)
+    return keys
+
+
+def _can_be_kept(prepared: Prepared) -> bool:
+    """Say whether the same request has the same answer again."""
+    request = prepared.request
+    return not (
+        isinstance(request, Generate) and request.sampling.temperature > 0 and request.sampling.seed is None
+    )
+
+
+def _document_likelihoods(lm: LM, prepared: Sequence[Prepared], batch_tokens: int) -> list[Score]:
     """Return the likelihood of each document, which begins and ends as documents do in training.
 
     The first token is predicted from the token that documents begin with, and the document is charged for predicting
     the one that ends it (`document_bounds`; the two may be the same). So the figures are those of a lossless code of
     the documents, their ends included. Where the tokenizer has no such tokens, neither is predicted.
     """
-    bounds = document_bounds(lm.tokenizer)
     out: dict[int, Score] = {}
+    requests: list[Any] = [each.request for each in prepared]
     for stride, indices in _grouped(requests, lambda request: request.stride).items():
-        _check_stride(lm, stride)
-        sequences = [
-            bounds.start_tokens + encode_text(lm.tokenizer, requests[i].text) + bounds.end_tokens
-            for i in indices
-        ]
-        found = lm.score_tokens(sequences, stride=stride, batch_tokens=batch_tokens)
-        for i, values in zip(indices, found, strict=True):
-            num_bytes = len(requests[i].text.encode())
-            out[i] = Score(float(values.double().sum()), len(values), num_bytes)
-    return [out[i] for i in range(len(requests))]
-
-
-def _check_stride(lm: LM, stride: int | None) -> None:
-    context = lm.config.max_positions
-    if stride is not None and stride > context:
-        raise UserError(
-            f"A stride of {stride} skips tokens: the context has {context}.",
-            hint=f"Use stride={context} or less.",
+        found = lm.score_tokens(
+            [prepared[i].before for i in indices], stride=stride, batch_tokens=batch_tokens
         )
+        for i, values in zip(indices, found, strict=True):
+            out[i] = Score(float(values.double().sum()), len(values), len(requests[i].text.encode()))
+    return [out[i] for i in range(len(prepared))]
 
 
-def _likelihoods(lm: LM, requests: Sequence[Likelihood], batch_tokens: int) -> list[Score]:
-    """Return the likelihood of each continuation, given its context.
+def _likelihoods(lm: LM, prepared: Sequence[Prepared], batch_tokens: int) -> list[ContinuationScore]:
+    """Return the likelihood of each continuation, given its context."""
+    from nbllm.models.continuations import Likelihoods, continuation_likelihoods
 
-    Context and continuation are encoded together where their border is one between tokens, as it mostly is with
-    the joining space at the beginning of the continuation (where a context ends with a space, it is moved there).
-    Where a token would span the border, they are encoded one by one, so that the continuation never loses a token
-    to the context.
-    """
-    pairs = [split_tokens(lm, str(request.context), request.continuation) for request in requests]
-    found = lm.score_tokens([before + after for before, after in pairs], batch_tokens=batch_tokens)
+    context = lm.config.max_positions
+    is_long = [len(each.before) + len(each.after) - 1 > context for each in prepared]
+    pairs = [(each.before, each.after) for each, long in zip(prepared, is_long, strict=True) if not long]
+    with lm.lock:
+        network = lm.causal_network_for("score")
+        short = iter(continuation_likelihoods(network, pairs, max_batch_tokens=batch_tokens))
     out = []
-    for request, (_, after), values in zip(requests, pairs, found, strict=True):
-        kept = values[-len(after) :]  # without a first token to predict from, the very first is not counted
-        out.append(Score(float(kept.double().sum()), len(kept), len(request.continuation.encode())))
+    for each, long in zip(prepared, is_long, strict=True):
+        if long:  # a continuation longer than the context: read in windows
+            (values,) = lm.score_tokens([each.before + each.after], batch_tokens=batch_tokens)
+            found = Likelihoods(values[-len(each.after) :], greedy=False)
+        else:
+            found = next(short)
+        assert isinstance(each.request, Likelihood)
+        num_bytes = len(each.request.continuation.encode())
+        total = float(found.values.double().sum())
+        out.append(ContinuationScore(total, len(found.values), num_bytes, found.greedy))
     return out
 
 
-def split_tokens(lm: LM, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Return the token ids of a context, with the token that begins a document, and of its continuation."""
-    stripped = context.rstrip()
-    context, continuation = stripped, context[len(stripped) :] + continuation
-    before = _before(lm, context)
-    alone, together = encode_text(lm.tokenizer, context), encode_text(lm.tokenizer, context + continuation)
-    if together[: len(alone)] == alone and len(together) > len(alone):
-        return before + alone, together[len(alone) :]
-    return before + alone, encode_text(lm.tokenizer, continuation)
-
-
-def _before(lm: LM, context: str) -> list[int]:
-    """Return what the tokenizer puts before a text; before an empty one, the token that documents begin with."""
-    return added_before(lm.tokenizer) if context else document_bounds(lm.tokenizer).start_tokens
-
-
-def _encoded(lm: LM, prompt: str) -> list[int]:
-    """Return a prompt's tokens, with those that stand before a text, or where an encoder reads it around one."""
-    ids = encode_text(lm.tokenizer, prompt)
-    if lm.decoder_tokens is None:
-        return _before(lm, prompt) + ids
-    before, after = source_around(lm.tokenizer)
-    return before + ids + after
-
-
-def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> list[Answer]:
-    """Return the texts that continue the prompts.
-
-    A prompt is made of data: a control token that it spells is plain text, as in a context.
-    """
+def _generations(lm: LM, prepared: Sequence[Prepared], _: int) -> list[Answer]:
+    """Return the texts that continue the prompts."""
     out: dict[int, Answer] = {}
-    for request in requests:
-        check_unicode(str(request.prompt), "prompt", "a request to generate")
+    requests: list[Any] = [each.request for each in prepared]
     for sampling, indices in _grouped(requests, lambda request: request.sampling).items():
-        prompts = [str(requests[i].prompt) for i in indices]
         made = generate_encoded(
             lm.generative_network(),
             lm.tokenizer,
-            [(prompt, _encoded(lm, prompt)) for prompt in prompts],
+            [(str(requests[i].prompt), prepared[i].before) for i in indices],
             config=sampling,
             lock=lm.lock,
             end_ids=lm.end_tokens,
@@ -134,7 +161,7 @@ def _generations(lm: LM, requests: Sequence[Generate], batch_tokens: int) -> lis
         if any(each.stopped_by == "interrupt" for each in made):
             raise KeyboardInterrupt
         out.update(zip(indices, made, strict=True))
-    return [out[i] for i in range(len(requests))]
+    return [out[i] for i in range(len(prepared))]
 
 
 _ANSWERING: dict[type, Callable[[LM, Any, int], Sequence[Answer]]] = {
@@ -142,6 +169,18 @@ _ANSWERING: dict[type, Callable[[LM, Any, int], Sequence[Answer]]] = {
     Likelihood: _likelihoods,
     Generate: _generations,
 }
+
+
+def _to_json(found: Answer) -> dict[str, Any]:
+    if isinstance(found, Generation):
+        return {"text": str(found), **vars(found)}
+    return dataclasses.asdict(found)
+
+
+def _from_json(values: dict[str, Any]) -> Answer:
+    if "text" in values:
+        return Generation(values.pop("text"), **values)
+    return ContinuationScore(**values) if "greedy" in values else Score(**values)
 
 
 def _grouped(things: Iterable[Kind], key: Callable[[Kind], Any]) -> dict[Any, list[int]]:

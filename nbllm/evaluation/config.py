@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from nbllm.core.config import PlainConfig, check_positive
+from nbllm.core.config import PlainConfig, check_choice, check_positive
 from nbllm.core.errors import UserError
+
+TRUNCATIONS = ("shots", "left", "error")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,11 @@ class EvaluationConfig(PlainConfig):
         resamples: Bootstrap resamples of the examples, for the intervals.
         seed: Of the bootstrap.
         batch_tokens: About how many tokens one forward pass takes; bounds memory, changes no figure.
+        truncation: What becomes of a prompt that is longer than the context. "shots": its worked examples are left out,
+            the last one first, and where that is not enough its beginning is cut off; "left": its beginning is cut off,
+            as by lm_eval; "error": it is refused.
+        reuse: Whether answers that this model gave before are read from the disk, and new ones kept there. False
+            computes all anew.
     """
 
     limit: int | None = None
@@ -25,10 +32,13 @@ class EvaluationConfig(PlainConfig):
     resamples: int = 2000
     seed: int = 0
     batch_tokens: int = 4096
+    truncation: str = "shots"
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         """Check every range."""
         check_positive(self, "resamples", "batch_tokens")
+        check_choice(self, "truncation", TRUNCATIONS)
         if self.limit is not None:
             check_positive(self, "limit")
         if not 0 < self.confidence < 1:

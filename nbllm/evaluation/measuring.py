@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.progress import progress
@@ -12,10 +13,12 @@ from nbllm.core.report.figures import Measurement, Subject
 from nbllm.core.report.sections import Rows
 from nbllm.core.report.values import Value
 from nbllm.data.document_bounds import DocumentBounds, document_bounds
-from nbllm.evaluation.answering import answer
+from nbllm.evaluation.answer_store import AnswerStore, answers_of
+from nbllm.evaluation.answering import answer_prepared
 from nbllm.evaluation.columns import Columns, Row, to_arrays, to_columns
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import Examples
+from nbllm.evaluation.preparing import Prepared, prepare
 from nbllm.evaluation.requests import Request
 from nbllm.evaluation.statistics import BOOTSTRAP, WILSON, estimate, recorded
 
@@ -70,6 +73,23 @@ class Measured:
         return part + counted(self.num_examples, self.task.unit)
 
     @property
+    def left_out(self) -> str:
+        """What of the prompts was left out for want of room, in a sentence; "" for nothing."""
+        if "dropped_shots" not in self.columns:
+            return ""
+        shots, tokens = (self.columns[name] for name in ("dropped_shots", "dropped_tokens"))
+        parts = []
+        if shots.any():
+            parts.append(f"{int((shots > 0).sum()):,} lost {int(shots.sum()):,} worked examples")
+        if tokens.any():
+            parts.append(f"{int((tokens > 0).sum()):,} lost {int(tokens.sum()):,} tokens of their beginning")
+        if not parts:
+            return ""
+        return (
+            f"Prompts longer than the context of {self.context:,} tokens were shortened: {', '.join(parts)}."
+        )
+
+    @property
     def intervals(self) -> str:
         """How the intervals of the figures were found, in sentences."""
         methods = {each.method for each in self.measurements}
@@ -105,7 +125,7 @@ def measure(
     Returns:
         What was found, and the rows as the report keeps them.
     """
-    rows = answer_examples(lm, task, examples.rows, config.batch_tokens, show_progress=show_progress)
+    rows = answer_examples(lm, task, examples.rows, config, show_progress=show_progress)
     subject = examples.subject(task)
     columns = to_columns(rows)
     arrays = to_arrays(columns)
@@ -137,27 +157,71 @@ def answer_examples(
     lm: LM,
     task: Task,
     examples: Sequence[Mapping[str, Any]],
-    batch_tokens: int,
+    config: EvaluationConfig,
     *,
     show_progress: bool = True,
 ) -> list[Row]:
     """Return the row of each example; after an interruption, of the first examples."""
     asked = [task.requests(example) for example in examples]
-    sizes = [sum(request.size for request in requests) for requests in asked]
+    sizes = list(_new_characters(asked))
     rows: list[Row] = []
     # The lock is held throughout: a run in another thread must not change the weights between two examples.
-    with lm.lock, progress(task.name, sum(sizes), "B", show=show_progress) as bar:
+    with (
+        lm.lock,
+        progress(task.name, sum(sizes), "B", show=show_progress) as bar,
+        _store(lm, config) as store,
+    ):
         try:
-            for start, stop in _groups(sizes, _BATCHES_PER_GROUP * _CHARACTERS_PER_TOKEN * batch_tokens):
-                group: list[Request] = [request for requests in asked[start:stop] for request in requests]
-                answers = iter(answer(lm, group, batch_tokens=batch_tokens))
+            for start, stop in _groups(
+                sizes, _BATCHES_PER_GROUP * _CHARACTERS_PER_TOKEN * config.batch_tokens
+            ):
+                group = [request for requests in asked[start:stop] for request in requests]
+                prepared = prepare(lm, group, truncation=config.truncation)
+                answers = answer_prepared(lm, prepared, batch_tokens=config.batch_tokens, store=store)
+                answered = iter(zip(prepared, answers, strict=True))
                 for example, requests in zip(examples[start:stop], asked[start:stop], strict=True):
-                    rows.append(task.score(example, [next(answers) for _ in requests]))
+                    parts = [next(answered) for _ in requests]
+                    row = task.score(example, [found for _, found in parts])
+                    rows.append({**row, **_left_out(task, [each for each, _ in parts])})
                 bar.update(sum(sizes[start:stop]))
         except KeyboardInterrupt:
             if not rows:
                 raise
     return rows
+
+
+def _store(lm: LM, config: EvaluationConfig) -> AbstractContextManager[AnswerStore | None]:
+    return answers_of(lm) if config.reuse else nullcontext()
+
+
+def _left_out(task: Task, prepared: Sequence[Prepared]) -> dict[str, int]:
+    """Return the columns that say what of an example's prompts was left out, for want of room."""
+    if not task.has_long_prompts:
+        return {}
+    return {
+        "dropped_shots": max(each.dropped_shots for each in prepared),
+        "dropped_tokens": max(each.dropped_tokens for each in prepared),
+    }
+
+
+def _new_characters(asked: Sequence[Sequence[Request]]) -> Iterator[int]:
+    """Yield for each example how many characters its requests do not share with the beginning of the one before."""
+    before = ""
+    for requests in asked:
+        size = 0
+        for request in requests:
+            size += request.size - _num_common(before, request.beginning)
+            before = request.beginning
+        yield size
+
+
+def _num_common(one: str, two: str) -> int:
+    """Return how many characters two texts have in common from their beginning on."""
+    low, high = 0, min(len(one), len(two))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == two[low:middle] else (low, middle - 1)
+    return low
 
 
 def _groups(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:

@@ -60,9 +60,14 @@ class Likelihood:
             raise UserError("An empty continuation has no likelihood.", where="Likelihood")
 
     @property
+    def beginning(self) -> str:
+        """The text that is read, of which requests may share a beginning."""
+        return f"{self.context}{self.continuation}"
+
+    @property
     def size(self) -> int:
         """Characters to read."""
-        return len(str(self.context)) + len(self.continuation)
+        return len(self.beginning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +89,11 @@ class DocumentLikelihood:
             raise UserError(f"stride must be greater than 0, not {self.stride}.", where="DocumentLikelihood")
 
     @property
+    def beginning(self) -> str:
+        """What requests may share the reading of: nothing."""
+        return ""
+
+    @property
     def size(self) -> int:
         """Characters to read."""
         return len(self.text)
@@ -100,6 +110,11 @@ class Generate:
 
     prompt: str | Prompt
     sampling: SamplingConfig = GREEDY
+
+    @property
+    def beginning(self) -> str:
+        """What requests may share the reading of: nothing."""
+        return ""
 
     @property
     def size(self) -> int:

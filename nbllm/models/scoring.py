@@ -13,7 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.models.network import CausalNetwork
 
 # Most logits held at a time, in elements: 64 MB of float32.
-_LOGITS_AT_ONCE = 1 << 24
+LOGITS_AT_ONCE = 1 << 24
 
 
 @torch.inference_mode()
@@ -41,14 +41,8 @@ def token_log_probabilities(
     Raises:
         UserError: A sequence holds a token that the model's vocabulary lacks.
     """
-    vocabulary, context = model.config.vocab_size, model.config.max_positions
-    for index, sequence in enumerate(sequences):
-        if sequence and max(sequence) >= vocabulary:
-            raise UserError(
-                f"A text holds a token beyond the model's vocabulary of {vocabulary}.",
-                where=f"text {index}",
-                hint="Use the tokenizer that belongs to this model; where tokens were added to it, lm.resize().",
-            )
+    check_tokens(model, sequences)
+    context = model.config.max_positions
     step = context // 2 or 1 if stride is None else stride
     assert 0 < step <= context
     out = [torch.zeros(max(len(sequence) - 1, 0)) for sequence in sequences]
@@ -67,6 +61,18 @@ def token_log_probabilities(
         for (index, start, first), row, values in zip(batch, rows, found, strict=True):
             out[index][first : start + len(row) - 1] = values[first - start : len(row) - 1]
     return out
+
+
+def check_tokens(model: CausalNetwork, sequences: Sequence[Sequence[int]]) -> None:
+    """Raise `UserError` where a sequence holds a token that the model's vocabulary lacks."""
+    vocabulary = model.config.vocab_size
+    for index, sequence in enumerate(sequences):
+        if sequence and max(sequence) >= vocabulary:
+            raise UserError(
+                f"A text holds a token beyond the model's vocabulary of {vocabulary}.",
+                where=f"text {index}",
+                hint="Use the tokenizer that belongs to this model; where tokens were added to it, lm.resize().",
+            )
 
 
 def _windows(length: int, context: int, step: int) -> Iterator[tuple[int, int]]:
@@ -96,7 +102,7 @@ def _next_token_log_probabilities(model: CausalNetwork, ids: Tensor) -> Tensor:
     """Return (batch, position - 1): the log-probability of each token after the first."""
     hidden = model.hidden(ids[:, :-1]).flatten(0, 1)
     targets = ids[:, 1:].flatten()
-    rows = max(1, _LOGITS_AT_ONCE // model.config.vocab_size)
+    rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
     losses = [
         F.cross_entropy(model.logits(part).float(), target, reduction="none")
         for part, target in zip(hidden.split(rows), targets.split(rows), strict=True)

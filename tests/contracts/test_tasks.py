@@ -115,7 +115,7 @@ def test_the_report_holds_each_figure_with_the_rows_it_is_computed_from(name, re
 
 @each_task
 def test_the_answers_do_not_depend_on_the_batch(name, lm, reports):
-    small = measured(lm, name, batch_tokens=1).rows(name).columns
+    small = measured(lm, name, batch_tokens=1, reuse=False).rows(name).columns
     for column, values in reports[name][0].rows(name).columns.items():
         numbers = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
         if all(isinstance(number, float) for number in numbers):
@@ -185,7 +185,7 @@ def test_other_settings_are_not_compared(name, reports, changed):
 
 @each_task
 def test_interrupting_reports_the_first_examples(name, lm, monkeypatch, reports):
-    real, calls = measuring.answer, []
+    real, calls = measuring.answer_prepared, []
 
     def answer(*args, **options):
         calls.append(1)
@@ -194,7 +194,7 @@ def test_interrupting_reports_the_first_examples(name, lm, monkeypatch, reports)
         return real(*args, **options)
 
     monkeypatch.setattr(measuring, "_groups", lambda sizes, most: [(i, i + 1) for i in range(len(sizes))])
-    monkeypatch.setattr(measuring, "answer", answer)
+    monkeypatch.setattr(measuring, "answer_prepared", answer)
     report = measured(lm, name)
     assert "interrupted after 2 of" in report.sections[0].note
     whole, part = reports[name][0].rows(name).columns, report.rows(name).columns

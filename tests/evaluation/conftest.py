@@ -105,7 +105,7 @@ def interrupt_after(monkeypatch):
     """Interrupts a measurement, as the notebook's stop button does, when so many examples were answered."""
 
     def interrupt_after(count):
-        real, left = measuring.answer, [count]
+        real, left = measuring.answer_prepared, [count]
 
         def answer(lm, requests, **options):
             if left[0] <= 0:
@@ -114,6 +114,6 @@ def interrupt_after(monkeypatch):
             return real(lm, requests, **options)
 
         monkeypatch.setattr(measuring, "_groups", lambda sizes, most: [(i, i + 1) for i in range(len(sizes))])
-        monkeypatch.setattr(measuring, "answer", answer)
+        monkeypatch.setattr(measuring, "answer_prepared", answer)
 
     return interrupt_after

@@ -14,8 +14,16 @@ from torch.nn.functional import cross_entropy
 
 from nbllm.core.errors import UserError
 from nbllm.data.encoding import encode_text
-from nbllm.evaluation import DocumentLikelihood, Generate, Likelihood, answer, answer_examples, measuring
-from nbllm.evaluation.answering import split_tokens
+from nbllm.evaluation import (
+    DocumentLikelihood,
+    EvaluationConfig,
+    Generate,
+    Likelihood,
+    answer,
+    answer_examples,
+    measuring,
+)
+from nbllm.evaluation.preparing import split_tokens
 from nbllm.evaluation.tasks.perplexity import PredictText
 from nbllm.inference import generate_ids
 from nbllm.inference.config import SamplingConfig
@@ -121,7 +129,8 @@ def test_a_stride_that_skips_tokens_is_refused(lm, stride, message):
 
 
 def answered(lm, texts, batch_tokens=64):
-    rows = answer_examples(lm, PredictText(), [{"text": text} for text in texts], batch_tokens)
+    config = EvaluationConfig(batch_tokens=batch_tokens, reuse=False)
+    rows = answer_examples(lm, PredictText(), [{"text": text} for text in texts], config)
     return [row["nats"] for row in rows]
 
 

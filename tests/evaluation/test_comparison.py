@@ -182,7 +182,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_measured(lm, data
     def must_not(*_, **__):
         raise AssertionError("measured")
 
-    monkeypatch.setattr(measuring, "answer", must_not)
+    monkeypatch.setattr(measuring, "answer_prepared", must_not)
     spoil, options, message = REFUSED[case]
     with pytest.raises(UserError, match=message):
         evaluate(lm, **{"data": data, "against": spoil(before), "progress": False, **options})

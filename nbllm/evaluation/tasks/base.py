@@ -34,6 +34,7 @@ class Task(PlainConfig, abc.ABC):
         cluster: The column whose equal values mark rows that are not independent (questions on one text); "" for
             none.
         shown: How many rows a page shows.
+        has_long_prompts: Whether its prompts may be longer than a context; rows then say what was left out.
     """
 
     name: ClassVar[str]
@@ -42,6 +43,7 @@ class Task(PlainConfig, abc.ABC):
     unit: ClassVar[str] = "examples"
     cluster: ClassVar[str] = ""
     shown: ClassVar[int] = 10
+    has_long_prompts: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -82,12 +84,17 @@ class Task(PlainConfig, abc.ABC):
         value = f"{first.value_text} {first.unit}".rstrip()
         return f"{self.label}: {first.name} is {value}{interval}"
 
+    def notes(self, measured: Measured) -> list[str]:
+        """Return sentences on how the figures were measured, for the report."""
+        return [measured.left_out]
+
     def sections(self, measured: Measured) -> list[Section]:
         """Return the task's part of a report."""
+        sentences = [f"Measured on {measured.extent}.", measured.intervals, *self.notes(measured)]
         return [
             Measurements(
                 title=measured.subject.name(self.label),
-                note=f"Measured on {measured.extent}. {measured.intervals}",
+                note=" ".join(filter(None, sentences)),
                 measurements=measured.measurements,
             )
         ]

@@ -38,6 +38,7 @@ class FewShotTask(Task):
         separator: What stands between worked examples.
     """
 
+    has_long_prompts = True
     layout: ClassVar[Layout]
     pool: ClassVar[str] = ""
     separator: ClassVar[str] = "\n\n"

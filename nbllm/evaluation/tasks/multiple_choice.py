@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from nbllm.core.config import check_choice
+from nbllm.core.quantities import counted
 from nbllm.evaluation.columns import Row
 from nbllm.evaluation.metrics.accuracy import Accuracy, NormalizedAccuracy
 from nbllm.evaluation.metrics.base import Metric
@@ -16,8 +17,11 @@ from nbllm.evaluation.requests import Likelihood
 from nbllm.evaluation.tasks.few_shot import FewShotTask, Item
 
 if TYPE_CHECKING:
+    from nbllm.evaluation.measuring import Measured
     from nbllm.lm import Score
 
+# Log-probabilities in float32 of the same question in other batches differ by less than this.
+ROUNDING = 1e-4
 NORMALIZERS = ("characters", "bytes", "tokens")
 
 
@@ -87,6 +91,21 @@ class MultipleChoice(FewShotTask):
             "log_probabilities": tuple(found.tolist()),
             "margin": float(best[0] - best[1]) if len(best) > 1 else None,
         }
+
+    def notes(self, measured: Measured) -> list[str]:
+        """Say how many questions are ties, and how many rounding may decide."""
+        margins = measured.columns["margin"]
+        ties, close = int((margins == 0).sum()), int(((margins > 0) & (margins < ROUNDING)).sum())
+        return [
+            *super().notes(measured),
+            f"Of {counted(ties, self.unit)} several choices are equally likely, which count in part."
+            if ties
+            else "",
+            f"A difference of less than {ROUNDING:g}, which the rounding of another batch may turn around, decides "
+            f"{counted(close, self.unit)}."
+            if close
+            else "",
+        ]
 
     def _length(self, continuation: str, answer: Score) -> int:
         text = continuation.removeprefix(" ")
