@@ -13,9 +13,9 @@ from .metrics import (
     RatioOfSums as RatioOfSums,
 )
 from .modules import MetricModule as MetricModule, metric as metric
+from .preparing import Prepared as Prepared, prepare as prepare
 from .provenance import model_fingerprint as model_fingerprint
 from .reproducing import Reproduction as Reproduction, reproduce as reproduce
-from .preparing import Prepared as Prepared, prepare as prepare
 from .reproduction import reproduction_section as reproduction_section
 from .requests import DocumentLikelihood as DocumentLikelihood, Generate as Generate, Likelihood as Likelihood
 from .run_sections import run_details as run_details, run_sections as run_sections

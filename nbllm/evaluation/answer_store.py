@@ -18,6 +18,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from nbllm.core.cache import cache_folder, make_folder
 from nbllm.core.errors import CacheError
+from nbllm.evaluation.provenance import model_fingerprint
 from nbllm.nn.hooks import has_hooks
 
 if TYPE_CHECKING:
@@ -32,24 +33,15 @@ _KEPT_SECONDS = 30 * 24 * 3600.0  # since a model was last evaluated
 def key_of_model(lm: LM) -> str | None:
     """Return what a model's answers depend on beside the request, as a SHA-256; `None` where that cannot be told.
 
-    It holds the name, dtype, shape and bytes of every parameter and buffer, the class of every module, the
-    configuration, the device and torch's version. A module with hooks, with a replaced `forward` or of a class that is
-    neither ours nor torch's may compute what its weights do not say.
+    It holds the model's fingerprint, the class of every module, the device and torch's version. A module with hooks,
+    with a replaced `forward` or of a class that is neither ours nor torch's may compute what its weights do not say.
     """
-    digest = hashlib.sha256()
-    with lm.lock, torch.no_grad():
-        modules = list(lm.model.named_modules())
-        if _has_any_global_hook() or not all(_is_known(module) for _, module in modules):
-            return None
-        state = [*lm.model.named_parameters(), *lm.model.named_buffers()]
-        for name, tensor in sorted(state, key=lambda each: each[0]):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-    facts = [[name, type(module).__qualname__] for name, module in modules]
-    words = [_FORMAT, torch.__version__, lm.model.device.type, lm.config.to_dict(), facts]
-    digest.update(json.dumps(words, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+    modules = list(lm.model.named_modules())
+    if _has_any_global_hook() or not all(_is_known(module) for _, module in modules):
+        return None
+    classes = [[name, type(module).__qualname__] for name, module in modules]
+    facts = [_FORMAT, model_fingerprint(lm), torch.__version__, lm.model.device.type, classes]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _is_known(module: torch.nn.Module) -> bool:

@@ -160,7 +160,9 @@ def _prepare_generation(lm: LM, request: Generate, tokens: _Tokens, truncation: 
     return _shortened(request, request.prompt, encode, room, truncation)
 
 
-_Around = tuple[list[int], list[int]]  # tokens that are put before a text and behind it, and are never cut off
+_Around = tuple[
+    list[int], list[int]
+]  # tokens that are put before a text and behind it, and are never cut off
 
 
 def _shortened(

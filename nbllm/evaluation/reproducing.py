@@ -120,7 +120,7 @@ def reproduce(
         chosen = [
             _task(each, [*tasks, *(report.inputs.tasks if report.inputs else ())]) for each in record.tasks
         ]
-        settings: Any = dict(record.config)
+        settings: Any = {**record.config, "reuse": False}  # to run it again is to compute it again
         again = evaluate(
             _model(record, lm, report.inputs),
             list({task.name: task for task in chosen}.values()),

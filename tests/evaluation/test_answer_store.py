@@ -15,6 +15,7 @@ from nbllm.evaluation import (
     evaluate,
     measuring,
     prepare,
+    reproduce,
 )
 from nbllm.evaluation.answer_store import AnswerStore, answers_of, key_of_model
 from nbllm.evaluation.answering import answer_prepared
@@ -180,3 +181,8 @@ def test_an_added_task_computes_only_its_own(lm, folder, computed):
     assert (
         more.rows("mmlu").columns["log_probabilities"][:12] == first.rows("mmlu").columns["log_probabilities"]
     )
+
+
+def test_reproducing_a_report_computes_it_again(lm, folder, computed):
+    report = evaluate(lm, "perplexity", data=["the cat sat"], progress=False, resamples=20)
+    assert reproduce(report, progress=False).agrees and sum(computed) == 2

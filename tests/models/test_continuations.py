@@ -13,7 +13,16 @@ from nbllm.models.presets import make_config
 from nbllm.models.scoring import token_log_probabilities
 
 SHAPE = {"vocab_size": 50, "num_layers": 2, "hidden_size": 32, "num_heads": 4, "max_positions": 300}
-FAMILIES = [("llama", {}), ("gpt2", {}), ("bloom", {}), ("mistral", {"sliding_window": 9}), ("opt", {})]
+FAMILIES = [
+    ("llama", {}),
+    ("gpt2", {}),
+    ("opt", {}),
+    ("bloom", {}),
+    ("mistral", {"sliding_window": 9}),
+    ("gemma2", {}),
+    ("gemma3", {}),
+    ("rwkv", {"num_heads": 1}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +46,7 @@ def pairs():
 @pytest.mark.parametrize("row", [32, 150, 5000])
 def test_each_continuation_is_as_probable_as_alone(family, more, row, pairs, monkeypatch):
     monkeypatch.setattr(continuations, "ROW_ON_CPU", row)
-    model = build(make_config(family, **SHAPE, **more))
+    model = build(make_config(family, **{**SHAPE, **more}))
     found = continuation_likelihoods(model, pairs)
     alone = token_log_probabilities(
         model, [[*context, *after] for context, after in pairs], max_batch_tokens=1
