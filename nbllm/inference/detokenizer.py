@@ -93,6 +93,7 @@ class Detokenizer:
         return Generation(
             self.text,
             prompt=prompt,
+            continues=sequence.source is None,
             tokens=sequence.tokens,
             stopped_by="stop" if self.stop_string is not None else sequence.stopped_by,
             stop_string=self.stop_string,

@@ -35,10 +35,11 @@ def ending_note(made: Generation, *, length_was_chosen: bool) -> str | None:
 
 
 class Generation(str):
-    """The text that continues a prompt: a string that also tells how it came about.
+    """The text that continues a prompt, or follows from it: a string that also tells how it came about.
 
     Attributes:
         prompt: The text that was continued.
+        continues: Whether it is the prompt's continuation, and not another text, as an encoder-decoder writes.
         tokens: The generated token ids, those of a stop string included, without the end token.
         stopped_by: A key of `ENDINGS`: "eos", "stop", "length", "context", "interrupt" or "caller".
         stop_string: The stop string that ended the text, or `None`.
@@ -49,6 +50,7 @@ class Generation(str):
     """
 
     prompt: str
+    continues: bool = True
     tokens: list[int]
     stopped_by: str
     stop_string: str | None
@@ -84,11 +86,12 @@ class Generation(str):
         )
         if self.stop_string is not None:
             facts += f" ({self.stop_string!r})"
+        between = "" if self.continues else "\n"
         muted = "color:var(--jp-ui-font-color2, var(--vscode-descriptionForeground, #767676))"
         return (
             '<div class="nbllm-generation">'
             '<pre style="white-space:pre-wrap;overflow-wrap:anywhere;margin:0">'
-            f'<span style="{muted}">{escape(self.prompt)}</span><b>{escape(self)}</b></pre>'
+            f'<span style="{muted}">{escape(self.prompt)}</span>{between}<b>{escape(self)}</b></pre>'
             f'<small style="{muted}">{escape(facts)}</small></div>'
         )
 

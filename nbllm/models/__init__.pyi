@@ -4,6 +4,7 @@ from .costs import Costs as Costs
 from .decoder import Decoder as Decoder
 from .embedding import embed_tokens as embed_tokens
 from .encoder import Encoder as Encoder
+from .encoder_decoder import EncoderDecoder as EncoderDecoder
 from .families import FAMILIES as FAMILIES
 from .loading import load_model as load_model, save_model as save_model
 from .network import NETWORKS as NETWORKS, Network as Network, build as build

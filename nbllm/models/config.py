@@ -21,6 +21,7 @@ _MAY_BE_ZERO = (
     "num_layer_groups", "sliding_window", "full_attention_interval", "rescale_every", "num_decoder_layers",
 )  # fmt: skip
 SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
+LAYERS = ("num_layers", "num_decoder_layers")
 MAX_LAYERS, MAX_SIZE = 10_000, 1 << 31
 
 
@@ -161,7 +162,10 @@ class ModelConfig(PlainConfig):
 
     def __post_init__(self) -> None:
         check_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "max_positions")
-        for name, most in (("num_layers", MAX_LAYERS), *((size, MAX_SIZE) for size in SIZES)):
+        for name, most in (
+            *((layers, MAX_LAYERS) for layers in LAYERS),
+            *((size, MAX_SIZE) for size in SIZES),
+        ):
             if getattr(self, name) > most:
                 raise UserError(f"{name} must be at most {most:,}.", where="ModelConfig")
         check_positive(self, "norm_eps", "rope_theta", "rotary_fraction", "initializer_range")

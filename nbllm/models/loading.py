@@ -69,7 +69,8 @@ def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightR
     """Yield files, family, weight map and the network without weights, once the files hold what the map names."""
     family, config = read_config(directory)
     with TensorFiles(directory, family) as files:
-        layers = config.num_layer_groups or config.num_layers  # that have parameters of their own
+        # Those that have parameters of their own.
+        layers = (config.num_layer_groups or config.num_layers) + config.num_decoder_layers
         if layers > len(files.names):  # before anything is made for each layer
             raise WeightsError(
                 f"{CONFIG} asks for {layers:,} layers; the file holds {len(files.names)} tensors.",

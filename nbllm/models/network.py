@@ -233,15 +233,22 @@ def _check_memory(config: ModelConfig) -> None:
 def count_parameters(config: ModelConfig) -> int:
     """Return how many elements the parameters of a configuration's network have; a tied head counts once.
 
-    Counted are networks of one and of two blocks without weights: every block has as many.
+    Counted are networks of one and of two blocks without weights: every block of a stack has as many.
     """
-    blocks = config.num_layer_groups or config.num_layers
-    one, two = (_count_elements(config, blocks=count) for count in (1, 2))
-    return one + (blocks - 1) * (two - one)
+    blocks, others = config.num_layer_groups or config.num_layers, config.num_decoder_layers
+    one = _count_elements(config)
+    block = _count_elements(config, blocks=2) - one
+    other = _count_elements(config, others=2) - one if others else 0
+    return one + (blocks - 1) * block + max(others - 1, 0) * other
 
 
-def _count_elements(config: ModelConfig, *, blocks: int) -> int:
-    smaller = config.replace(num_layers=blocks, num_layer_groups=blocks if config.num_layer_groups else 0)
+def _count_elements(config: ModelConfig, *, blocks: int = 1, others: int = 1) -> int:
+    """Return the elements of a network with so many blocks, and so many in a decoder beside the encoder."""
+    smaller = config.replace(
+        num_layers=blocks,
+        num_layer_groups=blocks if config.num_layer_groups else 0,
+        num_decoder_layers=others if config.num_decoder_layers else 0,
+    )
     return sum(parameter.numel() for parameter in build_without_weights(smaller).parameters())
 
 

@@ -1,6 +1,8 @@
 from .activations import ACTIVATIONS as ACTIVATIONS
 from .attention import Attention as Attention, AttentionContext as AttentionContext
 from .attention_backends import attend as attend
+from .cross_attention import CrossAttention as CrossAttention
+from .cross_attention_cache import CrossAttentionCache as CrossAttentionCache
 from .feed_forward import FeedForward as FeedForward
 from .kv_cache import KVCache as KVCache
 from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy

@@ -6,6 +6,7 @@
 | `blocks.0`, `blocks.0.*` | all of the first layer; `*` stands for anything |
 | `layers[0]`, `layers[:4]`, `layers[-2:]` | layers, counted as in Python: the first, the first four, the last two |
 | `layers[:4].attention` | the attention of the first four |
+| `encoder.layers[:2]`, `decoder.layers[-1]` | layers of an encoder-decoder's stacks |
 | `model.layers.0.self_attn.q_proj.weight` | a parameter by the name that transformers gives it |
 | `!layers[-2:]` | all but the last two: "!" takes away from the patterns before it, or else from everything |
 """
@@ -23,9 +24,9 @@ from nbllm.models.families.base import HEAD
 from nbllm.runs.patterns import NOT, after
 
 _IN_BRACKETS = re.compile(
-    r"(?P<before>|.*\.)(?P<layers>blocks|layers|layer|h)\[(?P<which>[-\d:\s]+)\](?P<rest>.*)"
+    r"(?P<before>|.*\.)(?P<layers>blocks|block|layers|layer|h)\[(?P<which>[-\d:\s]+)\](?P<rest>.*)"
 )
-_LAYER = re.compile(r"blocks\.(\d+)\.")
+_LAYER = re.compile(r"((?:encoder\.|decoder\.)?)blocks\.(\d+)\.")
 
 
 class ParameterNames:
@@ -38,7 +39,9 @@ class ParameterNames:
 
     def __init__(self, names: Iterable[str], config: ModelConfig) -> None:
         self.names = tuple(names)
-        self.num_layers = 1 + max((int(m[1]) for name in self.names if (m := _LAYER.match(name))), default=-1)
+        self._num_layers: dict[str, int] = {}  # of each stack, by what stands before "blocks"
+        for match in filter(None, map(_LAYER.match, self.names)):
+            self._num_layers[match[1]] = max(self._num_layers.get(match[1], 0), int(match[2]) + 1)
         self._ours: list[tuple[str, str]] = [(name, name) for name in self.names]  # (a name, ours)
         if config.family in FAMILIES:
             family = FAMILIES[config.family]
@@ -126,21 +129,32 @@ class ParameterNames:
             return [pattern]
         before, layers, rest = match["before"], match["layers"], match["rest"]
         # Without a prefix: our name, and transformers' for a model without its head.
-        spelled = {layers} if before else {layers, "blocks"}
+        spelled = {layers, "blocks"} if before in self._num_layers or not before else {layers}
         return [
             f"{before}{each}.{number}{rest}"
-            for number in self._selected(match["which"], pattern)
+            for number in self._selected(match["which"], pattern, self._count(before, pattern))
             for each in sorted(spelled)
         ]
 
-    def _selected(self, which: str, pattern: str) -> Sequence[int]:
-        """Return the numbers of the layers that stand in brackets as in Python: "0", "-1", "2:5"."""
-        numbers = range(self.num_layers)
+    def _count(self, before: str, pattern: str) -> int:
+        """Return the layers of the stack that a pattern means."""
+        counts = self._num_layers
+        if len(counts) < 2:
+            return max(counts.values(), default=0)
+        for stack, count in counts.items():
+            if before.endswith(stack):
+                return count
+        shown = " or ".join(f"{stack}layers[...]" for stack in counts)
+        raise UserError(f"The pattern {pattern!r} does not say of which stack.", hint=f"Write {shown}.")
+
+    def _selected(self, which: str, pattern: str, count: int) -> Sequence[int]:
+        """Return the numbers, of so many layers, that stand in brackets as in Python: "0", "-1", "2:5"."""
+        numbers = range(count)
         try:
             parts = [int(part) if part.strip() else None for part in which.split(":")]
             return numbers[slice(*parts)] if len(parts) > 1 else [numbers[parts[0]]]  # type: ignore[index]
         except (IndexError, TypeError, ValueError):
             raise UserError(
                 f"The pattern {pattern!r} selects no layer.",
-                hint=f"The model has {self.num_layers}: layers[0] to layers[{self.num_layers - 1}].",
+                hint=f"The model has {count}: layers[0] to layers[{count - 1}].",
             ) from None

@@ -168,6 +168,7 @@ def test_lm_generate_writes_streams_and_saves(lm, tmp_path):
     settings = {"max_new_tokens": 9, "temperature": 0}
     one, two = lm.generate(["def add(a, b):", "x"], **settings)
     assert one == lm.generate("def add(a, b):", **settings) and one.prompt == "def add(a, b):"
+    assert "def add(a, b):</span>\n<b>" in one._repr_html_()
     pieces = []
     assert lm.generate("x", stream=pieces.append, **settings) == two == "".join(pieces)
     opened = nb.load(lm.save(tmp_path / "model"))

@@ -88,6 +88,26 @@ def test_layers_of_an_encoder():
     assert encoder.frozen(["bert.embeddings.word_embeddings"]) == {"embedding.weight"}
 
 
+@pytest.mark.parametrize("family, theirs", [("t5", "block"), ("bart", "layers")])
+def test_layers_of_an_encoder_decoder(family, theirs):
+    config = nb.models.make_config(
+        family, vocab_size=50, num_layers=3, num_decoder_layers=2, hidden_size=16, num_heads=2
+    )
+    model = build_without_weights(config)
+    names = ParameterNames([name for name, _ in model.named_parameters()], config)
+    for stack, last in (("encoder", 2), ("decoder", 1)):
+        expected = {name for name in names.names if name.startswith(f"{stack}.blocks.{last}.")}
+        for layers in ("layers", "blocks", theirs):
+            assert names.frozen([f"{stack}.{layers}[-1]"]) == expected
+        assert names.frozen([stack]) == {name for name in names.names if name.startswith(f"{stack}.")}
+    with pytest.raises(UserError, match=r"does not say of which stack.*\n.*encoder.layers\[...\] or decoder"):
+        names.frozen(["layers[0]"])
+    with pytest.raises(UserError, match=r"selects no layer.*\n.*The model has 2"):
+        names.frozen(["decoder.layers[2]"])
+    for name in ("lm_head", "shared" if family == "t5" else "model.shared"):
+        assert names.frozen([name]) == {"embedding.weight"}
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
 def test_every_name_of_transformers_freezes_what_it_holds(family, tokenizer, tmp_path):
     """Checked against transformers' own names of the saved model, and what of ours each loads into."""
