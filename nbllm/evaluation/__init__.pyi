@@ -3,6 +3,7 @@ from .comparison import check_comparable as check_comparable, comparison_section
 from .config import EvaluationConfig as EvaluationConfig
 from .examples import Examples as Examples, Source as Source
 from .measuring import Measured as Measured, answer_examples as answer_examples, measure as measure
+from .metric_list import MetricList as MetricList, list_metrics as list_metrics
 from .metrics import (
     METRICS as METRICS,
     FunctionOfSums as FunctionOfSums,

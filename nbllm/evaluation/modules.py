@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import evaluate
@@ -14,7 +14,7 @@ from datasets import Features, List, Value
 from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.quantities import counted
 from nbllm.evaluation.columns import to_arrays, to_columns
-from nbllm.evaluation.metrics.base import PredictionMetric
+from nbllm.evaluation.metrics.base import PredictionMetric, options_of
 from nbllm.evaluation.metrics.catalogue import MODULES
 from nbllm.evaluation.metrics.inputs import LABEL
 
@@ -33,7 +33,7 @@ def metric(
     Nothing is downloaded, and nothing is written unless several processes compute together.
 
     Args:
-        name: "sacrebleu", "rouge", "squad", ...; `nb.evaluation.metrics()` lists them.
+        name: "sacrebleu", "rouge", "squad", ...; `nb.evaluation.list_metrics()` lists them.
         num_process: How many processes add examples; process 0 computes over those of all.
         process_id: Which of them this is.
         experiment_id: A name that the processes share.
@@ -184,7 +184,7 @@ class MetricModule(evaluate.Metric):
         chosen = {**self._settings, **settings}
         lead = self._kinds[0]
         of_rows, of_results = (
-            {name: chosen.pop(name) for name in _options(method) & chosen.keys()}
+            {name: chosen.pop(name) for name in options_of(method) & chosen.keys()}
             for method in (lead.rows, lead.results)
         )
         return _Configured([kind.from_dict(chosen) for kind in self._kinds], of_rows, of_results)
@@ -224,12 +224,6 @@ class MetricModule(evaluate.Metric):
             for kind in self._kinds
         )
         return f"metric({self.name!r}): {what}; {len(self):,} examples added; {self.signature}"
-
-
-def _options(method: Callable[..., Any]) -> set[str]:
-    """Return the names of a method's keyword-only parameters."""
-    parameters = inspect.signature(method).parameters.values()
-    return {each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def _feature(description: Any) -> Any:

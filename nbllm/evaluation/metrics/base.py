@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -40,6 +41,7 @@ class Metric(PlainConfig, abc.ABC):
         strata: A column whose values are groups that are fixed, not a sample, as the subjects that a macro average
             runs over: rows are drawn within each. "" for none.
         package: The distribution that computes it, whose version stands in the signature.
+        source: Where it is published.
     """
 
     name: ClassVar[str]
@@ -54,6 +56,7 @@ class Metric(PlainConfig, abc.ABC):
     resampled: ClassVar[bool] = True
     strata: ClassVar[str] = ""
     package: ClassVar[str] = "nbllm"
+    source: ClassVar[str] = ""
 
     def title(self, data: str) -> str:
         """Return the label with the name of the data, "" for none: "bits per byte on pydocs"."""
@@ -248,13 +251,11 @@ class PredictionMetric(Metric):
         module: The name of the `evaluate` module that returns it.
         key: Its key in what the module returns.
         inputs: What the module takes, by name.
-        source: Where the metric is published.
     """
 
     module: ClassVar[str]
     key: ClassVar[str]
     inputs: ClassVar[Mapping[str, Input]] = MappingProxyType({"predictions": TEXT, "references": TEXTS})
-    source: ClassVar[str] = ""
 
     @abc.abstractmethod
     def row(self, *example: Any, **options: Any) -> Row:
@@ -281,6 +282,12 @@ class PredictionMetric(Metric):
         returns.
         """
         return {self.key: self.compute(columns)}
+
+
+def options_of(method: Callable[..., Any]) -> set[str]:
+    """Return the names of the keyword-only parameters of `rows` or `results`: arguments that are no settings."""
+    parameters = inspect.signature(method).parameters.values()
+    return {each.name for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def signature_text(conventions: Mapping[str, object]) -> str:

@@ -21,6 +21,7 @@ class BitsPerByte(RatioOfSums):
     note = "bits that the model needs for a byte of text; lower is better, 8 is no compression"
     better = "lower"
     scale = (0.0, math.inf)
+    source = "Gao et al. 2021, arXiv:2101.00027"
     columns = ("nats", "num_bytes")
 
     def terms(self, columns: Columns) -> tuple[Array, Array]:

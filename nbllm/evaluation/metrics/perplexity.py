@@ -22,6 +22,7 @@ class Perplexity(RatioOfSums):
     note = "comparable only between models of one tokenizer; lower is better"
     better = "lower"
     scale = (1.0, math.inf)
+    source = "Jelinek et al. 1977"
     columns = ("nats", "num_tokens")
     comparable_by = ("num_tokens",)
 
