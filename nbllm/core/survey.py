@@ -69,6 +69,7 @@ TECHNIQUES = (
     Technique("3.1", "Data sources", "nbllm.data.load"),
     Technique("3.1", "Tokenization (byte-level BPE)", "nbllm.data.train_tokenizer"),
     Technique("3.1", "Packing", "nbllm.data.pack"),
+    Technique("3.1", "Packing with isolated documents", "nbllm.objectives.isolation"),
     Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),
     Technique("3.2", "Prefix decoder", "nbllm.models.PrefixDecoder"),
     Technique("3.2", "Encoder", "nbllm.models.Encoder"),

@@ -30,6 +30,7 @@ class Decoder(CausalNetwork):
     """A causal language model; arguments as `Network` takes them."""
 
     kind = "a causal decoder, which predicts the next token"
+    takes_mask = True
     fixed: ClassVar = {
         "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False, "rescale_every": 0,
         "pooler": False, "num_decoder_layers": 0, "scale_head": False,

@@ -32,6 +32,7 @@ class Encoder(Network):
         share their parameters).
     """
 
+    takes_mask = True
     fixed: ClassVar = {
         "tie_embeddings": True, "sliding_window": 0, "logit_softcap": 0.0, "num_decoder_layers": 0,
         "scale_embedding": False, "scale_head": False, "rescale_every": 0,
@@ -80,6 +81,7 @@ class Encoder(Network):
         token_types: Int[Tensor, "batch position"] | None = None,
         positions: Int[Tensor, "batch position"] | None = None,
         num_layers: int | None = None,
+        visible: Bool[Tensor, "#batch 1 position position"] | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the hidden states after the last layer that is run.
 
@@ -91,6 +93,8 @@ class Encoder(Network):
             positions: (batch, position), the place of each token in its sequence, from 0. None: the real tokens are
                 counted; with `position_offset`, those that are not the padding token.
             num_layers: How many layers to run, from the first; None: all.
+            visible: (batch, 1, position, position), True where a token sees a key; each must see one. None: every real
+                token.
 
         Raises:
             UserError: More tokens than a model with learned positions has positions, or token types for a model that
@@ -101,7 +105,9 @@ class Encoder(Network):
         counted = self._count(input_ids, attention_mask) if positions is None else positions
         length = check_length(self.positions, input_ids.shape[1], counted)
         places = Places(slice(0, length) if counted is None else counted, length)
-        mask: Tensor | None = None if attention_mask is None else padding_mask(attention_mask)
+        mask: Tensor | None = visible
+        if visible is None and attention_mask is not None:
+            mask = padding_mask(attention_mask)
         x = self._embed(input_ids, token_types, places)
         bias = self.positions.bias(places, places)
         if bias is not None:

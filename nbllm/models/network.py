@@ -57,12 +57,14 @@ class Network(nn.Module):
     Attributes:
         can: Which of `VERBS` it can do.
         kind: What it is, in words, for people who ask it for something else.
+        takes_mask: Whether `hidden` takes `visible`, any mask of its attention, and `positions` with it.
         fixed: Settings of `ModelConfig` that it cannot vary.
         attention_backend: A name in `nn.attention_backends.BACKENDS`, or "auto": measured.
     """
 
     can: frozenset[str] = frozenset()
     kind: str = "network"
+    takes_mask: ClassVar[bool] = False
     fixed: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: ModelConfig, *, seed: int = 0) -> None:

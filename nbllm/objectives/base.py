@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from nbllm.objectives.example import Example
+    from nbllm.objectives.isolation import Isolation
 
 IGNORED = -100  # the target of what is not predicted
 
@@ -40,12 +41,15 @@ class Objective(ABC, Generic[Network]):
             and so a code length: bits per byte can then be computed from it.
         special_tokens: Those that a tokenizer must have, each with all names that it may have; the first is the one
             by which `nbllm.objectives.add_tokens` adds it.
+        can_isolate: Whether documents that share a window can be kept from seeing each other (`isolate`).
     """
 
     overlap: ClassVar[int] = 0
     needs: ClassVar[str | None] = None
     counts_every_token: ClassVar[bool] = False
     special_tokens: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    can_isolate: ClassVar[bool] = False
+    isolation: Isolation | None = None
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> Self:
@@ -63,6 +67,18 @@ class Objective(ABC, Generic[Network]):
     def num_positions(self, sequence_length: int) -> int:
         """Return the positions that a decoder needs which reads in one sequence all that an encoder-decoder reads."""
         return sequence_length
+
+    def isolate(self, end: int, *, begins_next: bool) -> None:
+        """Let each token see only those of its own document from now on; only where `can_isolate`.
+
+        Args:
+            end: The token that ends a document.
+            begins_next: Whether the first token of the next document is predicted from it.
+        """
+        from nbllm.objectives.isolation import Isolation
+
+        assert self.can_isolate
+        self.isolation = Isolation(end, begins_next)
 
     @abstractmethod
     def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:

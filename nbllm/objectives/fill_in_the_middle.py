@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
-from nbllm.objectives.causal_lm import HiddenAndHead
-from nbllm.objectives.heads import head_cross_entropy
+from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch
+from nbllm.objectives.causal_lm import CausalLM, next_tokens
 from nbllm.objectives.special_tokens import end_id, token_id
 
 if TYPE_CHECKING:
@@ -23,7 +20,7 @@ MIDDLE = ("<|fim_middle|>", "<fim_middle>", "▁<MID>")
 
 
 @OBJECTIVES.register("fill_in_the_middle")
-class FillInTheMiddle(Objective[HiddenAndHead]):
+class FillInTheMiddle(CausalLM):
     """Language modelling of documents of which half are rearranged: prefix, suffix, and then the middle between them.
 
     Each document in a window is rearranged with probability 0.5. It is cut at two places drawn uniformly from those
@@ -36,8 +33,7 @@ class FillInTheMiddle(Objective[HiddenAndHead]):
     Source: Bavarian et al. 2022, arXiv:2207.14255, sections 3 and 4.3, appendix D.
     """
 
-    overlap = 1
-    needs = "score"
+    counts_every_token = False  # texts are read in another order, with marks and without what they are cut by
     special_tokens = (PREFIX, SUFFIX, MIDDLE)
     rate: ClassVar[float] = 0.5
     spm_rate: ClassVar[float] = 0.5
@@ -70,9 +66,8 @@ class FillInTheMiddle(Objective[HiddenAndHead]):
             row = self._rearranged(window, rng)
             lengths[number] = len(row)
             rows[number, : len(row)] = row
-        tokens = torch.from_numpy(rows)
-        is_real = torch.arange(1, windows.shape[1]) < torch.from_numpy(lengths)[:, None]
-        return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:].where(is_real, IGNORED)}
+        is_real = np.arange(1, windows.shape[1]) < lengths[:, None]
+        return next_tokens(rows[:, :-1], np.where(is_real, rows[:, 1:], IGNORED), self.isolation)
 
     def _rearranged(self, window: NDArray[np.int64], rng: np.random.Generator) -> list[int]:
         """Return a window with some of its documents rearranged, at most as long as it was."""
@@ -117,12 +112,6 @@ class FillInTheMiddle(Objective[HiddenAndHead]):
             "input_ids"
         ]
         return ids
-
-    def loss(self, network: HiddenAndHead, batch: Batch) -> tuple[Tensor, int]:
-        """Return the cross-entropy summed over all tokens, in nats, and their number."""
-        targets = batch["targets"]
-        loss = head_cross_entropy(network, network.hidden(batch["inputs"]), targets)
-        return loss, int((targets != IGNORED).sum())
 
 
 show = FillInTheMiddle.show

@@ -12,6 +12,7 @@ from torch import Tensor
 from nbllm.core.errors import UserError
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
+from nbllm.objectives.isolation import seen_of
 from nbllm.objectives.special_tokens import MASK, around, token_id
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ class MaskFiller(Protocol):
 
     head: _Head
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
-        """Return the final hidden states, (batch, position, hidden)."""
+    def hidden(self, input_ids: Tensor, **seen: Tensor) -> Tensor:
+        """Return the final hidden states, (batch, position, hidden); `seen`: "visible" and "positions", or nothing."""
 
     @property
     def head_weight(self) -> Tensor:
@@ -58,6 +59,7 @@ class MaskedLM(Objective[MaskFiller]):
     """
 
     needs = "fill"
+    can_isolate = True
     special_tokens = ((MASK,),)
     chosen: ClassVar[float] = 0.15
     masked: ClassVar[float] = 0.8
@@ -109,8 +111,11 @@ class MaskedLM(Objective[MaskFiller]):
         inputs = np.pad(inputs, ends)
         inputs[:, : len(before)] = before
         inputs[:, inputs.shape[1] - len(after) :] = after
-        targets = np.pad(targets, ends, constant_values=IGNORED)
-        return {"inputs": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+        made = {"inputs": inputs, "targets": np.pad(targets, ends, constant_values=IGNORED)}
+        if self.isolation is not None:  # the tokens around a window are of its first and its last document
+            documents = self.isolation._replace(begins_next=False).documents(windows)
+            made["documents"] = np.pad(documents, ends, mode="edge")
+        return {name: torch.from_numpy(array) for name, array in made.items()}
 
     def word_starts(self, windows: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return for each token the place in its window whose draw decides whether it is chosen: its own."""
@@ -119,7 +124,7 @@ class MaskedLM(Objective[MaskFiller]):
     def loss(self, network: MaskFiller, batch: Batch) -> tuple[Tensor, int]:
         """Return the cross-entropy summed over the chosen tokens, in nats, and their number."""
         is_chosen = batch["targets"] != IGNORED
-        hidden = network.head(network.hidden(batch["inputs"])[is_chosen])
+        hidden = network.head(network.hidden(batch["inputs"], **seen_of(batch, causal=False))[is_chosen])
         targets = batch["targets"][is_chosen]
         loss = linear_cross_entropy(hidden, network.head_weight, targets, bias=network.head.bias)
         return loss, len(targets)

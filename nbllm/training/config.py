@@ -32,6 +32,8 @@ class TrainConfig(PlainConfig):
 
     Args:
         objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
+        packing: How documents share a sequence: "concatenated", each token seeing all before it, also of other
+            documents; or "isolated", each seeing only its own document, in which positions are counted anew.
         steps: Optimizer steps in all.
         batch_size: Sequences in one forward pass. When it is not given, `nb.train` takes fewer long ones.
         sequence_length: Tokens in one sequence. When it is not given, `nb.train` takes fewer where the model has fewer
@@ -67,6 +69,7 @@ class TrainConfig(PlainConfig):
     """
 
     objective: str = "causal_lm"
+    packing: str = "concatenated"
     steps: int = 1000
     batch_size: int = 8
     sequence_length: int = 1024
@@ -139,6 +142,7 @@ class TrainConfig(PlainConfig):
         check_positive(self, "batch_size", "sequence_length")
         check_positive(self, "keep_checkpoints", "max_bad_steps", "validation_tokens", "sample_tokens")
         check_choice(self, "objective", tuple(OBJECTIVES))
+        check_choice(self, "packing", ("concatenated", "isolated"))
         check_choice(self, "precision", ("auto", "float32", "bfloat16"))
         check_choice(self, "schedule", tuple(schedules))
         for setting in LOOP_SETTINGS:

@@ -11,6 +11,7 @@ from nbllm.models.network import build_without_weights, check_can
 from nbllm.objectives import OBJECTIVES, Objective
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
+from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ def check_fits(
             reported, or the tokenizer lacks what the objective needs.
         DataError: The text is too short, or of a larger vocabulary than the model's.
     """
-    objective = OBJECTIVES[config.objective].for_tokenizer(tokenizer)
+    objective = make_objective(config, tokenizer)
+    network = build_without_weights(shape)
     if objective.needs is not None:
-        check_can(build_without_weights(shape), objective.needs)
+        check_can(network, objective.needs)
+    if config.packing == "isolated" and not network.takes_mask:
+        raise UserError(
+            f"This model cannot isolate documents: it is {network.kind}.", hint='Leave packing="isolated".'
+        )
     longest = longest_sequence(objective, shape)
     if config.sequence_length > longest:
         both = "" if longest == shape.max_positions else ", for inputs and targets together"

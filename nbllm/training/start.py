@@ -16,7 +16,6 @@ from nbllm.data.loader import WindowSource
 from nbllm.data.provenance import source_of
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
-from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
 from nbllm.runs.locating import FOLDER, locate
 from nbllm.runs.run import Run
@@ -26,6 +25,7 @@ from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
+from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.requirements import check_fits, check_known_to_a_process, longest_sequence
 from nbllm.training.run_choices import make_choices
@@ -191,7 +191,7 @@ def _counted(settings: TrainConfig, epochs: float | None, lm: LM, training: Toke
 
 def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore) -> int:
     """Return the optimizer steps in which each token of the text is trained on about `epochs` times; say so."""
-    objective = OBJECTIVES[settings.objective].for_tokenizer(lm.tokenizer)
+    objective = make_objective(settings, lm.tokenizer)
     length = objective.window_length(settings.sequence_length)
     windows = WindowSource(training, length=length, overlap=objective.overlap).windows_per_epoch
     in_a_step = settings.batch_size * settings.accumulation
@@ -209,7 +209,7 @@ def _sized(settings: TrainConfig, given: Mapping[str, Any], lm: LM, training: To
     no batch. A batch of long sequences has fewer: activations take memory for each token, on a small machine too much
     for eight times 1,024 in a model of 135 million parameters (9 GB).
     """
-    objective = OBJECTIVES[settings.objective].for_tokenizer(lm.tokenizer)
+    objective = make_objective(settings, lm.tokenizer)
     positions, length, batch_size = lm.config.max_positions, settings.sequence_length, settings.batch_size
     longest = longest_sequence(objective, lm.config)
     if "sequence_length" not in given:

@@ -27,6 +27,7 @@ from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import reported_metrics
+from nbllm.training.objective import make_objective
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES, choose_device
@@ -196,7 +197,7 @@ class Trainer(Session):
             self.lm.model, OPTIMIZERS[self.config.optimizer], dtype=DTYPES[choices["precision"]]
         )
         self.parameter_names = ParameterNames(self.optimizer.names, self.lm.config)
-        objective = OBJECTIVES[self.config.objective].for_tokenizer(self.lm.tokenizer)
+        objective = make_objective(self.config, self.lm.tokenizer)
         source = WindowSource(
             open_store(self.record["data"]["train"]),
             length=objective.window_length(self.config.sequence_length),
