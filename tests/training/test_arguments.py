@@ -198,8 +198,8 @@ def test_what_a_cell_declares_is_not_sent_to_a_process(lm, store, small, tmp_pat
     from nbllm.objectives import OBJECTIVES
     from nbllm.training.optimizers import OPTIMIZERS
 
-    registry = {"objective": OBJECTIVES, "optimizer": OPTIMIZERS}[what]
-    known = registry[next(iter(registry))]
+    registry, usual = {"objective": (OBJECTIVES, "causal_lm"), "optimizer": (OPTIMIZERS, "adamw")}[what]
+    known = registry[usual]
     monkeypatch.setitem(registry._entries, "of_a_cell", type("OfACell", (known,), {"__module__": "__main__"}))
     options = {**small, "steps": 2, what: "of_a_cell"}
     with pytest.raises(UserError, match=f"{what} 'of_a_cell' is declared in __main__") as caught:
