@@ -202,7 +202,7 @@ def train(texts, tokenizer, folder, name, objective="masked_lm", family="bert", 
         **({"position_offset": 1} if family == "roberta" else {}),
     )  # fmt: skip
     settings = {
-        "steps": 30, "batch_size": 4, "sequence_length": 48, "lr": 5e-3, "warmup_steps": 0, "schedule": "constant",
+        "steps": 30, "batch_size": 4, "sequence_length": 48, "lr": 1e-3, "warmup_steps": 0, "schedule": "constant",
         "validation_interval": 10, "validation_tokens": 2000, "checkpoint_interval": 10, "precision": "float32",
         "num_threads": 1,
     }  # fmt: skip
