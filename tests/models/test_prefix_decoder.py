@@ -58,6 +58,8 @@ def test_the_prefix_sees_itself_whole_and_the_rest_only_what_is_before(positions
         after = model.hidden(changed, prefix_lengths=prefix)[0].detach()
         moved = ~torch.isclose(before, after, atol=1e-6).all(-1)
         assert moved.tolist() == [place < 5 or row >= place for row in range(12)]
+    if positions == "none":
+        return
     reordered = given[:, torch.tensor([0, 1, 3, 2, *range(4, 12)])]
     last = model.hidden(reordered, prefix_lengths=prefix)[0, 0]
     assert not torch.allclose(last, before[0], atol=1e-4)  # the order of what comes later is told, too
