@@ -133,12 +133,7 @@ def signature(
 
     Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores", arXiv:1804.08771 (the manner).
     """
-    parts: dict[str, Any] = {
-        "metric": figure.metric,
-        **dict(figure.settings),
-        "task": task.task,
-        **task.settings,
-    }
+    parts: dict[str, Any] = {"task": task.task, **task.settings}
     parts |= {"n": num_rows, "data": task.data_sha256[:_SHORT], "prompts": task.prompts_sha256[:_SHORT]}
     parts |= {"model": model_sha256[:_SHORT]}
     if figure.method:
@@ -158,4 +153,6 @@ def _word(value: Any) -> str:
     """Return a setting as a signature has it: without the characters that separate settings."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(plain(value)).replace("|", "/").replace("\n", " ")
+    if value is None or value == ():
+        return "none"
+    return str(plain(value)).replace("|", "/").replace("\n", " ")

@@ -14,6 +14,8 @@ from nbllm.evaluation.tasks.base import Task
 if TYPE_CHECKING:
     from nbllm.runs.run import Run
 
+REPRODUCTION = "Reproduction"  # the title of the section
+
 
 def reproduction_section(
     jobs: Sequence[tuple[Task, Examples]], config: EvaluationConfig, run: Run | None = None
@@ -44,7 +46,7 @@ def reproduction_section(
     entries += _flat(packages, "version of")
     entries += _flat(facts, "machine")
     return KeyValues(
-        title="Reproduction",
+        title=REPRODUCTION,
         note=(
             "A run replays bit for bit by its recorded choices, on the same machine with the same versions: "
             "nb.replay(run)."

@@ -13,11 +13,12 @@ import numpy as np
 from nbllm.core.errors import UserError
 from nbllm.core.report.figures import Comparison, Measurement, Subject
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import Comparisons, Measurements, Rows, Section, Table
+from nbllm.core.report.sections import Comparisons, KeyValues, Measurements, Rows, Section, Table
 from nbllm.core.report.values import Cell, plain
 from nbllm.core.seeding import derive
 from nbllm.evaluation.comparison import check_comparable, figure_key, first_rows, metric_of, rows_by_subject
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.reproduction import REPRODUCTION
 from nbllm.evaluation.significance import (
     POWER,
     approximate_randomization,
@@ -71,6 +72,7 @@ def compare_reports(
     for name, report in reports.items():
         out.add(*_of_model(name, report))
         out.provenance += tuple(dataclasses.replace(each, model=name) for each in report.provenance)
+    out.add(*_reproduction(reports))
     kept = {name: report.inputs for name, report in reports.items() if report.inputs is not None}
     if len(kept) == len(reports):
         models = {name: inputs.models[""] for name, inputs in kept.items()}
@@ -182,7 +184,7 @@ def _told(each: Comparison) -> str:
     what = f"{each.name[:1].upper()}{each.name[1:]}: {each.models[0]} {first}, {each.models[1]} {second}"
     if each.winner:
         return f"{what}; {each.winner} is better, the difference is {change} ({interval})."
-    return f"{what}; the difference of {change} may be chance{f' ({interval})' if interval else ''}."
+    return f"{what}; corrected for the number of comparisons, the difference of {change} may be chance."
 
 
 def _summary(reports: Mapping[str, Report]) -> Measurements:
@@ -213,12 +215,23 @@ def _side_by_side(reports: Mapping[str, Report]) -> Table:
         title="Side by side",
         header=("measure", *reports),
         rows=tuple(rows),
-        caption="Each figure with its interval.",
+        caption=f"Each figure with its interval ({_confidence(reports)}).",
     )
 
 
 def _cell(figure: Measurement) -> str:
-    return figure.value_text + (f" ({figure.interval_text})" if figure.interval else "")
+    interval = figure.interval_text.partition(" (")[0]
+    return f"{figure.value_text} ({interval})" if interval else figure.value_text
+
+
+def _confidence(reports: Mapping[str, Report]) -> str:
+    found = {
+        figure.confidence
+        for report in reports.values()
+        for figure in report.measurements()
+        if figure.interval
+    }
+    return " and ".join(f"{100 * each:.3g} %" for each in sorted(found))
 
 
 def _flip_tables(compared: Comparisons, reports: Mapping[str, Report]) -> Iterator[Table]:
@@ -250,12 +263,26 @@ def _short(value: Cell) -> Cell:
     return value
 
 
+def _reproduction(reports: Mapping[str, Report]) -> list[Section]:
+    """Return what is needed to reproduce the figures: once where that is the same for all models."""
+    found = {
+        name: section for name, report in reports.items() for section in report.sections if _is_facts(section)
+    }
+    if len(set(map(repr, found.values()))) == 1:
+        return [next(iter(found.values()))]
+    return [dataclasses.replace(section, title=f"{section.title}: {name}") for name, section in found.items()]
+
+
+def _is_facts(section: Section) -> bool:
+    return isinstance(section, KeyValues) and section.title == REPRODUCTION
+
+
 def _of_model(name: str, report: Report) -> Iterator[Section]:
     """Yield the sections of a model's report, its name in their titles and figures."""
     for section in report.sections:
+        if _is_facts(section) or (isinstance(section, Measurements) and section.prominent):
+            continue
         if isinstance(section, Measurements):
-            if section.prominent:
-                continue
             figures = tuple(_named(figure, name) for figure in section.measurements)
             section = dataclasses.replace(section, measurements=figures)
         elif isinstance(section, Rows):

@@ -17,6 +17,9 @@ from nbllm.core.io import expand_user
 from nbllm.core.showing import show_with
 
 if TYPE_CHECKING:
+    from anywidget import AnyWidget
+
+    from nbllm.core.report.report import Report
     from nbllm.runs.listing import RunList
     from nbllm.runs.run import Run
     from nbllm.training.external_loop import Loop
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
 _SNAPSHOT_CSS = """
 .jp-OutputArea-child:has(.nbllm-panel) + .jp-OutputArea-child:has(.nbllm-snapshot) { display: none; }
 .jp-OutputArea-child:has(.jupyter-widgets):not(:has(.nbllm-panel)):has(+ .jp-OutputArea-child .nbllm-snapshot) {
+  display: none; }
+"""
+# A report's examples below it are hidden where they cannot be browsed: it shows the first of them itself.
+_EXAMPLES_CSS = """
+.jp-OutputArea-child:has(.nbllm-static) + .jp-OutputArea-child:has(.jupyter-widgets):not(:has(.nbllm-browser)) {
   display: none; }
 """
 
@@ -102,6 +110,7 @@ def install(shell: InteractiveShell) -> None:
     formatter.for_type_by_name("nbllm.runs.listing", "RunList", _show_runs)
     formatter.for_type_by_name("nbllm.training.external_loop", "Loop", _show_loop)
     formatter.for_type_by_name("nbllm.widgets.chat", "ChatPanel", _show_chat)
+    formatter.for_type_by_name("nbllm.core.report.report", "Report", _show_report)
     shell.events.register("post_run_cell", lambda *_: refresh())
     show_with(display)
 
@@ -128,6 +137,22 @@ def _show_chat(panel: ChatPanel) -> None:
     _show(panel, panel.title, panel)
 
 
+def _show_report(report: Report) -> None:
+    """Publish the report, and below it its examples to browse."""
+    from nbllm.core.report.sections import Rows
+    from nbllm.widgets.report import ExamplesPanel
+
+    shell = get_ipython()
+    assert shell is not None
+    html = f'<div class="nbllm-static"><style>{_EXAMPLES_CSS}</style>{report._repr_html_()}</div>'
+    shell.display_pub.publish(
+        {"text/html": html, "text/markdown": report._repr_markdown_(), "text/plain": repr(report)}
+    )
+    if any(isinstance(section, Rows) and len(section) for section in report.sections):
+        bundle, metadata = _bundle(ExamplesPanel(report))
+        shell.display_pub.publish({**bundle, "text/plain": "The examples of the report."}, metadata)
+
+
 def _show(panel: Panel, title: str, thing: Pictured) -> None:
     shell = get_ipython()
     assert shell is not None
@@ -143,7 +168,7 @@ def _show(panel: Panel, title: str, thing: Pictured) -> None:
     _snapshots.append(snapshot)
 
 
-def _bundle(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
+def _bundle(panel: AnyWidget) -> tuple[dict[str, Any], dict[str, Any]]:
     made = panel._repr_mimebundle_()
     data, metadata = made if isinstance(made, tuple) else (made, {})
     return dict(data or {}), dict(metadata or {})

@@ -223,7 +223,8 @@ function browse(host, { tables }) {
     };
     const arrow = sorted ? (look.down ? " \u25be" : " \u25b4") : "";
     const state = sorted ? (look.down ? "descending" : "ascending") : "none";
-    return make("th", { scope: "col", "aria-sort": state }, make("button", { type: "button", onclick: pressed }, column.name.replaceAll("_", " ") + arrow));
+    const kind = textSample(column) ? "text" : "number";
+    return make("th", { scope: "col", class: kind, "aria-sort": state }, make("button", { type: "button", onclick: pressed }, column.name.replaceAll("_", " ") + arrow));
   }
 
   /** What a prediction or an answer that is the index of a choice stands for. @param {string} name @param {number} row */
@@ -257,7 +258,7 @@ function browse(host, { tables }) {
         return make("td", { class: kind }, mark + shortened(textOf(meant("predicted", row))));
       }
       if (column.name === "expected") return make("td", {}, shortened(textOf(meant("expected", row))));
-      return make("td", typeof value === "number" ? { class: "number" } : {}, shortened(textOf(value)));
+      return make("td", { class: typeof value === "number" ? "number" : "text" }, shortened(textOf(value)));
     });
     return make("tr", {}, make("td", { class: "number" }, number), ...cells);
   }

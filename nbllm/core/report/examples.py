@@ -32,6 +32,7 @@ EXAMPLES_CSS = """
 .nbllm table.nbllm-examples { font-size: .88em; width: 100%; }
 .nbllm.nbllm.nbllm .nbllm-examples :is(td, th) { max-width: 26em; overflow-wrap: anywhere; padding-right: .7em; }
 .nbllm.nbllm.nbllm .nbllm-examples td.number { white-space: nowrap; }
+.nbllm.nbllm.nbllm .nbllm-examples td.text { min-width: 9em; }
 .nbllm-examples button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
   white-space: nowrap; }
 .nbllm-examples thead button { font-weight: 600; }

@@ -193,6 +193,12 @@ class Comparison(Record):
         return first, second, change, _interval_text(self.interval, self.confidence, like=like)
 
     @property
+    def bare_texts(self) -> tuple[str, str, str, str]:
+        """The same, the interval without its confidence, which a table's header says."""
+        *values, interval = self.texts
+        return values[0], values[1], values[2], interval.partition(" (")[0]
+
+    @property
     def winner(self) -> str:
         """The name of the model that is better by the corrected test; "" where chance may explain it."""
         if self.p_corrected is None or self.p_corrected >= 1 - self.confidence or not self.better:

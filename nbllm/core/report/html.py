@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.bar_chart import NamedBar, bar_chart
 from nbllm.core.chart import Mark, Series, line_chart
 from nbllm.core.html import Raw, escape, fragment, key_values, page, table
-from nbllm.core.quantities import iso_minute
+from nbllm.core.quantities import fixed, iso_minute
 from nbllm.core.report.examples import EXAMPLES_CSS, examples_json, examples_script
-from nbllm.core.report.figures import Change, Measurement
+from nbllm.core.report.figures import Change, Comparison, Measurement
 from nbllm.core.report.sections import (
     Bars,
     Changes,
@@ -49,6 +49,8 @@ REPORT_CSS = """
 .nbllm-report figure { margin: 1em 0 1.4em; }
 .nbllm-report figcaption, .nbllm-report caption { font-size: .88em; color: var(--nbllm-muted); }
 .nbllm-report figcaption { margin-top: .4em; }
+.nbllm-report .matrices { display: flex; flex-wrap: wrap; gap: 0 3em; }
+.nbllm-report .matrices > * { flex: 0 1 auto; max-width: 24em; }
 .nbllm-report .sample { margin: 1em 0; break-inside: avoid; }
 .nbllm-report .narrow { display: none; }
 @media screen and (max-width: 600px) {
@@ -144,12 +146,38 @@ def _folded(summary: str, body: str) -> str:
 
 
 def _comparisons(section: Comparisons, count: _Counter) -> str:
-    parts: list[str] = []
+    matrices = "".join(_matrix(*each) for each in section.matrices())
+    parts = [f'<div class="matrices">{matrices}</div>'] if matrices else []
     for header, rows in section.tables():
-        caption = count.caption("Table", section.caption) if section.caption and not parts else None
-        cells = [[_unbroken(cell) if i else cell for i, cell in enumerate(row)] for row in rows]
-        parts.append(table(cells, header, caption=caption))
+        parts.append(table([_unbroken_after_first(row) for row in rows], header))
+    tests = "".join(
+        table([_unbroken_after_first(row) for row in rows], header) for header, rows in section.details()
+    )
+    parts.append(_folded("Tests, effect sizes and examples needed", _paragraphs(section.caption) + tests))
     return "".join(parts)
+
+
+def _unbroken_after_first(row: tuple[str, ...]) -> list[str]:
+    return [_unbroken(cell) if i else cell for i, cell in enumerate(row)]
+
+
+def _matrix(name: str, models: tuple[str, ...], cells: list[list[Comparison | None]]) -> str:
+    """Return every model against every other: the row's figure minus the column's, coloured where it is decided."""
+    rows = []
+    for model, found in zip(models, cells, strict=True):
+        shown: list[object] = [model]
+        for each in found:
+            if each is None:
+                shown.append("")
+                continue
+            sign = -1 if each.models[0] == model else 1
+            kind = "" if not each.winner else "good" if each.winner == model else "bad"
+            mark = {"good": " ✓", "bad": " ✗", "": ""}[kind]
+            text = fixed(sign * each.difference, like=max(each.values, key=abs))
+            shown.append(_right(("+" if sign * each.difference > 0 else "") + text + mark, kind))
+        rows.append(shown)
+    caption = f"{name}: the model of the row minus that of the column; ✓ and ✗ where it is better or worse."
+    return table(rows, ("", *map(_right, models)), caption=caption, row_headers=True)
 
 
 def _measurements(section: Measurements, count: _Counter) -> str:

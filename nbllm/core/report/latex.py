@@ -155,7 +155,9 @@ def _changes(section: Changes) -> str:
 
 def _comparisons(section: Comparisons) -> str:
     note = [_prose(section.caption)] if section.caption else []
-    return "\n\n".join([*note, *(latex_table(rows, header) for header, rows in section.tables())])
+    return "\n\n".join(
+        [*note, *(latex_table(rows, header) for header, rows in (*section.tables(), *section.details()))]
+    )
 
 
 def _rows(section: Rows) -> str:

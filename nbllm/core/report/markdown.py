@@ -145,7 +145,12 @@ def _changes(section: Changes) -> str:
 
 def _comparisons(section: Comparisons) -> str:
     caption = [_inline(section.caption)] if section.caption else []
-    return "\n\n".join([*caption, *(markdown_table(rows, header) for header, rows in section.tables())])
+    return "\n\n".join(
+        [
+            *caption,
+            *(markdown_table(rows, header) for header, rows in (*section.tables(), *section.details())),
+        ]
+    )
 
 
 def _rows(section: Rows) -> str:

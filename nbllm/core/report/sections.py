@@ -115,26 +115,55 @@ class Comparisons(Section):
     comparisons: tuple[Comparison, ...]
     caption: str = ""
 
-    def tables(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-        """Yield the header and the rows of a table for each pair of models, without empty columns."""
-        for models in dict.fromkeys(each.models for each in self.comparisons):
-            rows = [_compared(each) for each in self.comparisons if each.models == models]
-            header = ("measure", *models, "difference", "interval", *_TESTS.values(), *_TOLD)
-            keep = [i for i in range(len(header)) if i < 4 or any(row[i] for row in rows)]
+    def tables(self) -> Iterator[TextTable]:
+        """Yield the header and the rows of a table for each pair of models: figures, difference and verdict."""
+        for models, found in self._by_pair():
+            percent = f"{100 * found[0].confidence:.3g} % interval"
+            header = ("measure", *models, "difference", percent, "p, corrected", "better")
+            yield (
+                header,
+                [(each.name, *each.bare_texts, p_text(each.p_corrected), _better(each)) for each in found],
+            )
+
+    def details(self) -> Iterator[TextTable]:
+        """Yield the header and the rows of a table for each pair of models: every test, effect size, what is needed."""
+        for models, found in self._by_pair():
+            rows = [_tested(each) for each in found]
+            header = (f"{models[0]} and {models[1]}", *_TESTS.values(), *_TOLD)
+            keep = [i for i in range(len(header)) if i == 0 or any(row[i] for row in rows)]
             yield tuple(header[i] for i in keep), [tuple(row[i] for i in keep) for row in rows]
 
+    def matrices(self) -> Iterator[tuple[str, tuple[str, ...], list[list[Comparison | None]]]]:
+        """Yield, where there are more than two models, each figure's name, the models, and every comparison of them.
 
+        Row i and column j hold the comparison of the models i and j, whichever of the two is its first.
+        """
+        models = tuple(dict.fromkeys(model for each in self.comparisons for model in each.models))
+        for name in dict.fromkeys(each.name for each in self.comparisons):
+            found = {each.models: each for each in self.comparisons if each.name == name}
+            if len(models) > 2:
+                yield name, models, [[found.get((i, j)) or found.get((j, i)) for j in models] for i in models]
+
+    def _by_pair(self) -> Iterator[tuple[tuple[str, str], list[Comparison]]]:
+        for models in dict.fromkeys(each.models for each in self.comparisons):
+            yield models, [each for each in self.comparisons if each.models == models]
+
+
+TextTable = tuple[tuple[str, ...], list[tuple[str, ...]]]
 _TESTS = {"mcnemar": "p, McNemar", "bootstrap": "p, bootstrap", "randomization": "p, randomization"}
-_TOLD = ("p, Holm", "better", "effect size", "examples needed", "right alone")
+_TOLD = ("effect size", "examples needed", "right alone")
 
 
-def _compared(each: Comparison) -> tuple[str, ...]:
+def _better(each: Comparison) -> str:
+    return each.winner or ("undecided" if each.better and each.p_corrected is not None else "")
+
+
+def _tested(each: Comparison) -> tuple[str, ...]:
     tests = (p_text(each.p_values.get(name)) for name in _TESTS)
     effect = "" if each.effect is None else f"{each.effect:+.2f}"
     needed = "" if each.needed is None else number(each.needed)
     alone = "" if each.alone is None else "{:,} and {:,}".format(*each.alone)
-    better = each.winner or ("undecided" if each.better and each.p_corrected is not None else "")
-    return (each.name, *each.texts, *tests, p_text(each.p_corrected), better, effect, needed, alone)
+    return (each.name, *tests, effect, needed, alone)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
