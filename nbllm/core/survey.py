@@ -58,6 +58,7 @@ TECHNIQUES = (
     Technique("2.1", "Two-dimensional positions (GLM)", "nbllm.nn.positions.Learned2DPositions"),
     Technique("2.1", "ALiBi", "nbllm.nn.positions.ALiBiPositions"),
     Technique("2.1", "Relative positions (T5's buckets)", "nbllm.nn.positions.RelativeBuckets"),
+    Technique("2.1", "Relative positions (Transformer-XL's)", "nbllm.nn.positions.TransformerXLPositions"),
     Technique("2.1", "Rotary positions (RoPE)", "nbllm.nn.positions.RotaryPositions"),
     Technique("2.1", "RoPE scaling (linear, NTK, YaRN, LLaMA 3)", "nbllm.nn.positions.RopeScaling"),
     Technique("2.1", "LayerNorm and RMSNorm", "nbllm.nn.normalization.make_norm"),

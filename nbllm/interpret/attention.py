@@ -69,7 +69,7 @@ def attention_weights(
         x, context = given
         query, key, _ = attention.project(x, context)
         weights = eager.attention_weights(
-            query, key, context.mask, context.causal, attention.scale, attention.softcap
+            query, key, attention.mask(query, context), context.causal, attention.scale, attention.softcap
         )
         out[kept_layers.index(layer)] = weights[0, kept_heads]
 

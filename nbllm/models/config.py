@@ -47,7 +47,7 @@ class ModelConfig(PlainConfig):
         positions: "learned" (a vector a position), "learned_2d" (one for that in the text and one for that in a blank
             which the token fills, as in the first GLM), "sinusoidal" (waves), "rotary" (queries and keys rotated),
             "alibi" (scores fall with the distance), "relative" (a learned scalar for each bucket of distances, as in
-            T5) or "none".
+            T5), "transformer_xl" (each query asks for a distance, as in Gopher) or "none".
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding (OPT), which in an encoder is the token `position_offset - 1` and is not counted
             (RoBERTa); 0: all tokens are counted.
@@ -306,8 +306,14 @@ class ModelConfig(PlainConfig):
             object.__setattr__(self, "intermediate_size", size)
 
 
-def shape_for_positions(config: ModelConfig, *, causal: bool) -> Shape:
-    """Return what of a configuration the position scheme depends on; `causal`: whether tokens see only earlier ones."""
+def shape_for_positions(config: ModelConfig, *, causal: bool, num_layers: int | None = None) -> Shape:
+    """Return what of a configuration the position scheme of a stack depends on.
+
+    Args:
+        config: The configuration.
+        causal: Whether tokens see only earlier ones.
+        num_layers: Layers of the stack that have parameters of their own; None: those of a network of one stack.
+    """
     return Shape(
         hidden_size=config.embedding_size or config.hidden_size,
         num_heads=config.num_heads,
@@ -319,6 +325,7 @@ def shape_for_positions(config: ModelConfig, *, causal: bool) -> Shape:
         rope_scaling=config.rope_scaling,
         offset=config.position_offset,
         causal=causal,
+        num_layers=config.num_layer_groups or config.num_layers if num_layers is None else num_layers,
     )
 
 

@@ -40,7 +40,7 @@ from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.gelu import gelu_tanh
 from nbllm.nn.joined import JoinedLinears
-from nbllm.nn.positions import Positions
+from nbllm.nn.positions import Positions, TransformerXLPositions
 from nbllm.nn.time_mixing import ChannelMixing, TimeMixing
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -212,12 +212,15 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
     for path, module in network.named_modules():
         name = _part_of(path, module)
         uses = layers_per_block if path.startswith("blocks.") else 1.0
+        if ".relative." in f".{path}":  # of distances, not of tokens
+            uses = 0.0
         parameters[name] += sum(own.numel() for own in module.parameters(recurse=False))
         flops[name] += uses * _flops(module, length)
         kept[name] += 0 if module in shared else uses * _kept(module, length)
         if isinstance(module, Positions):
             stack = network.get_submodule(path.rpartition(".")[0])
             kept["attention"] += _kept_for_positions(stack, module, config, (batch_size, length))
+            flops["attention"] += _flops_for_positions(module, config, (batch_size, length))
     if network.can != {"embed"}:
         weight = cast(Tensor, network.head_weight)
         if not any(module.weight is weight for module in network.modules() if isinstance(module, nn.Linear)):
@@ -237,7 +240,7 @@ def _part_of(path: str, module: nn.Module) -> str:
     """Return the part of the network that a module belongs to, by the names that parts have in every network."""
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return "norms"
-    names = path.split(".")
+    names = path.replace("positions.relative", "attention").split(".")
     for name in ("cross_attention", "attention", "feed_forward", "time_mixing", "channel_mixing", "head"):
         if name in names:
             return name.replace("_", "-")
@@ -294,17 +297,33 @@ def _layers_with_a_shared_input(network: Network) -> set[nn.Module]:
     return shared
 
 
+def _flops_for_positions(scheme: Positions, config: ModelConfig, batch: tuple[int, int]) -> float:
+    """Return the operations of the layers of a stack for one token because of its position scheme."""
+    if not isinstance(scheme, TransformerXLPositions):
+        return 0.0
+    batch_size, length = batch
+    distances = length if scheme.causal else 2 * length - 1
+    once = 2 * sum(weight.numel() for weight in scheme.relative.parameters()) * distances
+    of_a_query = 2 * config.num_heads * config.head_dim * distances
+    return len(scheme.relative) * of_a_query + once / (batch_size * length)
+
+
 def _kept_for_positions(
     stack: nn.Module, scheme: Positions, config: ModelConfig, batch: tuple[int, int]
 ) -> float:
     """Return the elements that the layers of a stack keep of one token because of its position scheme."""
     blocks = cast(nn.ModuleList, stack.blocks)
     layers = config.num_layers if config.num_layer_groups else len(blocks)
+    batch_size, length = batch
+    if isinstance(scheme, TransformerXLPositions):
+        # Attention weights, and the scores of all distances; queries, twice; once for the batch, places and W_R R.
+        queries, distances = config.num_heads * config.head_dim, length if scheme.causal else 2 * length - 1
+        of_batch = 4 * length + queries * distances / length
+        return layers * (config.num_heads * (length + distances) + 2 * queries + of_batch / batch_size)
     if type(scheme).rotate is not Positions.rotate:  # queries and keys before and after
         return float(layers * (config.num_heads + config.num_kv_heads) * config.head_dim)
     if type(scheme).bias is Positions.bias:
         return 0.0
-    batch_size, length = batch
     weights = config.num_heads * length
     if any(parameter.requires_grad for parameter in scheme.parameters()):
         # No fused kernel has a gradient for the bias, so the attention weights are kept; and so are, once for the

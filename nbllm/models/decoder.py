@@ -161,6 +161,7 @@ class Decoder(CausalNetwork):
             mask=_with_bias(mask, bias),
             scheme=self.positions,
             positions=where,
+            key_positions=seen,
             cache=cache,
             backend=self.attention_backend,
         )

@@ -114,8 +114,9 @@ class Encoder(Network):
             bias = bias.to(x)
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         context = AttentionContext(
-            causal=False, mask=mask, scheme=self.positions, positions=places, backend=self.attention_backend
-        )
+            causal=False, mask=mask, scheme=self.positions, positions=places, key_positions=places,
+            backend=self.attention_backend,
+        )  # fmt: skip
         each = self.config.num_layers / len(self.blocks)
         for layer in range(self.config.num_layers if num_layers is None else num_layers):
             x = self.blocks[int(layer / each)](x, context)

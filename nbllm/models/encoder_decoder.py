@@ -44,7 +44,9 @@ class Stack(nn.Module):
         def norm() -> nn.Module:
             return make_norm(config.norm, config.hidden_size, config.norm_eps)
 
-        self.positions = make_positions(config.positions, shape_for_positions(config, causal=is_decoder))
+        self.positions = make_positions(
+            config.positions, shape_for_positions(config, causal=is_decoder, num_layers=layers)
+        )
         self.embedding_norm = norm() if config.embedding_norm else None
         self.blocks = nn.ModuleList(
             Block(config, layer, has_cross_attention=is_decoder) for layer in range(layers)
@@ -84,9 +86,8 @@ class Stack(nn.Module):
                 padded_causal_mask(attention_mask, count) if self.is_decoder else padding_mask(attention_mask)
             )
         causal = self.is_decoder and mask is None
-        bias = self.positions.bias(
-            where, Places(slice(0, past + count) if of_keys is None else of_keys, length)
-        )
+        seen = Places(slice(0, past + count) if of_keys is None else of_keys, length)
+        bias = self.positions.bias(where, seen)
         if bias is not None:
             bias = bias.to(x)
             mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
@@ -95,6 +96,7 @@ class Stack(nn.Module):
             mask=mask,
             scheme=self.positions,
             positions=where,
+            key_positions=seen,
             cache=cache,
             source=source,
             backend=backend,

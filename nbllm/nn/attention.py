@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -65,6 +66,7 @@ class AttentionContext:
         mask: Broadcastable to (batch, heads, query, key), as `attend` takes it; None: every key is visible.
         scheme: How positions enter queries and keys; None: not in attention.
         positions: Of the queries.
+        key_positions: Of all keys, those in the cache too.
         cache: Keys and values of earlier tokens, and in an encoder-decoder of the text that was read.
         source: The text that an encoder read, to be attended to by `CrossAttention`.
         backend: An attention backend's name or "auto".
@@ -74,6 +76,7 @@ class AttentionContext:
     mask: Mask | None = None
     scheme: Positions | None = None
     positions: Places | None = None
+    key_positions: Places | None = None
     cache: KVCache | None = None
     source: Source | None = None
     backend: str = "auto"
@@ -138,6 +141,19 @@ class Attention(JoinedLinears):
             query, key = context.scheme.rotate(query, key, context.positions)
         return query, key, value
 
+    def mask(
+        self, query: Float[Tensor, "batch head position head_dim"], context: AttentionContext
+    ) -> Mask | None:
+        """Return the context's mask, and in it what the position scheme adds to the scores of these queries."""
+        scheme, mask = context.scheme, context.mask
+        if scheme is None or not scheme.depends_on_queries:
+            return mask
+        assert context.positions is not None and context.key_positions is not None
+        added = scheme.score(self.layer, query, context.positions, context.key_positions) * self.scale
+        if mask is None:
+            return added
+        return added.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else added + mask
+
     def forward(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
@@ -150,7 +166,7 @@ class Attention(JoinedLinears):
             key,
             value,
             causal=context.causal,
-            mask=context.mask,
+            mask=self.mask(query, context),
             scale=self.scale,
             softcap=self.softcap,
             backend=context.backend,

@@ -71,7 +71,7 @@ def test_the_costs_of_a_family_are_those_that_are_counted_and_measured(family):
 
 
 @pytest.mark.parametrize("network", ["decoder", "encoder"])
-@pytest.mark.parametrize("positions", ["sinusoidal", "alibi", "relative"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "alibi", "relative", "transformer_xl"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_activations_know_what_a_position_scheme_keeps(network, positions, batch):
     family = {"decoder": "gpt2", "encoder": "bert"}[network]
@@ -81,6 +81,16 @@ def test_activations_know_what_a_position_scheme_keeps(network, positions, batch
     measured = kept(model, torch.zeros(batch, LENGTH, dtype=torch.long))
     said = config.costs(batch_size=batch, sequence_length=LENGTH).activation_bytes("float32")
     assert said == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_operations_know_that_queries_ask_for_distances(family):
+    config = make_config(family, **SMALL).replace(positions="transformer_xl")
+    costs = config.costs(batch_size=BATCH, sequence_length=LENGTH)
+    assert costs.flops_per_token * BATCH * LENGTH == pytest.approx(
+        counted(config, BATCH, LENGTH)[0], rel=0.01
+    )
+    assert costs.parameters == build_without_weights(config).num_parameters
 
 
 @pytest.mark.parametrize(

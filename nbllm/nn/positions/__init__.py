@@ -11,6 +11,7 @@ from nbllm.nn.positions.relative_buckets import RelativeBuckets
 from nbllm.nn.positions.rotary import RotaryPositions, Rotation, rotate
 from nbllm.nn.positions.scaling import RopeScaling
 from nbllm.nn.positions.sinusoidal import SinusoidalPositions
+from nbllm.nn.positions.transformer_xl import TransformerXLPositions
 
 POSITIONS: dict[str, type[Positions]] = {
     "learned": LearnedPositions,
@@ -19,6 +20,7 @@ POSITIONS: dict[str, type[Positions]] = {
     "rotary": RotaryPositions,
     "alibi": ALiBiPositions,
     "relative": RelativeBuckets,
+    "transformer_xl": TransformerXLPositions,
     "none": NoPositions,
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "Rotation",
     "Shape",
     "SinusoidalPositions",
+    "TransformerXLPositions",
     "check_length",
     "make_positions",
     "rotate",

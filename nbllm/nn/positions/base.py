@@ -50,6 +50,7 @@ class Shape:
         rope_scaling: How the rotary frequencies are scaled; None: they are not.
         offset: Rows of the learned positions before that of position 0.
         causal: Whether a token sees only those before it.
+        num_layers: Layers that have parameters of their own.
     """
 
     hidden_size: int
@@ -62,6 +63,7 @@ class Shape:
     rope_scaling: RopeScaling | None = None
     offset: int = 0
     causal: bool = True
+    num_layers: int = 1
 
 
 @keep_methods
@@ -69,9 +71,11 @@ class Positions(nn.Module):
     """A position scheme: how positions enter a model. Each hook changes nothing unless overridden.
 
     Attributes:
+        depends_on_queries: Whether what it adds to the scores depends on the queries too (`score`).
         has_spans: Whether a token has a second position, in the blank that it fills (`Places.spans`).
     """
 
+    depends_on_queries: ClassVar[bool] = False
     has_spans: ClassVar[bool] = False
 
     @classmethod
@@ -111,6 +115,23 @@ class Positions(nn.Module):
     ) -> Float[Tensor, "#batch #head query key"] | None:
         """Return what is added to the scores, broadcastable to (batch, head, query, key); None: nothing."""
         return None
+
+    def score(
+        self,
+        layer: int,
+        query: Float[Tensor, "batch head query head_dim"],
+        query_positions: Places,
+        key_positions: Places,
+    ) -> Float[Tensor, "batch head query key"]:
+        """Return what is added to a layer's scores before they are scaled, of a scheme that `depends_on_queries`.
+
+        Args:
+            layer: Which layer, from 0.
+            query: Its queries, as `rotate` returned them.
+            query_positions: Of the queries.
+            key_positions: Of all keys.
+        """
+        raise NotImplementedError
 
 
 def check_length(scheme: Positions, length: int, positions: Int[Tensor, "batch position"] | None) -> int:

@@ -11,11 +11,45 @@ from nbllm.nn.hooks import keep_methods
 from nbllm.nn.positions.base import Places, Positions, Shape
 
 
+class Waves:
+    """A table of sines and cosines of many wavelengths, which is kept and grows by doubling.
+
+    Args:
+        size: Width of a position's row; even.
+
+    Raises:
+        UserError: `size` is odd.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size % 2:
+            raise UserError(f"Sinusoidal positions come in pairs; a width of {size} is odd.")
+        self.size = size
+        self._table: Tensor | None = None
+
+    def table(self, length: int, device: torch.device) -> Float[Tensor, "position size"]:
+        """Return the waves at the first `length` positions or more."""
+        table = self._table
+        if table is None or len(table) < length or table.device != device:
+            rows = max(length, 256) if table is None else max(length, 2 * len(table))
+            self._table = table = self._make_table(rows).to(device)
+        return table
+
+    def _make_table(self, length: int) -> Tensor:
+        # Outside inference mode: a table made while generating must also serve a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            # In double precision: the angle of a late position has few exact decimals in float32.
+            exponents = torch.arange(0, self.size, 2, dtype=torch.float64, device="cpu") / self.size
+            places = torch.arange(length, dtype=torch.float64, device="cpu")
+            angles = places[:, None] / 10000**exponents
+            return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).float()
+
+
 @keep_methods
 class SinusoidalPositions(Positions):
     """Adds sin(position / 10000^(2i / size)) to component 2i of a token's vector and the cosine to component 2i + 1.
 
-    The table is kept and grows by doubling; positions have no upper bound.
+    Positions have no upper bound.
 
     Args:
         size: Width of the vectors; even.
@@ -28,10 +62,7 @@ class SinusoidalPositions(Positions):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        if size % 2:
-            raise UserError(f"Sinusoidal positions come in pairs; a width of {size} is odd.")
-        self.size = size
-        self._table: Tensor | None = None  # no buffer: it is neither state nor ever trained
+        self._waves = Waves(size)  # no buffer: it is neither state nor ever trained
 
     @classmethod
     def make(cls, shape: Shape) -> SinusoidalPositions:
@@ -51,17 +82,4 @@ class SinusoidalPositions(Positions):
 
     def table(self, length: int, device: torch.device) -> Float[Tensor, "position hidden"]:
         """Return the waves at the first `length` positions or more."""
-        table = self._table
-        if table is None or len(table) < length or table.device != device:
-            rows = max(length, 256) if table is None else max(length, 2 * len(table))
-            self._table = table = self._make_table(rows).to(device)
-        return table
-
-    def _make_table(self, length: int) -> Tensor:
-        # Outside inference mode: a table made while generating must also serve a later training step.
-        with torch.inference_mode(False), torch.no_grad():
-            # In double precision: the angle of a late position has few exact decimals in float32.
-            exponents = torch.arange(0, self.size, 2, dtype=torch.float64, device="cpu") / self.size
-            places = torch.arange(length, dtype=torch.float64, device="cpu")
-            angles = places[:, None] / 10000**exponents
-            return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).float()
+        return self._waves.table(length, device)
