@@ -558,10 +558,11 @@ class LM:
 
     def __repr__(self) -> str:
         config = self.config
+        active = f", {_count(self.model.num_active_parameters)} active" if config.num_experts else ""
         return (
             f"LM({config.family}, {config.num_layers} layers x {config.hidden_size}, "
             f"{config.num_heads} heads, vocabulary {config.vocab_size}, context {config.max_positions}, "
-            f"{_count(self.num_parameters)} parameters)"
+            f"{_count(self.num_parameters)} parameters{active})"
         )
 
     def _repr_html_(self) -> str:

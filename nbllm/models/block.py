@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from nbllm.nn.attention import Attention, AttentionContext, AttentionShape
 from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.hooks import keep_methods
+from nbllm.nn.mixture_of_experts import MixtureOfExperts
 from nbllm.nn.normalization import NORMS, add_and_normalize, keep_and_normalize, make_norm
 
 
@@ -59,13 +62,7 @@ class Block(nn.Module):
         self.cross_attention = CrossAttention(shape, layer=layer) if has_cross_attention else None
         self.cross_attention_output_norm = norm(present=has_cross_attention and sandwich)
         self.feed_forward_norm = norm(present=not config.shared_norm)
-        self.feed_forward = FeedForward(
-            config.hidden_size,
-            config.intermediate_size,
-            activation=config.activation,
-            gated=config.gated,
-            bias=config.feed_forward_bias,
-        )
+        self.feed_forward = _make_feed_forward(config)
         self.feed_forward_output_norm = norm(present=sandwich)
 
     def forward(
@@ -102,3 +99,18 @@ def _normalized(norm: nn.Module | None, x: Tensor) -> Tensor:
     """Return x, normalized where there is something to do so."""
     out: Tensor = x if norm is None else norm(x)
     return out
+
+
+def _make_feed_forward(config: ModelConfig) -> nn.Module:
+    """Return one feed-forward part for all tokens, or the mixture of experts in its place."""
+    sizes = (config.hidden_size, config.intermediate_size)
+    kind: dict[str, Any] = {
+        "activation": config.activation,
+        "gated": config.gated,
+        "bias": config.feed_forward_bias,
+    }
+    if not config.num_experts:
+        return FeedForward(*sizes, **kind)
+    return MixtureOfExperts(
+        *sizes, num_experts=config.num_experts, experts_per_token=config.experts_per_token, **kind
+    )

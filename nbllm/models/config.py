@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _MAY_BE_ZERO = (
     "num_kv_heads", "head_dim", "intermediate_size", "position_offset", "embedding_size", "token_types",
-    "num_layer_groups", "sliding_window", "full_attention_interval", "rescale_every", "num_decoder_layers",
+    "num_layer_groups", "sliding_window", "full_attention_interval", "num_experts", "experts_per_token",
+    "rescale_every", "num_decoder_layers",
 )  # fmt: skip
 SIZES = ("vocab_size", "hidden_size", "num_heads", "max_positions", *_MAY_BE_ZERO)
 LAYERS = ("num_layers", "num_decoder_layers")
@@ -59,6 +60,10 @@ class ModelConfig(PlainConfig):
             are added to it together (GPT-J), instead of one after the other.
         shared_norm: Whether, in a parallel block, both read the same normalization.
         norm_eps: Added to the variance by the normalizations.
+        num_experts: How many feed-forward parts each layer has, of which a router chooses some for each token
+            (Mixtral); 0: one, for all tokens.
+        experts_per_token: How many of them it chooses.
+        router_loss_weight: Weight of the loss that keeps the experts' loads alike, in training.
         activation: "gelu_tanh", "gelu", "silu", "relu" or "relu_squared".
         gated: Whether the feed-forward part is gated (SwiGLU when the activation is "silu").
         attention_bias: Whether the projections of attention have biases.
@@ -117,6 +122,9 @@ class ModelConfig(PlainConfig):
     norm_eps: float = 1e-5
     activation: str = "gelu_tanh"
     gated: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    router_loss_weight: float = 0.0
     attention_bias: bool = True
     attention_output_bias: bool = True
     feed_forward_bias: bool = True
@@ -196,7 +204,13 @@ class ModelConfig(PlainConfig):
         for name in _MAY_BE_ZERO:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative.", where="ModelConfig")
-        for name in ("attention_scale", "attention_softcap", "logit_softcap", "rope_local_theta"):
+        for name in (
+            "attention_scale",
+            "attention_softcap",
+            "logit_softcap",
+            "rope_local_theta",
+            "router_loss_weight",
+        ):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must not be negative.", where="ModelConfig")
 
@@ -205,6 +219,15 @@ class ModelConfig(PlainConfig):
         for name in ("full_attention_interval", "rope_local_theta"):
             if getattr(self, name) and not self.sliding_window:
                 raise UserError(f"{name} is for layers with a sliding_window.", where="ModelConfig")
+        if not self.experts_per_token <= self.num_experts or (
+            self.num_experts and not self.experts_per_token
+        ):
+            raise UserError(
+                f"experts_per_token ({self.experts_per_token}) must be from 1 to num_experts ({self.num_experts}).",
+                where="ModelConfig",
+            )
+        if self.router_loss_weight and not self.num_experts:
+            raise UserError("router_loss_weight is for a mixture of experts.", where="ModelConfig")
         if self.parallel_block and self.norm_placement != "pre":
             raise UserError('A parallel block has norm_placement="pre".', where="ModelConfig")
         if self.shared_norm and not self.parallel_block:

@@ -40,6 +40,7 @@ from nbllm.nn.cross_attention import CrossAttention
 from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.gelu import gelu_tanh
 from nbllm.nn.joined import JoinedLinears
+from nbllm.nn.mixture_of_experts import MixtureOfExperts
 from nbllm.nn.positions import Positions, TransformerXLPositions
 from nbllm.nn.time_mixing import ChannelMixing, TimeMixing
 
@@ -132,9 +133,11 @@ class Costs:
         )
 
     def _title(self) -> str:
-        config = self.config
+        config, active = self.config, ""
+        if config.num_experts:
+            active = f" ({build_without_weights(config).num_active_parameters:,} active)"
         return (
-            f"{config.family} ({config.network}): {self.parameters:,} parameters, {config.num_layers} layers, "
+            f"{config.family} ({config.network}): {self.parameters:,} parameters{active}, {config.num_layers} layers, "
             f"{config.hidden_size} wide, context {config.max_positions:,}"
         )
 
@@ -214,6 +217,8 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
         uses = layers_per_block if path.startswith("blocks.") else 1.0
         if ".relative." in f".{path}":  # of distances, not of tokens
             uses = 0.0
+        if ".experts." in path:  # only the chosen ones compute a token
+            uses *= config.experts_per_token / config.num_experts
         parameters[name] += sum(own.numel() for own in module.parameters(recurse=False))
         flops[name] += uses * _flops(module, length)
         kept[name] += 0 if module in shared else uses * _kept(module, length)
@@ -271,6 +276,8 @@ def _kept(module: nn.Module, keys: int) -> int:
             num_heads = module.query.out_features // module.head_dim
             return 2 * num_heads * keys + module.value.out_features + normalized
         return heads + module.value.out_features + normalized
+    if isinstance(module, MixtureOfExperts):  # what the experts of a token made of it, to be weighted
+        return module.experts_per_token * module.router.in_features
     if isinstance(module, FeedForward):
         width = module.up.out_features
         if module.gate is None:

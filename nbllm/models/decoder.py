@@ -19,6 +19,7 @@ from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.masks import Mask, causal_mask, padded_causal_mask, sliding_window_mask
+from nbllm.nn.mixture_of_experts import note_padding
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, Positions, check_length, make_positions
 from nbllm.nn.rereading_cache import RereadingCache
@@ -128,6 +129,7 @@ class Decoder(CausalNetwork):
             mask = padded_causal_mask(attention_mask, count)
         seen = Places(slice(0, past + count) if of_keys is None else of_keys, where.length)
         full, windowed = self._contexts(where, seen, mask, cache, x)
+        note_padding(None if attention_mask is None else attention_mask[:, past:])
         for layer, block in enumerate(self.blocks):
             x = block(x, full if self._sees_all(layer) else windowed)
         if cache is not None:
@@ -240,6 +242,8 @@ class Decoder(CausalNetwork):
         beside = ", in parallel to attention" if config.parallel_block else ""
         many, gate = f"{config.num_layers} x ", "gated " if config.gated else ""
         inner = f"{gate}feed-forward: {activation}, {config.intermediate_size} wide"
+        if config.num_experts:
+            inner = f"{config.num_experts} experts, {config.experts_per_token} for each token, of {inner}"
         feed_forward = f"the same + {inner}" if config.shared_norm else with_norms(config, inner)
         parts: list[tuple[str, str, list[nn.Module | None]]] = [
             ("embedding", "token embedding", [self.embedding]),

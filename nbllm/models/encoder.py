@@ -35,7 +35,7 @@ class Encoder(Network):
     takes_mask = True
     fixed: ClassVar = {
         "tie_embeddings": True, "sliding_window": 0, "logit_softcap": 0.0, "num_decoder_layers": 0,
-        "scale_embedding": False, "scale_head": False, "rescale_every": 0,
+        "scale_embedding": False, "scale_head": False, "rescale_every": 0, "num_experts": 0,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:

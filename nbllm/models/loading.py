@@ -71,12 +71,13 @@ def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightR
     with TensorFiles(directory, family) as files:
         # Those that have parameters of their own.
         layers = (config.num_layer_groups or config.num_layers) + config.num_decoder_layers
-        if layers > len(files.names):  # before anything is made for each layer
-            raise WeightsError(
-                f"{CONFIG} asks for {layers:,} layers; the file holds {len(files.names)} tensors.",
-                where=files.main,
-                hint=f"{CONFIG} belongs to another model.",
-            )
+        for count, what in ((layers, "layers"), (config.num_experts, "experts")):
+            if count > len(files.names):  # before anything is made for each of them
+                raise WeightsError(
+                    f"{CONFIG} asks for {count:,} {what}; the file holds {len(files.names)} tensors.",
+                    where=files.main,
+                    hint=f"{CONFIG} belongs to another model.",
+                )
         rules = _rules(family, config, files)
         _check_names(files, rules, family, config)
         try:

@@ -18,6 +18,7 @@ from nbllm.core.seeding import generator
 from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import empty_parameters
+from nbllm.nn.mixture_of_experts import MixtureOfExperts, Routing, load_balancing_loss
 from nbllm.nn.normalization import NORMS
 
 VERBS = ("generate", "fill", "embed", "score", "denoise", "infill")
@@ -109,7 +110,7 @@ class Network(nn.Module):
             if weight.dim() < 2:
                 weight.fill_(0.0 if name.endswith("bias") else NORMS[self.config.norm].initial)
                 continue
-            into_stream = name.endswith(("attention.output.weight", "feed_forward.down.weight"))
+            into_stream = name.endswith(("attention.output.weight", "down.weight"))
             std = self.config.initializer_range * (residual if into_stream else 1.0)
             if self.config.scale_head and name == "embedding.weight":
                 std *= math.sqrt(self.config.hidden_size)  # that logits are as large as with another head
@@ -126,6 +127,26 @@ class Network(nn.Module):
     def num_parameters(self) -> int:
         """How many elements the parameters have; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_active_parameters(self) -> int:
+        """How many of them compute a token: of experts, those that are chosen for it."""
+        config = self.config
+        if not config.num_experts:
+            return self.num_parameters
+        mixtures = (module for module in self.modules() if isinstance(module, MixtureOfExperts))
+        of_experts = sum(weight.numel() for mixture in mixtures for weight in mixture.experts.parameters())
+        idle = config.num_experts - config.experts_per_token
+        return self.num_parameters - of_experts * idle // config.num_experts
+
+    def auxiliary_loss(self, routing: Routing) -> Tensor | None:
+        """Return what training adds to the mean loss over tokens; None: nothing.
+
+        Args:
+            routing: What the routers chose in the forward pass.
+        """
+        weight = self.config.router_loss_weight
+        return weight * load_balancing_loss(routing) if weight and routing.chosen else None
 
     @property
     def device(self) -> torch.device:

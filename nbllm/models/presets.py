@@ -115,6 +115,16 @@ _MISTRAL: dict[str, Any] = {
     "sliding_window": 4096,
     "tie_embeddings": False,
 }
+_MIXTRAL: dict[str, Any] = {
+    **_MISTRAL,
+    "family": "mixtral",
+    "sliding_window": 0,
+    "rope_theta": 1e6,
+    "num_kv_heads": 8,
+    "num_experts": 8,
+    "experts_per_token": 2,
+    "router_loss_weight": 0.02,
+}
 _QWEN3: dict[str, Any] = {
     **_QWEN2,
     "family": "qwen3",
@@ -250,6 +260,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_heads": 32,
         "num_kv_heads": 8,
         "intermediate_size": 14336,
+    },
+    "mixtral": {
+        **_MIXTRAL,
+        "hidden_size": 4096,
+        "num_layers": 32,
+        "num_heads": 32,
+        "intermediate_size": 14336,
+    },
+    "mixtral-8x22b": {
+        **_MIXTRAL,
+        "max_positions": 65536,
+        "vocab_size": 32768,
+        "hidden_size": 6144,
+        "num_layers": 56,
+        "num_heads": 48,
+        "intermediate_size": 16384,
+        "router_loss_weight": 0.001,
     },
     "qwen3": {
         **_QWEN3,
@@ -393,6 +420,7 @@ PRESETS |= {
     "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
     "qwen3-0.6b": PRESETS["qwen3"], "rwkv-4-169m": PRESETS["rwkv"],
     "bart-base": PRESETS["bart"], "t5-small": PRESETS["t5"],
+    "mixtral-8x7b": PRESETS["mixtral"],
     "gemma-2-2b": PRESETS["gemma2"], "gemma-3-1b": PRESETS["gemma3_text"], "gemma3": PRESETS["gemma3_text"],
 }  # fmt: skip
 

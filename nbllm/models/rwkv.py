@@ -67,7 +67,7 @@ class RWKV(CausalNetwork):
     fixed: ClassVar = {
         "num_heads": 1, "positions": "none", "norm": "layer_norm", "norm_placement": "pre", "embedding_norm": True,
         "activation": "relu_squared", "gated": False, "attention_bias": False, "attention_output_bias": True,
-        "feed_forward_bias": False, "attention_softcap": 0.0, "logit_softcap": 0.0,
+        "feed_forward_bias": False, "attention_softcap": 0.0, "logit_softcap": 0.0, "num_experts": 0,
         "parallel_block": False, "shared_norm": False, "qk_norm": False,
         "attention_scale": 0.0, "sliding_window": 0, "rope_theta": 10000.0, "rotary_fraction": 1.0,
         "rotary_interleaved": False, "rope_scaling": None, "position_offset": 0, "embedding_size": 0,

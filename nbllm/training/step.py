@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
+from nbllm.models.network import Network
+from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import Batch, Objective
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
@@ -78,8 +80,8 @@ class Stepper:
         expected = sequences * self.config.sequence_length
         first = state.position + self.ranks.rank * self.config.batch_size
         for position in range(first, state.position + sequences, self.ranks.size * self.config.batch_size):
-            loss, counted = self.objective.loss(self.network, self.batch(position))
-            (loss / expected).backward()
+            loss, counted, added = self._losses(self.batch(position))
+            ((loss + added * counted if added is not None else loss) / expected).backward()
             optimizer.gather_gradients()
             total += float(loss.detach())
             count += counted
@@ -106,6 +108,18 @@ class Stepper:
         return StepResult(
             state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good
         )
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, int, Tensor | None]:
+        """Return a batch's summed loss, how much counts in it, and what the network adds to the mean of that.
+
+        What is added (the loads of experts) is trained on and not part of the loss that is shown.
+        """
+        network = self.network
+        if not isinstance(network, Network) or not network.config.router_loss_weight:
+            return *self.objective.loss(network, batch), None
+        with record_routing() as routing:
+            loss, counted = self.objective.loss(network, batch)
+        return loss, counted, network.auxiliary_loss(routing)
 
     def positions_before(self, state: TrainState) -> range:
         """Return where the batches of the step that led to `state` were drawn, those of all ranks."""

@@ -22,7 +22,9 @@ def small(family):
 
 
 def make_small(family, **changes):
-    grouped = {"num_kv_heads": 2} if family in ("llama", "qwen2", "phi", "mistral", "qwen3") else {}
+    grouped = (
+        {"num_kv_heads": 2} if family in ("llama", "qwen2", "phi", "mistral", "mixtral", "qwen3") else {}
+    )
     shape = {"vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_positions": 32}
     return Decoder(make_config(family, **{**shape, **grouped, "initializer_range": 0.2, **changes}))
 

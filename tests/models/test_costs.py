@@ -60,14 +60,31 @@ def test_the_costs_of_a_family_are_those_that_are_counted_and_measured(family):
     network.attention_backend = "sdpa"
     costs = config.costs(batch_size=BATCH, sequence_length=LENGTH)
     assert costs.parameters == network.num_parameters
-    forward, step = counted(config, BATCH, LENGTH)
-    assert costs.flops_per_token * BATCH * LENGTH == pytest.approx(forward, rel=0.01)
-    assert costs.flops_per_step == pytest.approx(step, rel=0.01)
+    if not config.num_experts:  # without weights no expert is chosen
+        forward, step = counted(config, BATCH, LENGTH)
+        assert costs.flops_per_token * BATCH * LENGTH == pytest.approx(forward, rel=0.01)
+        assert costs.flops_per_step == pytest.approx(step, rel=0.01)
     ids = torch.randint(5, 512, (BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     network.config = config.replace(
         logit_softcap=0.0
     )  # which training bounds within the loss, and keeps none
     assert costs.activation_bytes("float32") == pytest.approx(kept(network, ids), rel=0.05)
+
+
+def test_of_experts_those_that_compute_a_token_are_counted():
+    config = make_config("mixtral", **SMALL)
+    dense = config.replace(
+        num_experts=0, experts_per_token=0, router_loss_weight=0.0,
+        intermediate_size=config.experts_per_token * config.intermediate_size,
+    )  # fmt: skip
+    routers = config.num_layers * config.num_experts * config.hidden_size
+    assert config.costs().flops_per_token == dense.costs().flops_per_token + 2 * routers
+    model = build_without_weights(config)
+    assert config.costs().parameters == model.num_parameters
+    assert model.num_active_parameters == dense.costs().parameters + routers
+    assert f"{model.num_parameters:,} parameters ({model.num_active_parameters:,} active)" in str(
+        config.costs()
+    )
 
 
 @pytest.mark.parametrize("network", ["decoder", "encoder"])

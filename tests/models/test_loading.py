@@ -340,7 +340,14 @@ def test_no_value_of_any_setting_ends_in_a_traceback(folder, family, tmp_path):
 
 
 # Settings that an error names when another contradicts them.
-CONTRADICTED = ("num_heads", "head_dim", "intermediate_size", "word_embed_proj_dim", "rotary_dim")
+CONTRADICTED = (
+    "num_heads",
+    "head_dim",
+    "intermediate_size",
+    "word_embed_proj_dim",
+    "rotary_dim",
+    "experts_per_token",
+)
 
 
 @pytest.mark.parametrize("family", ["llama"], indirect=True)

@@ -58,6 +58,14 @@ TINY = {
     },
     "mistral": {**LLAMA, "num_key_value_heads": 2, "sliding_window": 4},
     "mistral-whole-wide-heads": {**LLAMA, "num_key_value_heads": 2, "head_dim": 20, "sliding_window": None},
+    "mixtral": {
+        **LLAMA, "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5,
+    },
+    # Of one expert alone the weight is 1, and the router's gradient zero but for rounding.
+    "mixtral-all-three-tied": {
+        **LLAMA, "num_key_value_heads": 4, "num_local_experts": 3, "num_experts_per_tok": 3, "head_dim": 20,
+        "tie_word_embeddings": True, "router_aux_loss_coef": 0.0,
+    },
     "gemma2": GEMMA,
     "gemma2-all-full-biased-untied": {
         **GEMMA, "layer_types": ["full_attention"] * 3, "attention_bias": True, "tie_word_embeddings": False,

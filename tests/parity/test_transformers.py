@@ -15,6 +15,10 @@ from nbllm.models.families import FAMILIES
 from nbllm.models.loading import load_model, save_model
 from nbllm.models.network import build
 from nbllm.models.presets import make_config
+from nbllm.nn.mixture_of_experts import record_routing
+from nbllm.objectives import CausalLM
+
+from .conftest import TINY
 
 
 def ids(vocab_size, *shape):
@@ -27,12 +31,32 @@ def gradients(logits, tokens, model):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
+def by_file_names(values):
+    """Tensors by the names of transformers' modules, by those of its files, where an expert has its own."""
+    out = {}
+    for name, value in values.items():
+        place = name.replace(".mlp.gate.", ".block_sparse_moe.gate.").replace(
+            ".mlp.experts", ".block_sparse_moe.experts"
+        )
+        if name.endswith("experts.gate_up_proj"):
+            for expert, both in enumerate(value):
+                gate, up = both.chunk(2)
+                base = place.replace("gate_up_proj", str(expert))
+                out |= {f"{base}.w1.weight": gate, f"{base}.w3.weight": up}
+        elif name.endswith("experts.down_proj"):
+            for expert, down in enumerate(value):
+                out[f"{place.replace('down_proj', str(expert))}.w2.weight"] = down
+        else:
+            out[place] = value
+    return out
+
+
 def check_parity(reference, ours, tokens):
     """Logits to 1e-5; every gradient to 1e-4 of its norm, told apart by the reference's names."""
     theirs = reference(tokens, use_cache=False).logits
     logits = ours(tokens)
     torch.testing.assert_close(logits, theirs, atol=1e-5, rtol=0)
-    expected = gradients(theirs, tokens, reference)
+    expected = by_file_names(gradients(theirs, tokens, reference))
     got = gradients(logits, tokens, ours)
     rules = FAMILIES[ours.config.family].rules(ours.config)
     in_memory = {
@@ -200,3 +224,27 @@ def test_models_of_124m_shape(family, make_reference, tmp_path):
     ours = load_model(tmp_path)
     assert ours.num_parameters == sum(p.numel() for p in reference.parameters()) > 99e6
     check_parity(reference, ours, ids(reference.config.vocab_size, 1, 24))
+
+
+def test_the_loss_of_experts_loads_and_its_gradient(make_reference, tmp_path):
+    """As transformers adds it to the mean loss; a training step adds it likewise, times the tokens, to the sum."""
+    settings = {**TINY["mixtral"], "router_aux_loss_coef": 0.3, "output_router_logits": True}
+    reference = make_reference("mixtral", **settings)
+    reference.save_pretrained(tmp_path)
+    ours, tokens = load_model(tmp_path), ids(131, 2, 23)
+    theirs = reference(tokens, labels=tokens, use_cache=False)
+    theirs.loss.backward()
+    objective = CausalLM()
+    loss, count = objective.loss(ours, objective.batch(tokens.numpy(), None))
+    with (
+        record_routing() as routing
+    ):  # the last token is read there as well: it predicts nothing, but is routed
+        ours(tokens)
+    added = ours.auxiliary_loss(routing)
+    torch.testing.assert_close(added, 0.3 * theirs.aux_loss)
+    total = (loss + added * count) / count
+    torch.testing.assert_close(total, theirs.loss)
+    total.backward()
+    routers = [layer.mlp.gate.weight.grad for layer in reference.model.layers]
+    for block, expected in zip(ours.blocks, routers, strict=True):
+        torch.testing.assert_close(block.feed_forward.router.weight.grad, expected, rtol=1e-3, atol=1e-6)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from nbllm.data import WindowSource
+from nbllm.models import build, make_config
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
+from nbllm.nn.mixture_of_experts import load_balancing_loss, record_routing
 from nbllm.objectives import CausalLM
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
@@ -70,3 +72,29 @@ def test_batches_are_made_again_and_their_randomness_is_their_own(lm, store):
     assert torch.equal(again.batch(4)["drawn"], drawn[2])
     assert torch.equal(again.batch(0)["drawn"], drawn[0])
     assert len({tuple(d.tolist()) for d in [*drawn, stepper(seed=1).batch(0)["drawn"]]}) == 4
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_loss_of_experts_loads_is_trained_on_and_not_shown(weight, store):
+    config = make_config(
+        "mixtral", vocab_size=store.vocab_size, hidden_size=32, num_layers=2, num_heads=2, num_experts=4,
+        max_positions=32, router_loss_weight=weight,
+    )  # fmt: skip
+    model, objective = build(config, seed=1), CausalLM()
+    training = TrainConfig(batch_size=2, sequence_length=32, schedule="constant", warmup_steps=0)
+    optimizer = Optimizer(model, AdamW, dtype=torch.float32)
+    source = WindowSource(store, length=33, overlap=1)
+    stepper = Stepper(model, objective, optimizer, source, training, "cpu", OneRank())
+    reference = copy.deepcopy(model)
+    batches = [stepper.batch(position) for position in (0, 2)]
+    found = stepper.step(TrainState(values={**training.values, "accumulation": 2, "clip": 1e6}))
+    shown, total = 0.0, 0.0
+    for batch in batches:
+        with record_routing() as routing:
+            loss, count = objective.loss(reference, batch)
+        shown += float(loss.detach()) / (2 * count)
+        total = total + loss / (2 * count) + weight * load_balancing_loss(routing) / 2
+    total.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters()])
+    assert found.loss == pytest.approx(shown, rel=1e-5)
+    assert found.grad_norm == pytest.approx(float(norm), rel=1e-4)

@@ -101,12 +101,23 @@ class ConfigReader:
             raise self._error(key, value, f"at most {most:,}")
         return value
 
-    def number(self, key: str, default: float, *, most: float = MAX_FLOAT) -> float:
-        """Return a number greater than zero and at most `most`; `default` where the key is absent or null."""
+    def number(
+        self, key: str, default: float, *, most: float = MAX_FLOAT, may_be_zero: bool = False
+    ) -> float:
+        """Return a number greater than zero and at most `most`; `default` where the key is absent or null.
+
+        Args:
+            key: The setting.
+            default: Where it is not stated.
+            most: The greatest allowed.
+            may_be_zero: Whether zero is allowed.
+        """
         value = self._get(key, default)
+        if may_be_zero and value == 0 and not isinstance(value, bool):
+            return 0.0
         # An integer may be beyond every float.
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FLOAT:
-            raise self._error(key, value, "a number greater than 0")
+            raise self._error(key, value, f"a number{' of at least' if may_be_zero else ' greater than'} 0")
         if value > most:
             raise self._error(key, value, f"at most {most:g}")
         return float(value)

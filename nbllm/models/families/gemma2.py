@@ -69,7 +69,7 @@ def read_shared(settings: ConfigReader) -> dict[str, Any]:
 
 def read_softcap(settings: ConfigReader, key: str, default: float) -> float:
     """Return where scores or logits are bounded; null, or no default: they are not."""
-    return settings.number(key, default) if not settings.is_null(key) else 0.0
+    return 0.0 if settings.is_null(key) else settings.number(key, default, may_be_zero=not default)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
