@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nbllm.evaluation.preparing import Prepared, prepare
 from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nbllm.evaluation.answer_store import AnswerStore
     from nbllm.evaluation.requests import Answer
     from nbllm.lm import LM
+    from nbllm.models.continuations import Likelihoods
+    from nbllm.models.encoder_decoder import EncoderDecoder
 
 Kind = TypeVar("Kind")
 _DIGEST = 32  # bytes of a key that are the same for all texts drawn from one prompt
@@ -121,9 +123,11 @@ def _document_likelihoods(lm: LM, prepared: Sequence[Prepared], batch_tokens: in
 
 
 def _likelihoods(lm: LM, prepared: Sequence[Prepared], batch_tokens: int) -> list[ContinuationScore]:
-    """Return the likelihood of each continuation, given its context."""
+    """Return the likelihood of each continuation, given its context; an encoder reads that, where there is one."""
     from nbllm.models.continuations import Likelihoods, continuation_likelihoods
 
+    if lm.decoder_tokens is not None:
+        return _target_likelihoods(lm, prepared, lm.decoder_tokens.decoder_start_token_id, batch_tokens)
     context = lm.config.max_positions
     is_long = [len(each.before) + len(each.after) - 1 > context for each in prepared]
     pairs = [(each.before, each.after) for each, long in zip(prepared, is_long, strict=True) if not long]
@@ -137,11 +141,28 @@ def _likelihoods(lm: LM, prepared: Sequence[Prepared], batch_tokens: int) -> lis
             found = Likelihoods(values[-len(each.after) :], greedy=False)
         else:
             found = next(short)
-        assert isinstance(each.request, Likelihood)
-        num_bytes = len(each.request.continuation.encode())
-        total = float(found.values.double().sum())
-        out.append(ContinuationScore(total, len(found.values), num_bytes, found.greedy))
+        out.append(_score(each, found))
     return out
+
+
+def _target_likelihoods(
+    lm: LM, prepared: Sequence[Prepared], start: int, batch_tokens: int
+) -> list[ContinuationScore]:
+    """Return the likelihood of each continuation as a text of the decoder, which begins with `start`."""
+    from nbllm.models.targets import target_likelihoods
+
+    pairs = [(each.before, each.after) for each in prepared]
+    with lm.lock:
+        network = cast("EncoderDecoder", lm.generative_network())
+        found = target_likelihoods(network, pairs, start=start, max_batch_tokens=batch_tokens)
+    return [_score(each, likelihoods) for each, likelihoods in zip(prepared, found, strict=True)]
+
+
+def _score(prepared: Prepared, found: Likelihoods) -> ContinuationScore:
+    assert isinstance(prepared.request, Likelihood)
+    num_bytes = len(prepared.request.continuation.encode())
+    total = float(found.values.double().sum())
+    return ContinuationScore(total, len(found.values), num_bytes, found.greedy)
 
 
 def _generations(lm: LM, prepared: Sequence[Prepared], _: int) -> list[Answer]:

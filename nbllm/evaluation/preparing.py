@@ -137,6 +137,17 @@ def _prepare_document(lm: LM, request: DocumentLikelihood, tokens: _Tokens, _: s
 
 
 def _prepare_likelihood(lm: LM, request: Likelihood, tokens: _Tokens, truncation: str) -> Prepared:
+    """Return a context and its continuation; where an encoder reads the context, each has positions of its own."""
+    if lm.decoder_tokens is not None:
+        stripped, whole = _joined(str(request.context), request.continuation)
+        after = tokens(whole[len(stripped) :])
+
+        def encode_source(context: str) -> tuple[_Around, list[int], list[int]]:
+            return source_around(lm.tokenizer), tokens(context.rstrip()), after
+
+        room = lm.config.max_positions + len(after)
+        return _shortened(request, request.context, encode_source, room, truncation)
+
     def encode(context: str) -> tuple[_Around, list[int], list[int]]:
         before, after = _split(lm, context, request.continuation, tokens)
         begin = _begin(lm, context.rstrip())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nbllm.models.decoder import Decoder
-from nbllm.models.network import CausalNetwork
+from nbllm.models.network import CausalNetwork, GenerativeNetwork
 from nbllm.models.scoring import LOGITS_AT_ONCE, check_tokens
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.positions import Positions
@@ -81,7 +81,7 @@ def continuation_likelihoods(
         else _padded(model, reads, max_batch_tokens)
     )
     for hidden, targets, owners in rows:
-        found, likeliest = _predictions(model, hidden, torch.tensor(targets, device=model.device))
+        found, likeliest = predictions(model, hidden, torch.tensor(targets, device=model.device))
         begin = 0
         for count, index in owners:
             part = slice(begin, begin + count)
@@ -247,8 +247,8 @@ def _common(one: NDArray[np.int64], two: NDArray[np.int64]) -> int:
     return int(differ[0]) if len(differ) else length
 
 
-def _predictions(
-    model: CausalNetwork, hidden: Float[Tensor, "place hidden"], targets: Int[Tensor, " place"]
+def predictions(
+    model: GenerativeNetwork, hidden: Float[Tensor, "place hidden"], targets: Int[Tensor, " place"]
 ) -> tuple[Float[Tensor, " place"], Bool[Tensor, " place"]]:
     """Return the log-probability of each target, and whether it is the likeliest token."""
     rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)

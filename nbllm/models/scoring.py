@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbllm.core.errors import UserError
-from nbllm.models.network import CausalNetwork
+from nbllm.models.network import CausalNetwork, Network
 
 # Most logits held at a time, in elements: 64 MB of float32.
 LOGITS_AT_ONCE = 1 << 24
@@ -63,7 +63,7 @@ def token_log_probabilities(
     return out
 
 
-def check_tokens(model: CausalNetwork, sequences: Sequence[Sequence[int]]) -> None:
+def check_tokens(model: Network, sequences: Sequence[Sequence[int]]) -> None:
     """Raise `UserError` where a sequence holds a token that the model's vocabulary lacks."""
     vocabulary = model.config.vocab_size
     for index, sequence in enumerate(sequences):

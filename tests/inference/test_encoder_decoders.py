@@ -199,6 +199,27 @@ def test_a_task_that_asks_for_texts_is_answered(lm):
     assert made[0] == lm.generate("x", max_new_tokens=5, temperature=0)
 
 
+def test_a_task_that_asks_which_text_is_likelier_is_answered(lm):
+    """The encoder reads the context, shortened where it is too long, and the decoder's text is the continuation."""
+    from nbllm.evaluation.requests import DocumentLikelihood, Likelihood
+
+    contexts = ["def add(a, b):", "def add(a, b):", " ".join(["word"] * 100)]
+    continuations = [" return a + b", " pass", " x"]
+    requests = [Likelihood(*each) for each in zip(contexts, continuations, strict=True)]
+    found = answer(lm, requests)
+    tokenizer, start = lm.tokenizer, lm.decoder_tokens.decoder_start_token_id
+    for text, continuation, score in zip(contexts, continuations, found, strict=True):
+        source = [*tokenizer(text)["input_ids"][-63:], tokenizer.eos_token_id]
+        target = tokenizer(continuation)["input_ids"]
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([source]), torch.tensor([[start, *target[:-1]]]))[0]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).sum()
+        assert score.num_tokens == len(target)
+        assert score.log_probability == pytest.approx(float(expected), abs=1e-4)
+    with pytest.raises(UserError, match="cannot score: it is an encoder-decoder"):
+        answer(lm, [DocumentLikelihood("hello")])
+
+
 def test_its_vocabulary_can_grow(lm):
     other = lm.copy()
     size = other.config.vocab_size
