@@ -206,7 +206,11 @@ def _figures(report: Report, model: str, again: Report) -> Iterator[Reproduced]:
     by_name = {
         (each.metric, each.subject and (each.subject.task, each.subject.data)): each for each in now.values()
     }
-    old = {figure_key(each): each for each in report.measurements() if each.signature and each.model == model}
+    old = {
+        figure_key(each): each
+        for each in report.measurements()
+        if each.metric and each.signature and each.model == model
+    }
     for key, each in old.items():
         subject = each.subject and (each.subject.task, each.subject.data)
         found = now.get(key) or by_name.get(

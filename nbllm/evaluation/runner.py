@@ -23,6 +23,7 @@ from nbllm.core.signature import InWords, settings_of, takes
 from nbllm.evaluation.breakdowns import breakdowns
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.contamination import contamination, contamination_sections
 from nbllm.evaluation.examples import check_names, load_examples, sources
 from nbllm.evaluation.inputs import Inputs
 from nbllm.evaluation.measuring import Measured, measure
@@ -68,6 +69,7 @@ def evaluate(
     data: Any = None,
     run: Run | str | Path | None = None,
     against: Report | None = None,
+    training: Any = None,
     title: str | None = None,
     progress: bool = True,
     **settings: Any,
@@ -87,6 +89,8 @@ def evaluate(
             of the report.
         against: An earlier report of the same tasks on the same data, as of the model before it was trained further:
             what changed becomes part of the report, with the interval of the paired difference over examples.
+        training: What the model was trained on: a run, or a text as for "perplexity". The report then says which
+            examples stand there in part (13 words or 50 characters in a row), and gives every figure without them.
         title: The report's title.
         progress: Whether a line says how far it is.
         **settings: Fields of `EvaluationConfig` (limit, confidence, resamples, seed, batch_tokens) and of the tasks
@@ -106,7 +110,7 @@ def evaluate(
     if isinstance(lm, Mapping):
         _refuse_with_several(run=run, against=against)
         reports = {
-            name: evaluate(each, chosen, data=data, progress=progress, **config.to_dict())
+            name: evaluate(each, chosen, data=data, training=training, progress=progress, **config.to_dict())
             for name, each in lm.items()
         }
         return compare_reports(reports, config, title=title)
@@ -126,7 +130,13 @@ def evaluate(
     made = provenance(
         lm, records, config, fingerprint, started.isoformat(timespec="seconds"), time.monotonic() - begun
     )
-    found = [[*measured.task.sections(measured), *breakdowns(measured), rows] for measured, rows in results]
+    found = [[*measured.task.sections(measured), *breakdowns(measured)] for measured, _ in results]
+    if training is not None:
+        overlaps = contamination(lm, training, [examples.rows for _, examples in jobs])
+        for part, (measured, _), overlap in zip(found, results, overlaps, strict=True):
+            part += contamination_sections(measured, overlap)
+    for part, (_, rows) in zip(found, results, strict=True):
+        part.append(rows)
     report = Report(
         title=title or _title(lm, run, step),
         provenance=(made,),
