@@ -36,6 +36,8 @@ THEME_CSS = f"""
 .nbllm h2 {{ font-size: 1.3em; }}
 .nbllm h3 {{ font-size: 1.05em; }}
 .nbllm p {{ margin: .5em 0; max-width: 75ch; }}
+.nbllm mark {{ color: inherit; background: color-mix(in srgb, var(--nbllm-series-1) 28%, transparent);
+  border-radius: 3px; padding: 0 .15em; }}
 .nbllm .muted {{ color: var(--nbllm-muted); }}
 .nbllm .good {{ color: var(--nbllm-good); }}
 .nbllm .bad {{ color: var(--nbllm-bad); }}

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nbllm.core.errors import UserError
+from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
 from nbllm.models.network import NETWORKS
 from nbllm.nn.hooks import keep_methods
@@ -32,6 +34,16 @@ class PrefixDecoder(Decoder):
     can = frozenset({"generate", "denoise", "infill"})
     kind = "a prefix decoder, which reads a prompt in both directions and continues it"
     reads_prefix = True
+
+    def add_parts(self, config: ModelConfig) -> None:
+        """Add the parts of a decoder; refuse scaling of positions that would read a prompt again, as causal text."""
+        if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
+            raise UserError(
+                "A prefix decoder reads its prompt once, and dynamic scaling of positions would have to read it again.",
+                where="ModelConfig",
+                hint='Use another kind of scaling, such as "yarn".',
+            )
+        super().add_parts(config)
 
     def forward(self, input_ids: Ids, **given: Any) -> Float[Tensor, "batch _ vocabulary"]:
         """Return the logits of the next token at each position; arguments as `hidden` takes them."""

@@ -13,7 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.nn.positions import Positions
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
 from nbllm.objectives.heads import Head, head_cross_entropy
-from nbllm.objectives.spans import Ints, Spans, compacted, poisson_spans
+from nbllm.objectives.spans import Ints, Spans, compacted, most_spans, poisson_spans
 from nbllm.objectives.special_tokens import MASK, token_id
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class BlankInfilling(Objective[Infiller]):
         return length
 
     def _most_tokens(self, length: int) -> int:
-        """Return the most tokens that both parts can have: where each span has one token."""
-        return length + 2 * max(1, round(length * self.rate))
+        """Return the most tokens that both parts can have: the text's, and for each span a mask and a start token."""
+        return length + 2 * most_spans(max(1, round(length * self.rate)), self.mean_length)
 
     def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """Return "inputs", "targets", "positions" and "span_positions", (batch, position) each, and "prefix_lengths".

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from nbllm.core.errors import UserError
 from nbllm.core.terminal import visible_line
 from nbllm.core.text_table import text_table
 from nbllm.objectives.base import Objective
+from nbllm.objectives.special_tokens import MASK
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,12 +32,14 @@ class Example:
         num_both_ways: How many of the first tokens all see each other; those after them see what is before.
         positions: The position of each token, where the objective numbers them itself: "3", or "3, 1" with a second
             number inside its span.
+        special: The special tokens that the objective puts into a text; they stand out.
     """
 
     seen: tuple[str, ...]
     predicted: tuple[str | None, ...]
     num_both_ways: int = 0
     positions: tuple[str, ...] = ()
+    special: frozenset[str] = frozenset()
 
     def _parts(self) -> list[tuple[str, range]]:
         parts = ((BOTH_WAYS, range(self.num_both_ways)), (ONE_WAY, range(self.num_both_ways, len(self.seen))))
@@ -71,8 +75,8 @@ class Example:
         from nbllm.core.html import escape, fragment, table
 
         def shown(place: int) -> str:
-            text = escape(self.seen[place])
-            return text if self._in_order or self.predicted[place] is None else f"<mark>{text}</mark>"
+            text, is_hidden = escape(self.seen[place]), place < self.num_both_ways and self.predicted[place]
+            return f"<mark>{text}</mark>" if is_hidden or self.seen[place] in self.special else text
 
         parts = [f"<p><b>{name}:</b> {' '.join(map(shown, places))}</p>" for name, places in self._parts()]
         last: str = table(self._rows(), HEADER)
@@ -82,9 +86,21 @@ class Example:
 
 
 def make_example(
-    objective: Objective[Any], text: str, tokenizer: PreTrainedTokenizerFast, seed: int
+    objective: Objective[Any],
+    text: str,
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    *,
+    behind: Sequence[int] = (),
 ) -> Example:
     """Return a text as an objective gives it to a network; its batches have the names that ours use.
+
+    Args:
+        objective: The objective.
+        text: The text.
+        tokenizer: What turns it into tokens.
+        seed: Of what is drawn at random.
+        behind: Tokens that stand behind the text in the window.
 
     Raises:
         UserError: The text has too few tokens.
@@ -94,7 +110,7 @@ def make_example(
         raise UserError(f"The text has {len(ids)} tokens; at least {objective.overlap + 1} are needed.")
     batch: dict[str, Any] = {
         name: tensor[0].tolist()
-        for name, tensor in objective.batch(np.array([ids]), np.random.default_rng(seed)).items()
+        for name, tensor in objective.batch(np.array([[*ids, *behind]]), np.random.default_rng(seed)).items()
     }
 
     def word(token: int) -> str:
@@ -116,5 +132,10 @@ def make_example(
         tuple(
             f"{one}, {two}"
             for one, two in zip(batch.get("positions", ()), batch.get("span_positions", ()), strict=True)
+        ),
+        frozenset(
+            str(tokenizer.mask_token) if name == MASK else name
+            for names in objective.special_tokens
+            for name in names
         ),
     )

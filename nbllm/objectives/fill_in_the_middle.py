@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch
 from nbllm.objectives.causal_lm import CausalLM, next_tokens
+from nbllm.objectives.example import Example, make_example
 from nbllm.objectives.special_tokens import end_id, token_id
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class FillInTheMiddle(CausalLM):
 
     counts_every_token = False  # texts are read in another order, with marks and without what they are cut by
     special_tokens = (PREFIX, SUFFIX, MIDDLE)
-    rate: ClassVar[float] = 0.5
+    rate: float = 0.5
     spm_rate: ClassVar[float] = 0.5
     tokenizer: PreTrainedTokenizerFast
     end: int
@@ -57,6 +59,16 @@ class FillInTheMiddle(CausalLM):
         )
         made.marks = prefix, suffix, middle
         return made
+
+    @classmethod
+    def show(cls, text: str, *, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Example:
+        """Return a text as it is rearranged, to be looked at; arguments and errors as `Objective.show`."""
+        made = cls.for_tokenizer(tokenizer)
+        made.rate = 1.0
+        room = [made.end] * 16  # for the marks, the end, and the tokens that the cuts make of others
+        shown = make_example(made, text, tokenizer, seed, behind=room)
+        count = shown.predicted.index(tokenizer.convert_ids_to_tokens(made.end)) + 1
+        return dataclasses.replace(shown, seen=shown.seen[:count], predicted=shown.predicted[:count])
 
     def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """Return "inputs" and "targets", each (batch, window - 1); a target is -100 behind a row's last token."""

@@ -105,9 +105,9 @@ def poisson_spans(
     """
     rows, length = shape
     noise = max(1, round(length * rate))
-    drawn = _poisson(rng, mean, least, (rows, noise))
+    drawn = _poisson(rng, mean, least, (rows, most_spans(noise, mean)))
     ends = np.minimum(drawn.cumsum(1), noise)
-    ends[:, -1] = noise  # as many spans as tokens are drawn, of which the last takes what is left
+    ends[:, -1] = noise  # of the most spans that there can be, the last takes what is left
     counts = (ends < noise).sum(1, keepdims=True) + 1
     lengths = np.diff(ends, axis=1, prepend=0)
     slots = length - noise + 1
@@ -117,6 +117,12 @@ def poisson_spans(
     in_slots = np.where(chosen, np.take_along_axis(lengths, number, axis=1), 0)
     before = np.arange(slots) + in_slots.cumsum(1)
     return Spans(before[:, :-1], chosen, before - in_slots, in_slots)
+
+
+def most_spans(noise: int, mean: float) -> int:
+    """Return the most spans of `poisson_spans`: beyond 4 standard deviations above their usual number, at least 1."""
+    usual = noise / mean
+    return max(1, min(noise, math.ceil(usual + 2.5 * math.sqrt(usual))))
 
 
 def _poisson(rng: np.random.Generator, mean: float, least: int, shape: tuple[int, int]) -> Ints:

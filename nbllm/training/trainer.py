@@ -197,7 +197,12 @@ class Trainer(Session):
             self.lm.model, OPTIMIZERS[self.config.optimizer], dtype=DTYPES[choices["precision"]]
         )
         self.parameter_names = ParameterNames(self.optimizer.names, self.lm.config)
-        objective = make_objective(self.config, self.lm.tokenizer)
+        begins = self.lm.decoder_tokens
+        objective = make_objective(
+            self.config,
+            self.lm.tokenizer,
+            start=None if begins is None else begins.decoder_start_token_id,
+        )
         source = WindowSource(
             open_store(self.record["data"]["train"]),
             length=objective.window_length(self.config.sequence_length),

@@ -13,6 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.models import Decoder
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives import OBJECTIVES, Objective
+from nbllm.training.objective import make_objective
 from nbllm.training.requirements import longest_sequence
 from nbllm.training.validation import Validation
 
@@ -316,3 +317,16 @@ def test_a_rule_about_bits_per_byte_is_refused_where_they_are_not_measured(train
 def test_an_unknown_objective_is_refused_and_the_nearest_is_named(train):
     with pytest.raises(UserError, match="causal_lm"):
         train("unknown", objective="causal_lmm")
+
+
+def test_a_decoder_is_trained_from_the_token_that_it_generates_from(texts):
+    """T5's begins with the padding token, BART's with the end token, whichever objective trains them."""
+    tokenizer = nb.objectives.add_tokens(nb.data.train_tokenizer(texts, vocab_size=300), *OBJECTIVES)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    config = nb.TrainConfig(objective="prefix_lm")
+    for family, expected in (("t5", tokenizer.pad_token_id), ("bart", tokenizer.eos_token_id)):
+        lm = make_model(family, tokenizer)
+        start = lm.decoder_tokens.decoder_start_token_id
+        objective = make_objective(config, tokenizer, start=start)
+        batch = objective.batch(windows(objective, tokenizer), np.random.default_rng(0))
+        assert start == expected and (batch["decoder_inputs"][:, 0] == expected).all()

@@ -11,6 +11,7 @@ from nbllm.models.network import build
 from nbllm.models.presets import make_config
 from nbllm.nn.masks import prefix_mask, restarted_positions, same_document_mask
 from nbllm.nn.positions import POSITIONS
+from nbllm.nn.positions.scaling import RopeScaling
 
 SHAPE = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "max_positions": 48, "initializer_range": 0.3}
 
@@ -171,6 +172,17 @@ def test_it_is_saved_in_a_layout_of_its_own_which_transformers_does_not_read_as_
         AutoModelForCausalLM.from_pretrained(folder)
     with pytest.raises(UserError, match="prefix_decoder"):
         lm.save(tmp_path / "model.gguf")
+
+
+def test_positions_are_scaled_unless_the_prompt_would_be_read_again(tokenizer, tmp_path):
+    def make(kind):
+        rope = RopeScaling(kind=kind, factor=2.0, original_max_positions=24)
+        return nb.LM.new("llama", tokenizer=tokenizer, network="prefix_decoder", rope_scaling=rope, **SHAPE)
+
+    lm = make("yarn")
+    assert nb.load(lm.save(tmp_path / "model")).config == lm.config
+    with pytest.raises(UserError, match="reads its prompt once"):
+        make("dynamic")
 
 
 def test_what_it_cannot_do_is_refused_with_the_reason(lm):

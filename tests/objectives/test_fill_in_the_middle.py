@@ -52,6 +52,14 @@ def test_the_parts_of_the_known_example(tokenizer, monkeypatch):
         assert row[: len(expected) + 1] == [*expected, tokenizer.eos_token_id]
 
 
+def test_what_is_shown_is_rearranged_and_whole(tokenizer):
+    for seed in range(9):
+        shown = FillInTheMiddle.show("a text that is shown", tokenizer=tokenizer, seed=seed)
+        assert shown.seen[0] == PARTS[0] and shown.predicted[-1] == tokenizer.eos_token
+        assert len("".join(each for each in shown.seen if each not in PARTS)) == len("atextthatisshown")
+        assert "<mark>&lt;|fim_middle|&gt;</mark>" in shown._repr_html_()
+
+
 def test_half_is_rearranged_half_of_it_each_way_and_cuts_are_uniform(tokenizer, monkeypatch):
     text = "The quick brown fox; 你好, jumps."
     windows = text_windows(tokenizer, text, 4000, spare=0)
