@@ -15,7 +15,7 @@ from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.quantities import counted
 from nbllm.evaluation.columns import to_arrays, to_columns
 from nbllm.evaluation.metrics.base import PredictionMetric, options_of
-from nbllm.evaluation.metrics.catalogue import MODULES
+from nbllm.evaluation.metrics.catalogue import METRICS, MODULES
 from nbllm.evaluation.metrics.inputs import LABEL
 
 
@@ -74,7 +74,7 @@ class MetricModule(evaluate.Metric):
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any], **options: Any) -> None:
-        self._kinds: tuple[type[PredictionMetric], ...] = MODULES[name]
+        self._kinds = _kinds(name)
         self._settings = dict(settings)
         self._signature: str | None = None
         self._configured({})
@@ -224,6 +224,22 @@ class MetricModule(evaluate.Metric):
             for kind in self._kinds
         )
         return f"metric({self.name!r}): {what}; {len(self):,} examples added; {self.signature}"
+
+
+def _kinds(name: str) -> tuple[type[PredictionMetric], ...]:
+    """Return the metrics of a module.
+
+    Raises:
+        UserError: There is no such module; the nearest is named, or the one that returns the figure of that name.
+    """
+    if name not in MODULES and name in METRICS:
+        figure = METRICS[name]
+        if issubclass(figure, PredictionMetric):
+            raise UserError(f"{name!r} is a figure of a metric.", hint=f"{figure.module!r} returns it.")
+        raise UserError(
+            f"{name!r} is computed of a task's rows.", hint="Give nb.evaluate a task that has it."
+        )
+    return MODULES[name]
 
 
 def _feature(description: Any) -> Any:

@@ -300,7 +300,7 @@ def _word(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, (tuple, list)):
         return ",".join(map(_word, value))
-    return getattr(value, "__qualname__", str(value))
+    return str(getattr(value, "__qualname__", value)).replace("|", "/").replace("\n", " ")
 
 
 def quotient(numerators: Array, denominators: Array, otherwise: float = math.nan) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -57,6 +58,10 @@ def _text(value: Any) -> str:
         raise TypeError("is None: missing is not the same as empty, which is ''")
     if not isinstance(value, str):
         raise TypeError(f"is {_kind(value)}, not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half a surrogate pair at {error.start}, which is no character") from None
     return value
 
 
@@ -73,6 +78,7 @@ def _texts(value: Any) -> list[str]:
             raise TypeError(f"has None at {index}: leave a reference that does not exist out of the list")
         if not isinstance(each, str):
             raise TypeError(f"has {_kind(each)} at {index}, not a text")
+        _text(each)
     return list(value)
 
 
@@ -81,6 +87,8 @@ def _number(value: Any) -> float:
         raise TypeError("is None")
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"is {_kind(value)}, not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"is {float(value)}, not a finite number")
     return float(value)
 
 
@@ -120,13 +128,14 @@ def _outcomes(value: Any) -> list[int]:
 def _label(value: Any) -> int | str:
     if value is None:
         raise TypeError("is None")
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if not isinstance(value, str):
+    if isinstance(value, str):
+        return _text(value)
+    if not isinstance(value, numbers.Integral) and not (isinstance(value, float) and value.is_integer()):
         raise TypeError(f"is {_kind(value)}, not a label (a whole number or a text)")
-    return value
+    number = int(value)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"is {number}, too large for a label")
+    return number
 
 
 def _kind(value: Any) -> str:

@@ -15,7 +15,7 @@ from nbllm.core.config import check_choice
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.quantities import counted
 from nbllm.evaluation.columns import Array, Columns, Row
-from nbllm.evaluation.metrics.base import FunctionOfSums, Metric, PredictionMetric, quotient
+from nbllm.evaluation.metrics.base import PredictionMetric, quotient
 from nbllm.evaluation.metrics.inputs import LABEL
 
 Label = int | str
@@ -72,6 +72,23 @@ class LabelMetric(PredictionMetric):
         return weighted(super().rows(predictions, references), sample_weight)
 
 
+def counts_of_classes(counts: Array, codes: NDArray[np.intp], num_classes: int) -> Array:
+    """Return how often each class stands in each of many resamples: (resample, class).
+
+    Args:
+        counts: (resample, row), how much each row counts.
+        codes: (row), the class of each row; -1 for none of them.
+        num_classes: How many there are.
+    """
+    out = np.zeros((len(counts), num_classes))
+    order = np.argsort(codes, kind="stable")
+    order = order[codes[order] >= 0]
+    present, starts = np.unique(codes[order], return_index=True)
+    if len(present):
+        out[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return out
+
+
 def coded(columns: Columns) -> tuple[list[Any], NDArray[np.intp], NDArray[np.intp]]:
     """Return the labels that there are, and each row's predicted and expected one as an index of them."""
     predicted, expected = columns["predicted"].tolist(), columns["expected"].tolist()
@@ -85,7 +102,7 @@ def coded(columns: Columns) -> tuple[list[Any], NDArray[np.intp], NDArray[np.int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassMetric(LabelMetric, FunctionOfSums):
+class ClassMetric(LabelMetric):
     """A figure of each class, computed of how often it is predicted, expected and both; and their average.
 
     Args:
@@ -125,16 +142,27 @@ class ClassMetric(LabelMetric, FunctionOfSums):
             expected: For which it is expected.
         """
 
-    def statistics(self, columns: Columns) -> Array:
-        """Return what each row adds to the counts of every class: (row, 3 x class)."""
+    def compute(self, columns: Columns) -> float:
+        """Return the average over all rows."""
+        return float(self.resample(columns, np.ones((1, len(columns["predicted"]))))[0])
+
+    def resample(self, columns: Columns, counts: Array) -> Array:
+        """Return the average of each resample: (resample)."""
+        return self._average(*self._counts(columns, counts))
+
+    def _counts(self, columns: Columns, counts: Array) -> tuple[Array, Array, Array]:
+        """Return how often each class is predicted and expected, predicted, and expected: each (resample, class)."""
         known, predicted, expected = coded(columns)
         chosen = self._chosen(known)
-        weights = weights_of(columns, len(predicted))[:, None]
-        place = np.array([known.index(label) if label in known else -1 for label in chosen], np.intp)
-        is_predicted, is_expected = (codes[:, None] == place for codes in (predicted, expected))
-        return np.concatenate(
-            [weights * (is_predicted & is_expected), weights * is_predicted, weights * is_expected], axis=1
+        numbers = {label: number for number, label in enumerate(chosen)}
+        number = np.array([numbers.get(label, -1) for label in known], np.intp)
+        predicted, expected = number[predicted], number[expected]
+        both = np.where(predicted == expected, predicted, -1)
+        counts = counts * weights_of(columns, len(predicted))
+        one, two, three = (
+            counts_of_classes(counts, each, len(chosen)) for each in (both, predicted, expected)
         )
+        return one, two, three
 
     def _chosen(self, known: Sequence[Any]) -> Sequence[Any]:
         """Return the classes that are averaged over."""
@@ -150,13 +178,13 @@ class ClassMetric(LabelMetric, FunctionOfSums):
             raise UserError(
                 f"pos_label is {self.pos_label!r}, which is neither of the classes {known[0]!r} and {known[1]!r}.",
                 where=self.name,
+                hint=f"Give pos_label={known[1]!r}, or another average.",
             )
         return [self.pos_label]
 
-    def figures(self, sums: Array) -> Array:
-        """Return the average of each set of counts."""
+    def _average(self, both: Array, predicted: Array, expected: Array) -> Array:
+        """Return the average of each set of counts: (resample)."""
         assert self.average is not None, "a figure of each class is no single figure"
-        both, predicted, expected = np.split(sums, 3, axis=1)
         if self.average == "micro":
             counts = (each.sum(axis=1, keepdims=True) for each in (both, predicted, expected))
             return self._ratio(*self.of_counts(*counts))[:, 0]
@@ -176,7 +204,5 @@ class ClassMetric(LabelMetric, FunctionOfSums):
         """Return the average, or the figure of each class in the order of the labels."""
         if self.average is not None:
             return {self.key: self.compute(columns)}
-        both, predicted, expected = np.split(self.sums(columns), 3)
-        return {self.key: self._ratio(*self.of_counts(both, predicted, expected)).tolist()}
-
-    exchanged = Metric.exchanged  # two models need not predict the same classes
+        found = self._counts(columns, np.ones((1, len(columns["predicted"]))))
+        return {self.key: self._ratio(*self.of_counts(*found))[0].tolist()}

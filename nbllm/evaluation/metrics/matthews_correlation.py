@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from nbllm.evaluation.columns import Array, Columns
-from nbllm.evaluation.metrics.base import METRICS, FunctionOfSums, Metric, quotient
-from nbllm.evaluation.metrics.labels import LabelMetric, coded, weights_of
+from nbllm.evaluation.metrics.base import METRICS, quotient
+from nbllm.evaluation.metrics.labels import LabelMetric, coded, counts_of_classes, weights_of
 
 
 @METRICS.register("matthews_correlation")
-class MatthewsCorrelation(LabelMetric, FunctionOfSums):
+class MatthewsCorrelation(LabelMetric):
     """The correlation of predicted and expected classes, two or more; 0 where one of both has a single class.
 
     Source: Matthews 1975; Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation
@@ -25,23 +25,16 @@ class MatthewsCorrelation(LabelMetric, FunctionOfSums):
     columns = ("predicted", "expected")
     source = "Matthews 1975; Gorodkin 2004"
 
-    def statistics(self, columns: Columns) -> Array:
-        """Return of each row its weight, whether it is right, and its classes: (row, 2 + 2 x class)."""
+    def compute(self, columns: Columns) -> float:
+        """Return the correlation over all rows."""
+        return float(self.resample(columns, np.ones((1, len(columns["predicted"]))))[0])
+
+    def resample(self, columns: Columns, counts: Array) -> Array:
+        """Return the correlation of each resample: (resample)."""
         known, predicted, expected = coded(columns)
-        weights = weights_of(columns, len(predicted))[:, None]
-        classes = np.arange(len(known))
-        parts = [predicted[:, None] == classes, expected[:, None] == classes]
-        counted = np.concatenate([np.ones_like(weights), (predicted == expected)[:, None], *parts], axis=1)
-        found: Array = weights * counted
-        return found
-
-    def figures(self, sums: Array) -> Array:
-        """Return the correlation of each set of counts."""
-        total, right = sums[:, 0], sums[:, 1]
-        predicted, expected = np.split(sums[:, 2:], 2, axis=1)
-        covariance = right * total - (predicted * expected).sum(axis=1)
-        variances = (total**2 - (predicted**2).sum(axis=1)) * (total**2 - (expected**2).sum(axis=1))
-        scale = np.sqrt(np.maximum(variances, 0))
-        return quotient(covariance, scale, 0.0)
-
-    exchanged = Metric.exchanged  # two models need not predict the same classes
+        counts = counts * weights_of(columns, len(predicted))
+        right, total = counts @ (predicted == expected), counts.sum(axis=1)
+        one, two = (counts_of_classes(counts, codes, len(known)) for codes in (predicted, expected))
+        covariance = right * total - (one * two).sum(axis=1)
+        variances = (total**2 - (one**2).sum(axis=1)) * (total**2 - (two**2).sum(axis=1))
+        return quotient(covariance, np.sqrt(np.maximum(variances, 0)), 0.0)

@@ -46,6 +46,11 @@ def test_any_of_several_references_will_do():
     assert found["exact_match"] == 0.5
 
 
+def test_an_expression_does_not_break_the_signature():
+    signature = metric("exact_match", regexes_to_ignore=["a|b", "\n"]).signature
+    assert "|regexes_to_ignore:a/b, |ignore_case:no|" in signature and "\n" not in signature
+
+
 def test_expressions_are_checked():
     with pytest.raises(UserError, match=r"'\(' is no regular expression"):
         metric("exact_match", regexes_to_ignore=["("])

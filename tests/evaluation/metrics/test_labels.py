@@ -94,3 +94,19 @@ def test_what_cannot_be_averaged_is_refused():
         computed("accuracy", [[1, 2, 3]] * 2, sample_weight=[1, 2])
     with pytest.raises(DataError, match=r"sample_weight\[1\] is -1"):
         computed("accuracy", [[1, 2]] * 2, sample_weight=[1, -1])
+
+
+def test_free_texts_as_labels_need_little_memory():
+    labels = [f"answer {i}" for i in range(20_000)]
+    assert computed("f1", [labels, labels], average="macro") == 1
+    assert computed("matthews_correlation", [labels, labels[::-1]]) == pytest.approx(-1 / 19_999)
+
+
+def test_labels_that_no_data_set_holds_are_refused():
+    with pytest.raises(DataError, match=r"predictions\[0\] is 10{30}, too large"):
+        computed("accuracy", [[10**30], [1]])
+    with pytest.raises(DataError, match=r"references\[0\] has half a surrogate pair at 1"):
+        computed("accuracy", [["a"], ["a\ud800"]])
+    with pytest.raises(DataError, match=r"predictions\[0\] is of type float"):
+        computed("accuracy", [[1.5], [1]])
+    assert computed("accuracy", [[1.0, True], [1, 1]]) == 1

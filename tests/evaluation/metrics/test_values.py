@@ -56,3 +56,9 @@ def test_a_resample_of_a_root_is_the_root_of_a_resample():
     columns = to_arrays(to_columns(figure.rows([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])))
     found = figure.resample(columns, np.array([[0, 2, 1.0]]))
     assert found[0] == pytest.approx(math.sqrt((1 + 1 + 9) / 3))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", True])
+def test_what_is_no_finite_number_is_refused(value):
+    with pytest.raises(DataError, match=r"predictions\[1\] is .*not a (finite )?number"):
+        metric("mse").compute(predictions=[1.0, value], references=[1.0, 1.0])
