@@ -2,6 +2,7 @@ from .answering import answer as answer
 from .comparison import check_comparable as check_comparable, comparison_section as comparison_section
 from .config import EvaluationConfig as EvaluationConfig
 from .contamination import Overlap as Overlap, find_overlap as find_overlap
+from .discrepancy import discrepancy as discrepancy
 from .examples import Examples as Examples, Source as Source
 from .measuring import Measured as Measured, answer_examples as answer_examples, measure as measure
 from .metric_list import MetricList as MetricList, list_metrics as list_metrics
