@@ -82,11 +82,15 @@ class Comparison:
 
     @property
     def _drawn(self) -> dict[str, str]:
-        """The metrics that have a chart, with its label."""
-        return {
-            "loss": f"training loss{self.loss_unit}",
-            "evaluation.bits_per_byte": "held-out, bits/byte",
-        }
+        """The metrics that have a chart, with its label; the held-out one in bits per byte where all runs have it."""
+        metrics = [run.timeline.metrics for run in self.runs]
+        lacking = any("evaluation.loss" in of and "evaluation.bits_per_byte" not in of for of in metrics)
+        held_out = (
+            ("loss", f"held-out loss{self.loss_unit}")
+            if lacking
+            else ("bits_per_byte", "held-out, bits/byte")
+        )
+        return {"loss": f"training loss{self.loss_unit}", f"evaluation.{held_out[0]}": held_out[1]}
 
     def results(self) -> list[tuple[Any, ...]]:
         """Return a row for each result: what it is, then its value in each run (`None`: there is none)."""

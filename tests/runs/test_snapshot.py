@@ -19,7 +19,7 @@ from nbllm.runs.store import create
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202e\ud800\x00"
 
 
-def grown(folder, name="tour", steps=50, **record):
+def grown(folder, name="tour", steps=50, *, has_bits=True, **record):
     path = create(
         folder,
         name,
@@ -43,7 +43,8 @@ def grown(folder, name="tour", steps=50, **record):
                 seconds=step,
             )
             if step % 20 == 0:
-                writer.write("evaluation", step, loss=3.0, bits_per_byte=100 / step)
+                bits = {"bits_per_byte": 100 / step} if has_bits else {}
+                writer.write("evaluation", step, loss=3.0, **bits)
         writer.write("sample", steps, prompt="The for ", text="statement", actor="person", seed=0)
         action = {"id": "1", "actor": "person", "outcome": "applied"}
         writer.write("action", steps, action="set", args={"lr": 0.01}, **action)
@@ -225,6 +226,14 @@ def test_comparing(tmp_path):
         assert part in shown
     assert compare(first, second).names == ("first", "second")
     assert compare(list_runs(tmp_path)).names == ("second", "first")
+
+
+def test_held_out_losses_are_drawn_where_a_run_has_no_bits_per_byte(tmp_path):
+    """As a run that predicts masked tokens has none, beside one that predicts all."""
+    compared = compare([grown(tmp_path, "causal"), grown(tmp_path, "masked", has_bits=False)])
+    chart = [section for section in compared.report().sections if section.kind == "chart"][-1]
+    assert chart.y_label == "held-out loss, nats/token"
+    assert [list(line.y) for line in chart.lines] == [[3.0, 3.0]] * 2
 
 
 def test_a_comparison_is_saved_and_stands_in_a_report(tmp_path):
