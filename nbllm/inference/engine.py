@@ -205,7 +205,7 @@ def _run(
 
 
 def _check_prompts(model: GenerativeNetwork, sequences: list[Sequence], config: SamplingConfig) -> None:
-    vocabulary, limit = model.config.vocab_size, model.config.max_positions
+    vocabulary, limit = model.config.vocab_size, model.longest_prompt
     for sequence in sequences:
         read = sequence.prompt if sequence.source is None else sequence.source
         if not all(0 <= token < vocabulary for token in read):
@@ -214,7 +214,8 @@ def _check_prompts(model: GenerativeNetwork, sequences: list[Sequence], config: 
                 where=f"prompt {sequence.index}",
                 hint="use the tokenizer that belongs to this model; where tokens were added to it, lm.resize()",
             )
-        if (config.overflow == "stop" or sequence.source is not None) and len(read) > limit:
+        is_whole = config.overflow == "stop" or sequence.source is not None
+        if is_whole and limit is not None and len(read) > limit:
             raise UserError(
                 f"The prompt has {len(read)} tokens; the model has positions for {limit}.",
                 where=f"prompt {sequence.index}",

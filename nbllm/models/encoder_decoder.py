@@ -225,6 +225,11 @@ class EncoderDecoder(GenerativeNetwork):
         biases: list[tuple[nn.Module, str]] = [] if self.head_bias is None else [(self, "head_bias")]
         return [(layer, "weight") for layer in layers] + biases
 
+    @property
+    def longest_prompt(self) -> int | None:
+        """The most tokens that the encoder can read; None: no limit, as with T5's relative positions."""
+        return self.encoder.positions.limit
+
     def make_cache(self, batch: int, max_length: int) -> CrossAttentionCache:
         """Return an empty cache for `batch` texts, of which the decoder writes up to `max_length` tokens each."""
         config, weight = self.config, self.embedding.weight

@@ -70,9 +70,13 @@ PUBLISHED = {  # as their authors or their model cards state them
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "t5-large": 737_668_096,
+    "t5-3b": 2_851_598_336,
+    "t5-11b": 11_307_321_344,
     "flan-t5-small": 76_961_152,
     "flan-t5-base": 247_577_856,
     "flan-t5-large": 783_150_080,
+    "flan-t5-xl": 2_849_757_184,
+    "flan-t5-xxl": 11_135_332_352,
 }
 # Without the head and with the pooler, as transformers' models of the published configurations count them.
 ENCODERS = {
