@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import evaluate
@@ -145,9 +146,9 @@ class MetricModule(evaluate.Metric):
                 raise DataError(
                     f"The {name} are missing.", where=self.name, hint=f"Each of them is {wanted.words}."
                 )
-            if isinstance(given[name], (str, bytes, Mapping)):
+            if isinstance(given[name], (str, bytes, Mapping)) or not isinstance(given[name], Sized):
                 raise DataError(
-                    f"The {name} are one value of type {type(given[name]).__name__}, not one for each example.",
+                    f"The {name} are of type {type(given[name]).__name__}, not a list with one for each example.",
                     hint=f"Give a list: {name}=[...].",
                 )
         sizes = {name: len(given[name]) for name in self._inputs}
@@ -183,10 +184,12 @@ class MetricModule(evaluate.Metric):
         """Return the metrics with these settings, and the arguments that are not settings of a figure."""
         chosen = {**self._settings, **settings}
         lead = self._kinds[0]
-        of_rows, of_results = (
-            {name: chosen.pop(name) for name in options_of(method) & chosen.keys()}
-            for method in (lead.rows, lead.results)
-        )
+        named = [options_of(lead.rows), options_of(lead.results)]
+        known = {field.name for field in dataclasses.fields(lead)}.union(*named)
+        for name in chosen:
+            if name not in known:
+                raise UserError(f"{lead.module} has no argument {name!r}.", hint=nearest(name, known))
+        of_rows, of_results = ({name: chosen.pop(name) for name in each & chosen.keys()} for each in named)
         return _Configured([kind.from_dict(chosen) for kind in self._kinds], of_rows, of_results)
 
     def _compute(self, *, predictions: Any = None, references: Any = None, **settings: Any) -> dict[str, Any]:

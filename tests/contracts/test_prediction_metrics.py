@@ -122,8 +122,9 @@ def test_missing_and_unequal_inputs_are_named(name):
                 metric(name).compute(**{other: values for other, values in inputs.items() if other != key})
             with pytest.raises(DataError, match=f"{COUNT - 1} {key}"):
                 metric(name).compute(**{**inputs, key: inputs[key][:-1]})
-        with pytest.raises(DataError, match="Give a list"):
-            metric(name).compute(**{**inputs, key: "abc"})
+        for one in ("abc", 3, iter(inputs[key])):
+            with pytest.raises(DataError, match=f"(?s)The {key} are of type .*Give a list"):
+                metric(name).compute(**{**inputs, key: one})
         for bad in (None, object(), [None], math.nan):
             with pytest.raises(DataError, match=rf"(?s){key}\[3\] .*Each of the {key} is"):
                 metric(name).compute(**{**inputs, key: [*inputs[key][:3], bad, *inputs[key][4:]]})
@@ -133,12 +134,12 @@ def test_missing_and_unequal_inputs_are_named(name):
 def test_unknown_settings_and_inputs_are_refused_and_what_was_added_is_kept(name):
     made, inputs = metric(name), inputs_of(name)
     made.add_batch(**inputs)
-    with pytest.raises(UserError, match="has no setting 'settting'"):
+    with pytest.raises(UserError, match="has no argument 'settting'"):
         made.compute(settting=1)
     with pytest.raises(UserError, match="has no input 'weights'"):
         made.add_batch(**inputs, weights=[1] * COUNT)
     assert len(made) == COUNT and made.compute() == metric(name).compute(**inputs)
-    with pytest.raises(UserError, match="has no setting 'settting'"):
+    with pytest.raises(UserError, match="has no argument 'settting'"):
         metric(name, settting=1)
 
 

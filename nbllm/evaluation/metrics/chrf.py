@@ -57,6 +57,11 @@ class ChrF(TranslationMetric):
 
         return CHRF(**self.to_dict())
 
+    def signature(self, columns: Columns | None = None) -> str:
+        """Return sacrebleu's own signature, which lacks beta: it is added where it is not the usual one."""
+        found = super().signature(columns)
+        return found if self.beta == 2 else f"{found}|beta:{self.beta}"
+
     def results(self, columns: Columns) -> dict[str, Any]:
         """Return the score and the orders that it is made of."""
         names = ("char_order", "word_order", "beta")

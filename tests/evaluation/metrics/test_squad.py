@@ -5,6 +5,7 @@ import json
 import random
 import re
 import string
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,43 @@ def test_languages_by_mlqa_s_rule():
     assert mlqa("«Привет» — мир", "ru") == "привет мир"
     assert mlqa("中国人民。2008年", "zh") == "中 国 人 民 2008 年"
     assert mlqa("東京タワー", "ja") == "東 京 タ ワ ー"
+
+
+def official_mlqa(text, articles, by_character):
+    """The rule of MLQA's evaluation script told again, character by character."""
+    kept = [c for c in text.lower() if c not in string.punctuation and unicodedata.category(c)[0] != "P"]
+    text = re.sub(articles, " ", "".join(kept)) if articles else "".join(kept)
+    words, open_word = [], ""
+    for character in text:
+        if by_character and "\u4e00" <= character <= "\u9fa5":
+            words += [*open_word.split(), character]
+            open_word = ""
+        else:
+            open_word += character
+    return " ".join([*words, *open_word.split()])
+
+
+@pytest.mark.parametrize(
+    "language, articles",
+    [
+        ("en", r"\b(a|an|the)\b"),
+        ("es", r"\b(un|una|unos|unas|el|la|los|las)\b"),
+        ("de", r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b"),
+        ("vi", r"\b(của|là|cái|chiếc|những)\b"),
+        ("ar", r"\sال^|ال"),  # noqa: RUF001
+        ("hi", ""),
+        ("zh", ""),
+    ],
+)
+def test_mlqa_s_rule_is_its_script_s(language, articles):
+    chooser = random.Random(language)
+    parts = [
+        "the", "A", "der", "Das", "el", "la", "la", "của", "là", "الولد", "ال", "यह", "है।", "中国", "2008年", "a中b",
+        "«x»", "…", "don't", "end.", " ", "\t", "+", "naïve",
+    ]  # fmt: skip
+    for _ in range(200):
+        text = " ".join(chooser.choices(parts, k=chooser.randint(0, 8)))
+        assert mlqa(text, language) == official_mlqa(text, articles, language == "zh")
 
 
 @pytest.mark.realdata
