@@ -92,6 +92,7 @@ TECHNIQUES = (
     Technique("3.2", "Phi", "nbllm.models.families.phi"),
     Technique("3.2", "Mistral", "nbllm.models.families.mistral"),
     Technique("3.2", "Mixtral", "nbllm.models.families.mixtral"),
+    Technique("3.2", "GLM-4", "nbllm.models.families.glm"),
     Technique("3.2", "Gemma 2 and Gemma 3 (text)", "nbllm.models.families.gemma3"),
     Technique("3.2", "Qwen2 and Qwen3", "nbllm.models.families.qwen3"),
     Technique("3.3", "Language modelling", "nbllm.objectives.CausalLM"),

@@ -86,8 +86,9 @@ class ModelConfig(PlainConfig):
             half with one of the second.
         rope_scaling: How the rotary frequencies are scaled for texts longer than the model was first trained on; None:
             they are not.
-        embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT); 0: the
-            embedding has hidden_size, and there is no projection.
+        embedding_size: Width of the token embedding, which a projection brings to hidden_size (ALBERT,
+            OPT-350m), and in a decoder another back before the head; 0: the embedding has hidden_size, and there is
+            no projection.
         scale_embedding: Whether the token embeddings are multiplied by sqrt(hidden_size) (BART, Gemma).
         scale_head: Whether the last hidden states are divided by sqrt(hidden_size) before the head (T5).
         embedding_norm: Whether the sum of token, position and type embeddings is normalized.
@@ -329,16 +330,19 @@ class ModelConfig(PlainConfig):
             object.__setattr__(self, "intermediate_size", size)
 
 
-def shape_for_positions(config: ModelConfig, *, causal: bool, num_layers: int | None = None) -> Shape:
+def shape_for_positions(
+    config: ModelConfig, *, causal: bool, width: int | None = None, num_layers: int | None = None
+) -> Shape:
     """Return what of a configuration the position scheme of a stack depends on.
 
     Args:
         config: The configuration.
         causal: Whether tokens see only earlier ones.
+        width: Of the vectors to which positions may be added; None: hidden_size.
         num_layers: Layers of the stack that have parameters of their own; None: those of a network of one stack.
     """
     return Shape(
-        hidden_size=config.embedding_size or config.hidden_size,
+        hidden_size=config.hidden_size if width is None else width,
         num_heads=config.num_heads,
         head_dim=config.head_dim,
         max_positions=config.max_positions,

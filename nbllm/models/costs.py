@@ -249,7 +249,7 @@ def _part_of(path: str, module: nn.Module) -> str:
     for name in ("cross_attention", "attention", "feed_forward", "time_mixing", "channel_mixing", "head"):
         if name in names:
             return name.replace("_", "-")
-    return "head" if path == "pooler" else "embedding"
+    return "head" if path in ("pooler", "head_projection") else "embedding"
 
 
 def _flops(module: nn.Module, keys: int) -> int:

@@ -18,6 +18,7 @@ from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
+from nbllm.nn.linear import Linear
 from nbllm.nn.masks import Mask, causal_mask, padded_causal_mask, sliding_window_mask
 from nbllm.nn.mixture_of_experts import note_padding
 from nbllm.nn.normalization import NORMS, make_norm
@@ -33,15 +34,16 @@ class Decoder(CausalNetwork):
     kind = "a causal decoder, which predicts the next token"
     takes_mask = True
     fixed: ClassVar = {
-        "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False, "rescale_every": 0,
+        "token_types": 0, "num_layer_groups": 0, "mask_head": False, "rescale_every": 0,
         "pooler": False, "num_decoder_layers": 0, "scale_head": False,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add embedding, positions, blocks, the last normalization and the head."""
         # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
-        empty = torch.empty(config.vocab_size, config.hidden_size)
-        self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
+        size = config.embedding_size or config.hidden_size
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, size), freeze=False)
+        self.projection = Linear(size, config.hidden_size, bias=False) if config.embedding_size else None
         self.positions = make_positions(
             config.positions, shape_for_positions(config, causal=not self.reads_prefix)
         )
@@ -57,10 +59,9 @@ class Decoder(CausalNetwork):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         is_post = config.norm_placement == "post"
         self.norm = None if is_post else make_norm(config.norm, config.hidden_size, config.norm_eps)
+        self.head_projection = Linear(config.hidden_size, size, bias=False) if config.embedding_size else None
         self.head = (
-            None
-            if config.tie_embeddings
-            else nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
+            None if config.tie_embeddings else nn.Linear(size, config.vocab_size, bias=config.head_bias)
         )
 
     def forward(
@@ -85,7 +86,7 @@ class Decoder(CausalNetwork):
         visible: Bool[Tensor, "#batch 1 position key"] | None = None,
         span_positions: Int[Tensor, "batch position"] | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
-        """Return the residual stream after the final normalization, which the head reads.
+        """Return the residual stream after the final normalization and projection, which the head reads.
 
         Args:
             input_ids: (batch, position) token ids.
@@ -134,12 +135,15 @@ class Decoder(CausalNetwork):
             x = block(x, full if self._sees_all(layer) else windowed)
         if cache is not None:
             cache.advance(count)
-        out: Tensor = x if self.norm is None else self.norm(x)
-        return out
+        for last in (self.norm, self.head_projection):
+            x = x if last is None else last(x)
+        return x
 
     def _embed(self, input_ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
         """Return the embeddings of tokens."""
         x: Tensor = self.embedding(input_ids)
+        if self.projection is not None:
+            x = self.projection(x)
         if self.config.scale_embedding:  # the factor is rounded to the weights' dtype, as Gemma's authors do
             x = x * torch.tensor(self.config.hidden_size**0.5, dtype=x.dtype, device=x.device)
         return x
@@ -247,6 +251,7 @@ class Decoder(CausalNetwork):
         feed_forward = f"the same + {inner}" if config.shared_norm else with_norms(config, inner)
         parts: list[tuple[str, str, list[nn.Module | None]]] = [
             ("embedding", "token embedding", [self.embedding]),
+            ("projection", "from the embedding's width", [self.projection]),
             ("positions", self.positions.label, [self.positions]),
             ("embedding_norm", norm, [self.embedding_norm]),
             (
@@ -256,6 +261,7 @@ class Decoder(CausalNetwork):
             ),
             ("blocks.*.feed_forward", many + feed_forward + beside, of_blocks(self.blocks, "feed_forward")),
             ("norm", norm, [self.norm]),
+            ("head_projection", "to the embedding's width", [self.head_projection]),
             ("head", "head" if self.head is not None else "head, tied to the embedding", [self.head]),
         ]
         return describe_parts(

@@ -42,7 +42,9 @@ class Encoder(Network):
         """Add embeddings, blocks, and the head and the pooler where the configuration has them."""
         size = config.embedding_size or config.hidden_size
         self.embedding = _embedding(config.vocab_size, size)
-        self.positions = make_positions(config.positions, shape_for_positions(config, causal=False))
+        self.positions = make_positions(
+            config.positions, shape_for_positions(config, causal=False, width=size)
+        )
         self.token_types = _embedding(config.token_types, size) if config.token_types else None
         self.embedding_norm = make_norm(config.norm, size, config.norm_eps) if config.embedding_norm else None
         self.projection = Linear(size, config.hidden_size) if config.embedding_size else None

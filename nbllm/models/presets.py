@@ -133,6 +133,18 @@ _QWEN3: dict[str, Any] = {
     "attention_output_bias": True,
     "qk_norm": True,
 }
+_GLM: dict[str, Any] = {
+    **_LLAMA,
+    "family": "glm",
+    "vocab_size": 151552,
+    "max_positions": 131072,
+    "norm_eps": 1.5625e-7,
+    "rotary_fraction": 0.5,
+    "rotary_interleaved": True,
+    "attention_bias": True,
+    "attention_output_bias": False,
+    "tie_embeddings": False,
+}
 _GEMMA2: dict[str, Any] = {
     **GEMMA_DECODER,
     "family": "gemma2",
@@ -245,11 +257,27 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bloom": {**_BLOOM, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "bloom-1b1": {**_BLOOM, "hidden_size": 1536, "num_layers": 24, "num_heads": 16},
     "opt": {**_OPT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "opt-350m": {
+        **_OPT,
+        "hidden_size": 1024,
+        "num_layers": 24,
+        "num_heads": 16,
+        "norm_placement": "post",
+        "embedding_size": 512,
+    },
     "opt-1.3b": {**_OPT, "hidden_size": 2048, "num_layers": 24, "num_heads": 32},
     "gpt_neox": {**_PYTHIA, "hidden_size": 512, "num_layers": 6, "num_heads": 8},
     "pythia-160m": {**_PYTHIA, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "pythia-410m": {**_PYTHIA, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "pythia-1b": {**_PYTHIA, "hidden_size": 2048, "num_layers": 16, "num_heads": 8},
+    "glm": {
+        **_GLM,
+        "hidden_size": 4096,
+        "num_layers": 40,
+        "num_heads": 32,
+        "num_kv_heads": 2,
+        "intermediate_size": 13696,
+    },
     "gptj": {**_GPTJ, "hidden_size": 4096, "num_layers": 28, "num_heads": 16},
     "phi": {**_PHI, "hidden_size": 2048, "num_layers": 24, "num_heads": 32},
     "phi-2": {**_PHI, "hidden_size": 2560, "num_layers": 32, "num_heads": 32, "rotary_fraction": 0.4},
@@ -450,7 +478,7 @@ PRESETS |= {
     "gpt-j-6b": PRESETS["gptj"], "phi-1.5": PRESETS["phi"], "mistral-7b": PRESETS["mistral"],
     "qwen3-0.6b": PRESETS["qwen3"], "rwkv-4-169m": PRESETS["rwkv"],
     "bart-base": PRESETS["bart"], "t5-small": PRESETS["t5"],
-    "mixtral-8x7b": PRESETS["mixtral"],
+    "mixtral-8x7b": PRESETS["mixtral"], "glm-4-9b": PRESETS["glm"],
     "gemma-2-2b": PRESETS["gemma2"], "gemma-3-1b": PRESETS["gemma3_text"], "gemma3": PRESETS["gemma3_text"],
 }  # fmt: skip
 

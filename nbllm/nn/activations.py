@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbllm.nn.gelu import gelu_tanh
+from nbllm.nn.gelu import gelu_quick, gelu_tanh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,11 @@ class Activation:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu_tanh": Activation(gelu_tanh, "GELU (tanh)", ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")),
-    "gelu": Activation(F.gelu, "GELU", ("gelu",)),
+    "gelu_tanh": Activation(
+        gelu_tanh, "GELU (tanh)", ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
+    ),
+    "gelu": Activation(F.gelu, "GELU", ("gelu", "gelu_python")),
+    "gelu_quick": Activation(gelu_quick, "GELU (sigmoid)", ("quick_gelu",)),
     "silu": Activation(F.silu, "SiLU", ("silu", "swish")),
     "relu": Activation(F.relu, "ReLU", ("relu",)),
     # So et al. 2021, arXiv:2109.08668, section 4.1.

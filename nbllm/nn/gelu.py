@@ -31,6 +31,14 @@ def gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return out
 
 
+def gelu_quick(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return x sigmoid(1.702 x), the coarser of GELU's two approximations.
+
+    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
+    """
+    return x * torch.sigmoid(1.702 * x)
+
+
 class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ PUBLISHED = {  # as their authors or their model cards state them
     "bloom-1b1": 1_065_314_304,
     "opt": 125_239_296,
     "opt-125m": 125_239_296,
+    "opt-350m": 331_196_416,
+    "glm": 9_399_951_360,
+    "glm-4-9b": 9_399_951_360,
     "opt-1.3b": 1_315_758_080,
     "gpt_neox": 70_426_624,
     "pythia-70m": 70_426_624,
@@ -122,6 +125,13 @@ CONFIGURATIONS = {
         "ffn_dim": 3072, "hidden_size": 768, "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 2048,
         "num_attention_heads": 12, "num_hidden_layers": 12, "prefix": "</s>", "vocab_size": 50272,
         "word_embed_proj_dim": 768,
+    },
+    "opt-350m": {
+        "model_type": "opt", "_remove_final_layer_norm": False, "activation_dropout": 0.0,
+        "activation_function": "relu", "attention_dropout": 0.0, "do_layer_norm_before": False, "dropout": 0.1,
+        "ffn_dim": 4096, "hidden_size": 1024, "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 2048,
+        "num_attention_heads": 16, "num_hidden_layers": 24, "prefix": "</s>", "vocab_size": 50272,
+        "word_embed_proj_dim": 512,
     },
     "bloom-560m": {
         "model_type": "bloom", "apply_residual_connection_post_layernorm": False, "attention_softmax_in_fp32": True,

@@ -44,6 +44,15 @@ TINY = {
     "opt-untied-without-biases": {
         **OPT, "enable_bias": False, "tie_word_embeddings": False, "activation_function": "gelu",
     },
+    "opt-post-projected": {
+        **OPT, "word_embed_proj_dim": 20, "do_layer_norm_before": False, "activation_function": "quick_gelu",
+    },
+    "opt-projected-untied": {**OPT, "word_embed_proj_dim": 20, "tie_word_embeddings": False},
+    "glm": {**LLAMA, "num_key_value_heads": 2, "head_dim": 12, "rms_norm_eps": 1e-5, "pad_token_id": None},
+    "glm-without-biases-tied-whole": {
+        **LLAMA, "num_key_value_heads": 1, "head_dim": 20, "rms_norm_eps": 1e-5, "pad_token_id": None,
+        "attention_bias": False, "tie_word_embeddings": True, "partial_rotary_factor": 1.0,
+    },
     "gpt_neox": NEOX,
     "gpt_neox-sequential-tied": {
         **NEOX, "use_parallel_residual": False, "attention_bias": False, "tie_word_embeddings": True,

@@ -46,7 +46,7 @@ _ONLY = {
     "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "attention_scale": 0.0,
     "attention_softcap": 0.0, "logit_softcap": 0.0, "sliding_window": 0, "full_attention_interval": 0,
     "norm_placement": "pre", "rope_local_theta": 0.0, "scale_embedding": False,
-    "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
+    "embedding_size": 0, "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
     "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, **Decoder.fixed,
 }  # fmt: skip
 _FIELDS = {
@@ -129,8 +129,10 @@ def _expected_decoder(config: ModelConfig) -> ExpectedModule:
     attributes: dict[str, Any] = {
         "config": config,
         "attention_backend": "auto",
-        "embedding_norm": None,
+        "projection": None,
         "local_positions": None,
+        "embedding_norm": None,
+        "head_projection": None,
     }
     if config.tie_embeddings:
         attributes["head"] = None

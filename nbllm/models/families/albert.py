@@ -108,6 +108,7 @@ FAMILIES.register("albert")(
         optional={"mask_head": holds("predictions.bias"), "pooler": holds("albert.pooler.weight")},
         other_heads=re.compile(r"sop_classifier\..*"),
         fixed={**POST_NORM_ENCODER, "position_offset": 0},
+        varied=frozenset({"embedding_size"}),
         read=read,
         write=write,
         rules=rules,

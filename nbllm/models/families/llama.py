@@ -35,6 +35,7 @@ def read_shared(
     num_kv_heads: int | None = None,
     head_dim: int | None = None,
     rope_theta: float = 10000.0,
+    fraction: str = "",
 ) -> dict[str, Any]:
     """Read what LLaMA and its relatives name alike.
 
@@ -44,6 +45,7 @@ def read_shared(
         num_kv_heads: Where it states none; None: as many as query heads.
         head_dim: Where it states none; None: hidden_size / num_heads.
         rope_theta: Where it states none.
+        fraction: The setting of the part of a head that is rotated, half of it where nothing is stated; empty: all is.
     """
     hidden_size = settings.integer("hidden_size", 4096)
     num_heads = settings.integer("num_attention_heads", 32)
@@ -61,7 +63,13 @@ def read_shared(
         "activation": settings.choice("hidden_act", "silu", ACTIVATIONS),
         "gated": True,
         "tie_embeddings": settings.flag("tie_word_embeddings", False),
-        **read_rope(settings, max_positions=max_positions, usual_theta=rope_theta),
+        **read_rope(
+            settings,
+            max_positions=max_positions,
+            usual_theta=rope_theta,
+            fraction=fraction,
+            usual_fraction=0.5,
+        ),
         "initializer_range": settings.number("initializer_range", 0.02),
     }
 

@@ -15,11 +15,13 @@ _OFFSET = 2
 
 
 def read(settings: ConfigReader) -> ModelConfig:
-    """Read an OPTConfig; that of OPT-350m, which normalizes after each part and projects its embedding, is refused."""
+    """Read an OPTConfig."""
     hidden_size = settings.integer("hidden_size", 768)
-    settings.only("do_layer_norm_before", True)
-    settings.only("word_embed_proj_dim", hidden_size)
-    settings.only("_remove_final_layer_norm", False)
+    embedding_size = settings.integer("word_embed_proj_dim", hidden_size)
+    is_pre = settings.flag("do_layer_norm_before", True)
+    if is_pre:
+        settings.only("_remove_final_layer_norm", False)
+    settings.ignore("_remove_final_layer_norm")  # where norms come after each part there is none
     settings.only("layer_norm_elementwise_affine", True)
     has_biases = settings.flag("enable_bias", True)
     return ModelConfig(
@@ -31,6 +33,8 @@ def read(settings: ConfigReader) -> ModelConfig:
         intermediate_size=settings.integer("ffn_dim", 3072),
         max_positions=settings.integer("max_position_embeddings", 2048),
         position_offset=_OFFSET,
+        norm_placement="pre" if is_pre else "post",
+        embedding_size=embedding_size if embedding_size != hidden_size else 0,
         activation=settings.choice("activation_function", "relu", ACTIVATIONS),
         attention_bias=has_biases,
         feed_forward_bias=has_biases,
@@ -44,14 +48,14 @@ def write(config: ModelConfig) -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "word_embed_proj_dim": config.hidden_size,
+        "word_embed_proj_dim": config.embedding_size or config.hidden_size,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
         "ffn_dim": config.intermediate_size,
         "max_position_embeddings": config.max_positions,
         "activation_function": ACTIVATION_NAMES[config.activation],
         "enable_bias": config.attention_bias,
-        "do_layer_norm_before": True,
+        "do_layer_norm_before": config.norm_placement == "pre",
         "tie_word_embeddings": config.tie_embeddings,
         "init_std": config.initializer_range,
         "dropout": 0.0,
@@ -79,13 +83,21 @@ def rules(config: ModelConfig) -> list[WeightRule]:
         )
         for parts, bias in ((norms, True), (matrices, config.attention_bias)):
             out += rules_of([(f"{theirs}.{their}", f"{ours}.{our}") for their, our in parts], bias=bias)
-    out += rules_of([(f"{base}.final_layer_norm", "norm")], bias=True)
+    if config.norm_placement == "pre":
+        out += rules_of([(f"{base}.final_layer_norm", "norm")], bias=True)
+    if config.embedding_size:
+        projections = (("project_in", "projection"), ("project_out", "head_projection"))
+        out += rules_of([(f"{base}.{their}", our) for their, our in projections], bias=False)
     if not config.tie_embeddings:
         out.append(WeightRule(HEAD, ("head.weight",)))
     return out
 
 
-def _biases(config: ModelConfig) -> str | None:
+def _can_be_written(config: ModelConfig) -> str | None:
+    if config.norm_placement == "sandwich" or config.embedding_size == config.hidden_size:
+        return (
+            'An opt model has norm_placement="pre" or "post", and embedding_size 0 or other than hidden_size.'
+        )
     if config.attention_bias != config.feed_forward_bias:
         return "An opt model has biases in attention and feed-forward part, or in neither."
     return None
@@ -103,10 +115,11 @@ FAMILIES.register("opt")(
             "norm_eps": 1e-5,
             "attention_output_bias": True,
         },
+        varied=frozenset({"norm_placement", "embedding_size"}),
         read=read,
         write=write,
         rules=rules,
         unused=re.compile("nothing"),
-        requirements=(plain_heads, _biases),
+        requirements=(plain_heads, _can_be_written),
     )
 )

@@ -52,9 +52,9 @@ CHOICES = {  # of the fields that hold a name
     "family": ("gpt2", "llama", "qwen2"),
     "network": ("decoder", "encoder"),
     "positions": ("learned", "rotary"),
-    "norm": ("layer_norm", "rms_norm"),
-    "norm_placement": ("pre", "post"),
-    "activation": ("gelu_tanh", "gelu", "silu", "relu"),
+    "norm": ("layer_norm", "rms_norm", "rms_norm_offset"),
+    "norm_placement": ("pre", "post", "sandwich"),
+    "activation": ("gelu_tanh", "gelu", "gelu_quick", "silu", "relu"),
 }
 
 
