@@ -29,12 +29,14 @@ from nbllm.evaluation.examples import Source
 from nbllm.evaluation.statistics import estimate
 
 if TYPE_CHECKING:
+    from nbllm.evaluation.examples import Examples
     from nbllm.evaluation.measuring import Measured
     from nbllm.evaluation.metrics.base import Metric
+    from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
 
 WORDS, CHARACTERS = 13, 50
-_SHORT_WORDS = 8  # an example of fewer words is found only as a run of characters
+_SHORT_WORDS = 8  # a text of fewer words is found only as a run of characters, or with what stands beside it
 _BASE, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93)  # odd, of no other meaning
 _WORD = re.compile(r"[^\W_]+")
 _LISTED, _SHOWN = 20, 120
@@ -46,7 +48,7 @@ class Overlap:
     """What of each example stands in the training text.
 
     Attributes:
-        words: (row), whether a run of 13 words does; of an example of 8 to 12 words, all of it.
+        words: (row), whether a run of 13 words does, or a whole text of 8 to 12 words.
         characters: (row), whether a run of 50 characters does.
         runs: By row, the first run that was found, and the number of the document, from 1.
         num_documents: Documents of the training text.
@@ -96,49 +98,46 @@ def training_texts(lm: LM, training: Any) -> list[str]:
     return documents(Source(lm, training))[0]
 
 
-def text_of(example: Any) -> str:
-    """Return all text of an example, in the order of its fields."""
+def texts_of(example: Any) -> list[str]:
+    """Return all texts of an example, in the order of its fields."""
     if isinstance(example, str):
-        return example
+        return [example]
     if isinstance(example, Mapping):
-        return "\n".join(filter(None, map(text_of, example.values())))
+        return [text for value in example.values() for text in texts_of(value)]
     if isinstance(example, (list, tuple)):
-        return "\n".join(filter(None, map(text_of, example)))
-    return ""
+        return [text for value in example for text in texts_of(value)]
+    return []
 
 
-def contamination(lm: LM, training: Any, parts: Sequence[Sequence[Any]]) -> list[Overlap]:
+def contamination(lm: LM, training: Any, jobs: Sequence[tuple[Task, Examples]]) -> list[Overlap]:
     """Return which examples of several data sets stand, in part, in what a model was trained on, which is read once.
 
     Args:
         lm: The model.
         training: As for `training_texts`.
-        parts: The examples of each data set.
+        jobs: Each task with its examples.
     """
-    whole = find_overlap([text_of(each) for part in parts for each in part], training_texts(lm, training))
+    parts = [[texts_of(task.asked(row)) for row in examples.rows] for task, examples in jobs]
+    whole = find_overlap([each for part in parts for each in part], training_texts(lm, training))
     ends = np.cumsum([len(part) for part in parts]).tolist()
     return [whole.part(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
 
 
-def find_overlap(examples: Sequence[str], texts: Iterable[str]) -> Overlap:
+def find_overlap(examples: Sequence[Sequence[str]], documents: Iterable[str]) -> Overlap:
     """Return which examples have a run of words or of characters in common with training text.
 
     Args:
-        examples: Their texts.
-        texts: The training documents; they are read once.
+        examples: The texts of each, as question and choices. Runs may go on from one to the next; a text of 8 to 12
+            words of its own is a run, too.
+        documents: The training text; it is read once.
     """
-    units = {"words": [_words(text) for text in examples]}
-    units["characters"] = [[*"".join(words)] for words in units["words"]]
+    units = _Units(examples)
     coder = _Coder()
-    looked = []
-    for length in range(_SHORT_WORDS, WORDS + 1):  # a short example is one run: all of it
-        of = [row for row, words in enumerate(units["words"]) if min(len(words), WORDS) == length]
-        looked.append(_Runs("words", length, units["words"], of, coder))
-    looked.append(_Runs("characters", CHARACTERS, units["characters"], range(len(examples)), coder))
-    found = {kind: np.zeros(len(examples), np.bool_) for kind in units}
+    looked = [_Runs(kind, length, units, coder) for kind, length in units.kinds()]
+    found = {kind: np.zeros(len(examples), np.bool_) for kind in ("words", "characters")}
     runs: dict[int, tuple[str, int]] = {}
     number = 0
-    for number, text in enumerate(texts, start=1):
+    for number, text in enumerate(documents, start=1):
         words = _words(text)
         values = {"words": words, "characters": [*"".join(words)]}
         codes = {kind: coder(each) for kind, each in values.items()}
@@ -146,6 +145,27 @@ def find_overlap(examples: Sequence[str], texts: Iterable[str]) -> Overlap:
             for row, run in index.hits(values[index.kind], codes[index.kind], found[index.kind]):
                 runs.setdefault(row, (run, number))
     return Overlap(found["words"], found["characters"], runs, number)
+
+
+class _Units:
+    """What is looked for: by kind and length of a run, sequences of words or characters, each with its example."""
+
+    def __init__(self, examples: Sequence[Sequence[str]]) -> None:
+        self._found: dict[tuple[str, int], list[tuple[int, list[str]]]] = {}
+        for row, texts in enumerate(examples):
+            parts = [_words(text) for text in texts]
+            whole = [word for part in parts for word in part]
+            for words in [whole, *(part for part in parts if len(part) < min(WORDS, len(whole)))]:
+                if len(words) >= _SHORT_WORDS:
+                    self._found.setdefault(("words", min(WORDS, len(words))), []).append((row, words))
+            self._found.setdefault(("characters", CHARACTERS), []).append((row, [*"".join(whole)]))
+
+    def kinds(self) -> list[tuple[str, int]]:
+        """Return every kind and length of a run."""
+        return list(self._found)
+
+    def __getitem__(self, kind: tuple[str, int]) -> list[tuple[int, list[str]]]:
+        return self._found[kind]
 
 
 def _words(text: str) -> list[str]:
@@ -167,25 +187,22 @@ class _Coder:
 
 
 class _Runs:
-    """All runs of one length of some examples, sorted by their hashes.
+    """All runs of one kind and length, sorted by their hashes.
 
     Args:
         kind: "words" or "characters".
         length: Of a run.
-        units: By row, the words or characters of the example.
-        rows: The examples that are looked for.
-        coder: Numbers the units.
+        units: What is looked for.
+        coder: Numbers the words or characters.
     """
 
-    def __init__(
-        self, kind: str, length: int, units: Sequence[list[str]], rows: Iterable[int], coder: _Coder
-    ) -> None:
-        self.kind, self._length, self._units = kind, length, units
+    def __init__(self, kind: str, length: int, units: _Units, coder: _Coder) -> None:
+        self.kind, self._length, self._units = kind, length, units[kind, length]
         hashes, places = [np.empty(0, np.uint64)], [np.empty((0, 2), np.int64)]
-        for row in rows:
-            found = _hashes(coder(units[row]), length)
+        for number, (_, each) in enumerate(self._units):
+            found = _hashes(coder(each), length)
             hashes.append(found)
-            places.append(np.stack([np.full(len(found), row), np.arange(len(found))], axis=1))
+            places.append(np.stack([np.full(len(found), number), np.arange(len(found))], axis=1))
         together = np.concatenate(hashes)
         order = np.argsort(together, kind="stable")
         self._hashes, self._places = together[order], np.concatenate(places)[order]
@@ -206,9 +223,10 @@ class _Runs:
         for start in np.flatnonzero(known).tolist():
             place = int(first[start])
             while place < len(self._hashes) and self._hashes[place] == hashes[start]:
-                row, begin = (int(each) for each in self._places[place])
+                number, begin = (int(each) for each in self._places[place])
+                row, own = self._units[number]
                 run = units[start : start + self._length]
-                if not found[row] and self._units[row][begin : begin + self._length] == run:
+                if not found[row] and own[begin : begin + self._length] == run:
                     found[row] = True
                     yield row, (" " if self.kind == "words" else "").join(run)
                 place += 1
@@ -232,11 +250,12 @@ def contamination_sections(measured: Measured, overlap: Overlap) -> list[Section
     overlap = overlap.part(0, len(measured))
     touched = overlap.touched
     count, unit = int(touched.sum()), measured.task.unit
+    words, characters = int(overlap.words.sum()), int(overlap.characters.sum())
     note = (
         f"Of {counted(len(touched), unit)}, {count:,} ({count / max(1, len(touched)):.1%}) have text in common with "
-        f"{counted(overlap.num_documents, 'documents')} of training text: {int(overlap.words.sum()):,} a run of "
-        f"{WORDS} words, {int(overlap.characters.sum()):,} a run of {CHARACTERS} characters, both without case and "
-        "punctuation."
+        f"{counted(overlap.num_documents, 'documents')} of training text: {words:,} a run of {WORDS} words (or a whole "
+        f"text of {_SHORT_WORDS} to {WORDS - 1}), {characters:,} a run of {CHARACTERS} characters, both without case "
+        "and punctuation."
     )
     figures = []
     for metric, figure in zip(measured.task.metrics, measured.measurements, strict=True):

@@ -132,7 +132,7 @@ def evaluate(
     )
     found = [[*measured.task.sections(measured), *breakdowns(measured)] for measured, _ in results]
     if training is not None:
-        overlaps = contamination(lm, training, [examples.rows for _, examples in jobs])
+        overlaps = contamination(lm, training, jobs)
         for part, (measured, _), overlap in zip(found, results, overlaps, strict=True):
             part += contamination_sections(measured, overlap)
     for part, (_, rows) in zip(found, results, strict=True):

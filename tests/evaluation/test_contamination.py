@@ -11,7 +11,8 @@ import pytest
 from nbllm.core.errors import UserError
 from nbllm.core.report import Table
 from nbllm.data import pack
-from nbllm.evaluation import evaluate, find_overlap, reproduce
+from nbllm.evaluation import TASKS, evaluate, find_overlap, reproduce
+from nbllm.evaluation.contamination import texts_of
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from tests.evaluation.questions import Choosing, questions
@@ -30,7 +31,7 @@ def plant(text, start, stop):
 
 
 def overlap_of(example, *texts):
-    found = find_overlap([sentence(1), example, sentence(2)], texts)
+    found = find_overlap([[sentence(1)], [example], [sentence(2)]], texts)
     assert not found.touched[[0, 2]].any()
     return bool(found.words[1]), bool(found.characters[1])
 
@@ -38,7 +39,7 @@ def overlap_of(example, *texts):
 def test_a_planted_example_is_found_whatever_case_and_punctuation():
     example = sentence(0)
     assert overlap_of(example, sentence(3), plant(example, 5, 18)) == (True, True)
-    found = find_overlap([example], [sentence(3), plant(example, 5, 18)])
+    found = find_overlap([[example]], [sentence(3), plant(example, 5, 18)])
     run, number = found.runs[0]
     assert number == 2 and run.split() == example.split()[5:18] and found.num_documents == 2
 
@@ -61,13 +62,28 @@ def test_an_example_of_few_words_must_stand_there_whole():
     assert overlap_of("one two three", "one two three") == (False, False)
 
 
+def test_a_text_of_an_example_may_stand_there_without_the_others():
+    question, choices = "which of these nine planets is the very nearest", ["one", "two", "three four"]
+    assert find_overlap([[question, *choices]], [f"so {question}."]).words[0]
+    assert not find_overlap([[question, *choices]], ["so one two three four."]).touched[0]
+    together = "is the very nearest one two three four"  # of two texts: 13 words are needed
+    assert not find_overlap([[question, *choices]], [together]).touched[0]
+    assert find_overlap([[question, *choices]], [f"{question} one two three four"]).words[0]
+
+
+def test_worked_examples_are_not_looked_for(tmp_path):
+    mmlu = TASKS["mmlu"](shots=2)
+    example = {"question": "a", "shots": [{"question": "b"}]}
+    assert texts_of(mmlu.asked(example)) == ["a"]
+
+
 def test_runs_are_those_of_a_plain_search():
     chooser = random.Random(0)
     examples = [
         " ".join(chooser.choices("ab", k=25)) for _ in range(40)
     ]  # so alike that many runs are shared
     texts = [" ".join(chooser.choices("ab", k=120)) for _ in range(4)]
-    found = find_overlap(examples, texts)
+    found = find_overlap([[example] for example in examples], texts)
     for example, words in zip(examples, found.words, strict=True):
         parts = example.split()
         runs = {" ".join(parts[i : i + 13]) for i in range(13)}

@@ -64,6 +64,10 @@ class Task(PlainConfig, abc.ABC):
             DataError: The task cannot read the data.
         """
 
+    def asked(self, example: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what of an example is looked for in training text: all of it, unless a task knows better."""
+        return example
+
     @abc.abstractmethod
     def requests(self, example: Mapping[str, Any]) -> Sequence[Request]:
         """Return the requests to the model for an example."""

@@ -71,6 +71,10 @@ class FewShotTask(Task):
         """Return what stands before all worked examples."""
         return ""
 
+    def asked(self, example: Item) -> Item:
+        """Return an example without its worked examples."""
+        return {name: value for name, value in example.items() if name != "shots"}
+
     def wanted(self, item: Item) -> bool:
         """Say whether an item is measured."""
         return True
