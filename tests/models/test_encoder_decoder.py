@@ -5,9 +5,11 @@ import torch
 
 from nbllm.core import machine
 from nbllm.core.errors import UserError
+from nbllm.models.config import ModelConfig
 from nbllm.models.network import build, build_without_weights
 from nbllm.models.presets import make_config
 from nbllm.nn.attention_backends import BACKENDS, use_backend
+from nbllm.nn.positions import POSITIONS
 
 SHAPE = dict(
     vocab_size=97, hidden_size=48, num_layers=2, num_heads=4, max_positions=128, initializer_range=0.2
@@ -59,6 +61,28 @@ def test_grouped_heads_and_rotary_positions_which_no_family_has_yet():
     assert not torch.allclose(reordered, whole, atol=1e-3)
 
 
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("placement", ["pre", "post", "sandwich"])
+def test_every_position_scheme_and_placement_of_norms_with_a_cache(positions, placement):
+    """The second text of each pair is padded on the left; a cache changes nothing."""
+    made = ModelConfig(
+        family="t5", network="encoder_decoder", positions=positions, norm_placement=placement, **SHAPE
+    )
+    model, source, target = build(made), ids(2, 9), ids(2, 11, seed=1)
+    mask = torch.ones(2, 11).bool()
+    mask[1, :4] = False
+    whole = model(source, target, decoder_attention_mask=mask)
+    alone = model(source[1:], target[1:, 4:])
+    torch.testing.assert_close(whole[1, 4:], alone[0], atol=1e-5, rtol=1e-4)
+    cache = model.make_cache(2, 11)
+    with torch.inference_mode():
+        parts = [
+            model(source, part, decoder_attention_mask=mask[:, :end], cache=cache)
+            for part, end in zip(target.split([6, 1, 4], dim=1), (6, 7, 11), strict=True)
+        ]
+    torch.testing.assert_close(torch.cat(parts, dim=1)[mask], whole[mask], atol=1e-5, rtol=1e-4)
+
+
 def test_what_is_read_changes_all_and_what_comes_later_nothing():
     model, source, target = make("bart"), ids(1, 9), ids(1, 11, seed=1)
     whole = model(source, target)
@@ -91,7 +115,14 @@ def test_sizes_are_checked_before_anything_is_built(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting, value", [("sliding_window", 4), ("mask_head", True), ("token_types", 2), ("pooler", True)]
+    "setting, value",
+    [
+        ("sliding_window", 4),
+        ("mask_head", True),
+        ("token_types", 2),
+        ("pooler", True),
+        ("attention_softcap", 5.0),
+    ],
 )
 def test_what_it_does_not_honour_is_refused_by_name(setting, value):
     config = make_config("t5", **SHAPE).replace(**{setting: value})
