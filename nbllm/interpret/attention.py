@@ -20,6 +20,7 @@ from nbllm.models.block import Block
 from nbllm.models.decoder import Decoder
 from nbllm.models.encoder import Encoder
 from nbllm.models.network import Network
+from nbllm.models.prefix_decoder import PrefixDecoder
 from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.attention_backends import eager
 
@@ -40,7 +41,8 @@ def attention_weights(
 
     Args:
         source: A language model, or its network alone.
-        text: A text, as `generate` reads a prompt, or token ids; the network alone takes ids.
+        text: A text, as `generate` reads a prompt (a prefix decoder in both directions), or token ids; the network
+            alone takes ids.
         layers: Which, from 0, in the order of the result; None: all.
         heads: As `layers`.
 
@@ -78,7 +80,11 @@ def attention_weights(
         stack.enter_context(torch.inference_mode())
         for block in model.blocks:
             stack.callback(cast(Block, block).attention.register_forward_pre_hook(keep).remove)
-        model.hidden(torch.tensor([ids], device=model.device))
+        tokens = torch.tensor([ids], device=model.device)
+        if isinstance(model, PrefixDecoder):
+            model.hidden(tokens, prefix_lengths=torch.tensor([len(ids)], device=model.device))
+        else:
+            model.hidden(tokens)
     return out
 
 

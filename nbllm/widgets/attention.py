@@ -212,7 +212,7 @@ def attention(
     ids = token_ids(lm, text)
     kept_layers = chosen(layers, lm.config.num_layers, "layer")
     kept_heads = chosen(heads, lm.config.num_heads, "head")
-    causal = "generate" in lm.model.can
+    causal = "score" in lm.model.can
     _refuse_what_would_freeze(len(kept_layers), len(kept_heads), len(ids), view, causal=causal)
     weights = attention_weights(lm, ids, layers=kept_layers, heads=kept_heads)
     if not weights.isfinite().all():

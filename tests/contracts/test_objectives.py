@@ -330,3 +330,31 @@ def test_a_decoder_is_trained_from_the_token_that_it_generates_from(texts):
         objective = make_objective(config, tokenizer, start=start)
         batch = objective.batch(windows(objective, tokenizer), np.random.default_rng(0))
         assert start == expected and (batch["decoder_inputs"][:, 0] == expected).all()
+
+
+def test_a_denoising_run_goes_back_branches_resumes_and_is_replayed(tokenizer, stores, tmp_path):
+    """What is drawn for a batch depends on seed and position alone, wherever the run has been."""
+    model = make_model("t5", tokenizer)
+    run = nb.train(
+        model, stores[0], validation=stores[1], folder=tmp_path, name="run", objective="mixture_of_denoisers",
+        steps=1_000_000, batch_size=2, sequence_length=32, schedule="constant", warmup_steps=1, validation_interval=3,
+        validation_tokens=100, sample_interval=4, sample_tokens=4, checkpoint_interval=2, precision="float32",
+        num_threads=1,
+    )  # fmt: skip
+    run.wait(step=5, progress=False)
+    run.rewind(2)
+    run.stop()
+    run.wait(progress=False)
+    run.resume()
+    run.set(steps=run.step + 4)
+    run.wait(progress=False)
+    assert run.state == "finished" and run.events("sample")
+    assert nb.replay(run, progress=False).identical
+    fork = run.fork("fork", step=2, steps=5).wait(progress=False)
+    assert fork.state == "finished"
+    whole = nb.train(
+        make_model("t5", tokenizer), stores[0], validation=stores[1], folder=tmp_path, name="whole", **{
+            name: value for name, value in fork.config.items() if value is not None
+        },
+    ).wait(progress=False)  # fmt: skip
+    assert whole.events("end")[-1]["digest"] == fork.events("end")[-1]["digest"]

@@ -224,3 +224,11 @@ def test_its_masks_are_computed_as_in_transformers(family, tokenizer, tmp_path):
             added = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
             expected = theirs(given, attention_mask=added, position_ids=places).logits
             torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_its_attention_is_shown_as_it_reads_a_prompt(lm):
+    from nbllm.interpret import attention_weights
+
+    weights = attention_weights(lm, "def add(a, b): return")
+    assert (weights > 0).all() and weights.shape[0] == 2
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
