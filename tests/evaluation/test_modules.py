@@ -95,6 +95,14 @@ print(found)
 """
 
 
+def _runs(kernel):
+    try:
+        kernel.wait(timeout=0.1)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
 def test_kernels_compute_at_the_same_time_offline_and_leave_nothing_behind(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
@@ -104,11 +112,14 @@ def test_kernels_compute_at_the_same_time_offline_and_leave_nothing_behind(tmp_p
         if not key.startswith(("HF_", "XDG_", "TRANSFORMERS_"))
     }
     environment |= {"HOME": str(home), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
-    commands = [[sys.executable, "-c", PROGRAM, str(number)] for number in (1, 2)]
-    kernels = [subprocess.Popen(command, env=environment, **options) for command in commands]
-    for number, kernel in zip((1, 2), kernels, strict=True):
-        out, err = kernel.communicate(timeout=120)
-        assert out.strip() == str([4 * number + 4] * 5), err
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    while _runs(kernel):  # this process is the other kernel
+        found = metric("sacrebleu").compute(predictions=["x y z w"], references=["x y z w"])
+        assert found["sys_len"] == 4
+    out, err = kernel.communicate()
+    assert out.strip() == str([12] * 5), err
     assert [path for path in home.rglob("*") if path.is_file() and path.suffix in (".arrow", ".lock")] == []
     assert not any("metrics" in Path(path).parts for path in home.rglob("*"))
