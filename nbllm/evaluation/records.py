@@ -52,13 +52,14 @@ class Record:
     def __contains__(self, name: str) -> bool:
         return self.values.get(name) is not None
 
-    def text(self, name: str) -> str:
-        """Return a text that is not empty. "None", "NA" and the like are texts.
+    def text(self, name: str, *, may_be_empty: bool = False) -> str:
+        """Return a text. "None", "NA" and the like are texts.
 
         Raises:
-            DataError: It is missing, empty or no text.
+            DataError: It is missing or no text, or it is empty and must not be.
         """
-        return self._text(self[name], name)
+        value = self[name]
+        return "" if may_be_empty and value == "" else self._text(value, name)
 
     def texts(self, name: str) -> list[str]:
         """Return a list of texts that are not empty.
@@ -121,6 +122,20 @@ class Record:
                 hint="Give the file as published.",
             )
         return wanted.index(str(value))
+
+    def label(self, name: str, names: Sequence[str]) -> int:
+        """Return a label: its number, its name, or for two labels true or false.
+
+        Raises:
+            DataError: It is missing or none of them.
+        """
+        value = self[name]
+        if isinstance(value, bool) and len(names) == 2:
+            return int(value)
+        words = [word.lower() for word in names]
+        if isinstance(value, str) and value.strip().lower() in words:
+            return words.index(value.strip().lower())
+        return self.index(name, range(len(names)))
 
     def _text(self, value: object, name: str) -> str:
         if not isinstance(value, str) or not value.strip():

@@ -26,10 +26,10 @@ class Layout:
 
     Attributes:
         task: The task's name, which is also the folder of the small set of our own.
-        splits: Names of the split that is measured, the first that is there.
+        splits: Names of the split that is measured, the first that is there; "" is of files that name no split.
         shot_splits: Names of the split that worked examples are taken from, the first that is there.
         columns: Of CSV files without a header.
-        subset: Of the data set on the hub; "" for its only one.
+        subset: Of the data set on the hub, and the folder of its files where there is one; "" for its only one.
     """
 
     task: str
@@ -97,6 +97,8 @@ def _from_folder(
         for file in (folder.glob("*") if besides else folder.rglob("*"))
         if suffix_of(file) in READERS and file.is_file() and file != besides
     )
+    inside = [file for file in files if layout.subset in file.relative_to(folder).parts[:-1]]
+    files = inside or files
     if not files and not besides:
         raise DataError(
             "The folder holds no file of a benchmark.", where=folder, hint=f"Known: {', '.join(READERS)}."
@@ -119,8 +121,10 @@ def _is_of(file: Path, folder: Path, split: str) -> bool:
     """Say whether a file is of a split: "test.jsonl", "astronomy_test.csv", "test/astronomy.csv", "dev-v1.1.json"."""
     parts = [part.lower() for part in _NAME_PARTS.findall(stem_of(file))]
     known = {"train", "test", "dev", "val", "valid", "validation"} & set(parts)
+    if split in parts:
+        return True
     if known:
-        return split in known
+        return False
     return split in (parent.name.lower() for parent in file.relative_to(folder).parents)
 
 

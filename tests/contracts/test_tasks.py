@@ -29,7 +29,10 @@ TEXTS = [
     "the dog sat on the cat </td><script>alert(1)</script>",
 ]
 DATA = {"perplexity": TEXTS}  # a task that is not named here measures data of its own
-OTHER = {"subjects": ("astronomy",), "convention": "lighteval", "form": "cloze", "normalizer": "bytes"}
+OTHER = {
+    "subjects": ("astronomy",), "convention": "lighteval", "form": "cloze", "normalizer": "bytes", "language": "zh",
+    "source_language": "en", "target_language": "de",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,8 @@ def test_other_settings_are_not_compared(name, reports, changed):
     for setting, value in TASKS[name]().to_dict().items():
         kinds = {bool: lambda old: not old, int: lambda old: old + 1, type(None): lambda _: 5}
         other = OTHER[setting] if setting in OTHER else kinds[type(value)](value)
+        if setting == "shots" and not TASKS[name].layout.shot_splits:
+            continue  # there is nothing to take them from
         shown = {(): "", ("astronomy",): "astronomy"}
         expected = f"with {setting}={shown.get(value, value)}, this one has {shown.get(other, other)}"
         with pytest.raises(UserError, match=expected):

@@ -67,6 +67,10 @@ class FewShotTask(Task):
     def solution(self, item: Item) -> str:
         """Return what follows the prompt where the item is a worked example, with the space that joins it."""
 
+    def published(self) -> Layout:
+        """Return how the benchmark is published, where settings choose a part of it."""
+        return self.layout
+
     def preamble(self, item: Item) -> str:
         """Return what stands before all worked examples."""
         return ""
@@ -88,7 +92,8 @@ class FewShotTask(Task):
 
     def examples(self, source: Source) -> tuple[Sequence[Mapping[str, Any]], str]:
         """Return the items with their worked examples."""
-        records, words = load_split(source.data, self.layout, self.layout.splits)
+        layout = self.published()
+        records, words = load_split(source.data, layout, layout.splits)
         items = self._items(records)
         pools = self._pools(source) if self.shots and items else {}
         return [{**item, "shots": self._shots(item, pools)} for item in items], words
@@ -105,7 +110,8 @@ class FewShotTask(Task):
         return [item for record in records for item in self.items(record) if self.wanted(item)]
 
     def _pools(self, source: Source) -> dict[Any, list[dict[str, Any]]]:
-        records, _ = load_split(source.data, self.layout, self.layout.shot_splits)
+        layout = self.published()
+        records, _ = load_split(source.data, layout, layout.shot_splits)
         pools: dict[Any, list[dict[str, Any]]] = {}
         for item in self._items(records):
             pools.setdefault(item.get(self.pool), []).append(item)
