@@ -75,8 +75,8 @@ class Copa(MultipleChoice):
         return str(item["question"])
 
     def continuations(self, item: Item) -> list[str]:
-        """Return the choices, which go on a sentence."""
-        return [f" {choice[0].lower()}{choice[1:]}" for choice in item["choices"]]
+        """Return the choices, which go on a sentence; lm_eval has two spaces before them."""
+        return [f"  {choice[0].lower()}{choice[1:]}" for choice in item["choices"]]
 
 
 @TASKS.register("multirc")

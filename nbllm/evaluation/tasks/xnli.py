@@ -84,5 +84,5 @@ class Xnli(MultipleChoice):
         return ""
 
     def continuations(self, item: Item) -> list[str]:
-        """Return the whole texts, as beginnings of a document."""
-        return list(item["choices"])
+        """Return the whole texts, as beginnings of a document; lm_eval has a space before them."""
+        return [f" {choice}" for choice in item["choices"]]
