@@ -4,6 +4,7 @@ from .config import EvaluationConfig as EvaluationConfig
 from .contamination import Overlap as Overlap, find_overlap as find_overlap
 from .discrepancy import discrepancy as discrepancy
 from .examples import Examples as Examples, Source as Source
+from .harness_model import HarnessModel as HarnessModel
 from .measuring import Measured as Measured, answer_examples as answer_examples, measure as measure
 from .metric_list import MetricList as MetricList, list_metrics as list_metrics
 from .metrics import (

@@ -15,7 +15,7 @@ from lm_eval import evaluator  # noqa: E402
 from lm_eval.api.task import ConfigurableTask  # noqa: E402
 from lm_eval.tasks._yaml_loader import load_yaml  # noqa: E402
 
-from nbllm.evaluation import TASKS, Source, evaluate  # noqa: E402
+from nbllm.evaluation import TASKS, HarnessModel, Source, evaluate  # noqa: E402
 from nbllm.evaluation.splits import EMBEDDED, load_split  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -92,11 +92,11 @@ def theirs(key, tmp_path):
         file = tmp_path / f"{split}.jsonl"
         file.write_text("".join(json.dumps(value) + "\n" for value in values))
         files[split] = str(file)
-    first = {"sampler": "first_n"}
     return ConfigurableTask(
         config={
             **config, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files},
-            "num_fewshot": settings.get("shots", 0), "fewshot_config": {**(config.get("fewshot_config") or {}), **first},
+            "num_fewshot": settings.get("shots", 0),
+            "fewshot_config": {**(config.get("fewshot_config") or {}), "sampler": "first_n"},
         }
     )  # fmt: skip
 
@@ -172,3 +172,33 @@ def test_likelihoods_and_accuracy_are_theirs(key, model, tmp_path):
         assert report.metric("normalized_accuracy").value == pytest.approx(result["acc_norm,none"])
     if key == "lambada":
         assert report.metric("word_perplexity").value == pytest.approx(result["perplexity,none"], rel=1e-4)
+
+
+@pytest.mark.parametrize("key", ["mmlu astronomy", "hellaswag", "nq_open"])
+def test_their_evaluator_runs_our_model(key, model, tmp_path):
+    lm, hf = model
+    settings = {"log_samples": True, "bootstrap_iters": 0, "limit": 4}
+    found, expected = (
+        evaluator.evaluate(lm=each, task_dict={"other": theirs(key, tmp_path)}, **settings)
+        for each in (HarnessModel(lm), hf)
+    )
+    assert {k: v for k, v in found["results"]["other"].items() if isinstance(v, float)} == {
+        k: v for k, v in expected["results"]["other"].items() if isinstance(v, float)
+    }
+    for one, two in zip(found["samples"]["other"], expected["samples"]["other"], strict=True):
+        if key == "nq_open":
+            assert one["resps"] == two["resps"]
+        else:
+            for ours_, theirs_ in zip(one["resps"], two["resps"], strict=True):
+                assert ours_[0][0] == pytest.approx(theirs_[0][0], abs=1e-4) and ours_[0][1] == theirs_[0][1]
+
+
+def test_whole_texts_are_as_likely_as_theirs(model):
+    from lm_eval.api.instance import Instance
+
+    lm, hf = model
+    texts = ["The cat sat on the mat.", "What is 7 times 8?"]
+    asked = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    assert HarnessModel(lm).loglikelihood_rolling(asked) == pytest.approx(
+        hf.loglikelihood_rolling(asked), abs=1e-4
+    )
