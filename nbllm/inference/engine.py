@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -28,6 +28,7 @@ from nbllm.inference.sequence import Sequence, make_sequences, repeated
 from nbllm.inference.workspace import workspace_of
 
 if TYPE_CHECKING:
+    from nbllm.models.encoder_decoder import EncoderDecoder
     from nbllm.models.network import GenerativeNetwork
 
 # Called with the prompt's index and each new token; a true answer ends the sequence ("stop").
@@ -205,7 +206,7 @@ def _run(
 
 
 def _check_prompts(model: GenerativeNetwork, sequences: list[Sequence], config: SamplingConfig) -> None:
-    vocabulary, limit = model.config.vocab_size, model.longest_prompt
+    vocabulary, limit = model.config.vocab_size, model.config.max_positions
     for sequence in sequences:
         read = sequence.prompt if sequence.source is None else sequence.source
         if not all(0 <= token < vocabulary for token in read):
@@ -214,14 +215,13 @@ def _check_prompts(model: GenerativeNetwork, sequences: list[Sequence], config: 
                 where=f"prompt {sequence.index}",
                 hint="use the tokenizer that belongs to this model; where tokens were added to it, lm.resize()",
             )
-        is_whole = config.overflow == "stop" or sequence.source is not None
-        if is_whole and limit is not None and len(read) > limit:
+        can_slide = sequence.source is None
+        most = limit if can_slide else cast("EncoderDecoder", model).longest_source
+        if (config.overflow == "stop" or not can_slide) and most is not None and len(read) > most:
             raise UserError(
-                f"The prompt has {len(read)} tokens; the model has positions for {limit}.",
+                f"The prompt has {len(read)} tokens; the model has positions for {most}.",
                 where=f"prompt {sequence.index}",
-                hint="shorten it"
-                if sequence.source is not None
-                else 'shorten it, or pass overflow="slide" to continue from its end',
+                hint="shorten it" + ', or pass overflow="slide" to continue from its end' * can_slide,
             )
 
 

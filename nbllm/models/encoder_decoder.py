@@ -227,7 +227,7 @@ class EncoderDecoder(GenerativeNetwork):
         return [(layer, "weight") for layer in layers] + biases
 
     @property
-    def longest_prompt(self) -> int | None:
+    def longest_source(self) -> int | None:
         """The most tokens that the encoder can read; None: no limit, as with T5's relative positions."""
         return self.encoder.positions.limit
 

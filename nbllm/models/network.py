@@ -163,11 +163,6 @@ class Network(nn.Module):
 class GenerativeNetwork(Network):
     """Base of the networks that write a text token by token."""
 
-    @property
-    def longest_prompt(self) -> int | None:
-        """The most tokens of a prompt that it can read; None: no limit."""
-        return self.config.max_positions
-
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary; to be defined by each network."""
         raise NotImplementedError
