@@ -15,6 +15,7 @@ from .metrics import (
     Metric as Metric,
     PredictionMetric as PredictionMetric,
     RatioOfSums as RatioOfSums,
+    bertscore_baseline as bertscore_baseline,
 )
 from .modules import MetricModule as MetricModule, metric as metric
 from .preparing import Prepared as Prepared, prepare as prepare

@@ -66,7 +66,7 @@ def token_states(
     Args:
         network: An encoder.
         sequences: Token ids, at least one and at most `max_positions` each.
-        num_layers: How many blocks have been read; `None` is all.
+        num_layers: How many blocks have been read, 0 for the embeddings; `None` is all.
 
     Returns:
         For each sequence (token, hidden), float32, on the CPU.
@@ -79,7 +79,7 @@ def token_states(
     most = network.config.num_layers
     if not isinstance(network, Encoder):
         raise UserError(f"This needs an encoder; the model is {network.kind}.")
-    if num_layers is not None and not 1 <= num_layers <= most:
+    if num_layers is not None and not 0 <= num_layers <= most:
         raise UserError(f"num_layers is {num_layers}; the model has {most}.", where="num_layers")
     out: dict[int, Tensor] = {}
     for rows, hidden, mask in _read(network, sequences, num_layers=num_layers):

@@ -7,10 +7,13 @@ import csv
 import dataclasses
 import math
 import os
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.core.io import expand_user, write_atomic
 from nbllm.evaluation.columns import Array, Columns, Row
 from nbllm.evaluation.metrics.base import METRICS, PredictionMetric, RatioOfSums
 
@@ -31,12 +34,12 @@ class BertScore(PredictionMetric, RatioOfSums):
     its weights.
 
     Args:
-        num_layers: Which layer's vectors are compared; `None` is the last.
+        num_layers: Which layer's vectors are compared, 0 for the embeddings; `None` is the last.
         idf: Whether a token counts by how rare it is among the references. Where all weights are 0, as with a single
             reference, every token counts alike.
         rescale_with_baseline: Whether a score is stretched so that what unrelated texts have becomes 0.
         baseline_path: What unrelated texts have: a file in the layout of bert-score, with a line LAYER,P,R,F for each
-            layer, from 0.
+            layer, from 0. `nb.evaluation.bertscore_baseline` makes one.
 
     Source: Zhang et al. 2020, arXiv:1904.09675, section 3.
     """
@@ -57,7 +60,7 @@ class BertScore(PredictionMetric, RatioOfSums):
             raise UserError(
                 "rescale_with_baseline and baseline_path are given together: a baseline belongs to one encoder.",
                 where="bertscore",
-                hint='Give rescale_with_baseline=True, baseline_path="baseline.tsv", in the layout of bert-score.',
+                hint="Make one with nb.evaluation.bertscore_baseline(texts, path), and give both.",
             )
 
     def conventions(self, columns: Columns | None = None) -> dict[str, object]:
@@ -100,7 +103,7 @@ class BertScore(PredictionMetric, RatioOfSums):
             lm, [*predictions, *(gold for each in references for gold in each)], self.num_layers
         )
         weights = self._weights(lm, references)
-        baseline = self._baseline(self.num_layers or lm.config.num_layers)
+        baseline = self._baseline(_layer(lm, self.num_layers))
         name = _named(lm)
         out: list[Row] = []
         for prediction, golds in zip(predictions, references, strict=True):
@@ -243,6 +246,50 @@ def _match(prediction: _Read, gold: _Read, weights: _TokenWeights) -> tuple[floa
     )
     total = precision + recall
     return precision, recall, 2 * precision * recall / total if total else 0.0
+
+
+def _layer(lm: LM, num_layers: int | None) -> int:
+    return lm.config.num_layers if num_layers is None else num_layers
+
+
+def bertscore_baseline(
+    texts: Sequence[str], path: str | os.PathLike[str], *, model_type: LM | str | None = None, seed: int = 0
+) -> Path:
+    """Write what unrelated texts score, layer by layer: a `baseline_path` for "bertscore".
+
+    Every text is compared with another one, drawn at random; the means are those of all pairs.
+
+    Args:
+        texts: Unrelated sentences of the kind to be judged, at least two different ones; some thousands are good.
+        path: The file, in the layout of bert-score.
+        model_type: The encoder that it is for: an `LM`, its folder or its name; `None` is all-MiniLM-L6-v2.
+        seed: Of the pairs.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: There are fewer than two different texts.
+
+    Source: Zhang et al. 2020, arXiv:1904.09675, section 3, "Baseline rescaling".
+    """
+    different = list(dict.fromkeys(text for text in texts if text.strip()))
+    if len(different) < 2:
+        raise DataError("A baseline needs at least two different texts that are not empty.")
+    random.Random(seed).shuffle(different)
+    others = [*different[1:], different[0]]
+    lm = _encoder(model_type, None)
+    lines = ["LAYER,P,R,F"]
+    for layer in range(lm.config.num_layers + 1):
+        rows = BertScoreF1(num_layers=layer).rows(different, [[other] for other in others], model_type=lm)
+        means = (
+            math.fsum(float(row[name]) for row in rows) / len(rows)  # type: ignore[arg-type]
+            for name in ("precision", "recall", "bertscore_f1")
+        )
+        lines.append(f"{layer},{','.join(map(repr, means))}")
+    path = expand_user(path)
+    write_atomic(path, "\n".join(lines) + "\n")
+    return path
 
 
 @METRICS.register("bertscore_precision")

@@ -9,7 +9,7 @@ import transformers
 
 import nbllm as nb
 from nbllm.core.errors import DataError, UserError
-from nbllm.evaluation import METRICS, metric
+from nbllm.evaluation import METRICS, bertscore_baseline, metric
 from nbllm.models.zoo.known import MODELS
 from tests.models.test_embedding import wordpiece
 
@@ -66,7 +66,7 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("idf", [False, True])
-@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("layers", [0, 1, 3])
 def test_scores_are_those_of_bert_score(lm, folder, layers, idf):
     found = metric("bertscore", num_layers=layers, idf=idf).compute(
         predictions=PREDICTIONS, references=REFERENCES, model_type=lm
@@ -94,6 +94,29 @@ def test_scores_are_rescaled_by_a_baseline(lm, folder, tmp_path):
         path.write_text(text)
         with pytest.raises(DataError, match="(?s)no baseline with a layer 2.*LAYER,P,R,F"):
             judged.compute(predictions=PREDICTIONS, references=REFERENCES, model_type=lm)
+
+
+def test_a_baseline_is_what_pairs_of_unrelated_texts_score(lm, folder, tmp_path):
+    texts = ["the dog barks", "a cat then sleeps", "the bird and", "", "dogs and cats", "the dog barks"]
+    path = bertscore_baseline(texts, tmp_path / "baseline.tsv", model_type=lm)
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    assert lines[0] == ["LAYER", "P", "R", "F"] and [line[0] for line in lines[1:]] == ["0", "1", "2", "3"]
+    options = {"rescale_with_baseline": True, "baseline_path": str(path)}
+    rescaled = metric("bertscore", num_layers=2, **options)
+    found = rescaled.compute(predictions=PREDICTIONS, references=REFERENCES, model_type=lm)
+    close(found, theirs(folder, 2, lang="en", **options))  # bert-score reads the file too
+    plain = metric("bertscore", num_layers=2).compute(
+        predictions=PREDICTIONS, references=REFERENCES, model_type=lm
+    )
+    assert max(found["f1"]) < max(plain["f1"]) <= 1
+    # Of two texts there is one pair, each way: its mean is the baseline, so that both together score 0.
+    path = bertscore_baseline(texts[:2], tmp_path / "two.tsv", model_type=lm)
+    zero = metric("bertscore", num_layers=3, rescale_with_baseline=True, baseline_path=str(path))
+    both = zero.compute(predictions=texts[:2], references=texts[1::-1], model_type=lm)
+    for key in ("precision", "recall", "f1"):
+        assert sum(both[key]) == pytest.approx(0, abs=1e-5)
+    with pytest.raises(DataError, match="at least two different texts"):
+        bertscore_baseline(["a", "a", ""], tmp_path / "one.tsv", model_type=lm)
 
 
 def test_one_reference_has_a_score_with_idf(lm):
