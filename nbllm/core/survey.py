@@ -89,6 +89,7 @@ TECHNIQUES = (
     Technique("3.2", "GPT-NeoX and Pythia", "nbllm.models.families.gpt_neox"),
     Technique("3.2", "GPT-J", "nbllm.models.families.gptj"),
     Technique("3.2", "RWKV", "nbllm.models.rwkv.RWKV"),
+    Technique("3.2", "PaLM, Gopher and the first GLM", "nbllm.models.families.own"),
     Technique("3.2", "Phi", "nbllm.models.families.phi"),
     Technique("3.2", "Mistral", "nbllm.models.families.mistral"),
     Technique("3.2", "Mixtral", "nbllm.models.families.mixtral"),

@@ -31,12 +31,14 @@ class Block(nn.Module):
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.1 ("post"); Radford et al. 2019 (GPT-2), section 2.3, and
         Touvron et al. 2023, arXiv:2302.13971, section 2.2 ("pre"); Black et al. 2022, arXiv:2204.06745, section 2.1
-        (parallel); Ding et al. 2021 (CogView), arXiv:2105.13290, section 2.4 ("sandwich").
+        (parallel); Ding et al. 2021 (CogView), arXiv:2105.13290, section 2.4 ("sandwich"); Wang et al. 2022,
+        arXiv:2203.00555 (DeepNorm, which multiplies the stream before "post").
     """
 
     def __init__(self, config: ModelConfig, layer: int, *, has_cross_attention: bool = False) -> None:
         super().__init__()
         self.norm_placement, self.parallel = config.norm_placement, config.parallel_block
+        self.residual_scale = config.residual_scale
 
         def norm(*, present: bool) -> nn.Module | None:
             return make_norm(config.norm, config.hidden_size, config.norm_eps) if present else None
@@ -73,10 +75,10 @@ class Block(nn.Module):
             return self._in_parallel(x, context)
         assert self.feed_forward_norm is not None
         if self.norm_placement == "post":
-            x = add_and_normalize(self.attention_norm, x, self.attention(x, context))[1]
+            x = self._added(self.attention_norm, x, self.attention(x, context))
             if self.cross_attention_norm is not None and self.cross_attention is not None:
-                x = add_and_normalize(self.cross_attention_norm, x, self.cross_attention(x, context))[1]
-            return add_and_normalize(self.feed_forward_norm, x, self.feed_forward(x))[1]
+                x = self._added(self.cross_attention_norm, x, self.cross_attention(x, context))
+            return self._added(self.feed_forward_norm, x, self.feed_forward(x))
         x, normal = keep_and_normalize(self.attention_norm, x)
         gathered = _normalized(self.attention_output_norm, self.attention(normal, context))
         if self.cross_attention_norm is not None and self.cross_attention is not None:
@@ -84,6 +86,10 @@ class Block(nn.Module):
             gathered = _normalized(self.cross_attention_output_norm, self.cross_attention(normal, context))
         x, normal = add_and_normalize(self.feed_forward_norm, x, gathered)
         return x + _normalized(self.feed_forward_output_norm, self.feed_forward(normal))
+
+    def _added(self, norm: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
+        """Return the stream with what a part adds to it, normalized ("post")."""
+        return add_and_normalize(norm, x if self.residual_scale == 1 else x * self.residual_scale, branch)[1]
 
     def _in_parallel(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext

@@ -52,10 +52,13 @@ class ModelConfig(PlainConfig):
         position_offset: Rows of the learned positions before that of the first token. Where there are any, the last
             of them is that of padding (OPT), which in an encoder is the token `position_offset - 1` and is not counted
             (RoBERTa); 0: all tokens are counted.
-        norm: "layer_norm", "rms_norm" or "rms_norm_offset" (RMSNorm with a weight that is stored less 1).
+        norm: "layer_norm", "layer_norm_no_bias" (PaLM), "rms_norm" or "rms_norm_offset" (RMSNorm with a weight that is
+            stored less 1).
         norm_placement: "pre", before each part and after the last block, "post", after each part has been added to the
             residual stream (Vaswani et al. 2017), or "sandwich", before each part and over its result before it is
             added, and after the last block (Gemma 2).
+        residual_scale: What the residual stream is multiplied by before a part is added to it and both are normalized,
+            with norm_placement "post": DeepNorm's alpha, sqrt(2 * num_layers) in GLM-130B.
         parallel_block: Whether attention and feed-forward both read the residual stream as it enters the block, and
             are added to it together (GPT-J), instead of one after the other.
         shared_norm: Whether, in a parallel block, both read the same normalization.
@@ -90,7 +93,7 @@ class ModelConfig(PlainConfig):
             OPT-350m), and in a decoder another back before the head; 0: the embedding has hidden_size, and there is
             no projection.
         scale_embedding: Whether the token embeddings are multiplied by sqrt(hidden_size) (BART, Gemma).
-        scale_head: Whether the last hidden states are divided by sqrt(hidden_size) before the head (T5).
+        scale_head: Whether the last hidden states are divided by sqrt(hidden_size) before the head (T5, PaLM).
         embedding_norm: Whether the sum of token, position and type embeddings is normalized.
         token_types: Kinds of tokens, such as those of a first and a second sentence, with a learned vector each; 0:
             all tokens are of one kind.
@@ -118,6 +121,7 @@ class ModelConfig(PlainConfig):
     position_offset: int = 0
     norm: str = "layer_norm"
     norm_placement: str = "pre"
+    residual_scale: float = 1.0
     parallel_block: bool = False
     shared_norm: bool = False
     norm_eps: float = 1e-5
@@ -177,7 +181,9 @@ class ModelConfig(PlainConfig):
         ):
             if getattr(self, name) > most:
                 raise UserError(f"{name} must be at most {most:,}.", where="ModelConfig")
-        check_positive(self, "norm_eps", "rope_theta", "rotary_fraction", "initializer_range")
+        check_positive(
+            self, "norm_eps", "rope_theta", "rotary_fraction", "initializer_range", "residual_scale"
+        )
         check_choice(self, "positions", tuple(POSITIONS))
         check_choice(self, "norm", tuple(NORMS))
         check_choice(self, "norm_placement", ("pre", "post", "sandwich"))
@@ -229,6 +235,8 @@ class ModelConfig(PlainConfig):
             )
         if self.router_loss_weight and not self.num_experts:
             raise UserError("router_loss_weight is for a mixture of experts.", where="ModelConfig")
+        if self.residual_scale != 1 and self.norm_placement != "post":
+            raise UserError('residual_scale is for norm_placement="post".', where="ModelConfig")
         if self.parallel_block and self.norm_placement != "pre":
             raise UserError('A parallel block has norm_placement="pre".', where="ModelConfig")
         if self.shared_norm and not self.parallel_block:

@@ -35,7 +35,7 @@ class Decoder(CausalNetwork):
     takes_mask = True
     fixed: ClassVar = {
         "token_types": 0, "num_layer_groups": 0, "mask_head": False, "rescale_every": 0,
-        "pooler": False, "num_decoder_layers": 0, "scale_head": False,
+        "pooler": False, "num_decoder_layers": 0,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:
@@ -137,7 +137,7 @@ class Decoder(CausalNetwork):
             cache.advance(count)
         for last in (self.norm, self.head_projection):
             x = x if last is None else last(x)
-        return x
+        return x * self.config.hidden_size**-0.5 if self.config.scale_head else x
 
     def _embed(self, input_ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
         """Return the embeddings of tokens."""

@@ -21,6 +21,10 @@ from nbllm.nn.joined import empty_parameters
 from nbllm.nn.mixture_of_experts import MixtureOfExperts, Routing, load_balancing_loss
 from nbllm.nn.normalization import NORMS
 
+_SCALED_DOWN_BY_DEEPNORM = (
+    "attention.value.weight", "attention.output.weight", "feed_forward.gate.weight", "feed_forward.up.weight",
+    "feed_forward.down.weight",
+)  # fmt: skip
 VERBS = ("generate", "fill", "embed", "score", "denoise", "infill")
 
 
@@ -99,10 +103,11 @@ class Network(nn.Module):
         """Draw new weights.
 
         Matrices are normal with `initializer_range`; those that write into a residual stream that is not normalized
-        itself are scaled down by sqrt(2 * num_layers), as many as write into it. Biases are 0, and
-        normalizations scale nothing.
+        itself are scaled down by sqrt(2 * num_layers), as many as write into it. Biases are 0, and normalizations scale
+        nothing. Where the stream is multiplied before each part is added (DeepNorm), values, outputs and feed-forward
+        parts are divided by as much.
 
-        Source: Radford et al. 2019 (GPT-2), section 2.3.
+        Source: Radford et al. 2019 (GPT-2), section 2.3; Zeng et al. 2022 (GLM-130B), arXiv:2210.02414, section 2.1.
         """
         accumulates = self.config.norm_placement == "pre"
         residual = 1 / math.sqrt(2 * self.config.num_layers) if accumulates else 1.0
@@ -112,6 +117,8 @@ class Network(nn.Module):
                 continue
             into_stream = name.endswith(("attention.output.weight", "down.weight"))
             std = self.config.initializer_range * (residual if into_stream else 1.0)
+            if name.endswith(_SCALED_DOWN_BY_DEEPNORM):
+                std /= self.config.residual_scale
             if self.config.scale_head and name == "embedding.weight":
                 std *= math.sqrt(self.config.hidden_size)  # that logits are as large as with another head
             # Drawn on the CPU in float32, so that every device and precision begins from the same weights.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nbllm.core.errors import UserError, nearest
@@ -10,6 +11,7 @@ from nbllm.models.families import FAMILIES
 from nbllm.models.families.bart import BART
 from nbllm.models.families.bert import POST_NORM_ENCODER
 from nbllm.models.families.gemma2 import GEMMA_DECODER
+from nbllm.models.families.own import OWN
 from nbllm.models.families.rwkv import RWKV_NETWORK
 from nbllm.models.families.t5 import ENCODER_DECODER
 
@@ -211,6 +213,17 @@ _FLAN_T5: dict[str, Any] = {
 
 _RWKV: dict[str, Any] = {**RWKV_NETWORK, "family": "rwkv", "vocab_size": 50277, "tie_embeddings": False,
     "rescale_every": 6}  # fmt: skip
+# Chowdhery et al. 2022, arXiv:2204.02311, section 2 and table 1.
+_PALM: dict[str, Any] = {"family": OWN, "vocab_size": 256000, "max_positions": 2048, "num_kv_heads": 1, "head_dim": 256,
+    "positions": "rotary", "norm": "layer_norm_no_bias", "norm_eps": 1e-6, "activation": "silu", "gated": True,
+    "parallel_block": True, "shared_norm": True, "attention_bias": False, "feed_forward_bias": False,
+    "scale_head": True}  # fmt: skip
+# Rae et al. 2021, arXiv:2112.11446, section 3.1 and table 1.
+_GOPHER: dict[str, Any] = {"family": OWN, "vocab_size": 32000, "max_positions": 2048, "positions": "transformer_xl",
+    "norm": "rms_norm"}  # fmt: skip
+# Du et al. 2022, arXiv:2103.10360, section 3.1 and the configuration files published with the models; the vocabularies
+# are BERT's and GPT-2's, padded to a multiple of 128.
+_FIRST_GLM: dict[str, Any] = {"family": OWN, "network": "prefix_decoder", "positions": "learned_2d"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": {**_GPT2, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
@@ -398,6 +411,54 @@ PRESETS: dict[str, dict[str, Any]] = {
         "intermediate_size": 21504,
         "attention_scale": 168**-0.5,
     },
+    "palm-8b": {**_PALM, "hidden_size": 4096, "num_layers": 32, "num_heads": 16, "intermediate_size": 16384},
+    "palm-62b": {**_PALM, "hidden_size": 8192, "num_layers": 64, "num_heads": 32, "intermediate_size": 32768},
+    "palm-540b": {
+        **_PALM,
+        "hidden_size": 18432,
+        "num_layers": 118,
+        "num_heads": 48,
+        "intermediate_size": 73728,
+    },
+    "gopher-44m": {**_GOPHER, "hidden_size": 512, "num_layers": 8, "num_heads": 16},
+    "gopher-117m": {**_GOPHER, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
+    "gopher-417m": {**_GOPHER, "hidden_size": 1536, "num_layers": 12, "num_heads": 12},
+    "gopher-1.4b": {**_GOPHER, "hidden_size": 2048, "num_layers": 24, "num_heads": 16},
+    "gopher-7.1b": {**_GOPHER, "hidden_size": 4096, "num_layers": 32, "num_heads": 32},
+    "gopher-280b": {**_GOPHER, "hidden_size": 16384, "num_layers": 80, "num_heads": 128},
+    "glm-base": {
+        **_FIRST_GLM,
+        "vocab_size": 30592,
+        "max_positions": 512,
+        "hidden_size": 768,
+        "num_layers": 12,
+        "num_heads": 12,
+    },
+    "glm-large": {
+        **_FIRST_GLM,
+        "vocab_size": 30592,
+        "max_positions": 512,
+        "hidden_size": 1024,
+        "num_layers": 24,
+        "num_heads": 16,
+    },
+    "glm-10b": {**_FIRST_GLM, "vocab_size": 50304, "hidden_size": 4096, "num_layers": 48, "num_heads": 64},
+    # Zeng et al. 2022, arXiv:2210.02414, section 2 and appendix C; its head is a matrix of its own.
+    "glm-130b": {
+        **_FIRST_GLM,
+        "vocab_size": 150528,
+        "max_positions": 2048,
+        "positions": "rotary",
+        "hidden_size": 12288,
+        "num_layers": 70,
+        "num_heads": 96,
+        "intermediate_size": 32768,
+        "activation": "gelu",
+        "gated": True,
+        "norm_placement": "post",
+        "residual_scale": math.sqrt(140),
+        "tie_embeddings": False,
+    },
     "bert": {**_BERT, "hidden_size": 768, "num_layers": 12, "num_heads": 12},
     "bert-large": {**_BERT, "hidden_size": 1024, "num_layers": 24, "num_heads": 16},
     "minilm-l6": {**_BERT, "hidden_size": 384, "num_layers": 6, "num_heads": 12},
@@ -488,8 +549,8 @@ _DERIVED = ("num_kv_heads", "head_dim", "intermediate_size")
 def make_config(name: str, **changes: Any) -> ModelConfig:
     """Return the preset `name` (a family's name is its usual shape) with `changes`.
 
-    A change of hidden_size or num_heads lets the sizes that follow from them (num_kv_heads, head_dim,
-    intermediate_size) be derived anew unless they are given too.
+    A change of hidden_size or num_heads lets the sizes that follow from them (num_kv_heads unless it is 1, head_dim,
+    intermediate_size) be derived anew unless they are given too; one of num_layers, the residual_scale of DeepNorm.
 
     Raises:
         UserError: No such preset or setting, a value out of range, or one that the family cannot have.
@@ -503,11 +564,13 @@ def make_config(name: str, **changes: Any) -> ModelConfig:
         )
     if "hidden_size" in changes or "num_heads" in changes:
         for key in _DERIVED:
-            values.pop(key, None)
-    if (
-        changes.get("network") == "prefix_decoder"
-    ):  # of the parts of any decoder, saved in a layout of its own
-        values["family"] = "prefix_decoder"
+            if values.get(key) != 1:  # a single key/value head serves any number of query heads
+                values.pop(key, None)
+    layers = changes.get("num_layers")
+    if "residual_scale" in values and isinstance(layers, int) and layers > 0:
+        values["residual_scale"] = math.sqrt(2 * layers)
+    if changes.get("network") == "prefix_decoder":  # of the parts of any decoder
+        values["family"] = OWN
     config = ModelConfig.from_dict({**values, **changes})
     FAMILIES[config.family].check(config)
     return config

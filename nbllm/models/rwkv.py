@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar, cast
 
 import torch
@@ -17,6 +18,11 @@ from nbllm.nn.normalization import make_norm
 from nbllm.nn.recurrent_state import RecurrentState
 from nbllm.nn.time_mixing import ChannelMixing, TimeMixing
 
+# Settings that it honours, and those that follow from others.
+_VARIED = {
+    "family", "network", "vocab_size", "hidden_size", "num_layers", "intermediate_size", "max_positions", "norm_eps",
+    "tie_embeddings", "head_bias", "rescale_every", "initializer_range", "num_kv_heads", "head_dim",
+}  # fmt: skip
 LAST_NORM_EPS = 1e-5  # of the last normalization, whatever the others' is
 
 
@@ -65,14 +71,9 @@ class RWKV(CausalNetwork):
 
     kind = "a recurrent network, which predicts the next token from a state of one size"
     fixed: ClassVar = {
-        "num_heads": 1, "positions": "none", "norm": "layer_norm", "norm_placement": "pre", "embedding_norm": True,
-        "activation": "relu_squared", "gated": False, "attention_bias": False, "attention_output_bias": True,
-        "feed_forward_bias": False, "attention_softcap": 0.0, "logit_softcap": 0.0, "num_experts": 0,
-        "parallel_block": False, "shared_norm": False, "qk_norm": False,
-        "attention_scale": 0.0, "sliding_window": 0, "rope_theta": 10000.0, "rotary_fraction": 1.0,
-        "rotary_interleaved": False, "rope_scaling": None, "position_offset": 0, "embedding_size": 0,
-        "scale_embedding": False, "scale_head": False, "token_types": 0, "num_layer_groups": 0, "mask_head": False,
-        "pooler": False, "num_decoder_layers": 0,
+        **{field.name: field.default for field in dataclasses.fields(ModelConfig) if field.name not in _VARIED},
+        "num_heads": 1, "positions": "none", "embedding_norm": True, "activation": "relu_squared",
+        "attention_bias": False, "feed_forward_bias": False,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:

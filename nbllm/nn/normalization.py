@@ -71,6 +71,9 @@ class Norm:
 # 2019, arXiv:1910.07467) a weight only; Gemma (Gemma Team 2024, arXiv:2403.08295) stores it less 1.
 NORMS: dict[str, Norm] = {
     "layer_norm": Norm(lambda size, eps: LayerNorm(size, eps=eps), "LayerNorm", centred=True),
+    "layer_norm_no_bias": Norm(
+        lambda size, eps: LayerNorm(size, eps=eps, bias=False), "LayerNorm (no bias)", centred=True
+    ),
     "rms_norm": Norm(lambda size, eps: RMSNorm(size, eps=eps), "RMSNorm", centred=False),
     "rms_norm_offset": Norm(
         lambda size, eps: OffsetRMSNorm(size, eps=eps), "RMSNorm (1 + weight)", centred=False, initial=0.0

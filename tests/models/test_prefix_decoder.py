@@ -168,9 +168,9 @@ def test_it_is_saved_in_a_layout_of_its_own_which_transformers_does_not_read_as_
     assert opened.config == lm.config and type(opened.model) is PrefixDecoder
     given = torch.arange(9)[None]
     assert torch.equal(opened.model(given), lm.model(given))
-    with pytest.raises((ValueError, KeyError), match="prefix_decoder"):
+    with pytest.raises((ValueError, KeyError), match="nbllm"):
         AutoModelForCausalLM.from_pretrained(folder)
-    with pytest.raises(UserError, match="prefix_decoder"):
+    with pytest.raises(UserError, match="nbllm"):
         lm.save(tmp_path / "model.gguf")
 
 

@@ -24,7 +24,7 @@ def norm_of(kind, size):
 
 
 def reference(kind, x, weight, bias=None):
-    if kind == "layer_norm":
+    if kind.startswith("layer_norm"):
         return F.layer_norm(x, weight.shape, weight, bias, 1e-5)
     if kind == "rms_norm_offset":
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -45,8 +45,8 @@ _WITHOUT_EFFECT = ("family", "initializer_range", "max_positions")
 _ONLY = {
     "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "attention_scale": 0.0,
     "attention_softcap": 0.0, "logit_softcap": 0.0, "sliding_window": 0, "full_attention_interval": 0,
-    "norm_placement": "pre", "rope_local_theta": 0.0, "scale_embedding": False,
-    "embedding_size": 0, "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
+    "norm_placement": "pre", "rope_local_theta": 0.0, "scale_embedding": False, "scale_head": False,
+    "residual_scale": 1.0, "embedding_size": 0, "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
     "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, **Decoder.fixed,
 }  # fmt: skip
 _FIELDS = {
@@ -188,6 +188,7 @@ def _expected_block(config: ModelConfig, layer: int) -> ExpectedModule:
         {
             "norm_placement": "pre",
             "parallel": False,
+            "residual_scale": 1.0,
             "attention_output_norm": None,
             "cross_attention_norm": None,
             "cross_attention": None,

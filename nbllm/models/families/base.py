@@ -22,7 +22,7 @@ USUAL: dict[str, Any] = {
     "position_offset": 0, "parallel_block": False, "shared_norm": False, "qk_norm": False, "sliding_window": 0,
     "head_bias": False, "num_decoder_layers": 0, "attention_scale": 0.0, "scale_embedding": False, "scale_head": False,
     "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, "rope_scaling": None,
-    "rescale_every": 0,
+    "rescale_every": 0, "residual_scale": 1.0,
     "norm_placement": "pre", "attention_softcap": 0.0, "logit_softcap": 0.0, "full_attention_interval": 0,
     "rope_local_theta": 0.0, "embedding_size": 0, "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Prefix decoders, in a layout of our own: transformers has no class for them, and would read them as causal."""
+"""A layout of our own, for what transformers has no class for: prefix decoders, PaLM, Gopher, the first GLM."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def rules(config: ModelConfig) -> list[WeightRule]:
     return [WeightRule(name, (name,)) for name, _ in build_without_weights(config).named_parameters()]
 
 
-FAMILIES.register("prefix_decoder")(
+OWN = "nbllm"
+FAMILIES.register(OWN)(
     Family(
-        name="prefix_decoder",
-        architecture="PrefixDecoder",
+        name=OWN,
+        architecture=OWN,
         base_prefix="",
         head="head.weight",
-        fixed={"network": "prefix_decoder"},
+        fixed={},
         varied=frozenset(USUAL),
         read=read,
         write=write,
