@@ -18,6 +18,7 @@ from .metrics import (
     bertscore_baseline as bertscore_baseline,
 )
 from .modules import MetricModule as MetricModule, metric as metric
+from .own_task import task as task
 from .preparing import Prepared as Prepared, prepare as prepare
 from .provenance import model_fingerprint as model_fingerprint
 from .reproducing import Reproduction as Reproduction, reproduce as reproduce

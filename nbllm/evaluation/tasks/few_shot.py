@@ -95,7 +95,9 @@ class FewShotTask(Task):
         layout = self.published()
         records, words = load_split(source.data, layout, layout.splits)
         items = self._items(records)
-        pools = self._pools(source) if self.shots and items else {}
+        pools: Mapping[Any, Sequence[Item]] = {}
+        if self.shots and items:
+            pools = self._pools(self._items(load_split(source.data, layout, layout.shot_splits)[0]))
         return [{**item, "shots": self._shots(item, pools)} for item in items], words
 
     def check_records(self, records: Sequence[Record]) -> None:
@@ -109,11 +111,10 @@ class FewShotTask(Task):
         self.check_records(records)
         return [item for record in records for item in self.items(record) if self.wanted(item)]
 
-    def _pools(self, source: Source) -> dict[Any, list[dict[str, Any]]]:
-        layout = self.published()
-        records, _ = load_split(source.data, layout, layout.shot_splits)
+    def _pools(self, items: Sequence[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
+        """Return the items that worked examples are taken from, by what `pool` says of them."""
         pools: dict[Any, list[dict[str, Any]]] = {}
-        for item in self._items(records):
+        for item in items:
             pools.setdefault(item.get(self.pool), []).append(item)
         if self.shots_seed is not None:
             for key, pool in pools.items():
