@@ -31,14 +31,14 @@ def task(
     preamble: str = "",
     **settings: Any,
 ) -> Task:
-    """Make a task of rows, to be given to `nb.evaluate`.
+    r"""Make a task of rows, to be given to `nb.evaluate`.
 
     With choices, the likeliest of them is the model's answer; without, the model writes one, and it is right where it
     is the reference, or one of several.
 
     Args:
         rows: Mappings, a `datasets.Dataset` or a file (.jsonl, .json, .csv, .tsv, .parquet).
-        prompt: What is asked, with names of columns in braces: "{question}\\nAnswer:".
+        prompt: What is asked, with names of columns in braces: "{question}\nAnswer:".
         answer: The column of the right answer: of choices the index, or one of them; else a text or a list of texts.
         choices: The column that holds a list of them, in braces ("{options}"); or one template for each
             (["{a}", "{b}"], ["yes", "no"]).
@@ -61,12 +61,12 @@ def task(
     kind: type[_OwnChoice | _OwnAnswer] = _OwnAnswer
     if choices is not None:
         kind, given["choices"] = _OwnChoice, templates
-    own = type(kind.__name__, (kind,), {"name": name, "label": name, "records": tuple(records)})
-    made: Task = own.from_dict(given)
+    own: Any = type(kind.__name__, (kind,), {"name": name, "label": name, "records": tuple(records)})
+    made: _Own = own.from_dict(given)
     for record in records[:1]:
         for template in (prompt, *templates):
             _filled(template, record)
-    made.examples(Source(None))  # every row is looked at now, not after a long run
+    made.read(None)  # every row is looked at now, not after a long run
     return made
 
 
@@ -89,10 +89,14 @@ class _Own(FewShotTask):
 
     def examples(self, source: Source) -> tuple[Sequence[Item], str]:
         """Return the rows, or those that `data` gives, with worked examples from the others."""
+        return self.read(source.data)
+
+    def read(self, data: Any) -> tuple[Sequence[Item], str]:
+        """Return the examples of data; of `None`, those of the task's own rows."""
         records: Sequence[Record] = self.records
         words = "given as rows"
-        if source.data is not None:
-            records, words = load_split(source.data, self.layout, self.layout.splits)
+        if data is not None:
+            records, words = load_split(data, self.layout, self.layout.splits)
         items = self._items(records)
         pools = self._pools(items)
         return [{**item, "shots": self._shots(item, pools)} for item in items], words

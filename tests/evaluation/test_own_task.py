@@ -62,7 +62,7 @@ def test_without_choices_the_model_writes(lm):
     "change, message",
     [
         ({"prompt": "{qestion}"}, r"(?s)names the column 'qestion'.*row 1.*Did you mean 'question'"),
-        ({"choices": "{option}"}, r"(?s)no column 'option'.*Did you mean 'options'"),
+        ({"choices": "{option}"}, r"(?s)names the column 'option'.*Did you mean 'options'"),
         ({"choices": ["{a}", "no"]}, "names the column 'a'"),
         ({"answer": "lable"}, r"(?s)no column 'lable'.*Did you mean 'label'"),
         ({"prompt": "{question"}, "malformed"),
