@@ -11,26 +11,33 @@ from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from nbllm.core.errors import UserError
-from nbllm.inference.text import encode_prompt
+from nbllm.core.errors import UserError, nearest
+from nbllm.data.encoding import encode_text
+from nbllm.inference.text import encode_prompt, encode_source
 from nbllm.lm import LM
 from nbllm.models.block import Block
 from nbllm.models.decoder import Decoder
 from nbllm.models.encoder import Encoder
+from nbllm.models.encoder_decoder import EncoderDecoder
 from nbllm.models.network import Network
 from nbllm.models.prefix_decoder import PrefixDecoder
 from nbllm.nn.attention import Attention, AttentionContext
 from nbllm.nn.attention_backends import eager
+from nbllm.nn.cross_attention import CrossAttention
 
 Chosen = int | Sequence[int] | None
+Text = str | Sequence[int] | Int[Tensor, " position"]
+PARTS = ("encoder", "decoder", "cross")
 
 
 def attention_weights(
     source: LM | Network,
-    text: str | Sequence[int] | Int[Tensor, " position"],
+    text: Text,
     *,
+    decoder_text: Text | None = None,
+    part: str | None = None,
     layers: Chosen = None,
     heads: Chosen = None,
 ) -> Float[Tensor, "layer head query key"]:
@@ -43,6 +50,10 @@ def attention_weights(
         source: A language model, or its network alone.
         text: A text, as `generate` reads a prompt (a prefix decoder in both directions), or token ids; the network
             alone takes ids.
+        decoder_text: Of an encoder-decoder: what its decoder writes, or the token ids that it reads, from the start
+            token.
+        part: Of an encoder-decoder: "encoder", "decoder" or "cross", from the decoder's tokens to the encoder's. None:
+            "cross" where there is a `decoder_text`, else "encoder".
         layers: Which, from 0, in the order of the result; None: all.
         heads: As `layers`.
 
@@ -50,45 +61,107 @@ def attention_weights(
         (layer, head, query, key), float32 on the CPU; over the keys they sum to one.
 
     Raises:
-        UserError: The model has no attention to be shown, there is no such layer or head, no token, or more tokens than
-            the model has positions.
+        UserError: The model has no attention to be shown, there is no such part, layer or head, no token, or more
+            tokens than the model has positions.
     """
     model = source.model if isinstance(source, LM) else source
-    if not isinstance(model, (Decoder, Encoder)):
-        raise UserError(f"Attention is shown of decoders and encoders; this is {model.kind}.")
-    ids = token_ids(source, text)
-    kept_layers = chosen(layers, model.config.num_layers, "layer")
+    part = checked_part(model, part, has_decoder_text=decoder_text is not None)
+    modules = _modules(model, part)
+    ids, written = token_ids(source, text), []
+    if part in ("decoder", "cross"):
+        assert decoder_text is not None
+        written = decoder_ids(source, decoder_text)
+    kept_layers = chosen(layers, len(modules), "layer")
     kept_heads = chosen(heads, model.config.num_heads, "head")
-    out = torch.empty(len(kept_layers), len(kept_heads), len(ids), len(ids))
+    queries, keys = len(written or ids), len(written if part == "decoder" else ids)
+    out = torch.empty(len(kept_layers), len(kept_heads), queries, keys)
     caller, layer_numbers = threading.get_ident(), itertools.count()
 
-    def keep(attention: Attention, given: tuple[Tensor, AttentionContext]) -> None:
+    def keep(attention: Attention | CrossAttention, given: tuple[Tensor, AttentionContext]) -> None:
         if threading.get_ident() != caller:  # somebody else uses the model at the same time
             return
         layer = next(layer_numbers)  # counted, because layers may share a block
-        if layer not in kept_layers:
-            return
-        x, context = given
-        query, key, _ = attention.project(x, context)
-        weights = eager.attention_weights(
-            query, key, attention.mask(query, context), context.causal, attention.scale, attention.softcap
-        )
-        out[kept_layers.index(layer)] = weights[0, kept_heads]
+        if layer in kept_layers:
+            out[kept_layers.index(layer)] = _weights(attention, *given)[0, kept_heads]
 
     with ExitStack() as stack:
         stack.enter_context(source.lock if isinstance(source, LM) else contextlib.nullcontext())
         stack.enter_context(torch.inference_mode())
-        for block in model.blocks:
-            stack.callback(cast(Block, block).attention.register_forward_pre_hook(keep).remove)
-        tokens = torch.tensor([ids], device=model.device)
-        if isinstance(model, PrefixDecoder):
-            model.hidden(tokens, prefix_lengths=torch.tensor([len(ids)], device=model.device))
-        else:
-            model.hidden(tokens)
+        for module in dict.fromkeys(modules):
+            stack.callback(module.register_forward_pre_hook(keep).remove)
+        _read(model, ids, written)
     return out
 
 
-def token_ids(source: LM | Network, text: str | Sequence[int] | Int[Tensor, " position"]) -> list[int]:
+def checked_part(model: Network, part: str | None, *, has_decoder_text: bool) -> str | None:
+    """Return which attention is asked, a name in `PARTS` for an encoder-decoder, None for what has but one.
+
+    Raises:
+        UserError: The model has no attention to be shown, or no such part, or the text of its decoder is missing.
+    """
+    if not isinstance(model, EncoderDecoder):
+        if not isinstance(model, (Decoder, Encoder)):
+            raise UserError(f"Attention is shown of transformers; this is {model.kind}.")
+        if has_decoder_text or part is not None:
+            what = "decoder_text" if has_decoder_text else "part"
+            raise UserError(f"{what} is for encoder-decoders; this is {model.kind}.", hint="Leave it out.")
+        return None
+    part = part or ("cross" if has_decoder_text else "encoder")
+    if part not in PARTS:
+        raise UserError(f"There is no part {part!r}.", hint=nearest(str(part), PARTS))
+    if part != "encoder" and not has_decoder_text:
+        raise UserError(
+            f"The {part} attention is of what the decoder writes.",
+            hint='Give that, too: decoder_text="...", such as what lm.generate(text) returned.',
+        )
+    return part
+
+
+def _modules(model: Network, part: str | None) -> list[Attention | CrossAttention]:
+    """Return the attention of each layer, one that several share several times."""
+    stack = cast(nn.Module, model if part is None else model.encoder if part == "encoder" else model.decoder)
+    blocks = cast("list[Block]", list(cast(nn.ModuleList, stack.blocks)))
+    if part == "cross":
+        return [block.cross_attention for block in blocks if block.cross_attention is not None]
+    each = model.config.num_layers / len(blocks) if part is None else 1
+    return [blocks[int(layer / each)].attention for layer in range(int(len(blocks) * each))]
+
+
+def _weights(attention: Attention | CrossAttention, x: Tensor, context: AttentionContext) -> Tensor:
+    query, key, _ = attention.project(x, context)
+    if isinstance(attention, CrossAttention):
+        mask = None if context.source is None else context.source.mask
+        return eager.attention_weights(query, key, mask, False, attention.scale)
+    mask = attention.mask(query, context)
+    return eager.attention_weights(query, key, mask, context.causal, attention.scale, attention.softcap)
+
+
+def _read(model: Network, ids: list[int], written: list[int]) -> None:
+    """Call the network."""
+    tokens = torch.tensor([ids], device=model.device)
+    if isinstance(model, PrefixDecoder):
+        model.hidden(tokens, prefix_lengths=torch.tensor([len(ids)], device=model.device))
+    elif not isinstance(model, EncoderDecoder):
+        cast(Decoder | Encoder, model).hidden(tokens)
+    elif written:
+        model.hidden(tokens, torch.tensor([written], device=model.device))
+    else:
+        model.encode(tokens)
+
+
+def decoder_ids(source: LM | Network, text: Text) -> list[int]:
+    """Return the ids that the decoder of an encoder-decoder reads: its start token and a text, or given ids.
+
+    Raises:
+        UserError: As `token_ids`.
+    """
+    if isinstance(text, str) and isinstance(source, LM) and source.decoder_tokens is not None:
+        written = encode_text(source.tokenizer, text)
+        return token_ids(source, [source.decoder_tokens.decoder_start_token_id, *written])
+    return token_ids(source, text)
+
+
+def token_ids(source: LM | Network, text: Text) -> list[int]:
     """Return the ids of a text, or given ids, checked against the vocabulary.
 
     Raises:
@@ -97,7 +170,8 @@ def token_ids(source: LM | Network, text: str | Sequence[int] | Int[Tensor, " po
     if isinstance(text, str):
         if not isinstance(source, LM):
             raise UserError("A network alone reads no text.", hint="Give the LM, or token ids.")
-        ids: Iterable[int] = encode_prompt(source.tokenizer, text)
+        encode = encode_prompt if source.decoder_tokens is None else encode_source
+        ids: Iterable[int] = encode(source.tokenizer, text)
     else:
         ids = text.tolist() if isinstance(text, Tensor) else text
     found = [int(token) for token in ids]

@@ -38,13 +38,23 @@ class CrossAttention(JoinedLinears):
         self.output = Linear(queries, shape.hidden_size, bias=shape.output_bias)
         self.join()
 
+    def project(
+        self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
+    ) -> tuple[
+        Float[Tensor, "batch head position head_dim"],
+        Float[Tensor, "batch kv_head source head_dim"],
+        Float[Tensor, "batch kv_head source head_dim"],
+    ]:
+        """Return the queries of `x`, and the keys and values of the text in `context.source`."""
+        query = self.query(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return query, *self._keys_and_values(context)
+
     def forward(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext
     ) -> Float[Tensor, "batch position hidden"]:
         """Attend from each position to the real tokens of the text in `context.source`."""
         assert context.source is not None
-        query = self.query(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        key, value = self._keys_and_values(context)
+        query, key, value = self.project(x, context)
         mask = context.source.mask
         gathered = attend(
             query, key, value, causal=False, mask=mask, scale=self.scale, backend=context.backend

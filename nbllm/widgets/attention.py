@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import html
 import importlib.metadata
@@ -11,14 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from nbllm.core.errors import UserError, nearest
 from nbllm.core.html import escape, fragment, table
 from nbllm.core.quantities import size
 from nbllm.core.terminal import visible
-from nbllm.interpret.attention import Chosen, attention_weights, chosen, token_ids
+from nbllm.interpret.attention import (
+    Chosen,
+    Text,
+    attention_weights,
+    checked_part,
+    chosen,
+    decoder_ids,
+    token_ids,
+)
 from nbllm.lm import LM
 
 View = Literal["head", "model"]
@@ -63,7 +72,8 @@ class AttentionPicture:
 
     Attributes:
         weights: (layer, head, query, key), those that are shown.
-        tokens: The text's tokens as they are shown.
+        tokens: The tokens that attend, as they are shown.
+        key_tokens: Those that they attend to; the same but for cross-attention.
         layers: The layers' numbers, in the order of `weights`.
         heads: The heads' numbers.
         causal: Whether no token attends to a later one.
@@ -78,10 +88,14 @@ class AttentionPicture:
         layers: Sequence[int],
         heads: Sequence[int],
         view: View,
+        key_tokens: Sequence[str] | None = None,
+        part: str | None = None,
     ) -> None:
         self.weights, self.tokens = weights, [visible(token) for token in tokens]
+        self.is_cross, self.part = key_tokens is not None, part
+        self.key_tokens = self.tokens if key_tokens is None else [visible(token) for token in key_tokens]
         self.layers, self.heads, self.view = list(layers), list(heads), view
-        self.causal = not weights.triu(1).any()
+        self.causal = not self.is_cross and not weights.triu(1).any()
         self.document = self._document()
 
     def __repr__(self) -> str:
@@ -104,13 +118,21 @@ class AttentionPicture:
 
     def _title(self) -> str:
         layers = f"layer{'s' * (len(self.layers) > 1)} {_listed(self.layers)}"
-        return f"Attention: {layers}; head{'s' * (len(self.heads) > 1)} {_listed(self.heads)}"
+        kind = {
+            "cross": "Cross-attention",
+            "encoder": "Attention of the encoder",
+            "decoder": "Attention of the decoder",
+        }
+        heads = f"head{'s' * (len(self.heads) > 1)} {_listed(self.heads)}"
+        return f"{kind.get(self.part or '', 'Attention')}: {layers}; {heads}"
 
     def _document(self) -> str:
         """Return the page in the frame: bertviz's script and what it needs, and nothing from elsewhere."""
         root = "attention"
         parameters = {
-            "attention": [{"name": None, "attn": [], "left_text": self.tokens, "right_text": self.tokens}],
+            "attention": [
+                {"name": None, "attn": [], "left_text": self.tokens, "right_text": self.key_tokens}
+            ],
             "default_filter": "0",
             "root_div_id": root,
             "layer": self.layers[0],
@@ -159,7 +181,7 @@ class AttentionPicture:
 
     def _extent(self) -> tuple[int, int]:
         """Return the pixels that the picture needs, by bertviz's own measures; beyond the tallest it scrolls."""
-        num_tokens = len(self.tokens)
+        num_tokens = max(len(self.tokens), len(self.key_tokens))
         if self.view == "head":
             width, height = max(110 + 115 + 110, 20 * len(self.heads)), 22.5 * num_tokens + 30 + 24
         else:
@@ -169,13 +191,13 @@ class AttentionPicture:
 
     def _pairs(self) -> str:
         """Return the strongest pairs as a table: all there is where no picture can be, and for screen readers."""
-        others = self.weights * (1 - torch.eye(len(self.tokens)))
+        others = self.weights if self.is_cross else self.weights * (1 - torch.eye(len(self.tokens)))
         values, places = others.flatten().topk(min(_PAIRS, others.numel()))
         rows = []
         for value, place in zip(values.tolist(), places.tolist(), strict=True):
             layer, head, query, key = (int(i) for i in torch.unravel_index(torch.tensor(place), others.shape))
             if value > 0:
-                pair = (f"{query}: {self.tokens[query]}", f"{key}: {self.tokens[key]}")
+                pair = (f"{query}: {self.tokens[query]}", f"{key}: {self.key_tokens[key]}")
                 rows.append((str(self.layers[layer]), str(self.heads[head]), *pair, round(value, 3)))
         if not rows:
             return "<p>The one token attends to itself.</p>"
@@ -188,8 +210,10 @@ class AttentionPicture:
 
 def attention(
     lm: LM,
-    text: str | Sequence[int] | Int[Tensor, " position"],
+    text: Text,
     *,
+    decoder_text: Text | None = None,
+    part: str | None = None,
     view: View = "head",
     layers: Chosen = None,
     heads: Chosen = None,
@@ -199,58 +223,99 @@ def attention(
     Args:
         lm: The model.
         text: A text, as `generate` reads a prompt, or token ids.
+        decoder_text: Of an encoder-decoder: what its decoder writes, such as what `lm.generate(text)` returned, or the
+            token ids that it reads, from the start token.
+        part: Of an encoder-decoder: "encoder", "decoder" or "cross", from what is written to what was read; without,
+            it is "cross" where there is a `decoder_text`, else "encoder".
         view: "head": one layer at a time, its heads laid over one another. "model": all heads side by side.
         layers: Which, from 0; None: all.
         heads: As `layers`.
 
     Raises:
-        UserError: No such view, layer or head, a text that the model cannot take, weights that are not
+        UserError: No such view, part, layer or head, a text that the model cannot take, weights that are not
             finite, or a picture that would freeze the browser.
     """
     if view not in get_args(View):
         raise UserError(f"There is no view {view!r}.", hint=nearest(str(view), get_args(View)))
-    ids = token_ids(lm, text)
-    kept_layers = chosen(layers, lm.config.num_layers, "layer")
-    kept_heads = chosen(heads, lm.config.num_heads, "head")
-    causal = "score" in lm.model.can
-    _refuse_what_would_freeze(len(kept_layers), len(kept_heads), len(ids), view, causal=causal)
-    weights = attention_weights(lm, ids, layers=kept_layers, heads=kept_heads)
+    part = checked_part(lm.model, part, has_decoder_text=decoder_text is not None)
+    keys = token_ids(lm, text)
+    queries = keys
+    if decoder_text is not None and part != "encoder":
+        queries = decoder_ids(lm, decoder_text)
+        keys = queries if part == "decoder" else keys
+    config = lm.config
+    kept_layers = chosen(
+        layers, config.num_layers if part in (None, "encoder") else config.num_decoder_layers, "layer"
+    )
+    kept_heads = chosen(heads, config.num_heads, "head")
+    cost = _Cost(len(kept_layers), len(kept_heads), view, causal=part == "decoder" or "score" in lm.model.can)
+    cost.refuse_what_would_freeze(len(queries), len(keys))
+    given: dict[str, Any] = (
+        {} if part is None else {"part": part, "decoder_text": queries if part != "encoder" else None}
+    )
+    weights = attention_weights(
+        lm, keys if part != "decoder" else text, layers=kept_layers, heads=kept_heads, **given
+    )
     if not weights.isfinite().all():
         raise UserError(
             "The attention is not finite: the model's weights are broken.", hint="Load an earlier checkpoint."
         )
-    tokens = [_shown(lm.tokenizer, token) for token in ids]
-    return AttentionPicture(weights, tokens, layers=kept_layers, heads=kept_heads, view=view)
-
-
-def _cost(num_layers: int, num_heads: int, num_tokens: int, view: View, *, causal: bool) -> tuple[int, int]:
-    """Return the lines drawn at once and, at most, the bytes of the numbers."""
-    seen = num_tokens * (num_tokens + 1) // 2 if causal else num_tokens**2
-    unseen = num_tokens**2 - seen
-    if view == "head":
-        return num_heads * num_tokens**2, num_layers * num_heads * (6 * seen + 2 * unseen)
-    return num_layers * num_heads * seen, num_layers * num_heads * 6 * seen
-
-
-def _refuse_what_would_freeze(
-    num_layers: int, num_heads: int, num_tokens: int, view: View, *, causal: bool
-) -> None:
-    def fits(tokens: int) -> bool:
-        lines, num_bytes = _cost(num_layers, num_heads, tokens, view, causal=causal)
-        return lines <= MOST_LINES and num_bytes <= MOST_BYTES
-
-    if fits(num_tokens):
-        return
-    lines, num_bytes = _cost(num_layers, num_heads, num_tokens, view, causal=causal)
-    most = next((tokens for tokens in range(num_tokens, 0, -1) if fits(tokens)), 0)
-    shorter = f"shorten the text to {most} tokens, or " if most else ""
-    raise UserError(
-        f"A picture of {num_layers} x {num_heads} heads and {num_tokens} tokens would hold {size(num_bytes)} and "
-        f"draw {lines:,} lines at once, and freeze the browser; {size(MOST_BYTES)} and {MOST_LINES:,} lines are "
-        "the most.",
-        where=f"view={view!r}",
-        hint=f"To see it, {shorter}choose fewer: layers=[0], heads=[0, 1].",
+    left, right = ([_shown(lm.tokenizer, token) for token in ids] for ids in (queries, keys))
+    return AttentionPicture(
+        weights,
+        left,
+        key_tokens=right if part == "cross" else None,
+        layers=kept_layers,
+        heads=kept_heads,
+        view=view,
+        part=part,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cost:
+    """What a picture costs the browser.
+
+    Attributes:
+        num_layers: Layers that are shown.
+        num_heads: Heads of each.
+        view: The view.
+        causal: Whether no token attends to a later one.
+    """
+
+    num_layers: int
+    num_heads: int
+    view: View
+    causal: bool
+
+    def of(self, queries: int, keys: int) -> tuple[int, int]:
+        """Return the lines drawn at once and, at most, the bytes of the numbers."""
+        seen = queries * (queries + 1) // 2 if self.causal else queries * keys
+        unseen = queries * keys - seen
+        if self.view == "head":
+            return self.num_heads * queries * keys, self.num_layers * self.num_heads * (6 * seen + 2 * unseen)
+        return self.num_layers * self.num_heads * seen, self.num_layers * self.num_heads * 6 * seen
+
+    def refuse_what_would_freeze(self, queries: int, keys: int) -> None:
+        """Raise `UserError` where the browser would not answer for seconds."""
+
+        def fits(tokens: int) -> bool:
+            lines, num_bytes = self.of(min(queries, tokens), min(keys, tokens))
+            return lines <= MOST_LINES and num_bytes <= MOST_BYTES
+
+        longest = max(queries, keys)
+        if fits(longest):
+            return
+        lines, num_bytes = self.of(queries, keys)
+        most = next((tokens for tokens in range(longest, 0, -1) if fits(tokens)), 0)
+        shorter = f"shorten the text to {most} tokens, or " if most else ""
+        raise UserError(
+            f"A picture of {self.num_layers} x {self.num_heads} heads and {longest} tokens would hold "
+            f"{size(num_bytes)} and draw {lines:,} lines at once, and freeze the browser; {size(MOST_BYTES)} and "
+            f"{MOST_LINES:,} lines are the most.",
+            where=f"view={self.view!r}",
+            hint=f"To see it, {shorter}choose fewer: layers=[0], heads=[0, 1].",
+        )
 
 
 def _shown(tokenizer: Any, token: int) -> str:

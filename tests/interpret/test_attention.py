@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -17,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from nbllm.core.errors import UserError
@@ -94,6 +98,53 @@ def test_they_are_those_of_transformers(pair, backend):
     assert got.triu(1).any() != is_causal
 
 
+def t5():
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=131, d_model=48, d_kv=16, d_ff=80, num_layers=3, num_decoder_layers=2, num_heads=4
+        )
+    )
+
+
+def bart():
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=131, d_model=48, encoder_layers=3, decoder_layers=2, encoder_attention_heads=4,
+            decoder_attention_heads=4, encoder_ffn_dim=80, decoder_ffn_dim=80, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "std"), [(t5, 0.15), (bart, 0.35)])  # T5 divides its scores by nothing
+def test_an_encoder_decoders_three_attentions_are_those_of_transformers(make, std, tmp_path):
+    theirs, written = make().eval(), IDS[:7]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight.normal_(1.0 if weight.dim() == 1 else 0.0, std, generator=generator)
+    theirs.save_pretrained(tmp_path)
+    theirs.set_attn_implementation("eager")
+    ours = load_model(tmp_path)
+    with torch.no_grad():
+        expected = theirs(IDS[None], decoder_input_ids=written[None], output_attentions=True)
+    for part in ("encoder", "decoder", "cross"):
+        given = {} if part == "encoder" else {"decoder_text": written}
+        got = attention_weights(ours, IDS, part=part, **given)
+        wanted = torch.cat(getattr(expected, f"{part}_attentions"))
+        assert wanted.std() > 0.02
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+    assert torch.equal(attention_weights(ours, IDS, decoder_text=written), got)  # which is the usual one
+    assert attention_weights(ours, IDS).shape == (3, 4, 23, 23)
+    one = attention_weights(ours, IDS, decoder_text=written, layers=1, heads=[2, 0])
+    assert torch.equal(one, got[[1]][:, [2, 0]])
+    with pytest.raises(UserError, match=r"no layer 2"):
+        attention_weights(ours, IDS, decoder_text=written, layers=2)
+    with pytest.raises(UserError, match=r"(?s)cross attention is of what the decoder writes.*decoder_text"):
+        attention_weights(ours, IDS, part="cross")
+    with pytest.raises(UserError, match="There is no part 'both'"):
+        attention_weights(ours, IDS, part="both")
+
+
 def test_only_what_is_asked_is_kept_and_computed(pair, monkeypatch):
     _, ours = pair
     everything = attention_weights(ours, IDS)
@@ -164,6 +215,8 @@ def test_a_text_is_read_as_generate_reads_it():
         ([1], {"layers": [0, 3]}, "(?s)no layer 3.*0 to 2"),
         ([1], {"heads": -1}, "no head -1"),
         ([1], {"layers": []}, "No layer is asked"),
+        ([1], {"decoder_text": [1]}, "decoder_text is for encoder-decoders"),
+        ([1], {"part": "encoder"}, "part is for encoder-decoders"),
         ([1] * 65, {}, "65 tokens were given"),
     ],
 )

@@ -136,13 +136,31 @@ def test_an_encoder_shows_both_directions(lm, view):
     (data,) = parameters(picture)["attention"]
     for head in (head for layer in data["attn"] for head in layer):
         assert all(len(row) == 11 and sum(row) == pytest.approx(1, abs=0.01) for row in head)
-    _, estimate = module._cost(2, 4, 11, view, causal=False)
+    _, estimate = module._Cost(2, 4, view, False).of(11, 11)
     actual = len(picture._weights_as_json())
     assert actual - 1000 < estimate < 2 * actual
     weights = torch.eye(3)[None, None].clone()
     weights[0, 0, 0] = torch.tensor([0.1, 0.2, 0.7])  # to a later token
     later = AttentionPicture(weights, ["a", "b", "c"], layers=[0], heads=[0], view=view)
     assert "0: a|2: c|0.7" in "|".join(Elements(later._repr_html_()).text)
+
+
+@pytest.mark.parametrize("view", ["head", "model"])
+def test_an_encoder_decoder_shows_what_is_written_beside_what_is_read(lm, view):
+    tokenizer = copy.deepcopy(lm.tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "<pad>", "eos_token": "</s>"})
+    pair = LM.new("t5", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=4, max_positions=64)
+    picture = attention(pair, "a cat", decoder_text="<pad>b", view=view)
+    (data,) = parameters(picture)["attention"]
+    assert data["right_text"] == ["a", "␣", *"cat", "</s>"]
+    assert data["left_text"] == ["<pad>", *"<pad>b"]  # the start token, then a text that spells one
+    assert all(len(row) == 6 for layer in data["attn"] for head in layer for row in head)
+    assert repr(picture).startswith("<Cross-attention: layers 0, 1; heads 0 to 3")
+    written = attention(pair, "a cat", decoder_text="b", part="decoder", view=view)
+    assert written.tokens == written.key_tokens == ["<pad>", "b"] and written.causal
+    assert attention(pair, "a cat", view=view).tokens == data["right_text"]
+    with pytest.raises(UserError, match="There is no part 'crosss'"):
+        attention(pair, "a cat", part="crosss")
 
 
 def test_one_token_is_a_picture_too(lm):
@@ -191,7 +209,7 @@ def test_the_estimate_is_near_the_truth_and_not_below_it(lm, view):
     picture = attention(
         lm, "the estimate of the size of the page is made before anything is computed", view=view
     )
-    _, estimate = module._cost(3, 4, len(picture.tokens), view, causal=True)
+    _, estimate = module._Cost(3, 4, view, True).of(len(picture.tokens), len(picture.tokens))
     actual = len(picture._weights_as_json())
     assert actual - 1000 < estimate < 2 * actual  # brackets are not counted
 
