@@ -32,7 +32,7 @@ def made(metric, seed=0):
         name: texts
         if name == "text"
         else generator.integers(2, size=ROWS).astype(float)
-        if name in ("correct", "correct_normalized", "predicted", "expected")
+        if metric.scale == (0, 1)
         else generator.integers(1, 50, size=ROWS).astype(float)
         for name in metric.columns
     }
