@@ -294,9 +294,12 @@ def check_can(network: Network, verb: str) -> None:
     assert verb in VERBS, verb
     if verb not in network.can:
         able = [name for name in VERBS if name in network.can]
+        others = [name for name in NETWORKS if verb in NETWORKS[name].can]
+        hints = [f"It can {', '.join(able)}."] if able else []
+        if others:
+            hints.append(f"Networks that can {verb}: {', '.join(others)}.")
         raise UserError(
-            f"This model cannot {verb}: it is {network.kind}.",
-            hint=f"It can {', '.join(able)}." if able else None,
+            f"This model cannot {verb}: it is {network.kind}.", hint=" ".join(hints) if hints else None
         )
 
 

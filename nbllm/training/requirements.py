@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.quantities import size
-from nbllm.models.network import build_without_weights, check_can
+from nbllm.models.network import Network, build_without_weights, check_can
 from nbllm.objectives import OBJECTIVES, Objective
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
@@ -37,14 +37,8 @@ def check_fits(
             reported, or the tokenizer lacks what the objective needs.
         DataError: The text is too short, or of a larger vocabulary than the model's.
     """
+    check_network(config, build_without_weights(shape))
     objective = make_objective(config, tokenizer)
-    network = build_without_weights(shape)
-    if objective.needs is not None:
-        check_can(network, objective.needs)
-    if config.packing == "isolated" and not network.takes_mask:
-        raise UserError(
-            f"This model cannot isolate documents: it is {network.kind}.", hint='Leave packing="isolated".'
-        )
     longest = longest_sequence(objective, shape)
     if config.sequence_length > longest:
         both = "" if longest == shape.max_positions else ", for inputs and targets together"
@@ -72,6 +66,21 @@ def check_fits(
                 where=store.path,
                 hint="Pack the text with the model's own tokenizer.",
             )
+
+
+def check_network(config: TrainConfig, network: Network) -> None:
+    """Check that a network can learn what it is to be trained for.
+
+    Raises:
+        UserError: It cannot; the reason is given.
+    """
+    needs = OBJECTIVES[config.objective].needs
+    if needs is not None:
+        check_can(network, needs)
+    if config.packing == "isolated" and not network.takes_mask:
+        raise UserError(
+            f"This model cannot isolate documents: it is {network.kind}.", hint='Leave packing="isolated".'
+        )
 
 
 def longest_sequence(objective: Objective[Any], shape: ModelConfig) -> int:

@@ -27,7 +27,7 @@ from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
-from nbllm.training.requirements import check_fits, check_known_to_a_process, longest_sequence
+from nbllm.training.requirements import check_fits, check_known_to_a_process, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import limits
@@ -102,6 +102,7 @@ def train(
     if where not in PLACES:
         raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
     check_known_to_a_process(settings, where)
+    check_network(settings, lm.model)  # before the text is read
     if replace:
         if name is None:
             raise UserError(

@@ -232,3 +232,9 @@ def test_its_attention_is_shown_as_it_reads_a_prompt(lm):
     weights = attention_weights(lm, "def add(a, b): return")
     assert (weights > 0).all() and weights.shape[0] == 2
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+
+
+def test_networks_that_can_are_named(tokenizer):
+    lm = nb.LM.new("gpt2", tokenizer=tokenizer, **SHAPE)
+    with pytest.raises(UserError, match="cannot infill.*\n.*Networks that can infill: prefix_decoder"):
+        nb.train(lm, [{"text": "abc " * 200}], objective="blank_infilling", sequence_length=32)

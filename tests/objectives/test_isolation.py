@@ -197,8 +197,11 @@ def test_bits_per_byte_are_those_of_each_document_alone(bos, texts, tmp_path):
 
 def test_what_cannot_be_isolated_is_refused(tokenizer, stores, tmp_path):
     settings = {"folder": tmp_path, "sequence_length": 32, "packing": "isolated"}
-    with pytest.raises(UserError, match="'span_corruption' cannot isolate documents"):
+    with pytest.raises(UserError, match="cannot isolate documents: it is an encoder-decoder"):
         nb.train(make(tokenizer, "t5"), stores[0], objective="span_corruption", **settings)
+    with pytest.raises(UserError, match="'span_corruption' cannot isolate documents"):
+        prefix = make(tokenizer, network="prefix_decoder")
+        nb.train(prefix, stores[0], objective="span_corruption", **settings)
     with pytest.raises(UserError, match="packing is 'isolate'; it must be one of.*isolated"):
         nb.train(make(tokenizer), stores[0], **{**settings, "packing": "isolate"})
     assert not (tmp_path / "runs").exists()
