@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,23 +92,34 @@ def comparisons(reports: Mapping[str, Report], config: EvaluationConfig) -> Comp
         for pair in itertools.combinations(reports, 2)
         for compared in _pair((pair[0], reports[pair[0]]), (pair[1], reports[pair[1]]), config)
     ]
-    tested = [i for i, each in enumerate(found) if each.test]
-    corrected = holm([found[i].p_values[found[i].test] for i in tested])
-    for i, p_value in zip(tested, corrected, strict=True):
-        found[i] = dataclasses.replace(found[i], p_corrected=p_value)
+    families: dict[int, list[int]] = {}
+    for i, each in enumerate(found):
+        if each.test:
+            families.setdefault(_rank(found, each), []).append(i)
+    for family in families.values():
+        corrected = holm([found[i].p_values[found[i].test] for i in family])
+        for i, p_value in zip(family, corrected, strict=True):
+            found[i] = dataclasses.replace(found[i], p_corrected=p_value)
     return Comparisons(
         title="Compared",
         comparisons=tuple(found),
         note=" ".join(_told(each) for each in found[: len(reports)]),
         caption=(
             "Difference is the second model minus the first, with the interval of paired bootstrap resamples. "
-            f"P-values are two-sided: McNemar's exact test, the paired bootstrap and approximate randomization "
-            f"({config.resamples:,} resamples and exchanges). Holm's correction for all comparisons here is applied "
-            "to McNemar's, or to that of approximate randomization where answers are no proportion or come in "
-            "clusters. Effect size is Cohen's d of the paired differences. Examples needed would show a difference of "
-            f"this size with {POWER:.0%} power."
+            "P-values are two-sided: McNemar's exact test, the paired bootstrap and approximate randomization "
+            f"({config.resamples:,} resamples and exchanges). Holm's correction for the number of tasks and pairs of "
+            "models is applied to McNemar's, or to that of approximate randomization where answers are no proportion "
+            "or come in clusters; first figures of tasks are one family, second ones another. Effect size is Cohen's "
+            "d of the paired differences. Examples needed would show a difference of this size with "
+            f"{POWER:.0%} power."
         ),
     )
+
+
+def _rank(found: Sequence[Comparison], each: Comparison) -> int:
+    """Return the place of a figure among those of its task: the first figures of all tasks are corrected together."""
+    names = [other.name for other in found if other.models == each.models and other.subject == each.subject]
+    return names.index(each.name)
 
 
 def _pair(one: tuple[str, Report], two: tuple[str, Report], config: EvaluationConfig) -> Iterator[Comparison]:

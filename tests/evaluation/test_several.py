@@ -9,6 +9,7 @@ import pytest
 from nbllm.core.errors import UserError
 from nbllm.core.report import Comparisons, Report, Rows, Table
 from nbllm.evaluation import EvaluationConfig, compare_reports, evaluate
+from nbllm.evaluation.significance import holm
 from tests.core.pages import foreign_scripts
 from tests.evaluation.conftest import perturbed
 from tests.evaluation.questions import HOSTILE, Choosing, ChoosingBySubject
@@ -51,6 +52,9 @@ def test_every_pair_is_compared_by_every_figure_of_the_models(report, models):
         assert each.p_corrected >= each.p_values[each.test]
         assert ("mcnemar" in each.p_values) == (each.metric == "accuracy")
         assert (each.test == "mcnemar") == (each.metric == "accuracy" and each.subject.task == "choosing")
+    first = [each for each in section.comparisons if each.metric in ("bits_per_byte", "accuracy")]
+    expected = holm([each.p_values[each.test] for each in first])  # of three tasks and three pairs
+    assert [each.p_corrected for each in first] == pytest.approx(expected)
     found = report.comparison("bits_per_byte", models=(HOSTILE, "third"))
     assert found.needed > 0 and found.effect * found.difference > 0
 

@@ -14,7 +14,7 @@ from nbllm.notebook import execute, notebooks_folder
 from tests.notebooks import executed as notebooks
 
 NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
-PRETRAINED = {"11-using-models": "smollm2-135m-instruct"}  # notebooks that open a published model
+PRETRAINED = dict.fromkeys(("06-evaluation", "11-using-models"), "smollm2-135m-instruct")  # which these open
 BINDER_MEMORY = 2 << 30  # what mybinder.org gives a person for JupyterLab, the kernel and all that they start
 
 
