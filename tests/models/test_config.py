@@ -148,6 +148,29 @@ def test_every_preset_can_be_saved_and_is_what_its_family_reads():
 
 # What the configuration files of published models state, without token ids, dropout and versions.
 CONFIGURATIONS = {
+    "t5-small": {
+        "model_type": "t5", "d_ff": 2048, "d_kv": 64, "d_model": 512, "decoder_start_token_id": 0,
+        "initializer_factor": 1.0, "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06, "n_positions": 512,
+        "num_heads": 8, "num_layers": 6, "output_past": True, "relative_attention_num_buckets": 32,
+        "task_specific_params": {"summarization": {"prefix": "summarize: "}}, "vocab_size": 32128,
+    },
+    "flan-t5-base": {
+        "model_type": "t5", "d_ff": 2048, "d_kv": 64, "d_model": 768, "decoder_start_token_id": 0,
+        "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-06, "n_positions": 512, "num_decoder_layers": 12, "num_heads": 12, "num_layers": 12,
+        "output_past": True, "relative_attention_max_distance": 128, "relative_attention_num_buckets": 32,
+        "tie_word_embeddings": False, "vocab_size": 32128,
+    },
+    "bart-base": {
+        "model_type": "bart", "activation_function": "gelu", "add_bias_logits": False, "add_final_layer_norm": False,
+        "classif_dropout": 0.1, "classifier_dropout": 0.0, "d_model": 768, "decoder_attention_heads": 12,
+        "decoder_ffn_dim": 3072, "decoder_layerdrop": 0.0, "decoder_layers": 6, "decoder_start_token_id": 2,
+        "early_stopping": True, "encoder_attention_heads": 12, "encoder_ffn_dim": 3072, "encoder_layerdrop": 0.0,
+        "encoder_layers": 6, "forced_bos_token_id": 0, "forced_eos_token_id": 2, "gradient_checkpointing": False,
+        "init_std": 0.02, "is_encoder_decoder": True, "max_position_embeddings": 1024, "no_repeat_ngram_size": 3,
+        "normalize_before": False, "normalize_embedding": True, "num_beams": 4, "num_hidden_layers": 6,
+        "scale_embedding": False, "vocab_size": 50265,
+    },
     "opt-125m": {
         "model_type": "opt", "activation_dropout": 0.0, "activation_function": "relu", "do_layer_norm_before": True,
         "ffn_dim": 3072, "hidden_size": 768, "init_std": 0.02, "layerdrop": 0.0, "max_position_embeddings": 2048,

@@ -27,6 +27,11 @@ TINY = {
     "t5": T5,
     "t5-1.1": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "t5-silu": {**T5, "feed_forward_proj": "gated-silu", "layer_norm_epsilon": 1e-3},
+    "t5-exact": {
+        **T5,
+        "feed_forward_proj": "gated-gelu",
+        "dense_act_fn": "gelu",
+    },  # as version 4 wrote some FLAN-T5s
     "bart": BART,
     "bart-scaled": {**BART, "scale_embedding": True, "activation_function": "relu"},
 }
@@ -320,6 +325,7 @@ def test_files_with_copies_of_the_embedding(tmp_path):
         ("t5", "relative_attention_num_buckets", 16),
         ("t5", "relative_attention_max_distance", 64),
         ("t5", "feed_forward_proj", "gated-mish"),
+        ("t5", "dense_act_fn", "mish"),
         ("t5", "is_encoder_decoder", False),
         ("t5", "is_decoder_only", True),
         ("bart", "normalize_before", True),

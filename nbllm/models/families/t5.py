@@ -22,11 +22,12 @@ ENCODER_DECODER: dict[str, Any] = {
     "feed_forward_bias": False,
 }
 _ATTENTION = (("q", "query"), ("k", "key"), ("v", "value"), ("o", "output"))
-# A plain activation's name stands for itself; "gated-gelu" has always been the tanh form.
+# `feed_forward_proj`, and what it means: the activation and whether it is gated. "gated-gelu" has always been the tanh
+# form; `dense_act_fn` may state another.
 _FEED_FORWARDS = {
-    **{theirs: (ours, False) for theirs, ours in ACTIVATIONS.items()},
-    **{f"gated-{theirs}": (ours, True) for theirs, ours in ACTIVATIONS.items()},
-    "gated-gelu": ("gelu_tanh", True),
+    **{theirs: (theirs, False) for theirs in ACTIVATIONS},
+    **{f"gated-{theirs}": (theirs, True) for theirs in ACTIVATIONS},
+    "gated-gelu": ("gelu_new", True),
 }
 
 
@@ -36,8 +37,6 @@ def read(settings: ConfigReader) -> ModelConfig:
     settings.only("relative_attention_num_buckets", 32)
     settings.only("relative_attention_max_distance", 128)
     settings.ignore("dropout_rate")
-    settings.ignore("dense_act_fn")  # both follow from feed_forward_proj
-    settings.ignore("is_gated_act")
     tied = settings.flag("tie_word_embeddings", True)
     known = {name: name for name in _FEED_FORWARDS}
     activation, gated = _FEED_FORWARDS[settings.choice("feed_forward_proj", "relu", known)]
@@ -54,8 +53,8 @@ def read(settings: ConfigReader) -> ModelConfig:
         num_heads=settings.integer("num_heads", 8),
         max_positions=settings.integer("n_positions", 512),
         norm_eps=settings.number("layer_norm_epsilon", 1e-6),
-        activation=activation,
-        gated=gated,
+        activation=settings.choice("dense_act_fn", activation, ACTIVATIONS),
+        gated=settings.flag("is_gated_act", gated),
         tie_embeddings=tied,
         initializer_range=settings.number("initializer_range", 0.02),  # ours: T5Config has none
         scale_head=settings.flag("scale_decoder_outputs", tied),
@@ -64,9 +63,7 @@ def read(settings: ConfigReader) -> ModelConfig:
 
 def write(config: ModelConfig) -> dict[str, Any]:
     """Return a T5Config's values."""
-    name = (
-        "gelu" if config.gated and config.activation == "gelu_tanh" else ACTIVATION_NAMES[config.activation]
-    )
+    name = ACTIVATION_NAMES[config.activation]
     return {
         "is_encoder_decoder": True,
         "vocab_size": config.vocab_size,
@@ -80,7 +77,9 @@ def write(config: ModelConfig) -> dict[str, Any]:
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
         "layer_norm_epsilon": config.norm_eps,
-        "feed_forward_proj": f"gated-{name}" if config.gated else name,
+        "feed_forward_proj": f"gated-{name.removesuffix('_new')}" if config.gated else name,
+        "dense_act_fn": name,
+        "is_gated_act": config.gated,
         "tie_word_embeddings": config.tie_embeddings,
         "scale_decoder_outputs": config.scale_head,
         "initializer_range": config.initializer_range,
@@ -119,12 +118,6 @@ def _is_tied(config: ModelConfig, tensors: Tensors) -> bool:
     return config.tie_embeddings and (config.scale_head or HEAD not in tensors)
 
 
-def _gelu(config: ModelConfig) -> str | None:
-    if config.gated and config.activation == "gelu":
-        return 'A gated GELU is the tanh form in this family: activation="gelu_tanh".'
-    return None
-
-
 FAMILIES.register("t5")(
     Family(
         name="t5",
@@ -140,6 +133,5 @@ FAMILIES.register("t5")(
             r"(encoder|decoder)\.embed_tokens\.weight"
             r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"
         ),
-        requirements=(_gelu,),
     )
 )
