@@ -15,7 +15,8 @@ class EvaluationConfig(PlainConfig):
     """Configuration of `evaluate`.
 
     Args:
-        limit: Measure only the first `limit` examples of each data set; `None` is all.
+        limit: Measure only `limit` examples of each data set: the first ones, or where they are clustered (by subject,
+            by document), as many of each cluster as of the others; `None` is all.
         confidence: Of the intervals, between 0 and 1.
         resamples: Bootstrap resamples of the examples, for the intervals.
         seed: Of the bootstrap.

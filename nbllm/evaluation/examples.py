@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,18 +66,30 @@ def load_examples(task: Task, source: Source, limit: int | None) -> Examples:
     Args:
         task: Reads the data.
         source: What was given.
-        limit: Only the first `limit` examples.
+        limit: Only so many examples: the first ones, or where the task has clusters, evenly from each of them.
 
     Raises:
         DataError: There is nothing to measure, or the task cannot read the data.
     """
     rows, words = task.examples(source)
-    rows = list(rows[:limit])
+    rows = _limited(rows, limit, task.cluster)
     if not rows:
         raise DataError(
             f"There is no {task.noun} to measure.", hint="Give what the model has not seen: data=..."
         )
     return Examples(source.name, rows, words, fingerprint(rows), location_of(source.data))
+
+
+def _limited(rows: Sequence[Mapping[str, Any]], limit: int | None, cluster: str) -> list[Mapping[str, Any]]:
+    """Return the first `limit` rows in turns over the clusters, in their own order."""
+    if limit is None or not (cluster and all(cluster in row for row in rows)):
+        return list(rows[:limit])
+    rank: Counter[Any] = Counter()
+    places = []
+    for place, row in enumerate(rows):
+        rank[row[cluster]] += 1
+        places.append((rank[row[cluster]], place))
+    return [rows[place] for place in sorted(place for _, place in sorted(places)[:limit])]
 
 
 def fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.evaluation import Source
+from nbllm.evaluation.examples import load_examples
 from nbllm.evaluation.splits import EMBEDDED
 from nbllm.evaluation.tasks.mmlu import MMLU
 from nbllm.evaluation.tasks.mmlu_subjects import GROUP_OF
@@ -223,3 +224,12 @@ def test_the_whole_of_mmlu_is_read():
     assert len(examples) == 14_042 and "57 files" in words
     assert {each["subject"] for each in examples} == set(GROUP_OF)
     assert {each["answer"] for each in examples} == {0, 1, 2, 3}
+
+
+def test_a_limit_takes_as_many_of_each_subject():
+    rows = load_examples(MMLU(), Source(None), limit=7).rows
+    counts = [sum(row["subject"] == subject for row in rows) for subject in SUBJECTS]
+    assert counts == [3, 2, 2]
+    assert [row["question"] for row in rows[:3]] == [
+        row["question"] for row in MMLU().examples(Source(None))[0][:3]
+    ]
