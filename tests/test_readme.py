@@ -16,7 +16,7 @@ CELLS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 def test_the_cell_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cell, _ = CELLS
+    cell, *_ = CELLS
     short = {
         "steps=700": "steps=70, checkpoint_interval=10, sample_tokens=8, num_threads=1",
         "step=120": "step=12",
@@ -34,9 +34,26 @@ def test_the_cell_runs(tmp_path, monkeypatch):
     assert names["other"].state == "finished"
 
 
+def test_other_architectures_are_made_and_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, cell, _ = CELLS
+    short = {
+        'nb.load("all-minilm-l6-v2")': 'nb.LM.new("minilm-l6", tokenizer=tokenizer)',  # which may not be here
+        "steps=500": "steps=2, batch_size=2, sequence_length=32",
+        "num_layers=4, hidden_size=256, num_heads=4": "num_layers=1, hidden_size=32, num_heads=2",
+    }
+    for long, quick in short.items():
+        assert long in cell
+        cell = cell.replace(long, quick)
+    train = nb.data.load("pydocs").select(range(3))
+    names = {"nb": nb, "train": train, "tokenizer": nb.data.train_tokenizer(train, vocab_size=300)}
+    exec(cell, names)  # our own README
+    assert names["t5"].config.network == "encoder_decoder"
+
+
 def test_loops_of_others_become_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    _, cell = CELLS
+    *_, cell = CELLS
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2)
     model = transformers.GPT2LMHeadModel(config)
