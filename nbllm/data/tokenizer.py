@@ -36,6 +36,8 @@ def train_tokenizer(
     Same texts, same tokenizer. Nothing is added to an encoded text. `<|endoftext|>` is beginning, end and padding at
     once.
 
+    Pre-training tasks need special tokens besides, such as masks: `nbllm.objectives.add_tokens` adds them.
+
     - "bpe": byte-level BPE. All 256 bytes are tokens, so any text whatever is encoded without an unknown token and
       decoded to exactly what it was.
     - "byte": the 256 bytes and `<|endoftext|>`; the same holds. Nothing is learned from the texts.

@@ -31,7 +31,9 @@ class TrainConfig(PlainConfig):
     `TrainConfig.from_dict`; `to_dict` returns them the same way.
 
     Args:
-        objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`.
+        objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`, such as "causal_lm",
+            "prefix_lm", "masked_lm", "span_corruption" (T5), "denoising" (BART), "blank_infilling" (GLM),
+            "mixture_of_denoisers" (UL2) or "fill_in_the_middle".
         packing: How documents share a sequence: "concatenated", each token seeing all before it, also of other
             documents; or "isolated", each seeing only its own document, in which positions are counted anew.
         steps: Optimizer steps in all.

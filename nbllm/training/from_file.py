@@ -187,6 +187,7 @@ def _known(section: Mapping[str, Any], names: tuple[str, ...], title: str, path:
 def _model(sections: dict[str, dict[str, Any]], text: Any) -> LM:
     from nbllm.data.tokenizer import train_tokenizer
     from nbllm.lm import LM
+    from nbllm.objectives import add_tokens
     from nbllm.opening import load, load_tokenizer
 
     model, tokenizer = dict(sections["model"]), sections["tokenizer"]
@@ -196,4 +197,5 @@ def _model(sections: dict[str, dict[str, Any]], text: Any) -> LM:
         made = load_tokenizer(expand_user(tokenizer["path"]))
     else:
         made = train_tokenizer(text, **tokenizer)
+    add_tokens(made, our_names(sections["train"]).get("objective", TrainConfig.objective))
     return LM.new(model.pop("family", "llama"), tokenizer=made, **model)

@@ -247,3 +247,29 @@ def test_a_file_speaks_the_same_names(tmp_path, monkeypatch, capsys):
         with pytest.raises(UserError, match=r"\[train\] has no") as caught:
             start_from_file(tmp_path / "run.toml")
         assert hint in caught.value.hint
+
+
+def test_a_file_adds_the_tokens_that_its_objective_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NBLLM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "input.txt").write_text("\n".join(f"Line {n} of a text about {n * n}." for n in range(300)))
+    (tmp_path / "run.toml").write_text("""
+        [data]
+        source = "input.txt"
+        [tokenizer]
+        kind = "byte"
+        [model]
+        family = "llama"
+        network = "prefix_decoder"
+        num_layers = 1
+        hidden_size = 16
+        num_heads = 2
+        max_positions = 64
+        [train]
+        objective = "blank_infilling"
+        steps = 1
+        sample_interval = 0
+    """)
+    run = start_from_file(tmp_path / "run.toml", name="run").wait(progress=False)
+    tokenizer = nb.load(run).tokenizer
+    assert run.state == "finished" and len(tokenizer) == 260 and tokenizer.mask_token == "[MASK]"
