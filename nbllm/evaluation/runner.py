@@ -240,8 +240,11 @@ def _title(lm: LM, run: Run | None, step: int | None) -> str:
 
 
 def _summary(lm: LM, run: Run | None, results: Sequence[Measured]) -> Section:
+    several = len({measured.task.name for measured in results}) > 1  # then two may have an accuracy
     figures = [
-        dataclasses.replace(figure, note="")
+        dataclasses.replace(
+            figure, note="", name=f"{measured.task.name}: {figure.name}" if several else figure.name
+        )
         for measured in results
         for figure in measured.measurements[:_IN_SUMMARY]
     ]

@@ -66,6 +66,7 @@ def compare_reports(
             raise UserError(f"{name!r} is no name of a model.", hint='{"small": ..., "large": ...}')
     for name in names[1:]:
         check_comparable(reports[names[0]], list(rows_by_subject(reports[name])))
+    reports = {name: _with_tasks(report) for name, report in reports.items()}
     out = Report(title or f"{', '.join(names[:-1])} and {names[-1]} compared")
     compared = comparisons(reports, config)
     out.add(_summary(reports), _side_by_side(reports), compared, *_flip_tables(compared, reports))
@@ -78,6 +79,25 @@ def compare_reports(
         models = {name: inputs.models[""] for name, inputs in kept.items()}
         out.inputs = dataclasses.replace(kept[names[0]], models=models)
     return out
+
+
+def _with_tasks(report: Report) -> Report:
+    """Return a report of several tasks with the name of the task before each figure's: two may have an accuracy."""
+    if len({subject.task for subject in rows_by_subject(report)}) < 2:
+        return report
+    sections = [
+        dataclasses.replace(section, measurements=tuple(map(_with_task, section.measurements)))
+        if isinstance(section, Measurements)
+        else section
+        for section in report.sections
+    ]
+    return dataclasses.replace(report, sections=sections)
+
+
+def _with_task(figure: Measurement) -> Measurement:
+    if figure.subject is None or figure.name.startswith(f"{figure.subject.task}: "):
+        return figure
+    return dataclasses.replace(figure, name=f"{figure.subject.task}: {figure.name}")
 
 
 def comparisons(reports: Mapping[str, Report], config: EvaluationConfig) -> Comparisons:

@@ -42,7 +42,9 @@ def test_each_model_has_the_figures_that_it_has_alone(report, models, texts):
 def test_every_pair_is_compared_by_every_figure_of_the_models(report, models):
     (section,) = [section for section in report.sections if isinstance(section, Comparisons)]
     pairs = [("small", HOSTILE), ("small", "third"), (HOSTILE, "third")]
-    figures = ["bits per byte", "perplexity per token", *2 * ("accuracy", "macro-averaged accuracy")]
+    figures = ["perplexity: bits per byte", "perplexity: perplexity per token"]
+    for task in ("choosing", "choosing_by_subject"):  # both have an accuracy
+        figures += [f"{task}: accuracy", f"{task}: macro-averaged accuracy"]
     assert [(each.models, each.name) for each in section.comparisons] == [
         (pair, name) for pair in pairs for name in figures
     ]

@@ -269,7 +269,7 @@ function browse(host, { tables }) {
     const entries = columns.flatMap((column) => {
       const value = column.at(row);
       let shown = make("span", {}, textOf(value));
-      if (Array.isArray(value)) {
+      if (Array.isArray(value) && value.some((item) => typeof item === "string")) {
         shown = make("ol", { start: 0 }, ...value.map((item) => make("li", {}, textOf(item))));
       } else if (column.name === "predicted" && typeof value === "string" && expected != null) {
         shown = compared(value, textOf(expected));

@@ -134,15 +134,17 @@ class Comparisons(Section):
             yield tuple(header[i] for i in keep), [tuple(row[i] for i in keep) for row in rows]
 
     def matrices(self) -> Iterator[tuple[str, tuple[str, ...], list[list[Comparison | None]]]]:
-        """Yield, where there are more than two models, each figure's name, the models, and every comparison of them.
+        """Yield, where there are more than two models, for each task its first figure's name, the models, and a matrix.
 
         Row i and column j hold the comparison of the models i and j, whichever of the two is its first.
         """
         models = tuple(dict.fromkeys(model for each in self.comparisons for model in each.models))
-        for name in dict.fromkeys(each.name for each in self.comparisons):
+        firsts: dict[object, str] = {}
+        for each in self.comparisons:
+            firsts.setdefault(each.subject or each.name, each.name)
+        for name in firsts.values() if len(models) > 2 else ():
             found = {each.models: each for each in self.comparisons if each.name == name}
-            if len(models) > 2:
-                yield name, models, [[found.get((i, j)) or found.get((j, i)) for j in models] for i in models]
+            yield name, models, [[found.get((i, j)) or found.get((j, i)) for j in models] for i in models]
 
     def _by_pair(self) -> Iterator[tuple[tuple[str, str], list[Comparison]]]:
         for models in dict.fromkeys(each.models for each in self.comparisons):
