@@ -24,12 +24,14 @@ from torch import Tensor, nn
 
 from nbllm.core.allocator import kept_memory
 from nbllm.models import build, make_config
+from nbllm.nn.attention_backends import choose
 from nbllm.objectives import CausalLM, MaskedLM, SpanCorruption
 
 LAYERS, WIDTH, HEADS, VOCABULARY, BATCH, LENGTH = 6, 384, 6, 8192, 8, 128
 SHAPE = {"vocab_size": VOCABULARY, "num_layers": LAYERS, "hidden_size": WIDTH, "num_heads": HEADS}
 KINDS = ("decoder", "encoder", "encoder-decoder")
 Contestant = tuple[nn.Module, Callable[[], Tensor]]
+Clock = Callable[[], float]
 
 
 def tokens(seed: int, length: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -95,20 +97,26 @@ def mean(loss: tuple[Tensor, int]) -> Tensor:
     return loss[0] / loss[1]
 
 
-def measure(contestant: Contestant, *, trains: bool) -> float:
+def chosen_attention(dtype: torch.dtype) -> str:
+    """Return the backend that a run of this shape records and trains with."""
+    heads = torch.zeros(BATCH, HEADS, LENGTH, WIDTH // HEADS, dtype=dtype, requires_grad=True)
+    return choose(heads, heads, causal=True, mask=None)
+
+
+def measure(contestant: Contestant, clock: Clock, *, trains: bool) -> float:
     """Return the seconds of one training step without the optimizer, or of one forward pass with its loss."""
     model, loss = contestant
-    start = time.perf_counter()
+    start = clock()
     if trains:
         loss().backward()
         model.zero_grad(set_to_none=True)
     else:
         with torch.inference_mode():
             loss()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def compare(kind: str, dtype: torch.dtype, rounds: int) -> None:
+def compare(kind: str, dtype: torch.dtype, rounds: int, clock: Clock) -> None:
     """Measure all in turn; print the best times and their ratios."""
     own, theirs = {"decoder": decoder, "encoder": encoder, "encoder-decoder": encoder_decoder}[kind](dtype)
     turns = {
@@ -117,12 +125,13 @@ def compare(kind: str, dtype: torch.dtype, rounds: int) -> None:
         "kept": (theirs, kept_memory),
     }
     for name, trains in (("forward and loss", False), ("training step", True)):
+        own[0].attention_backend = chosen_attention(dtype) if trains else "auto"
         best = dict.fromkeys(turns, float("inf"))
         for turn in range(rounds + 1):
             for each, (contestant, memory) in turns.items():
                 with memory():
-                    measure(contestant, trains=trains)  # its memory and caches are warm again
-                    taken = measure(contestant, trains=trains)
+                    measure(contestant, clock, trains=trains)  # its memory and caches are warm again
+                    taken = measure(contestant, clock, trains=trains)
                 if turn:
                     best[each] = min(best[each], taken)
         plain, kept = (best[each] / best["nbllm"] for each in ("transformers", "kept"))
@@ -140,10 +149,10 @@ def breakdown(kind: str, dtype: torch.dtype) -> None:
         dtype
     ):
         with kept_memory():
-            measure(contestant, trains=True)
+            measure(contestant, time.perf_counter, trains=True)
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
                 for _ in range(3):
-                    measure(contestant, trains=True)
+                    measure(contestant, time.perf_counter, trains=True)
         print(
             profile.key_averages().table(
                 sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=45
@@ -159,6 +168,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch's threads")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="measure this process's CPU time; on a busy machine, with --threads 1",
+    )
     parser.add_argument("--breakdown", action="store_true", help="profile a step of each instead")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -166,7 +180,11 @@ def main() -> None:
     for precision in options.precision:
         for kind in options.only:
             dtype = getattr(torch, precision)
-            breakdown(kind, dtype) if options.breakdown else compare(kind, dtype, options.rounds)
+            if options.breakdown:
+                breakdown(kind, dtype)
+            else:
+                clock = time.process_time if options.cpu_time else time.perf_counter
+                compare(kind, dtype, options.rounds, clock)
 
 
 if __name__ == "__main__":
