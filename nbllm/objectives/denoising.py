@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -36,7 +37,7 @@ class Denoising(TextToText):
     mean_length: ClassVar[float] = 3.0
     mask: int
     around: tuple[list[int], list[int]]  # the tokens before and after each text
-    ends_sentence: Bools  # (vocabulary,)
+    tokenizer: PreTrainedTokenizerFast
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerFast) -> Self:
@@ -50,10 +51,16 @@ class Denoising(TextToText):
         made.mask = token_id(tokenizer, "denoising", MASK)
         before, after = around(tokenizer)
         made.around = before, after or [made.end]
-        texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-        made.ends_sentence = np.array([text.rstrip().endswith(".") for text in texts])
-        made.ends_sentence[made.end] = True
+        made.tokenizer = tokenizer
         return made
+
+    @functools.cached_property
+    def ends_sentence(self) -> Bools:
+        """Whether each token ends a sentence: (vocabulary,)."""
+        texts = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        ends = np.array([text.rstrip().endswith(".") for text in texts])
+        ends[self.end] = True
+        return ends
 
     def window_length(self, sequence_length: int) -> int:
         """Return how many tokens of the text make one sequence."""
