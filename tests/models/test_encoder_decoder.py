@@ -130,11 +130,17 @@ def test_what_it_does_not_honour_is_refused_by_name(setting, value):
         build_without_weights(config)
 
 
-def test_decoders_and_encoders_refuse_what_only_it_has():
-    for family in ("gpt2", "bert"):
-        for setting, value in (("num_decoder_layers", 2), ("scale_head", True)):
-            with pytest.raises(UserError, match=setting):
-                build_without_weights(make_config(family, num_layers=1).replace(**{setting: value}))
+@pytest.mark.parametrize(
+    "family, setting, value",
+    [
+        ("gpt2", "num_decoder_layers", 2),
+        ("bert", "num_decoder_layers", 2),
+        ("bert", "scale_head", True),
+    ],
+)
+def test_decoders_and_encoders_refuse_what_they_have_not(family, setting, value):
+    with pytest.raises(UserError, match=setting):
+        build_without_weights(make_config(family, num_layers=1).replace(**{setting: value}))
 
 
 def test_new_logits_are_as_large_with_a_tied_and_scaled_head_as_with_another():
