@@ -40,21 +40,18 @@ def group_bars(measured: Measured) -> Iterator[Bars]:
         found.setdefault(name, []).append(outcome)
     if not 1 < len(found) <= _MOST_GROUPS:
         return
-    bars = [
-        Bar(
-            name=name.replace("_", " "),
-            value=sum(values) / len(values),
-            interval=wilson(sum(values), len(values), measured.config.confidence),
-            count=len(values),
-        )
-        for name, values in found.items()
-    ]
+    top = metric.scale[1]  # 100 for a percentage
+    bars = []
+    for name, values in found.items():
+        low, high = wilson(sum(values), len(values), measured.config.confidence)
+        share, interval = sum(values) / len(values), (top * low, top * high)
+        bars.append(Bar(name=name.replace("_", " "), value=top * share, interval=interval, count=len(values)))
     bars.sort(key=lambda bar: (-bar.value, bar.name))
     yield Bars(
         bars=tuple(bars),
         x_label=metric.label,
         unit=task.unit,
-        marked=float(outcomes.mean()),
+        marked=top * float(outcomes.mean()),
         caption=f"{metric.label[:1].upper()}{metric.label[1:]} by {group}, with Wilson's interval of each "
         f"{group}; the dashed line is that of all {task.unit}.",
     )

@@ -24,7 +24,7 @@ def mcnemar(first: int, second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test.
 
     Examples on which both models are right or both are wrong say nothing about which is better; of the others each
-    model has half where they are equally good.
+    model has half where they are equally good. Where ties give credit in part, it is the sign test of the credits.
 
     Args:
         first: Examples that the first model alone has right.
@@ -128,10 +128,10 @@ def examples_needed(difference: float, error: float, num_rows: int, confidence: 
 
 
 def flips(first: Array, second: Array) -> tuple[int, int, list[int]]:
-    """Return how many examples each model alone has right, and which these are, in their order.
+    """Return how many examples each model alone has right (or more of), and which these are, in their order.
 
     Args:
-        first: (row), 0 or 1.
+        first: (row), 0 or 1, or between them for a tie among choices.
         second: The same of the other model.
     """
     differ = np.flatnonzero(first != second)

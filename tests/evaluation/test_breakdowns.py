@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nbllm.core.report import Bars, Chart
-from nbllm.evaluation import evaluate
+from nbllm.evaluation import MeanOfRows, evaluate
 from nbllm.evaluation.breakdowns import confidences
 from nbllm.evaluation.proportions import wilson
 from tests.evaluation.questions import Choosing, ChoosingBySubject, questions
@@ -70,3 +70,31 @@ def test_without_groups_or_probabilities_there_is_neither(lm):
     report = evaluate(lm, Choosing(), resamples=50, progress=False)
     assert not [part for part in report.sections if isinstance(part, (Bars, Chart))]
     assert confidences({"correct": np.ones(2)}) is None
+
+
+class Percent(MeanOfRows):
+    """The accuracy in percent."""
+
+    name = "percent"
+    label = "accuracy"
+    better = "higher"
+    scale = (0.0, 100.0)
+    columns = ("correct",)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InPercent(ChoosingBySubject):
+    """The same in percent."""
+
+    @property
+    def metrics(self):
+        return (Percent(),)
+
+
+def test_bars_of_a_percentage_are_in_percent(lm):
+    report = evaluate(lm, InPercent(), data=questions(40), resamples=50, progress=False)
+    (section,) = [part for part in report.sections if isinstance(part, Bars)]
+    assert section.marked == pytest.approx(report.metric("percent").value) and section.marked > 1
+    for bar in section.bars:
+        low, high = wilson(bar.value / 100 * bar.count, bar.count, 0.95)
+        assert bar.interval == pytest.approx((100 * low, 100 * high))

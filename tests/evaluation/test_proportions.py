@@ -152,3 +152,9 @@ def test_a_macro_average_has_the_error_of_rows_within_fixed_groups():
     assert (found.interval[1] - found.interval[0]) == pytest.approx(2 * 1.96 * error, rel=0.04)
     # The groups themselves differ far more: they are not drawn.
     assert error < 0.2 * shares.std(ddof=1) / math.sqrt(3)
+
+
+def test_a_tie_among_choices_leaves_an_accuracy_a_proportion():
+    correct = np.array([1, 0, 0.5, 1, 0, 0.25] * 10)
+    found = estimate(METRICS["accuracy"](), {"correct": correct}, EvaluationConfig())
+    assert found.method == "wilson" and found.interval == wilson(correct.sum(), 60, 0.95)

@@ -28,6 +28,10 @@ class Accuracy(LabelMetric, RatioOfSums):
         weights = weights_of(columns, len(columns["correct"]))
         return weights * columns["correct"], weights
 
+    def outcomes(self, columns: Columns) -> Array | None:
+        """Return the credit of each example: 0, 1, or for a tie in between, which makes Wilson's interval wider."""
+        return credits_of(*self.terms(columns))
+
     def results(self, columns: Columns, *, normalize: bool = True) -> dict[str, Any]:
         """Return the share, or the number of examples that are right.
 
@@ -52,6 +56,10 @@ class NormalizedAccuracy(RatioOfSums):
         """Return the credit of each example, and one for each."""
         return columns["correct_normalized"], np.ones(len(columns["correct_normalized"]))
 
+    def outcomes(self, columns: Columns) -> Array | None:
+        """Return the credit of each example: 0, 1, or for a tie in between, which makes Wilson's interval wider."""
+        return credits_of(*self.terms(columns))
+
 
 @METRICS.register("macro_accuracy")
 class MacroAccuracy(MacroAverage):
@@ -68,3 +76,8 @@ class MacroAccuracy(MacroAverage):
     def terms(self, columns: Columns) -> tuple[Array, Array]:
         """Return the credit of each example, and one for each."""
         return Accuracy().terms(columns)
+
+
+def credits_of(credits: Array, weights: Array) -> Array | None:
+    """Return the credits where each example counts alike and none is less than 0 or more than 1."""
+    return credits if (weights == 1).all() and ((credits >= 0) & (credits <= 1)).all() else None
