@@ -111,6 +111,19 @@ TECHNIQUES = (
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),
     Technique("3.6", "Perplexity and bits per byte", "nbllm.evaluation.metrics.perplexity"),
+    Technique("3.6", "MMLU and CMMLU", "nbllm.evaluation.tasks.mmlu.MMLU", "06-evaluation"),
+    Technique(
+        "3.6", "Common sense: HellaSwag, PIQA, WinoGrande, ARC, LAMBADA", "nbllm.evaluation.tasks.hellaswag"
+    ),
+    Technique("3.6", "Truthfulness: TruthfulQA", "nbllm.evaluation.tasks.truthfulqa.TruthfulQA"),
+    Technique("3.6", "Language understanding: GLUE, SuperGLUE, XNLI", "nbllm.evaluation.tasks.glue"),
+    Technique("3.6", "Answers in a text: SQuAD, XQuAD", "nbllm.evaluation.tasks.squad"),
+    Technique("3.6", "Open questions: Natural Questions, TriviaQA", "nbllm.evaluation.tasks.nq_open.NqOpen"),
+    Technique(
+        "3.6", "Mathematics and reasoning: GSM8K, MATH, BIG-Bench Hard", "nbllm.evaluation.tasks.gsm8k.Gsm8k"
+    ),
+    Technique("3.6", "Translation and summarisation", "nbllm.evaluation.tasks.translation.Translation"),
+    Technique("3.6", "Tasks of one's own", "nbllm.evaluation.task"),
     Technique("3.6", "BLEU", "nbllm.evaluation.metrics.bleu.Bleu"),
     Technique("3.6", "chrF, chrF++ and TER", "nbllm.evaluation.metrics.chrf.ChrF"),
     Technique("3.6", "ROUGE", "nbllm.evaluation.metrics.rouge.Rouge"),

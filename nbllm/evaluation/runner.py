@@ -79,12 +79,14 @@ def evaluate(
     Args:
         lm: The model; or a run, its name in `runs/` or its folder: the weights of its newest checkpoint are measured.
             Several by name, `{"small": a, "large": b}`, are measured on the same examples and compared in one report.
-        tasks: Names of tasks, "perplexity", or tasks of one's own.
+        tasks: Names of tasks ("perplexity", "mmlu", "gsm8k", ...; `nb.evaluation.TASKS` has all), or tasks of one's own
+            (`nb.evaluation.task`).
         data: What the tasks measure. For "perplexity" held-out documents: a data set with a `text` column, a
-            `DatasetDict` (its held-out split), a token store, or a list of texts. Several by name, each measured on
-            its own: `{"mine": held_out, "other": other}`; by the names of tasks, each for that task alone. `None`:
-            the task's own; for "perplexity" what `run` held out, or else the held-out tenth of pydocs. The report
-            says which.
+            `DatasetDict` (its held-out split), a token store, or a list of texts. For a benchmark its published files
+            (a file or their folder), the name of a data set of the hub, a `Dataset`, a `DatasetDict` or rows. Several
+            by name, each measured on its own: `{"mine": held_out, "other": other}`; by the names of tasks, each for
+            that task alone. `None`: the task's own, a small set that comes with nbllm; for "perplexity" what `run` held
+            out, or else the held-out tenth of pydocs. The report says which.
         run: The run that made the model, its name or its folder: its curve, actions, samples and settings become part
             of the report.
         against: An earlier report of the same tasks on the same data, as of the model before it was trained further:
@@ -93,8 +95,9 @@ def evaluate(
             examples stand there in part (13 words or 50 characters in a row), and gives every figure without them.
         title: The report's title.
         progress: Whether a line says how far it is.
-        **settings: Fields of `EvaluationConfig` (limit, confidence, resamples, seed, batch_tokens) and of the tasks
-            (of "perplexity": stride).
+        **settings: Fields of `EvaluationConfig` (limit, confidence, resamples, seed, batch_tokens, truncation, reuse)
+            and of the tasks (of "perplexity": stride; of benchmarks: shots, shots_seed; of "mmlu": subjects,
+            convention, form).
 
     Returns:
         The report: shown in a cell, `report.save("report.html")` (or .pdf, .md, .json) and `report.metric(name)`.

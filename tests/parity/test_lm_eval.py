@@ -19,6 +19,7 @@ from nbllm.evaluation import TASKS, HarnessModel, Source, evaluate  # noqa: E402
 from nbllm.evaluation.splits import EMBEDDED, load_split  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+REAL = Path(__file__).parents[3] / "shared" / "data" / "mmlu"
 CATALOGUE = Path(lm_eval.__file__).parent / "tasks"
 # Our task, its settings, and the file of theirs.
 MATCHES = {
@@ -202,3 +203,18 @@ def test_whole_texts_are_as_likely_as_theirs(model):
     assert HarnessModel(lm).loglikelihood_rolling(asked) == pytest.approx(
         hf.loglikelihood_rolling(asked), abs=1e-4
     )
+
+
+@pytest.mark.slow
+@pytest.mark.realmodel
+@pytest.mark.realdata
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real MMLU")
+def test_a_published_model_has_their_accuracy_on_three_subjects_of_mmlu(smollm2):
+    from nbllm import load
+    from tests.bench.bench_mmlu import side_by_side
+
+    subjects = ["astronomy", "philosophy", "high_school_mathematics"]
+    found = list(side_by_side(load("smollm2-135m-instruct"), subjects, REAL, shots=2, limit=8))
+    assert [subject for subject, *_ in found] == subjects
+    for _, ours_, theirs_, difference, *_ in found:
+        assert ours_ == theirs_ and difference < 1e-4
