@@ -65,7 +65,11 @@ def compare_reports(
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"{name!r} is no name of a model.", hint='{"small": ..., "large": ...}')
     for name in names[1:]:
-        check_comparable(reports[names[0]], list(rows_by_subject(reports[name])))
+        try:
+            check_comparable(reports[names[0]], list(rows_by_subject(reports[name])))
+        except UserError as error:
+            what = f"{names[0]!r} and {name!r} were not measured alike. {error.what}"
+            raise UserError(what, hint=error.hint) from error
     reports = {name: _with_tasks(report) for name, report in reports.items()}
     out = Report(title or f"{', '.join(names[:-1])} and {names[-1]} compared")
     compared = comparisons(reports, config)

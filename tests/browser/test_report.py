@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page, expect
 
 from nbllm.core.report import Chart, KeyValues, Measurement, Measurements, Report, Table
+from tests.core.test_report import full
 
 REPORT = Report("A report").add(
     Measurements(
@@ -36,3 +37,13 @@ def test_nothing_is_cut_off_and_letters_are_legible(browser: Browser, tmp_path, 
     )
     assert stacked == ("flex" if width == 390 else "table-cell")
     page.close()
+
+
+def test_hostile_text_in_every_field_of_every_section_does_nothing(page: Page, tmp_path):
+    hostile = '</script></style><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+    page.goto(full(hostile).save(tmp_path / "report.html").as_uri())
+    expect(page.locator("h1")).to_have_text(hostile)
+    expect(page.locator(".nbllm-examples tbody tr").first).to_be_visible()
+    assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
+    scripts = page.locator("script").evaluate_all("scripts => scripts.map((each) => each.type)")
+    assert scripts == ["application/json", ""]  # the examples, and what shows them

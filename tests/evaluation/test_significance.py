@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -49,7 +50,7 @@ class Sacrebleu(FunctionOfSums):
 
     label, better, columns = "score", "higher", ("statistics",)
 
-    @property
+    @functools.cached_property
     def scorer(self):
         return {"bleu_of_sums": BLEU, "chrf_of_sums": CHRF}[self.name](references=[REFERENCES])
 
