@@ -226,6 +226,8 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
             stack = network.get_submodule(path.rpartition(".")[0])
             kept["attention"] += _kept_for_positions(stack, module, config, (batch_size, length))
             flops["attention"] += _flops_for_positions(module, config, (batch_size, length))
+    if config.parallel_block:  # both parts read one tensor, or both of their normalizations do
+        kept["norms"] -= config.num_layers * config.hidden_size
     if network.can != {"embed"}:
         weight = cast(Tensor, network.head_weight)
         if not any(module.weight is weight for module in network.modules() if isinstance(module, nn.Linear)):
@@ -328,7 +330,10 @@ def _kept_for_positions(
         of_batch = 4 * length + queries * distances / length
         return layers * (config.num_heads * (length + distances) + 2 * queries + of_batch / batch_size)
     if type(scheme).rotate is not Positions.rotate:  # queries and keys before and after
-        return float(layers * (config.num_heads + config.num_kv_heads) * config.head_dim)
+        queries = config.num_heads * config.head_dim
+        # Of heads that are put together of two parts, the result of attention lies in another order: it is copied.
+        copied = queries if config.rotary_dim < config.head_dim or config.rotary_interleaved else 0
+        return float(layers * (queries + config.num_kv_heads * config.head_dim + copied))
     if type(scheme).bias is Positions.bias:
         return 0.0
     weights = config.num_heads * length
