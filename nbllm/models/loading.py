@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nbllm.models.network import Network, build_without_weights
 from nbllm.models.tensor_files import INDEX, TensorFiles
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.nn.compiled import parameters_by_name
+from nbllm.nn.joined import empty_parameters, side_by_side
 
 CONFIG = "config.json"
 EMBEDDING = "embedding.weight"
@@ -46,10 +47,17 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Ne
     """
     with _opened(expand_user(directory)) as (files, family, rules, model):
         sizes = {rule.source: files.num_bytes(rule.source) for rule in rules}
-        state: dict[str, torch.nn.Parameter] = {}
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        for rule in rules:  # before memory for all of them is allocated
+            rows = sum(shapes[name][0] for name in rule.targets)
+            files.check_shape(rule.source, rule.shape(rows, shapes[rule.targets[0]][1:]))
+        state = empty_parameters(model, dtype=dtype or files.widest_dtype(), device="cpu")
+        assert state.keys() == {name for rule in rules for name in rule.targets}  # none stays as it is
         with progress(f"opening {files.main.parent.name}", sum(sizes.values()), "B") as bar:
-            for rule, parameters in _read(files, family, rules, model, dtype):
-                state |= parameters
+            for rule in rules:
+                _fill(files, rule, [state[name].detach() for name in rule.targets])
+                if EMBEDDING in rule.targets and model.config.tie_embeddings and family.head in files:
+                    _check_tied(files, state[EMBEDDING], family.head)
                 bar.update(sizes[rule.source])
     model.load_state_dict(state, assign=True)
     return model
@@ -60,8 +68,15 @@ def read_parameters(
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
     with _opened(expand_user(directory)) as (files, family, rules, model):
-        for _, parameters in _read(files, family, rules, model, dtype):
-            yield from parameters.items()
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        for rule in rules:
+            parameters = [
+                torch.empty(shapes[name], dtype=dtype or files.widest_dtype()) for name in rule.targets
+            ]
+            _fill(files, rule, parameters)
+            if EMBEDDING in rule.targets and model.config.tie_embeddings and family.head in files:
+                _check_tied(files, parameters[rule.targets.index(EMBEDDING)], family.head)
+            yield from zip(rule.targets, map(torch.nn.Parameter, parameters), strict=True)
 
 
 @contextlib.contextmanager
@@ -85,20 +100,6 @@ def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightR
         except UserError as error:
             raise WeightsError(error.what, where=directory / CONFIG, hint=error.hint) from None
         yield files, family, rules, model
-
-
-def _read(
-    files: TensorFiles, family: Family, rules: list[WeightRule], model: Network, dtype: torch.dtype | None
-) -> Iterator[tuple[WeightRule, dict[str, torch.nn.Parameter]]]:
-    """Yield each entry of the weight map with the parameters that its tensor holds."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    if dtype is None:
-        dtype = files.widest_dtype()
-    for rule in rules:
-        parameters = dict(_read_parameters(files, rule, shapes, dtype))
-        if EMBEDDING in parameters and model.config.tie_embeddings and family.head in files:
-            _check_tied(files, parameters[EMBEDDING], family.head)
-        yield rule, parameters
 
 
 def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
@@ -250,15 +251,15 @@ def _list(kind: str, names: list[str]) -> str:
     return f"{len(names)} tensor{'s are' if len(names) > 1 else ' is'} {kind}: {shown}."
 
 
-def _read_parameters(
-    files: TensorFiles, rule: WeightRule, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
-) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Yield the parameters that one of the family's tensors holds; several are slices of one storage."""
-    rows = [shapes[name][0] for name in rule.targets]
-    expected = rule.shape(sum(rows), shapes[rule.targets[0]][1:])
-    stored = files.read(rule.source, expected).to(dtype)
-    for name, part in zip(rule.targets, rule.split(stored, rows), strict=True):
-        yield name, torch.nn.Parameter(part)
+def _fill(files: TensorFiles, rule: WeightRule, parameters: Sequence[Tensor]) -> None:
+    """Read one of the family's tensors into the memory of the parameters that it holds."""
+    rows = [len(parameter) for parameter in parameters]
+    expected = rule.shape(sum(rows), tuple(parameters[0].shape[1:]))
+    whole = side_by_side(*parameters) if not rule.transposed and rule.heads == 1 else None
+    stored = files.read(rule.source, expected, whole)
+    if whole is None or stored.data_ptr() != whole.data_ptr():
+        for parameter, part in zip(parameters, rule.split(stored, rows), strict=True):
+            parameter.copy_(part)
 
 
 def _check_tied(files: TensorFiles, embedding: Tensor, name: str) -> None:

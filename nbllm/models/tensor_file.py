@@ -65,14 +65,19 @@ class TensorFile:
                 f"The file is no whole safetensors file: {error}", where=path, hint="Fetch or save it again."
             ) from None
 
-    def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Return a tensor in memory of its own.
+    def read(self, name: str, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        """Return a tensor, in memory of its own or in `out`'s.
+
+        Args:
+            name: Its name.
+            dtype: Of its elements.
+            out: Contiguous memory of that dtype for as many elements.
 
         Raises:
             WeightsError: The file has become shorter since it was opened, or cannot be read.
         """
         entry = self.entries[name]
-        tensor = torch.empty(math.prod(entry.shape), dtype=dtype)
+        tensor = torch.empty(math.prod(entry.shape), dtype=dtype) if out is None else out.view(-1)
         assert tensor.nbytes == entry.end - entry.begin, entry  # the library has checked it
         memory = tensor.view(torch.uint8).numpy().data
         try:

@@ -79,23 +79,33 @@ class TensorFiles:
         found = {self._dtype(name) for name in sorted(self.names)}
         return found.pop() if len(found) == 1 else torch.float32
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor, in memory of its own.
-
-        Raises:
-            WeightsError: It has another shape, is not floating, holds values that are not finite, or cannot
-                be read.
-        """
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `WeightsError` where a tensor has another shape."""
         path, stored_name = self._stored[name]
-        dtype, file = self._dtype(name), self._open(path)
-        found = file.entries[stored_name].shape
+        found = self._open(path).entries[stored_name].shape
         if found != shape:
             raise WeightsError(
                 f"{name} has the shape {list(found)}; the configuration asks for {list(shape)}.",
                 where=path,
                 hint="config.json belongs to another model, or the tensor was changed.",
             )
-        tensor = file.read(stored_name, dtype)
+
+    def read(self, name: str, shape: tuple[int, ...], out: Tensor | None = None) -> Tensor:
+        """Return a tensor, in memory of its own or, where it is stored in that dtype, in `out`'s.
+
+        Args:
+            name: Its full name.
+            shape: What its shape must be.
+            out: Contiguous memory for as many elements.
+
+        Raises:
+            WeightsError: It has another shape, is not floating, holds values that are not finite, or cannot
+                be read.
+        """
+        self.check_shape(name, shape)
+        path, stored_name = self._stored[name]
+        dtype, file = self._dtype(name), self._open(path)
+        tensor = file.read(stored_name, dtype, out if out is not None and out.dtype == dtype else None)
         # The sum needs no memory; it is not finite where a number is not, or where it overflows.
         if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
