@@ -18,6 +18,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from nbllm.core.cache import cache_folder, make_folder
 from nbllm.core.errors import CacheError
+from nbllm.data.document_bounds import document_bounds
 from nbllm.evaluation.provenance import model_fingerprint
 from nbllm.nn.hooks import has_hooks
 
@@ -33,15 +34,17 @@ _KEPT_SECONDS = 30 * 24 * 3600.0  # since a model was last evaluated
 def key_of_model(lm: LM) -> str | None:
     """Return what a model's answers depend on beside the request, as a SHA-256; `None` where that cannot be told.
 
-    It holds the model's fingerprint, the class of every module, the device and torch's version. A module with hooks,
-    with a replaced `forward` or of a class that is neither ours nor torch's may compute what its weights do not say.
+    It holds the model's fingerprint, the class of every module, the tokens that end a text, the device and torch's
+    version. A module with hooks, with a replaced `forward` or of a class that is neither ours nor torch's may compute
+    what its weights do not say.
     """
     modules = list(lm.model.named_modules())
     if _has_any_global_hook() or not all(_is_known(module) for _, module in modules):
         return None
     classes = [[name, type(module).__qualname__] for name, module in modules]
-    facts = [_FORMAT, model_fingerprint(lm), torch.__version__, lm.model.device.type, classes]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    ends = [*lm.end_tokens, *document_bounds(lm.tokenizer).end_tokens, lm.decoder_tokens]
+    facts = [_FORMAT, model_fingerprint(lm), torch.__version__, lm.model.device.type, classes, ends]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
 
 
 def _is_known(module: torch.nn.Module) -> bool:

@@ -22,6 +22,7 @@ from nbllm.evaluation.answering import answer_prepared
 from nbllm.evaluation.measuring import answer_examples
 from nbllm.evaluation.tasks.mmlu import MMLU
 from nbllm.inference.config import SamplingConfig
+from nbllm.lm import LM
 from tests.evaluation.conftest import perturbed
 
 SAMPLED = SamplingConfig(temperature=1.0, max_new_tokens=4)
@@ -135,6 +136,7 @@ def test_a_model_that_may_compute_something_else_has_no_key(lm):
     same = copy.copy(lm)
     same.model = copy.deepcopy(lm.model)
     assert key_of_model(same) == key and key_of_model(perturbed(lm, 1e-3)) != key
+    assert key_of_model(LM(lm.model, lm.tokenizer, end_tokens=[5])) != key  # it ends its texts elsewhere
     handle = same.model.blocks[0].register_forward_hook(lambda *_: None)
     assert key_of_model(same) is None
     handle.remove()
