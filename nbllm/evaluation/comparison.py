@@ -13,7 +13,7 @@ from nbllm.evaluation.columns import Columns, to_arrays
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.metrics.base import Metric
 from nbllm.evaluation.metrics.catalogue import METRICS
-from nbllm.evaluation.statistics import Difference, difference, recorded
+from nbllm.evaluation.statistics import Difference, clusters_of, difference, recorded
 
 
 def check_comparable(before: Report, subjects: Collection[Subject]) -> None:
@@ -90,7 +90,7 @@ def comparison_section(before: Report, after: Report, config: EvaluationConfig) 
             agree = " and ".join(name.removeprefix("num_") for name in metric.comparable_by)
             notes.append(f"{_sentence_case(now.name)} is left out: the models count by different {agree}.")
             continue
-        clusters = columns[1][new.cluster] if new.cluster else None
+        clusters = clusters_of(columns[1], new.cluster)
         found = difference(metric, columns[0], columns[1], config, clusters)
         changes.append(
             Change(
@@ -152,7 +152,12 @@ def _told(name: str, found: Difference) -> str:
 
 def _units(rows: Iterable[Rows]) -> str:
     """Return what is drawn: "documents", or "examples and clusters of questions"."""
-    units = {f"clusters of {each.unit}" if each.cluster else each.unit for each in rows}
+    units = {
+        each.unit
+        if clusters_of(to_arrays(each.columns), each.cluster) is None
+        else f"clusters of {each.unit}"
+        for each in rows
+    }
     return " and ".join(sorted(units))
 
 

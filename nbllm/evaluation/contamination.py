@@ -26,7 +26,7 @@ from nbllm.core.report.sections import Measurements, Section, Table
 from nbllm.evaluation.columns import take
 from nbllm.evaluation.documents import documents
 from nbllm.evaluation.examples import Source
-from nbllm.evaluation.statistics import estimate
+from nbllm.evaluation.statistics import clusters_of, estimate
 
 if TYPE_CHECKING:
     from nbllm.evaluation.examples import Examples
@@ -282,7 +282,7 @@ def _subset(
     measured: Measured, metric: Metric, figure: Measurement, kind: str, kept: NDArray[np.bool_]
 ) -> Measurement:
     columns = take(measured.columns, np.flatnonzero(kept))
-    clusters = columns[measured.task.cluster] if measured.task.cluster else None
+    clusters = clusters_of(columns, measured.task.cluster)
     found = estimate(metric, columns, measured.config, clusters)
     return dataclasses.replace(
         figure,

@@ -25,7 +25,7 @@ from nbllm.evaluation.metrics.accuracy import Accuracy
 from nbllm.evaluation.metrics.base import Metric
 from nbllm.evaluation.provenance import model_fingerprint, signature, task_record
 from nbllm.evaluation.requests import Likelihood
-from nbllm.evaluation.statistics import Difference, difference, estimate, recorded
+from nbllm.evaluation.statistics import Difference, clusters_of, difference, estimate, recorded
 from nbllm.evaluation.tasks.base import Task
 from nbllm.evaluation.tasks.catalogue import TASKS
 from nbllm.evaluation.tasks.multiple_choice import MultipleChoice
@@ -173,14 +173,13 @@ class _Measuring:
     def change(self, before: Parts, after: Parts) -> Difference:
         """Return by how much the accuracy differs, paired."""
         one, two = self(before), self(after)
-        cluster = before.prompt.cluster
-        return difference(Accuracy(), one, two, self.config, one[cluster] if cluster else None)
+        return difference(Accuracy(), one, two, self.config, clusters_of(one, before.prompt.cluster))
 
 
 def _figure(name: str, task: MultipleChoice, measure: _Measuring, model_sha256: str) -> Measurement:
     columns = measure(Parts(task, task, task))
     metric, config = Accuracy(), measure.config
-    clusters = columns[task.cluster] if task.cluster else None
+    clusters = clusters_of(columns, task.cluster)
     found = estimate(metric, columns, config, clusters)
     figure = Measurement(
         name=name,

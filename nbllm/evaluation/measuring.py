@@ -20,7 +20,7 @@ from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import Examples
 from nbllm.evaluation.preparing import Prepared, prepare
 from nbllm.evaluation.requests import Request
-from nbllm.evaluation.statistics import BOOTSTRAP, WILSON, estimate, recorded
+from nbllm.evaluation.statistics import BOOTSTRAP, WILSON, clusters_of, estimate, recorded
 
 if TYPE_CHECKING:
     from nbllm.evaluation.metrics.base import Metric
@@ -93,7 +93,7 @@ class Measured:
     def intervals(self) -> str:
         """How the intervals of the figures were found, in sentences."""
         methods = {each.method for each in self.measurements}
-        cluster = self.task.cluster
+        cluster = self.task.cluster if clusters_of(self.columns, self.task.cluster) is not None else ""
         sentences = []
         if WILSON in methods:
             clustered = f", for answers clustered by {cluster}" if cluster else ""
@@ -129,7 +129,7 @@ def measure(
     subject = examples.subject(task)
     columns = to_columns(rows)
     arrays = to_arrays(columns)
-    clusters = arrays[task.cluster] if task.cluster else None
+    clusters = clusters_of(arrays, task.cluster)
     measured = Measured(
         task=task,
         subject=subject,

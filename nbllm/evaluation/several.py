@@ -28,7 +28,7 @@ from nbllm.evaluation.significance import (
     holm,
     mcnemar,
 )
-from nbllm.evaluation.statistics import difference
+from nbllm.evaluation.statistics import clusters_of, difference
 
 if TYPE_CHECKING:
     from nbllm.evaluation.columns import Columns
@@ -175,7 +175,7 @@ def _compared(
     config: EvaluationConfig,
 ) -> Comparison:
     one, two = columns
-    clusters = one[cluster] if cluster and not metric.strata else None
+    clusters = None if metric.strata else clusters_of(one, cluster)
     found = difference(metric, one, two, config, clusters)
     num_rows = len(next(iter(one.values())))
     tests: dict[str, float] = {}

@@ -210,6 +210,22 @@ def percentiles(found: Array, confidence: float) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def clusters_of(columns: Columns, name: str) -> NDArray[Any] | None:
+    """Return the cluster of each row, (row); `None` where every row stands alone.
+
+    Rows that are all of one cluster stand alone, too: a figure of a single subject says how well a model knows that
+    subject, whose questions are then what was drawn. How much subjects differ cannot be learned from one.
+
+    Args:
+        columns: By name, each (row).
+        name: Of the column of clusters; "" for none.
+    """
+    if not name:
+        return None
+    clusters: NDArray[Any] = columns[name]
+    return clusters if len(set(clusters.tolist())) > 1 else None
+
+
 def numbered(clusters: NDArray[Any]) -> NDArray[np.intp]:
     """Return for each row the number of its cluster, from 0."""
     numbers: dict[Any, int] = {}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nbllm.evaluation import EvaluationConfig, Metric, RatioOfSums, difference, estimate
+from nbllm.evaluation.statistics import clusters_of
 
 
 class Ratio(RatioOfSums):
@@ -210,6 +211,13 @@ def test_whole_clusters_are_drawn(metric):
 
 def test_one_cluster_has_no_interval():
     assert ratio_of_sums(ANSWERS, np.ones(16), EvaluationConfig(), clusters=np.zeros(16)).interval is None
+
+
+def test_rows_that_are_all_of_one_cluster_stand_alone():
+    columns = {"subject": np.array(["astronomy"] * 3, object), "text": np.array(["a", "b", "b"], object)}
+    assert clusters_of(columns, "subject") is None
+    assert clusters_of(columns, "") is None
+    assert clusters_of(columns, "text") is columns["text"]
 
 
 def test_a_figure_that_is_none_in_some_resamples_is_left_out_of_the_interval():

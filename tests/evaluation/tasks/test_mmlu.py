@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nbllm.core.errors import DataError, UserError
-from nbllm.evaluation import Source
+from nbllm.evaluation import Source, evaluate
 from nbllm.evaluation.examples import load_examples
+from nbllm.evaluation.proportions import wilson
 from nbllm.evaluation.splits import EMBEDDED
 from nbllm.evaluation.tasks.mmlu import MMLU
 from nbllm.evaluation.tasks.mmlu_subjects import GROUP_OF
@@ -233,3 +234,10 @@ def test_a_limit_takes_as_many_of_each_subject():
     assert [row["question"] for row in rows[:3]] == [
         row["question"] for row in MMLU().examples(Source(None))[0][:3]
     ]
+
+
+def test_a_single_subject_has_an_interval_of_its_questions(lm):
+    report = evaluate(lm, MMLU(subjects=["astronomy"]), progress=False, resamples=20, reuse=False)
+    correct = np.array(report.rows("mmlu").columns["correct"])
+    found = report.metric("mmlu")
+    assert found.interval == pytest.approx(wilson(correct.sum(), len(correct), 0.95))
