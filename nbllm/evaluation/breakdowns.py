@@ -81,7 +81,6 @@ def reliability(measured: Measured) -> Iterator[Chart]:
             f"Reliability diagram, {_BINS} bins of equal width. Below the straight line the model is too sure; the "
             f"expected calibration error is {error:.3f}."
         ),
-        minor=True,
     )
 
 

@@ -92,17 +92,21 @@ class Measured:
     @property
     def intervals(self) -> str:
         """How the intervals of the figures were found, in sentences."""
-        methods = {each.method for each in self.measurements}
+        methods = [each.method for each in self.measurements]
         cluster = self.task.cluster if clusters_of(self.columns, self.task.cluster) is not None else ""
         sentences = []
         if WILSON in methods:
             clustered = f", for answers clustered by {cluster}" if cluster else ""
             sentences.append(f"Intervals of proportions are Wilson's{clustered}.")
-        if BOOTSTRAP in methods:
+        pairs = zip(self.task.metrics, methods, strict=True)
+        strata = [metric.strata for metric, method in pairs if method == BOOTSTRAP]
+        drawn = [] if all(strata) else [f"{cluster}s" if cluster else self.task.unit]
+        drawn += [f"{self.task.unit} within each {each}" for each in dict.fromkeys(filter(None, strata))]
+        if strata:
             which = "Those of other figures" if sentences else "Intervals"
-            drawn = f"{cluster}s" if cluster else self.task.unit
+            of = ", for macro averages of the ".join(drawn)
             sentences.append(
-                f"{which} are percentiles of {self.config.resamples:,} bootstrap resamples of the {drawn}."
+                f"{which} are percentiles of {self.config.resamples:,} bootstrap resamples of the {of}."
             )
         return " ".join(sentences)
 

@@ -61,6 +61,16 @@ def test_every_pair_is_compared_by_every_figure_of_the_models(report, models):
     assert found.needed > 0 and found.effect * found.difference > 0
 
 
+def test_how_each_interval_was_found_is_said(report):
+    text = str(report)
+    assert "Intervals are percentiles of 300 bootstrap resamples of the documents." in text
+    assert "Intervals of proportions are Wilson's, for answers clustered by subject." in text
+    assert (
+        "Those of other figures are percentiles of 300 bootstrap resamples of the questions within each subject."
+        in text
+    )
+
+
 def test_flips_are_listed_with_both_answers(report):
     found = report.comparison("accuracy")
     right = [report.rows("choosing", model=name).columns["correct"] for name in found.models]
