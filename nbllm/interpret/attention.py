@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError, nearest
-from nbllm.data.encoding import encode_text
 from nbllm.inference.text import encode_prompt, encode_source
 from nbllm.lm import LM
 from nbllm.models.block import Block
@@ -156,7 +155,8 @@ def decoder_ids(source: LM | Network, text: Text) -> list[int]:
         UserError: As `token_ids`.
     """
     if isinstance(text, str) and isinstance(source, LM) and source.decoder_tokens is not None:
-        written = encode_text(source.tokenizer, text)
+        # As the prompt is read: sentinels that it spells are tokens.
+        written = source.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return token_ids(source, [source.decoder_tokens.decoder_start_token_id, *written])
     return token_ids(source, text)
 

@@ -153,7 +153,7 @@ def test_an_encoder_decoder_shows_what_is_written_beside_what_is_read(lm, view):
     picture = attention(pair, "a cat", decoder_text="<pad>b", view=view)
     (data,) = parameters(picture)["attention"]
     assert data["right_text"] == ["a", "␣", *"cat", "</s>"]
-    assert data["left_text"] == ["<pad>", *"<pad>b"]  # the start token, then a text that spells one
+    assert data["left_text"] == ["<pad>", "<pad>", "b"]  # the start token, then a text that spells one
     assert all(len(row) == 6 for layer in data["attn"] for head in layer for row in head)
     assert repr(picture).startswith("<Cross-attention: layers 0, 1; heads 0 to 3")
     written = attention(pair, "a cat", decoder_text="b", part="decoder", view=view)
