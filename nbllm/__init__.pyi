@@ -18,6 +18,7 @@ from .evaluation import evaluate as evaluate, reproduce as reproduce
 from .inference import SamplingConfig as SamplingConfig
 from .lm import LM as LM
 from .models import ModelConfig as ModelConfig
+from .models.peft.lora import LoRA as LoRA
 from .models.preset_list import presets as presets
 from .nn.compute.doctor import doctor as doctor
 from .opening import load as load

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nbllm.inference.streaming import StreamedText
     from nbllm.models.config import ModelConfig
     from nbllm.models.network import CausalNetwork, GenerativeNetwork, Network
+    from nbllm.models.peft.adapter import Adapter
+    from nbllm.models.peft.lora import LoRA
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -114,6 +116,7 @@ class LM:
         self.origin = ""
         self.lock = threading.RLock()
         self._check_untrained: Callable[[], None] | None = None
+        self._adapter: Adapter | None = None
         self._endings_told: set[str] = set()
 
     @classmethod
@@ -214,15 +217,113 @@ class LM:
         from nbllm.nn.compiled import state_by_name
 
         model = build_without_weights(self.config).to(self.model.dtype).to_empty(device=self.model.device)
+        adapter = self.adapters[0] if self.adapters else None
         with self.lock:
-            model.load_state_dict(state_by_name(self.model))
+            state = state_by_name(self.model)
+            own = (
+                {} if adapter is None else {name: each.clone() for name, each in adapter.parameters().items()}
+            )
+            model.load_state_dict({name: value for name, value in state.items() if name not in own})
         model.attention_backend = self.model.attention_backend
         other = LM(
             model, self.tokenizer, sampling=self.sampling, end_tokens=self._end_tokens,
             decoder_tokens=self._decoder_tokens,
         )  # fmt: skip
         other.origin = self.origin
+        if adapter is not None and adapter.state == "on":
+            other.attach(adapter.config, layers=adapter.shape()).load(own)
         return other
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapter on the model, if there is one: switched on or off, or merged; it shows what it trains."""
+        attached = self._adapter is not None and self._adapter.state != "detached"
+        return (self._adapter,) if attached and self._adapter is not None else ()
+
+    def attach(
+        self,
+        adapter: LoRA | Path | str,
+        *,
+        seed: int = 0,
+        layers: Mapping[str, tuple[int, float]] | None = None,
+    ) -> Adapter:
+        """Attach an adapter: a new one, or one that was saved by `save_adapter` or by peft.
+
+        Args:
+            adapter: Settings, such as nb.LoRA(rank=8), or the folder of a saved one.
+            seed: Of a new one.
+            layers: Rank and scale of each layer's update by its name; None: those of the settings in each target.
+
+        Returns:
+            The adapter, which can be switched off and on, merged, unmerged and detached.
+
+        Raises:
+            UserError: The model has an adapter already, or no layer that a target names.
+            WeightsError: The saved one cannot be read, or does not fit this model.
+            RunError: A run trains this model.
+        """
+        from nbllm.models.peft.adapter import Adapter
+        from nbllm.models.peft.files import read_peft
+        from nbllm.models.peft.lora import LoRA
+
+        if self.adapters:
+            raise UserError(
+                f"The model has an adapter already, which is {self.adapters[0].state}.",
+                hint="Merge it for good (lm.merge(), lm.adapters[0].detach()), or only detach it.",
+            )
+        self.refuse_while_trained()
+        with self.lock:
+            if isinstance(adapter, LoRA):
+                made = Adapter(self.model, adapter, layers=layers, guard=self.refuse_while_trained)
+                made.initialize(seed)
+            else:
+                made = read_peft(self.model, expand_user(adapter), guard=self.refuse_while_trained)
+            self._adapter = made
+        return made
+
+    def merge(self) -> LM:
+        """Add the adapter's updates to the weights; `lm.adapters[0].unmerge()` restores these to the bit.
+
+        Raises:
+            UserError: There is no adapter.
+            RunError: A run trains this model.
+        """
+        with self.lock:
+            self._the_adapter().merge()
+        return self
+
+    def save_adapter(self, path: Path | str) -> Path:
+        """Save the adapter alone, in peft's layout: `attach` opens it, and peft does on the transformers model.
+
+        Args:
+            path: A folder that does not exist, or that holds an older adapter.
+
+        Raises:
+            UserError: There is no adapter, or the folder holds something else.
+            OSError: The disk is full or the path cannot be written.
+        """
+        from nbllm.models.peft.files import write_peft
+
+        path = expand_user(path)
+        with self.lock:
+            write_peft(self.model, self._the_adapter(), path, base=self.origin)
+        return path
+
+    def adopt(self, adapter: Adapter) -> None:
+        """Make an adapter that is on the network already, as read from a checkpoint, the model's."""
+        self._adapter = adapter
+
+    def _the_adapter(self) -> Adapter:
+        if not self.adapters:
+            raise UserError(
+                "The model has no adapter.", hint="Attach one: lm.attach(nb.LoRA(rank=8)), or train one."
+            )
+        return self.adapters[0]
+
+    def refuse_while_trained(self) -> None:
+        """Raise `RunError` while a run trains this model."""
+        if self._check_untrained is not None:
+            self._check_untrained()
 
     def save(self, path: Path | str, *, dtype: str | None = None) -> Path:
         """Save model and tokenizer so that `load` and transformers open them; all of it or nothing.
@@ -245,6 +346,11 @@ class LM:
         from nbllm.models.replacing import replacing_model
 
         path = expand_user(path)
+        if self.adapters and self.adapters[0].state == "on":
+            raise UserError(
+                "The model has an adapter, which its files would not hold.",
+                hint="Merge it first (lm.merge()), or save it alone (lm.save_adapter(path)).",
+            )
         if path.suffix.lower() == ".gguf":
             from nbllm.models.gguf import save_gguf
 
@@ -287,8 +393,7 @@ class LM:
                 f"vocab_size must be a whole number, at least {needed}: the tokenizer has so many tokens; "
                 f"not {vocab_size!r}."
             )
-        if self._check_untrained is not None:
-            self._check_untrained()
+        self.refuse_while_trained()
         with self.lock:
             if vocab_size != self.config.vocab_size:
                 self.release()
@@ -314,6 +419,9 @@ class LM:
             ids |= dataclasses.asdict(decoder_tokens)
         with self.lock:
             save_model(self.model, folder, token_ids=ids, generation=generation_config(self.sampling))
+            for adapter in self.adapters:
+                if adapter.state == "on":
+                    adapter.write(folder)
         self.tokenizer.save_pretrained(str(folder))
 
     @overload

@@ -89,7 +89,7 @@ def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dt
 
 
 def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerBase | None = None) -> LM:
-    """Return a model with everything else that its directory holds: tokenizer, recommended sampling, end tokens.
+    """Return a model with everything else that its directory holds: tokenizer, adapter, sampling, end tokens.
 
     Args:
         model: The network, which has the directory's configuration.
@@ -111,6 +111,7 @@ def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerB
     )
     from nbllm.models.encoder_decoder import EncoderDecoder
     from nbllm.models.loading import read_config_file
+    from nbllm.models.peft.adapter import read_adapter
 
     tokenizer = load_tokenizer(directory) if tokenizer is None else tokenizer
     stated, where = read_generation_config(directory), directory / GENERATION_CONFIG
@@ -126,7 +127,10 @@ def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerB
     else:
         ends = usable_end_tokens(older.get("eos_token_id"), size, None)
     decoder_tokens = stated_decoder_tokens(stated or older, size, where) if is_pair else None
-    return LM(model, tokenizer, sampling=sampling, end_tokens=ends, decoder_tokens=decoder_tokens)
+    lm = LM(model, tokenizer, sampling=sampling, end_tokens=ends, decoder_tokens=decoder_tokens)
+    if (adapter := read_adapter(model, directory, guard=lm.refuse_while_trained)) is not None:
+        lm.adopt(adapter)
+    return lm
 
 
 def _name_of(path: Path) -> str:

@@ -29,8 +29,8 @@ _SHORT = 12  # hexadecimal digits of a digest in a signature
 def model_fingerprint(lm: LM) -> str:
     """Return the SHA-256 of a model's weights and its tokenizer, in hexadecimal.
 
-    It depends on each parameter's name, dtype, shape and bytes, on the configuration and on the tokenizer, and on
-    nothing else: a model saved and opened again has the same.
+    It depends on each parameter's name, dtype, shape and bytes, on the configuration, on the adapter's scale and on the
+    tokenizer, and on nothing else: a model saved and opened again has the same.
     """
     import torch
 
@@ -41,6 +41,8 @@ def model_fingerprint(lm: LM) -> str:
             flat = parameter.detach().to("cpu").reshape(-1).view(torch.uint8)
             digest.update(flat.numpy().data)
     digest.update(repr(lm.config).encode())
+    if any(adapter.state == "on" for adapter in lm.adapters):  # by how much an update counts is no parameter
+        digest.update(repr(lm.adapters[0].shape()).encode())
     backend = getattr(lm.tokenizer, "backend_tokenizer", None)
     tokenizer = sorted(lm.tokenizer.get_vocab().items()) if backend is None else backend.to_str()
     digest.update(repr(tokenizer).encode())

@@ -11,6 +11,7 @@ from typing import Any
 
 from nbllm.core.errors import RunError, UserError
 from nbllm.models.config import ModelConfig
+from nbllm.models.peft.adapter import read_tensors
 from nbllm.opening import load_tokenizer
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
@@ -101,7 +102,10 @@ def _forked_record(
         )
     shape, data = ModelConfig.from_dict(record["model"]), record["data"]
     held_out = None if data["validation"] is None else open_store(data["validation"])
-    check_fits(config, shape, load_tokenizer(info.path), open_store(data["train"]), held_out)
+    check_fits(
+        config, shape, load_tokenizer(info.path), open_store(data["train"]), held_out,
+        adapter=read_tensors(info.path),
+    )  # fmt: skip
     new = inherited(
         record,
         config=config.to_dict(),

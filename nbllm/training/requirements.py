@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError
@@ -28,8 +29,10 @@ def check_fits(
     tokenizer: PreTrainedTokenizerFast,
     training: TokenStore,
     held_out: TokenStore | None,
+    *,
+    adapter: Collection[str] = (),
 ) -> None:
-    """Check that model and text can be trained as configured.
+    """Check that model and text can be trained as configured; `adapter`: the parameters that the model has beside.
 
     Raises:
         UserError: The network cannot do what the objective trains it for, a sequence is longer than the model has
@@ -47,7 +50,7 @@ def check_fits(
             hint=f"Use sequence_length={longest} or less, or a model with more max_positions.",
         )
     _check_batch(config, shape)
-    _check_frozen(config.freeze, shape)
+    _check_frozen(config.freeze, shape, adapter)
     for rule in config.rules:
         check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
     needed = {training: objective.window_length(config.sequence_length)}
@@ -125,7 +128,7 @@ def _check_batch(config: TrainConfig, shape: ModelConfig) -> None:
         )
 
 
-def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig) -> None:
+def _check_frozen(patterns: tuple[str, ...], shape: ModelConfig, adapter: Collection[str]) -> None:
     if patterns:
-        names = [name for name, _ in build_without_weights(shape).named_parameters()]
+        names = [*(name for name, _ in build_without_weights(shape).named_parameters()), *adapter]
         ParameterNames(names, shape).check_from_start(patterns)

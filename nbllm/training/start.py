@@ -16,6 +16,7 @@ from nbllm.data.loader import WindowSource
 from nbllm.data.provenance import source_of
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
+from nbllm.models.peft.adapter import ONLY_ADAPTER
 from nbllm.runs import checkpoint as checkpoints, managing
 from nbllm.runs.locating import FOLDER, locate
 from nbllm.runs.run import Run
@@ -67,8 +68,9 @@ def train(
     """Start training a model on text, and return a handle on the run at once.
 
     Args:
-        lm: The model. A thread's run gives it the new weights at each checkpoint and at the end; a process's run
-            leaves it as it is: `nb.load(run)`.
+        lm: The model; of one with an adapter that is on, that alone is trained unless `freeze` is given. A thread's
+            run gives it the new weights at each checkpoint and at the end; a process's run leaves it as it is:
+            `nb.load(run)`.
         data: Documents with a `text` column, or anything else that `nb.data.load` takes, such as the name of a file; a
             pair of such (training, validation); a `DatasetDict` with `train` and perhaps `validation`; or a packed
             `TokenStore`.
@@ -113,7 +115,10 @@ def train(
     training = _store(lm, text)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
     settings = _sized(settings, given, lm, training)
-    check_fits(settings, lm.config, lm.tokenizer, training, held_out)
+    adapter = [name for each in lm.adapters if each.state == "on" for name in each.parameters()]
+    if adapter and "freeze" not in given:
+        settings = settings.replace(freeze=ONLY_ADAPTER)
+    check_fits(settings, lm.config, lm.tokenizer, training, held_out, adapter=adapter)
     settings = _counted(settings, epochs, lm, training)
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(

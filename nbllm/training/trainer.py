@@ -191,6 +191,7 @@ class Trainer(Session):
         # `begin` reads the weights: read here too, they would need the memory twice.
         model = build_without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
         self.lm = assemble(model, newest.path)
+        self._check_receiver()
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
         self.optimizer = Optimizer(
@@ -214,6 +215,18 @@ class Trainer(Session):
         )
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
+
+    def _check_receiver(self) -> None:
+        """Refuse to give weights to a model whose adapter is no longer as the run's."""
+        if self.publish_to is None:
+            return
+        own, theirs = (parameters_by_name(lm.model).keys() for lm in (self.lm, self.publish_to))
+        if own != theirs:
+            raise RunError(
+                "The model's adapter was switched off, merged, detached or exchanged since this run began.",
+                where=self.path,
+                hint="Switch it on, or go on with the run's own weights: nb.attach(run).resume().",
+            )
 
     def _newest_checkpoint(self, timeline: Timeline | None) -> tuple[CheckpointInfo | None, list[str]]:
         """Return the newest good checkpoint on the run's branch, as rank 0 finds it, and what is wrong with newer ones.

@@ -1,0 +1,1 @@
+"""Adapters: few parameters trained beside a model's own, attached to any architecture."""

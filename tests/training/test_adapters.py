@@ -1,0 +1,95 @@
+"""A run that trains an adapter: steered, checkpointed, forked and replayed as any other."""
+
+import pytest
+import torch
+
+import nbllm as nb
+from nbllm.core.errors import RunError, UserError
+from nbllm.models.peft.files import CONFIG
+
+IDS = torch.tensor([[3, 7, 5, 9, 11, 4]])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_only_the_adapter_is_trained(lm, store, config, tmp_path, precision):
+    state = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    adapter = lm.attach(nb.LoRA(rank=2, targets=("query", "up")), seed=1)
+    before = {name: value.clone() for name, value in adapter.parameters().items()}
+    chosen = {**config, "precision": precision}
+    run = nb.train(lm, store, folder=tmp_path, name="adapted", **chosen)
+    run.wait(progress=False)
+    assert run.state == "finished"
+    now = lm.model.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in state.items())
+    assert all(not torch.equal(now[name], value) for name, value in before.items())
+    opened = nb.load(run)
+    assert opened.adapters[0].config == adapter.config
+    torch.testing.assert_close(opened.model(IDS), lm.model(IDS), atol=1e-6, rtol=1e-6)
+    assert nb.replay(run, progress=False).identical
+    if precision == "float32":
+        fork = run.fork("forked", step=4, lr=1e-3)
+        fork.wait(progress=False)
+        assert fork.state == "finished" and nb.load(fork).adapters
+
+
+def test_it_stays_while_it_is_trained(lm, store, config, tmp_path):
+    adapter = lm.attach(nb.LoRA(rank=2))
+    run = nb.train(lm, store, folder=tmp_path, **{**config, "steps": 10_000})
+    try:
+        for change in (lm.merge, adapter.off, adapter.detach):
+            with pytest.raises(RunError, match="being trained"):
+                change()
+    finally:
+        run.stop()
+        run.wait(progress=False)
+    lm.merge()
+    run.resume()
+    with pytest.raises(RunError, match="merged"):
+        run.wait(progress=False)
+
+
+class TestLM:
+    def test_it_is_shown_saved_and_opened(self, lm, tmp_path):
+        assert lm.adapters == ()
+        with pytest.raises(UserError, match="no adapter"):
+            lm.merge()
+        adapter = lm.attach(nb.LoRA(rank=2))
+        assert lm.adapters == (adapter,)
+        assert "rank 2" in repr(adapter) and f"{adapter.num_parameters:,} parameters" in repr(adapter)
+        with pytest.raises(UserError, match="adapter already"):
+            lm.attach(nb.LoRA())
+        for parameter in adapter.parameters().values():
+            torch.nn.init.normal_(parameter)
+        adapted = lm.model(IDS)
+        lm.save_adapter(tmp_path / "adapter")
+        lm.save_adapter(tmp_path / "adapter")  # over an older one
+        with pytest.raises(UserError, match=r"Merge|would not hold"):
+            lm.save(tmp_path / "model")
+        copy = lm.copy()
+        assert torch.equal(copy.model(IDS), adapted)
+        copy.adapters[0].off()
+        assert torch.equal(lm.model(IDS), adapted)
+        adapter.detach()
+        assert not torch.equal(lm.model(IDS), adapted) and lm.adapters == ()
+        lm.attach(tmp_path / "adapter")
+        assert torch.equal(lm.model(IDS), adapted)
+        lm.merge().save(tmp_path / "model")
+        merged = nb.load(tmp_path / "model")
+        assert merged.adapters == ()
+        torch.testing.assert_close(merged.model(IDS), adapted, atol=1e-5, rtol=1e-5)
+
+    def test_it_is_not_written_over_something_else(self, lm, tmp_path):
+        lm.attach(nb.LoRA())
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(UserError, match="something else"):
+            lm.save_adapter(tmp_path)
+        assert not (tmp_path / CONFIG).exists()
+
+    def test_generation_uses_it(self, lm):
+        plain = lm.generate("a", max_new_tokens=12, temperature=0)
+        adapter = lm.attach(nb.LoRA(rank=4, targets=("query", "value", "down")))
+        for parameter in adapter.parameters().values():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(2))
+        assert lm.generate("a", max_new_tokens=12, temperature=0) != plain
+        with adapter.disabled():
+            assert lm.generate("a", max_new_tokens=12, temperature=0) == plain
