@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +19,7 @@ from nbllm.core.errors import WeightsError
 from nbllm.core.io import open_regular
 
 _LENGTH = 8  # bytes before the header, which say its length
+_PIECE = 1 << 21  # bytes
 
 
 class Entry(NamedTuple):
@@ -51,7 +55,7 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
-        self.path = path
+        self.path, self._lock = path, threading.Lock()
         try:
             with safe_open(path, framework="pt"):
                 pass
@@ -68,30 +72,62 @@ class TensorFile:
     def read(self, name: str, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """Return a tensor, in memory of its own or in `out`'s.
 
+        It is read in pieces, by several threads, and each piece is checked while it is in the processor's cache.
+
         Args:
             name: Its name.
-            dtype: Of its elements.
+            dtype: Of its elements, floating.
             out: Contiguous memory of that dtype for as many elements.
 
         Raises:
-            WeightsError: The file has become shorter since it was opened, or cannot be read.
+            WeightsError: It holds values that are not finite, or the file has become shorter since it was opened, or
+                cannot be read.
         """
         entry = self.entries[name]
         tensor = torch.empty(math.prod(entry.shape), dtype=dtype) if out is None else out.view(-1)
         assert tensor.nbytes == entry.end - entry.begin, entry  # the library has checked it
-        memory = tensor.view(torch.uint8).numpy().data
+        pieces = tensor.split(_PIECE // tensor.element_size())
+        starts = range(entry.begin, entry.end, _PIECE)
         try:
-            self._file.seek(entry.begin)
-            count = self._file.readinto(memory)
-        except OSError as error:
-            raise WeightsError(f"{name} cannot be read: {error.strerror}.", where=self.path) from None
-        if count < tensor.nbytes:
+            if len(pieces) > 1:
+                with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+                    are_finite = list(threads.map(self._read_piece, pieces, starts))
+            else:
+                are_finite = list(map(self._read_piece, pieces, starts))
+        except EOFError:
             raise WeightsError(
                 f"The file ended within {name}: it was changed meanwhile.",
                 where=self.path,
                 hint="Fetch it again.",
+            ) from None
+        except OSError as error:
+            raise WeightsError(f"{name} cannot be read: {error.strerror}.", where=self.path) from None
+        if not all(are_finite):
+            count = sum(int((~torch.isfinite(piece)).sum()) for piece in pieces)
+            raise WeightsError(
+                f"{name} holds {count} values that are not finite.",
+                where=self.path,
+                hint="The file is damaged, or the model was saved after its training broke down.",
             )
         return tensor.view(entry.shape)
+
+    def _read_piece(self, piece: Tensor, start: int) -> bool:
+        """Read elements from byte `start` of the file; return whether they are finite."""
+        memory = piece.view(torch.uint8).numpy().data
+        while len(memory):
+            count = self._read_at(memory, start)
+            if not count:
+                raise EOFError
+            memory, start = memory[count:], start + count
+        # The sum needs no memory; it is not finite where a number is not, or where it overflows.
+        return bool(torch.isfinite(piece.sum())) or bool(torch.isfinite(piece).all())
+
+    def _read_at(self, memory: memoryview, start: int) -> int:
+        if hasattr(os, "preadv"):  # any number of threads at once
+            return os.preadv(self._file.fileno(), [memory], start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.readinto(memory)
 
 
 def _entry(value: dict[str, object], offset: int) -> Entry:
