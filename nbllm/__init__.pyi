@@ -2,6 +2,7 @@ from . import (
     core as core,
     data as data,
     evaluation as evaluation,
+    finetuning as finetuning,
     inference as inference,
     interpret as interpret,
     models as models,
@@ -15,6 +16,7 @@ from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
 from .evaluation import evaluate as evaluate, reproduce as reproduce
+from .finetuning import finetune as finetune
 from .inference import SamplingConfig as SamplingConfig
 from .lm import LM as LM
 from .models import ModelConfig as ModelConfig

@@ -7,7 +7,17 @@ from numpy.typing import NDArray
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.seeding import derive
+from nbllm.data.sample_store import RowSource, SampleStore
 from nbllm.data.token_store import TokenStore
+
+
+def make_source(
+    store: TokenStore | SampleStore, *, length: int, overlap: int = 0, seed: int = 0
+) -> WindowSource | RowSource:
+    """Return what draws from a store: windows of `length` tokens of a text, or the rows of examples."""
+    if isinstance(store, SampleStore):
+        return RowSource(store, seed=seed)
+    return WindowSource(store, length=length, overlap=overlap, seed=seed)
 
 
 class WindowSource:

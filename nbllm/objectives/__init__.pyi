@@ -7,6 +7,7 @@ from . import (
     mixture_of_denoisers as mixture_of_denoisers,
     prefix_lm as prefix_lm,
     span_corruption as span_corruption,
+    supervised as supervised,
     whole_word_masked_lm as whole_word_masked_lm,
 )
 from .base import Batch as Batch, Objective as Objective
@@ -28,4 +29,5 @@ from .mixture_of_denoisers import MixtureOfDenoisers as MixtureOfDenoisers
 from .prefix_lm import PrefixLM as PrefixLM
 from .span_corruption import SpanCorruption as SpanCorruption
 from .special_tokens import add_tokens as add_tokens
+from .supervised import SupervisedFineTuning as SupervisedFineTuning
 from .whole_word_masked_lm import WholeWordMaskedLM as WholeWordMaskedLM

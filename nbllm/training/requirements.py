@@ -18,6 +18,7 @@ from nbllm.training.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from nbllm.data.sample_store import SampleStore
     from nbllm.data.token_store import TokenStore
     from nbllm.models.config import ModelConfig
     from nbllm.training.config import TrainConfig
@@ -27,8 +28,8 @@ def check_fits(
     config: TrainConfig,
     shape: ModelConfig,
     tokenizer: PreTrainedTokenizerFast,
-    training: TokenStore,
-    held_out: TokenStore | None,
+    training: TokenStore | SampleStore,
+    held_out: TokenStore | SampleStore | None,
     *,
     adapter: Collection[str] = (),
 ) -> None:
@@ -53,7 +54,7 @@ def check_fits(
     _check_frozen(config.freeze, shape, adapter)
     for rule in config.rules:
         check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
-    needed = {training: objective.window_length(config.sequence_length)}
+    needed: dict[TokenStore | SampleStore, int] = {training: objective.window_length(config.sequence_length)}
     if held_out is not None:
         needed[held_out] = objective.overlap + 1
     for store, least in needed.items():

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.io import expand_user
 from nbllm.core.signature import InWords, setting, settings_of, takes
-from nbllm.data.loader import WindowSource
+from nbllm.data.loader import make_source
 from nbllm.data.provenance import source_of
+from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
 from nbllm.models.peft.adapter import ONLY_ADAPTER
@@ -188,18 +189,20 @@ def _checked_epochs(given: dict[str, Any]) -> float | None:
     return float(epochs)
 
 
-def _counted(settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore) -> TrainConfig:
+def _counted(
+    settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore | SampleStore
+) -> TrainConfig:
     """Return the settings with epochs as steps, and with the steps of warm-up, which more steps must not stretch."""
     if epochs is not None:
         settings = settings.replace(steps=_steps(epochs, settings, lm, training))
     return settings.replace(warmup_steps=settings.warmup)
 
 
-def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore) -> int:
+def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore | SampleStore) -> int:
     """Return the optimizer steps in which each token of the text is trained on about `epochs` times; say so."""
     objective = make_objective(settings, lm.tokenizer)
     length = objective.window_length(settings.sequence_length)
-    windows = WindowSource(training, length=length, overlap=objective.overlap).windows_per_epoch
+    windows = make_source(training, length=length, overlap=objective.overlap).windows_per_epoch
     in_a_step = settings.batch_size * settings.accumulation
     steps = max(1, math.ceil(epochs * windows / in_a_step))
     sys.stdout.write(
@@ -208,7 +211,9 @@ def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore) -
     return steps
 
 
-def _sized(settings: TrainConfig, given: Mapping[str, Any], lm: LM, training: TokenStore) -> TrainConfig:
+def _sized(
+    settings: TrainConfig, given: Mapping[str, Any], lm: LM, training: TokenStore | SampleStore
+) -> TrainConfig:
     """Return the settings with length and number of sequences where they were not given; say so if they are bounded.
 
     Sequences are as long as the model's positions, up to the default length, and shorter where a short text would fill
@@ -229,10 +234,10 @@ def _sized(settings: TrainConfig, given: Mapping[str, Any], lm: LM, training: To
     return settings.replace(sequence_length=length, batch_size=batch_size)
 
 
-def _store(lm: LM, data: Any) -> TokenStore:
+def _store(lm: LM, data: Any) -> TokenStore | SampleStore:
     from nbllm.data.packing import pack
 
-    return data if isinstance(data, TokenStore) else pack(data, lm.tokenizer)
+    return data if isinstance(data, (TokenStore, SampleStore)) else pack(data, lm.tokenizer)
 
 
 def _record(
@@ -251,7 +256,7 @@ def _record(
     )
 
 
-def _describe(store: TokenStore, given: Any) -> dict[str, Any]:
+def _describe(store: TokenStore | SampleStore, given: Any) -> dict[str, Any]:
     """Return what a run's record says of a text."""
     return {
         "source": source_of(given),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
+from nbllm.data.sample_store import RowSource
 from nbllm.models.network import Network
 from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import Batch, Objective
@@ -56,7 +57,7 @@ class Stepper:
         network: nn.Module,
         objective: Objective[Any],
         optimizer: Optimizer,
-        source: WindowSource,
+        source: WindowSource | RowSource,
         config: TrainConfig,
         device: str,
         ranks: Ranks,

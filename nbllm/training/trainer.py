@@ -10,7 +10,7 @@ import torch
 from nbllm.core.allocator import kept_memory
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
-from nbllm.data.loader import WindowSource
+from nbllm.data.loader import make_source
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM
 from nbllm.models.loading import read_config
@@ -204,7 +204,7 @@ class Trainer(Session):
             self.lm.tokenizer,
             start=None if begins is None else begins.decoder_start_token_id,
         )
-        source = WindowSource(
+        source = make_source(
             open_store(self.record["data"]["train"]),
             length=objective.window_length(self.config.sequence_length),
             overlap=objective.overlap,

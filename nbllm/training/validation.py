@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 
 from nbllm.core.errors import DataError
 from nbllm.core.seeding import derive
+from nbllm.data.sample_store import RECORD as SAMPLES, SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.objectives import Objective
 from nbllm.training.config import TrainConfig
@@ -26,8 +28,8 @@ def limits(validation: Mapping[str, Any] | None) -> dict[str, str]:
     return {} if validation is not None else {"evaluate": NO_VALIDATION}
 
 
-def open_store(record: Mapping[str, Any]) -> TokenStore:
-    """Open the packed text that a run's record describes.
+def open_store(record: Mapping[str, Any]) -> TokenStore | SampleStore:
+    """Open the packed text, or the examples, that a run's record describes.
 
     Raises:
         DataError: It is gone, damaged, or no longer what the run was started with.
@@ -35,7 +37,7 @@ def open_store(record: Mapping[str, Any]) -> TokenStore:
     path = record.get("path")
     if not isinstance(path, str):
         raise DataError("The run's record does not say where its packed text is.")
-    store = TokenStore.open(path)
+    store = SampleStore.open(path) if (Path(path) / SAMPLES).is_file() else TokenStore.open(path)
     store.verify()
     if store.fingerprint != record.get("fingerprint"):
         raise DataError(
@@ -59,7 +61,9 @@ class Validation:
         config: The run's configuration.
     """
 
-    def __init__(self, store: TokenStore, objective: Objective[Any], config: TrainConfig) -> None:
+    def __init__(
+        self, store: TokenStore | SampleStore, objective: Objective[Any], config: TrainConfig
+    ) -> None:
         self.objective = objective
         self.config = config
         self.store = store
@@ -102,4 +106,5 @@ class Validation:
         for first in range(0, len(whole), self.config.batch_size):
             yield self.store.windows(np.array(whole[first : first + self.config.batch_size]), self.length)
         for start in self.starts[len(whole) :]:
+            assert isinstance(self.store, TokenStore)  # rows are never cut short
             yield self.store.read(start)[None]

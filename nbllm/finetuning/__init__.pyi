@@ -1,0 +1,5 @@
+from .examples import Example as Example, read_example as read_example
+from .preparing import Prepared as Prepared, prepare as prepare
+from .showing import show as show
+from .start import finetune as finetune
+from .tokens import TRAIN_ON as TRAIN_ON

@@ -1,0 +1,258 @@
+"""Supervised fine-tuning: layouts, masks, losses against transformers, runs that are replayed and resumed."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import nbllm as nb
+from nbllm.core.errors import DataError, UserError
+from nbllm.data.sample_store import SampleStore
+from nbllm.finetuning import prepare, read_example, show
+from nbllm.finetuning.tokens import tokenize
+from nbllm.objectives import OBJECTIVES
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is it?"},
+    {"role": "assistant", "content": "A list."},
+    {"role": "user", "content": "Really <|im_end|> so?"},
+    {"role": "assistant", "content": "Yes, <b>a list</b>."},
+]
+PAIR = [{"role": "user", "content": "What?\n\nThis"}, {"role": "assistant", "content": "That"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    made = nb.data.train_tokenizer(nb.data.load("pydocs").select(range(4)), vocab_size=320)
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = CHATML
+    return made
+
+
+@pytest.fixture
+def lm(tokenizer):
+    return nb.LM.new(
+        "llama", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=96, seed=1
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PAIR,
+        {"messages": PAIR, "id": 3},
+        {"conversations": [{"from": "human", "value": "What?\n\nThis"}, {"from": "gpt", "value": "That"}]},
+        {"instruction": "What?", "input": "This", "output": "That"},
+        {"instruction": "What?\n\nThis", "input": "", "output": "That"},
+        {"prompt": PAIR[:1], "completion": PAIR[1:]},
+    ],
+)
+def test_layouts_of_a_conversation(value):
+    assert list(read_example(value).messages) == PAIR
+
+
+def test_layouts_of_texts():
+    assert read_example("It is.").completion == read_example({"text": "It is."}).completion == "It is."
+    read = read_example({"prompt": "Q", "completion": "A"})
+    assert (read.prompt, read.completion) == ("Q", "A")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([{"role": "wizard", "content": "x"}, PAIR[1]], "no role 'wizard'"),
+        (PAIR[:1], "no answer"),
+        ([PAIR[0], {"role": "assistant", "content": " "}], "empty"),
+        ({"prompt": "a", "completion": ""}, "completion is empty"),
+        ({"chosen": "a", "rejected": "b"}, "none of the known layouts"),
+        ("", "empty"),
+        (3, "not int"),
+        ({"text": 5}, "not int"),
+    ],
+)
+def test_bad_examples_are_named(value, said):
+    with pytest.raises(DataError, match=said):
+        read_example(value)
+
+
+def test_what_is_trained_is_what_transformers_marks(tokenizer):
+    """Its `{% generation %}` marks say the same as the prefixes that are rendered here."""
+    clean = [{**turn, "content": turn["content"].replace("<|im_end|>", "-")} for turn in TURNS]
+    theirs = tokenizer.apply_chat_template(
+        clean, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ours = tokenize(tokenizer, read_example(clean))
+    assert ours.tokens.tolist() == theirs["input_ids"]
+    assert ours.trained.astype(int).tolist() == theirs["assistant_masks"]
+    assert 0 < ours.trained.sum() < len(ours.trained)
+
+
+def test_last_answer_and_everything(tokenizer):
+    everything, answers, last = (
+        tokenize(tokenizer, read_example(TURNS), train_on=how).trained
+        for how in ("everything", "assistant", "answer")
+    )
+    assert everything.all()
+    assert 0 < last.sum() < answers.sum() < len(everything)
+    assert not last[: np.flatnonzero(last)[0]].any() and (answers | ~last).all()
+
+
+def test_a_message_cannot_end_its_turn(tokenizer):
+    made = tokenize(tokenizer, read_example(TURNS))
+    assert (made.tokens == tokenizer.convert_tokens_to_ids("<|im_end|>")).sum() == len(TURNS)
+
+
+def test_without_a_template_roles_are_words(tokenizer, lm):
+    plain = nb.data.train_tokenizer(nb.data.load("pydocs").select(range(2)), vocab_size=300)
+    made = tokenize(plain, read_example(PAIR))
+    assert plain.decode(made.tokens[made.trained]) == " That\n"
+
+
+def test_a_token_over_the_beginning_of_an_answer_belongs_to_it():
+    """ "Answer: " ends with a token of its own; in "Answer: hi" the space is part of the answer's first token."""
+    tokenizer = nb.data.train_tokenizer(["Answer: hi"] * 50, vocab_size=280)
+    made = tokenize(tokenizer, read_example({"prompt": "Answer: ", "completion": "hi"}))
+    texts = [tokenizer.decode([token]) for token in made.tokens]
+    trained = [text for text, counts in zip(texts, made.trained, strict=True) if counts]
+    assert trained == [" hi", tokenizer.eos_token]
+
+
+def test_a_real_end_is_learnt_and_padding_is_not(tokenizer):
+    prepared = prepare([{"prompt": "a", "completion": "b"}], tokenizer, length=12)
+    _, targets, examples = prepared.store.rows[0]
+    assert targets[targets >= 0][-1] == tokenizer.eos_token_id
+    assert (targets[examples < 0] == -100).all() and (examples < 0).any()
+
+
+def test_a_template_that_does_not_say_where_answers_are(tokenizer):
+    odd = copy.deepcopy(tokenizer)
+    odd.chat_template = "{{ messages | length }}" + CHATML
+    with pytest.raises(DataError, match="otherwise than the whole"):
+        tokenize(odd, read_example(TURNS))
+    odd.chat_template = "{{ raise_exception('never') }}"
+    with pytest.raises(DataError, match="cannot be rendered"):
+        tokenize(odd, read_example(TURNS))
+
+
+def test_what_is_left_out_and_cut_is_counted(tokenizer):
+    long = {"prompt": "a", "completion": "word " * 60}
+    no_answer = {"prompt": "word " * 60, "completion": "late"}
+    prepared = prepare([PAIR, long, no_answer, {"messages": []}, ""], tokenizer, length=40)
+    assert prepared.num_examples == 2 and prepared.truncated == 2
+    assert sum(prepared.left_out.values()) == 3
+    assert "no token to be trained within 40 tokens" in prepared.left_out
+    assert all(reason in repr(prepared) for reason in prepared.left_out)
+    with pytest.raises(DataError, match="nothing to train on"):
+        prepare([no_answer], tokenizer, length=40)
+    with pytest.raises(DataError, match="nothing to train on"):
+        prepare([], tokenizer, length=40)
+    with pytest.raises(UserError, match="train_on"):
+        prepare([PAIR], tokenizer, length=40, train_on="all")
+
+
+def test_examples_from_a_file(tokenizer, tmp_path):
+    rows = [{"instruction": "What?", "input": "", "output": f"Item {number}"} for number in range(3)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    made = [
+        prepare(source, tokenizer, length=64).store.fingerprint
+        for source in (rows, tmp_path / "rows.jsonl", str(tmp_path / "rows.json"))
+    ]
+    assert len(set(made)) == 1
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        prepare(tmp_path / "bad.json", tokenizer, length=64)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_the_loss_is_transformers(lm, tokenizer, tmp_path, pack):
+    """Summed over packed rows it is the sum of the examples' own losses, computed by transformers."""
+    chats = [PAIR, {"prompt": "It", "completion": " is a list."}, "Some text."]
+    store = prepare(chats, tokenizer, length=90, pack=pack).store
+    assert len(store.rows) == (1 if pack else 3)
+    objective = OBJECTIVES["sft"].for_tokenizer(tokenizer)
+    batch = objective.batch(store.rows.astype(np.int64), np.random.default_rng(0))
+    assert ("documents" in batch) == pack
+    loss, count = objective.loss(lm.model, batch)
+    lm.save(tmp_path / "model")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    total = number = 0
+    for chat in chats:
+        made = tokenize(tokenizer, read_example(chat))
+        labels = torch.from_numpy(np.where(made.trained, made.tokens, -100))[None]
+        counted = int((labels[:, 1:] != -100).sum())
+        total += float(theirs(torch.from_numpy(made.tokens)[None], labels=labels).loss.detach()) * counted
+        number += counted
+    assert count == number
+    assert abs(float(loss.detach()) / count - total / number) < 1e-5
+
+
+def test_what_is_trained_is_shown(lm):
+    shown = show(TURNS, lm)
+    assert "[[A list.<|im_end|>]]" in repr(shown) and "[[Be brief" not in repr(shown)
+    html = shown._repr_html_()
+    assert "<mark>" in html and "<b>" not in html
+
+
+SETTINGS = {
+    "steps": 8, "batch_size": 2, "sequence_length": 64, "checkpoint_interval": 4, "sample_interval": 0,
+    "precision": "float32", "num_threads": 1, "lr": 1e-2, "validation_interval": 4,
+}  # fmt: skip
+
+
+def test_a_run_learns_is_replayed_and_resumed(lm, tmp_path, capsys):
+    chats = [
+        [{"role": "user", "content": f"Say {word}"}, {"role": "assistant", "content": word * 2}]
+        for word in ("one", "two", "six", "ten", "red", "bad")
+    ]
+    base = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    run = nb.finetune(
+        lm, chats, validation=chats[:2], adapter=nb.LoRA(rank=4, targets=("query", "value", "up", "down")),
+        folder=tmp_path, name="sft", **SETTINGS,
+    )  # fmt: skip
+    run.wait(progress=False)
+    assert "6 examples in" in capsys.readouterr().out
+    assert run.state == "finished"
+    _, losses = run.history("evaluation.loss")
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(lm.model.state_dict()[name], value) for name, value in base.items())
+    assert nb.replay(run, progress=False).identical
+
+    fork = run.fork("again", step=4)
+    fork.wait(progress=False)
+    one, two = nb.load(run), nb.load(fork)
+    ids = torch.tensor([[3, 7, 5]])
+    assert torch.equal(
+        one.model(ids), two.model(ids)
+    )  # the same rows in the same order from the checkpoint on
+
+
+def test_bad_calls(lm, tmp_path):
+    for wrong, said in (
+        ({"method": "ppo"}, "method"),
+        ({"objective": "causal_lm"}, "settled"),
+        ({"sequence_length": 1000}, "positions"),
+        ({"train_on": "nothing"}, "train_on"),
+        ({"stepps": 3}, "stepps"),
+    ):
+        with pytest.raises(UserError, match=said):
+            nb.finetune(lm, [PAIR], adapter=nb.LoRA(), folder=tmp_path, **{"steps": 2, **wrong})
+    assert lm.adapters == ()
+
+
+def test_damaged_rows_are_refused(tokenizer):
+    store = prepare([PAIR, "damaged"], tokenizer, length=33).store
+    (store.path / "rows.npy").write_bytes(b"no array")
+    with pytest.raises(DataError):
+        SampleStore.open(store.path)
+    assert len(prepare([PAIR, "damaged"], tokenizer, length=33).store) == 2  # written again
