@@ -32,6 +32,7 @@ class Encoder(Network):
         share their parameters).
     """
 
+    can = frozenset({"embed", "fill"})
     takes_mask = True
     fixed: ClassVar = {
         "tie_embeddings": True, "sliding_window": 0, "logit_softcap": 0.0, "num_decoder_layers": 0,
@@ -54,7 +55,8 @@ class Encoder(Network):
         self.norm = None if is_post else make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.pooler = Linear(config.hidden_size, config.hidden_size) if config.pooler else None
         self.head = MaskedLMHead(config) if config.mask_head else None
-        self.can = frozenset({"embed", "fill"} if config.mask_head else {"embed"})
+        if not config.mask_head:
+            self.can = self.can - {"fill"}
         without = "" if config.mask_head else ", without a head that predicts tokens"
         self.kind = f"an encoder, which reads a text in both directions{without}"
 

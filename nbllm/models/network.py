@@ -294,13 +294,18 @@ def check_can(network: Network, verb: str) -> None:
     assert verb in VERBS, verb
     if verb not in network.can:
         able = [name for name in VERBS if name in network.can]
-        others = [name for name in NETWORKS if verb in NETWORKS[name].can]
+        others = networks_that_can(verb)
         hints = [f"It can {', '.join(able)}."] if able else []
         if others:
             hints.append(f"Networks that can {verb}: {', '.join(others)}.")
         raise UserError(
             f"This model cannot {verb}: it is {network.kind}.", hint=" ".join(hints) if hints else None
         )
+
+
+def networks_that_can(verb: str) -> list[str]:
+    """Return the names of the networks that can do `verb`."""
+    return [name for name in NETWORKS if verb in NETWORKS[name].can]
 
 
 def describe_parts(parts: Sequence[tuple[str, str, Sequence[nn.Module | None]]], copies: int) -> list[Row]:

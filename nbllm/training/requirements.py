@@ -6,9 +6,9 @@ import bisect
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import DataError, UserError
+from nbllm.core.errors import DataError, UserError, listed
 from nbllm.core.quantities import size
-from nbllm.models.network import Network, build_without_weights, check_can
+from nbllm.models.network import Network, build_without_weights, networks_that_can
 from nbllm.objectives import OBJECTIVES, Objective
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from nbllm.data.token_store import TokenStore
     from nbllm.models.config import ModelConfig
     from nbllm.training.config import TrainConfig
+
+# Of each network, what `nb.LM.new` makes one of.
+_EXAMPLES = {
+    "decoder": '"llama"', "prefix_decoder": '"llama", network="prefix_decoder"', "encoder": '"bert"',
+    "encoder_decoder": '"t5"',
+}  # fmt: skip
 
 
 def check_fits(
@@ -79,8 +85,11 @@ def check_network(config: TrainConfig, network: Network) -> None:
         UserError: It cannot; the reason is given.
     """
     needs = OBJECTIVES[config.objective].needs
-    if needs is not None:
-        check_can(network, needs)
+    if needs is not None and needs not in network.can:
+        raise UserError(
+            f"This model cannot be trained with objective={config.objective!r}: it is {network.kind}.",
+            hint=_what_fits(network, config.objective, needs),
+        )
     if config.packing == "isolated" and not network.takes_mask:
         raise UserError(
             f"This model cannot isolate documents: it is {network.kind}.", hint='Leave packing="isolated".'
@@ -113,6 +122,23 @@ def check_known_to_a_process(config: TrainConfig, where: str) -> None:
                 f"The {what} {name!r} is declared in {kind.__module__}, which a process of its own does not know.",
                 hint='Train in this kernel: where="thread".',
             )
+
+
+def _what_fits(network: Network, objective: str, needs: str) -> str:
+    """Return which objectives can train such a network, and how a model is made that this objective can train."""
+    fitting = [
+        name for name in OBJECTIVES if OBJECTIVES[name].needs is None or OBJECTIVES[name].needs in network.can
+    ]
+    hints = [f"It can with {listed(fitting)}."] if fitting else []
+    able = networks_that_can(needs)
+    # The parts of any decoder serve both: with and without a prefix that is read in both directions.
+    if network.config.network == "decoder" and "prefix_decoder" in able:
+        made = [f'nb.LM.new("{network.config.family}", network="prefix_decoder", ...)']
+    else:
+        made = [f"nb.LM.new({_EXAMPLES[name]}, ...)" for name in able if name in _EXAMPLES]
+    if made:
+        hints.append(f"For {objective!r} make the model as {' or '.join(made)}.")
+    return " ".join(hints)
 
 
 def _check_batch(config: TrainConfig, shape: ModelConfig) -> None:

@@ -234,7 +234,8 @@ def test_its_attention_is_shown_as_it_reads_a_prompt(lm):
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
-def test_networks_that_can_are_named(tokenizer):
+def test_the_error_says_how_a_model_is_made_that_the_objective_can_train(tokenizer):
     lm = nb.LM.new("gpt2", tokenizer=tokenizer, **SHAPE)
-    with pytest.raises(UserError, match="cannot infill.*\n.*Networks that can infill: prefix_decoder"):
+    said = r"objective='blank_infilling'.*\n.*'causal_lm'.*nb.LM.new\(\"gpt2\", network=\"prefix_decoder\", ...\)"
+    with pytest.raises(UserError, match=said):
         nb.train(lm, [{"text": "abc " * 200}], objective="blank_infilling", sequence_length=32)

@@ -242,8 +242,8 @@ def test_encoders_train_lower_the_loss_on_held_out_text_and_are_replayed(
 def test_objectives_and_networks_that_do_not_fit_are_refused_with_the_reason(texts, tmp_path, monkeypatch):
     monkeypatch.setenv("NBLLM_CACHE", str(tmp_path / "cache"))
     tokenizer = wordpiece(texts)
-    with pytest.raises(UserError, match="cannot fill: it is a causal decoder"):
+    with pytest.raises(UserError, match="masked_lm': it is a causal decoder.*\n.*nb.LM.new..bert\","):
         train(texts, tokenizer, tmp_path, "a", family="gpt2")
-    with pytest.raises(UserError, match="cannot score: it is an encoder"):
+    with pytest.raises(UserError, match="causal_lm': it is an encoder.*\n.*with 'masked_lm'"):
         train(texts, tokenizer, tmp_path, "b", objective="causal_lm")
     assert not (tmp_path / "runs").exists()
