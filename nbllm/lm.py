@@ -144,6 +144,10 @@ class LM:
                 hint="nb.data.train_tokenizer(texts) makes one; AutoTokenizer.from_pretrained(path) opens one.",
             )
         shape = make_config(family, **{"vocab_size": len(tokenizer), **config})
+        if shape.network == "encoder" and shape.position_offset and "position_offset" not in config:
+            # RoBERTa's positions begin after the padding token's id, which is the tokenizer's to choose.
+            pad = tokenizer.pad_token_id
+            shape = shape.replace(position_offset=shape.position_offset if pad is None else pad + 1)
         return cls(build(shape, seed=seed), tokenizer)
 
     @property
@@ -667,9 +671,10 @@ class LM:
     def __repr__(self) -> str:
         config = self.config
         active = f", {_count(self.model.num_active_parameters)} active" if config.num_experts else ""
+        heads = "" if config.network == "rwkv" else f"{config.num_heads} heads, "
         return (
             f"LM({config.family}, {config.num_layers} layers x {config.hidden_size}, "
-            f"{config.num_heads} heads, vocabulary {config.vocab_size}, context {config.max_positions}, "
+            f"{heads}vocabulary {config.vocab_size}, context {config.max_positions}, "
             f"{_count(self.num_parameters)} parameters{active})"
         )
 

@@ -258,9 +258,10 @@ def test_importing_it_loads_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_model_that_counts_from_another_padding_token_is_refused(tokenizer):
+def test_positions_are_counted_from_the_padding_token_of_the_tokenizer(tokenizer):
     shape = {"num_layers": 1, "hidden_size": 16, "num_heads": 2}
     with pytest.raises(UserError, match="(?s)does not count token 1.*position_offset=1"):
-        LM.new("roberta", tokenizer=tokenizer, **shape)
-    assert LM.new("roberta", tokenizer=tokenizer, position_offset=1, **shape).model.can == {"embed", "fill"}
+        LM.new("roberta", tokenizer=tokenizer, position_offset=2, **shape)
+    lm = LM.new("roberta", tokenizer=tokenizer, **shape)
+    assert lm.config.position_offset == tokenizer.pad_token_id + 1 and lm.model.can == {"embed", "fill"}
     assert LM.new("opt", tokenizer=tokenizer, **shape).config.position_offset == 2  # which counts by the mask

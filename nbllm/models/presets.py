@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nbllm.core.errors import UserError, nearest
+from nbllm.core.errors import UserError, closest
 from nbllm.models.config import ModelConfig
 from nbllm.models.families import FAMILIES
 from nbllm.models.families.bart import BART
@@ -556,7 +556,13 @@ def make_config(name: str, **changes: Any) -> ModelConfig:
         UserError: No such preset or setting, a value out of range, or one that the family cannot have.
     """
     if name not in PRESETS:
-        raise UserError(f"There is no model family or preset named {name!r}.", hint=nearest(name, PRESETS))
+        close = closest(name.lower(), sorted(PRESETS))
+        raise UserError(
+            f"There is no model family or preset named {name!r}.",
+            hint="nb.presets() lists them."
+            if close is None
+            else f"Did you mean {close!r}? nb.presets() lists all.",
+        )
     values = dict(PRESETS[name])
     if "family" in changes:
         raise UserError(
