@@ -28,8 +28,8 @@ class Estimate:
 
     Attributes:
         value: Over all rows.
-        interval: Lower and upper bound; `None` for fewer than two rows or clusters, or a metric that is not
-            resampled.
+        interval: Lower and upper bound; `None` for fewer than two rows, clusters or rows of any stratum, or a
+            metric that is not resampled.
         method: How the interval was found: "wilson" or "bootstrap"; "" without one.
     """
 
@@ -262,6 +262,10 @@ def _bootstrapped(
     units = None if clusters is None or metric.strata else numbered(clusters)
     if metric.strata:
         strata = numbered(columns[metric.strata])
+        if (
+            np.bincount(strata, minlength=1).min() < 2
+        ):  # from one row, nothing is known of how its group varies
+            return np.empty(0)
     else:
         strata = np.zeros(num_rows if units is None else int(units.max(initial=-1)) + 1, np.intp)
     if len(strata) < 2:

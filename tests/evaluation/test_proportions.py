@@ -135,6 +135,12 @@ def test_student_s_quantiles_are_those_of_the_tables(degrees, expected):
     assert student_cdf(0, degrees) == 0.5
 
 
+def test_a_macro_average_of_single_rows_has_no_interval():
+    columns = {"correct": np.array([1.0, 0, 1, 0]), "subject": np.array(["a", "b", "c", "c"])}
+    figure = estimate(METRICS["macro_accuracy"](), columns, EvaluationConfig())
+    assert figure.value == pytest.approx(0.5) and figure.interval is None
+
+
 def test_a_macro_average_has_the_error_of_rows_within_fixed_groups():
     generator = np.random.default_rng(0)
     sizes, truth = np.array([40, 100, 400]), np.array([0.9, 0.5, 0.2])
