@@ -111,6 +111,11 @@ def reproduce(
     Raises:
         UserError: The report records no evaluation, or a model or data that cannot be found again; give them.
     """
+    if not isinstance(report, Report):
+        raise UserError(
+            f"{type(report).__name__} is not a report.",
+            hint='nb.reproduce(report); nb.Report.load("report.json") reads one.',
+        )
     if not report.provenance:
         raise UserError("The report records no evaluation.", hint="Give what nb.evaluate returned.")
     figures: list[Reproduced] = []

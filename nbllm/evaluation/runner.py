@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.config import Config
-from nbllm.core.errors import UserError, nearest
+from nbllm.core.errors import UserError, listed, nearest
 from nbllm.core.quantities import size
 from nbllm.core.report.figures import Measurement
 from nbllm.core.report.provenance import TaskRecord
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
 _FAMILIES = {
     "gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2", "opt": "OPT", "bloom": "BLOOM", "gpt_neox": "GPT-NeoX",
-    "gptj": "GPT-J", "phi": "Phi", "mistral": "Mistral", "qwen3": "Qwen3",
+    "gptj": "GPT-J", "phi": "Phi", "mistral": "Mistral", "mixtral": "Mixtral", "qwen3": "Qwen3", "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3", "glm": "GLM", "t5": "T5", "bart": "BART", "bert": "BERT", "roberta": "RoBERTa",
+    "albert": "ALBERT", "distilbert": "DistilBERT", "rwkv": "RWKV",
 }  # fmt: skip
 _IN_SUMMARY = 3  # figures of a task
 
@@ -201,6 +203,8 @@ def _configure(
         UserError: A task is unknown or named twice, or a setting is declared nowhere or out of range.
     """
     given = [tasks] if isinstance(tasks, (str, Task)) else list(tasks)
+    if not given:
+        raise UserError("There is no task to measure.", hint=f"Tasks: {listed(TASKS, quote=False, most=40)}.")
     kinds = [TASKS[task] if isinstance(task, str) else type(task) for task in given]
     configured: list[type[Config]] = [EvaluationConfig, *kinds]
     declared = {kind: {field.name for field in dataclasses.fields(kind)} for kind in configured}

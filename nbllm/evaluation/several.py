@@ -58,7 +58,8 @@ def compare_reports(
     config = config or EvaluationConfig()
     if len(reports) < 2:
         raise UserError(
-            f"A comparison needs two models, not {len(reports)}.", hint='{"small": report, "large": other}'
+            f"A comparison needs two models, not {len(reports)}.",
+            hint='Give two or more by name: {"small": ..., "large": ...}.',
         )
     names = list(reports)
     for name in names:
@@ -284,11 +285,12 @@ def _flip_tables(compared: Comparisons, reports: Mapping[str, Report]) -> Iterat
             cells += [part.columns[name][index] for name in other for part in rows]
             table.append((index + 1, *(_short(plain(cell)) for cell in cells)))
         count = len(each.flips)
+        counted = "1 example" if count == 1 else f"{count:,} examples"
         first = f"the first {_SHOWN_FLIPS} of " if count > _SHOWN_FLIPS else ""
         yield Table(
             header=tuple(header),
             rows=tuple(table),
-            folded=f"{each.name}: {first}{count:,} examples that {each.models[0]} or {each.models[1]} alone has right",
+            folded=f"{each.name}: {first}{counted} that {each.models[0]} or {each.models[1]} alone has right",
         )
 
 

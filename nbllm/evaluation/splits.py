@@ -107,7 +107,10 @@ def _from_folder(
         chosen = [file for file in files if _is_of(file, folder, split)]
         if chosen:
             records = [record for file in chosen for record in read_records(file, layout.columns)]
-            return records, f"{len(chosen)} files of the split {split!r} in {folder.name}"
+            return (
+                records,
+                f"{len(chosen)} file{'s'[: len(chosen) > 1]} of the split {split!r} in {folder.name}",
+            )
     if tuple(splits) == layout.splits:
         raise DataError(
             f"No file is of the split {' or '.join(splits)}: {listed(file.name for file in files)}.",

@@ -344,8 +344,13 @@ def test_loading_the_html_says_where_to_read_from(tmp_path):
         Report.load(full().save(tmp_path / "report.html"))
 
 
-def test_repr_is_one_line():
-    assert repr(full()) == "Report('words', 12 sections, 3 figures)"
+def test_repr_has_the_title_and_the_first_figures():
+    title, *lines = repr(full()).splitlines()
+    first = next(section for section in full().sections if isinstance(section, Measurements)).measurements
+    assert title == "Report('words')"
+    assert [line.split("  ")[1] for line in lines] == [figure.name for figure in first]
+    assert all(figure.value_text in line for figure, line in zip(first, lines, strict=True))
+    assert repr(Report("empty")) == "Report('empty')"
 
 
 ODD = [None, True, -1, 0, 1.5, 1e308, 10**400, float("nan"), "", HOSTILE, "x" * 5000, [], [[]], [None], ["a", 1], {},

@@ -241,6 +241,7 @@ def test_an_interruption_is_said_first_of_all(lm, texts, interrupt_after):
 BAD = {
     "task": (
         dict(tasks=["perplexty"]), UserError, "(?s)no task named 'perplexty'.*Did you mean 'perplexity'"),
+    "no task": (dict(tasks=[]), UserError, "(?s)no task to measure.*perplexity"),
     "setting": (dict(strid=4), UserError, "(?s)no setting 'strid'.*Did you mean 'stride'"),
     "stride": (dict(stride=0), UserError, "stride must be greater than 0"),
     "long stride": (dict(stride=99), UserError, "stride of 99 skips tokens"),

@@ -130,6 +130,8 @@ def test_what_a_report_does_not_keep_is_asked_for(report, lm, texts):
         reproduce(kept, lm, tasks=[Choosing()], progress=False)
     again = reproduce(kept, lm, tasks=[Choosing()], data={"perplexity": texts}, progress=False)
     assert again.agrees
+    with pytest.raises(UserError, match="str is not a report"):
+        reproduce("report.json")
     with pytest.raises(UserError, match="records no evaluation"):
         reproduce(Report("empty"))
 

@@ -22,6 +22,7 @@ from nbllm.core.report.provenance import Provenance
 from nbllm.core.report.sections import Changes, Comparisons, Measurements, Rows, Section, section_from_dict
 from nbllm.core.report.tables import to_csv, to_parquet
 from nbllm.core.report.values import listed
+from nbllm.core.text_table import text_table
 
 SCHEMA = "nbllm-report/2"
 MAX_BYTES = 1 << 28  # of a report that is read
@@ -259,9 +260,10 @@ class Report:
         return cls.from_dict(record, where=path)
 
     def __repr__(self) -> str:
-        return (
-            f"Report({self.title!r}, {len(self.sections)} sections, {len(list(self.measurements()))} figures)"
-        )
+        first = next((each for each in self.sections if isinstance(each, Measurements)), None)
+        figures = [] if first is None else first.measurements
+        rows = [(f"  {m.name}", f"{m.value_text} {m.unit}".strip(), m.interval_text) for m in figures]
+        return "\n".join([f"Report({self.title!r})", *([text_table(rows)] if rows else [])])
 
     def __str__(self) -> str:
         return to_markdown(self)

@@ -52,7 +52,7 @@ class TruthfulQA(MultipleChoice):
 
     name = "truthfulqa"
     label = "TruthfulQA"
-    layout = Layout("truthfulqa", ("validation", "test"), (), subset="multiple_choice")
+    layout = Layout("truthfulqa", ("validation", "test", ""), (), subset="multiple_choice")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -156,6 +156,7 @@ def test_translations_name_their_languages_and_are_scored_by_sacrebleu(lm):
         (Xquad(language="zh"), "xquad", 1190),
         (Xquad(language="zh"), "xquad/xquad.zh.json", 1190),
         (TruthfulQA(), "truthfulqa/TruthfulQA.csv", None),
+        (TruthfulQA(), "truthfulqa", None),
     ],
 )
 def test_the_real_files_are_read(task, path, count):
