@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from nbllm.core.terminal import visible_line
+from nbllm.core.terminal import visible
 from nbllm.finetuning.examples import read_example
 from nbllm.finetuning.tokens import tokenize
 
@@ -32,9 +32,7 @@ class TrainedTokens:
                 runs[-1] = (trained, runs[-1][1] + text)
             else:
                 runs.append((trained, text))
-        shown = "".join(
-            f"[[{visible_line(text)}]]" if trained else visible_line(text) for trained, text in runs
-        )
+        shown = "".join(f"[[{visible(text)}]]" if trained else visible(text) for trained, text in runs)
         return f"{shown}\n{sum(self.trained)} of {len(self.trained)} tokens are trained: those in [[ ]]."
 
     def _repr_html_(self) -> str:

@@ -4,6 +4,7 @@ import copy
 import json
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -201,6 +202,7 @@ def test_what_is_trained_is_shown(lm):
     shown = show(TURNS, lm)
     assert "[[A list.<|im_end|>]]" in repr(shown) and "[[Be brief" not in repr(shown)
     html = shown._repr_html_()
+    assert "<|im_end|>\n<|im_start|>user" in repr(shown)
     assert "<mark>" in html and "<b>" not in html
 
 
@@ -235,6 +237,27 @@ def test_a_run_learns_is_replayed_and_resumed(lm, tmp_path, capsys):
     assert torch.equal(
         one.model(ids), two.model(ids)
     )  # the same rows in the same order from the checkpoint on
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(lm, tmp_path):
+    chats = [
+        [{"role": "user", "content": f"Say {word}"}, {"role": "assistant", "content": word * 2}]
+        for word in ("one", "two", "six", "ten", "red")
+    ]
+    settings = {**SETTINGS, "steps": 200, "checkpoint_interval": 50, "validation_interval": 0}
+    run = nb.finetune(
+        lm, chats, adapter=nb.LoRA(rank=2), folder=tmp_path, name="killed", where="process", **settings
+    )
+    run.wait(step=60, timeout=120, progress=False)
+    process = psutil.Process(run.events("start")[-1]["pid"])
+    process.kill()
+    psutil.wait_procs([process], timeout=30)
+    again = nb.attach(run.path, where="thread")
+    again.resume()
+    again.wait(timeout=120, progress=False)
+    assert again.state == "finished"
+    assert nb.replay(again, progress=False).identical
 
 
 def test_bad_calls(lm, tmp_path):
