@@ -1,11 +1,12 @@
-"""Tasks of SuperGLUE, asked in words as lm_eval asks them: BoolQ, CB, COPA, MultiRC and WiC (RTE is GLUE's).
+"""Tasks of SuperGLUE, asked in words as lm_eval asks them: BoolQ, CB, COPA, MultiRC, WiC and WSC.
 
-Source: Wang et al. 2019, arXiv:1905.00537. ReCoRD and WSC are not among them.
+RTE is GLUE's, and ReCoRD has a file of its own. Source: Wang et al. 2019, arXiv:1905.00537.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,3 +126,48 @@ class WordInContext(LabelInWords):
             if not word:
                 raise DataError("start1 and end1 mark no word of sentence1.", where=record.where)
             yield {**item, "texts": {**item["texts"], "word": word}}
+
+
+@TASKS.register("wsc")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WinogradSchemas(LabelInWords):
+    """Whether a pronoun refers to a noun; columns text, span1_text, span2_text, span2_index and label.
+
+    In the official files the spans stand in an object, the column target. `span2_index` counts words.
+    """
+
+    name = "wsc"
+    label = "WSC"
+    layout = layout("wsc", "wsc.fixed")
+    template = (
+        'Passage: {passage}\nQuestion: In the passage above, does the pronoun "*{pronoun}*" refer to "*{noun}*"?\n'
+        "Answer:"
+    )
+    words = ("no", "yes")
+    names = ("false", "true")
+
+    def items(self, record: Record) -> Iterator[dict[str, Any]]:
+        """Yield the text, its pronoun between asterisks, with the noun."""
+        spans = record.inner("target") if "target" in record else record
+        text, noun, pronoun = record.text("text"), spans.text("span1_text"), spans.text("span2_text")
+        words, index = text.split(), spans["span2_index"]
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(words):
+            raise DataError(
+                f"span2_index is {index!r}; the text has {len(words)} words, counted from 0.",
+                where=spans.where,
+            )
+        before = " ".join(words[:index])
+        passage = _detokenized(f"{before} *{pronoun}*{text[len(before) + len(pronoun) + 1 :]}")
+        yield {
+            "question": f"{passage} / {noun}",
+            "texts": {"passage": passage, "pronoun": pronoun, "noun": noun},
+            "choices": list(self.words),
+            "answer": record.label("label", self.names),
+        }
+
+
+def _detokenized(text: str) -> str:
+    """Return a text without the spaces that a tokenizer put around punctuation, as lm_eval's `general_detokenize`."""
+    for apart, together in ((" n't", "n't"), (" )", ")"), ("( ", "("), ('" ', '"'), (' "', '"')):
+        text = text.replace(apart, together)
+    return re.sub(r" (['.,])", r"\1", text)
