@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from nbllm.evaluation.metrics.base import METRICS
 from nbllm.evaluation.metrics.values import CorrelationMetric
 
 
 @METRICS.register("pearsonr")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pearson(CorrelationMetric):
     """How closely predicted numbers are a linear function of expected ones.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from nbllm.evaluation.columns import Array
@@ -10,6 +12,7 @@ from nbllm.evaluation.metrics.values import CorrelationMetric
 
 
 @METRICS.register("spearmanr")
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Spearman(CorrelationMetric):
     """How closely the order of predicted numbers is that of expected ones; equal numbers share their mean rank.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -61,12 +62,19 @@ class ErrorMetric(ValueMetric, RatioOfSums):
         return weights * self.errors(columns["predicted"] - columns["expected"]), weights
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CorrelationMetric(ValueMetric):
-    """A correlation of predicted and expected numbers; not a number where one of both does not vary."""
+    """A correlation of predicted and expected numbers.
+
+    Args:
+        undefined: The figure where one of both does not vary; `None`: not a number, as scipy has it.
+    """
 
     better = "higher"
     scale = (-1.0, 1.0)
     p_key: ClassVar[str] = "p-value"
+
+    undefined: float | None = None
 
     def results(self, columns: Columns, *, return_pvalue: bool = False) -> dict[str, Any]:
         """Return the correlation.
@@ -95,7 +103,8 @@ class CorrelationMetric(ValueMetric):
         one, two = columns["predicted"], columns["expected"]
         if len(one) < 2:
             raise DataError("A correlation needs at least two examples.", where=self.name)
-        return correlation(self.compared(one), self.compared(two))
+        found = correlation(self.compared(one), self.compared(two))
+        return self.undefined if self.undefined is not None and math.isnan(found) else found
 
     def compared(self, values: Array) -> Array:
         """Return what is correlated of numbers: (row)."""

@@ -1,6 +1,6 @@
 """The tasks of GLUE: judgements of a sentence or of two, asked in words as lm_eval asks them.
 
-Source: Wang et al. 2018, arXiv:1804.07461. STS-B, whose answer is a number, is not among them.
+Source: Wang et al. 2018, arXiv:1804.07461. STS-B, whose answer is a number, has a file of its own.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ def test_correlations_are_those_of_scipy(case, name, p_key):
 
 def test_a_correlation_with_what_does_not_vary_is_none():
     assert math.isnan(metric("pearsonr").compute(predictions=[1, 1], references=[1, 2])["pearsonr"])
+    for name in ("pearsonr", "spearmanr"):
+        assert metric(name, undefined=0.0).compute(predictions=[1, 1], references=[1, 2]) == {name: 0}
     assert metric("pearsonr").compute(predictions=[1, 2], references=[1, 2])["pearsonr"] == pytest.approx(1)
     with pytest.raises(DataError, match="at least two examples"):
         metric("spearmanr").compute(predictions=[1.0], references=[1.0])
