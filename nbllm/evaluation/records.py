@@ -188,7 +188,13 @@ def stem_of(path: Path) -> str:
     return name
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file, which may be gzipped.
+
+    Raises:
+        DataError: It is not UTF-8, or not gzipped as its name says.
+        OSError: It cannot be opened.
+    """
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
@@ -203,14 +209,14 @@ def _text_of(path: Path) -> str:
 
 
 def _read_jsonl(path: Path, _: tuple[str, ...]) -> Iterator[Record]:
-    for number, line in enumerate(_text_of(path).split("\n"), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
             yield _object(_json(line, where), where, path)
 
 
 def _read_json(path: Path, columns: tuple[str, ...]) -> Iterator[Record]:
-    text = _text_of(path)
+    text = text_of(path)
     if not text.strip():
         return
     try:
@@ -251,7 +257,7 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[Record]:
     dialect: dict[str, Any] = {"strict": True}
     if suffix_of(path) == ".tsv":  # as GLUE's are: a quote is an ordinary character
         dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), **dialect)
+    reader = csv.reader(io.StringIO(text_of(path), newline=""), **dialect)
     header: Sequence[str] | None = None
     names = {name.lower() for name in columns if len(name) > 1}  # "A" may be an answer
     named, line = True, 1

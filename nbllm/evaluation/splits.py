@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, listed
 from nbllm.core.io import expand_user
+from nbllm.evaluation.parallel import parallel_files, read_parallel
 from nbllm.evaluation.records import READERS, Record, as_records, read_records, stem_of, suffix_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Layout:
         shot_splits: Names of the split that worked examples are taken from, the first that is there.
         columns: Of CSV files without a header.
         subset: Of the data set on the hub, and the folder of its files where there is one; "" for its only one.
+        languages: From which and into which, where the benchmark is also published as two plain text files.
     """
 
     task: str
@@ -37,6 +39,29 @@ class Layout:
     shot_splits: tuple[str, ...] = ("train", "dev", "validation", "val", "valid")
     columns: tuple[str, ...] = ()
     subset: str = ""
+    languages: tuple[str, str] | None = None
+
+    def first_of(self, file: Path) -> Path:
+        """Return a file, or that of the source text where it is the translation."""
+        pair = parallel_files(file, self.languages) if self.languages and not _is_table(file) else None
+        return pair[0] if pair else file
+
+    def reads(self, file: Path) -> bool:
+        """Say whether a file of a folder holds records; of two plain text files, that of the source text."""
+        if _is_table(file) or self.languages is None:
+            return _is_table(file)
+        pair = parallel_files(file, self.languages)
+        return pair is not None and (pair[0] == file or not pair[0].is_file())
+
+    def read(self, file: Path) -> list[Record]:
+        """Return the records of a file.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        if _is_table(file) or self.languages is None:
+            return read_records(file, self.columns)
+        return read_parallel(file, self.languages)
 
 
 def load_split(data: Any, layout: Layout, splits: Sequence[str]) -> tuple[list[Record], str]:
@@ -76,8 +101,8 @@ def _from_path(
         return _from_folder(path, layout, splits)
     if path.is_file():
         if measured:
-            return read_records(path, layout.columns), path.name
-        return _from_folder(path.parent, layout, splits, besides=path)
+            return layout.read(path), path.name
+        return _from_folder(path.parent, layout, splits, besides=layout.first_of(path))
     if (
         isinstance(data, str)
         and "/" in data
@@ -95,18 +120,21 @@ def _from_folder(
     files = sorted(
         file
         for file in (folder.glob("*") if besides else folder.rglob("*"))
-        if suffix_of(file) in READERS and file.is_file() and file != besides
+        if layout.reads(file) and file.is_file() and file != besides
     )
     inside = [file for file in files if layout.subset in file.relative_to(folder).parts[:-1]]
     files = inside or files
     if not files and not besides:
+        text = ", or two text files named by their languages, ." + " and .".join(layout.languages or ())
         raise DataError(
-            "The folder holds no file of a benchmark.", where=folder, hint=f"Known: {', '.join(READERS)}."
+            "The folder holds no file of a benchmark.",
+            where=folder,
+            hint=f"Known: {', '.join(READERS)}{text if layout.languages else ''}.",
         )
     for split in splits:
         chosen = [file for file in files if _is_of(file, folder, split)]
         if chosen:
-            records = [record for file in chosen for record in read_records(file, layout.columns)]
+            records = [record for file in chosen for record in layout.read(file)]
             return (
                 records,
                 f"{len(chosen)} file{'s'[: len(chosen) > 1]} of the split {split!r} in {folder.name}",
@@ -118,6 +146,10 @@ def _from_folder(
             hint="Name the file itself, or keep the names as published.",
         )
     return [], ""
+
+
+def _is_table(file: Path) -> bool:
+    return suffix_of(file) in READERS
 
 
 def _is_of(file: Path, folder: Path, split: str) -> bool:

@@ -29,7 +29,9 @@ class Translation(OpenAnswer):
     """Sentences to translate; a translation ends with its line. BLEU and chrF are sacrebleu's.
 
     Data: the column translation with a text for each language ({"de": "...", "en": "..."}), as the hub has WMT
-    ("wmt/wmt16"), or a column for each language.
+    ("wmt/wmt16"), or a column for each language; or two plain text files whose lines belong together, as WMT and
+    sacrebleu have them: a folder with newstest2014.de and newstest2014.en, newstest2014-deen-src.de and
+    newstest2014-deen-ref.en, or one of the two files, which may also be named wmt14.de-en.src and wmt14.de-en.ref.
 
     Args:
         source_language: From which: "de", "fr", ...
@@ -59,7 +61,11 @@ class Translation(OpenAnswer):
     def published(self) -> Layout:
         """Return the layout; on the hub the pair of languages is the subset."""
         others = [each for each in (self.source_language, self.target_language) if each != "en"]
-        return dataclasses.replace(self.layout, subset=f"{others[0]}-en" if others else "")
+        return dataclasses.replace(
+            self.layout,
+            subset=f"{others[0]}-en" if others else "",
+            languages=(self.source_language, self.target_language),
+        )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
