@@ -21,6 +21,7 @@ from .modules import MetricModule as MetricModule, metric as metric
 from .own_task import task as task
 from .preparing import Prepared as Prepared, prepare as prepare
 from .provenance import model_fingerprint as model_fingerprint
+from .remote import Remote as Remote
 from .reproducing import Reproduction as Reproduction, reproduce as reproduce
 from .reproduction import reproduction_section as reproduction_section
 from .requests import DocumentLikelihood as DocumentLikelihood, Generate as Generate, Likelihood as Likelihood

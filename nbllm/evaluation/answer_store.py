@@ -20,6 +20,7 @@ from nbllm.core.cache import cache_folder, make_folder
 from nbllm.core.errors import CacheError
 from nbllm.data.document_bounds import document_bounds
 from nbllm.evaluation.provenance import model_fingerprint
+from nbllm.evaluation.remote import Remote
 from nbllm.nn.hooks import has_hooks
 
 if TYPE_CHECKING:
@@ -31,13 +32,15 @@ _AT_ONCE = 500  # keys of one query
 _KEPT_SECONDS = 30 * 24 * 3600.0  # since a model was last evaluated
 
 
-def key_of_model(lm: LM) -> str | None:
+def key_of_model(lm: LM | Remote) -> str | None:
     """Return what a model's answers depend on beside the request, as a SHA-256; `None` where that cannot be told.
 
     It holds the model's fingerprint, the class of every module, the tokens that end a text, the device and torch's
     version. A module with hooks, with a replaced `forward` or of a class that is neither ours nor torch's may compute
-    what its weights do not say.
+    what its weights do not say. Of a remote model it is endpoint, name and API.
     """
+    if isinstance(lm, Remote):
+        return lm.fingerprint
     modules = list(lm.model.named_modules())
     if _has_any_global_hook() or not all(_is_known(module) for _, module in modules):
         return None
@@ -103,7 +106,7 @@ class AnswerStore:
 
 
 @contextlib.contextmanager
-def answers_of(lm: LM) -> Iterator[AnswerStore | None]:
+def answers_of(lm: LM | Remote) -> Iterator[AnswerStore | None]:
     """Open the answers of a model; `None` where they cannot be kept.
 
     They are in `$NBLLM_ANSWERS`, or the folder "answers" of the cache, until the model was not evaluated for a month.

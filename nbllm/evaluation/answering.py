@@ -8,7 +8,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nbllm.evaluation.preparing import Prepared, prepare
-from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood, Request
+from nbllm.evaluation.remote import Remote
+from nbllm.evaluation.requests import ContinuationScore, DocumentLikelihood, Generate, Likelihood, Request
 from nbllm.inference.generation import Generation
 from nbllm.inference.text import generate_encoded
 from nbllm.lm import Score
@@ -22,17 +23,6 @@ if TYPE_CHECKING:
 
 Kind = TypeVar("Kind")
 _DIGEST = 32  # bytes of a key that are the same for all texts drawn from one prompt
-
-
-@dataclasses.dataclass(frozen=True)
-class ContinuationScore(Score):
-    """How probable a model finds a continuation.
-
-    Attributes:
-        greedy: Whether each of its tokens is the likeliest one in its place.
-    """
-
-    greedy: bool = False
 
 
 def answer(
@@ -54,7 +44,11 @@ def answer(
 
 
 def answer_prepared(
-    lm: LM, prepared: Sequence[Prepared], *, batch_tokens: int = 4096, store: AnswerStore | None = None
+    lm: LM | Remote,
+    prepared: Sequence[Prepared],
+    *,
+    batch_tokens: int = 4096,
+    store: AnswerStore | None = None,
 ) -> list[Answer]:
     """Return a model's answer to each prepared request, in their order.
 
@@ -75,7 +69,8 @@ def answer_prepared(
     left = {key: each for key, each in zip(keys, prepared, strict=True) if key not in answers}
     for kind, indices in _grouped(left.values(), lambda each: type(each.request)).items():
         some = [(key, left[key]) for key in (list(left)[i] for i in indices)]
-        found = _ANSWERING[kind](lm, [each for _, each in some], batch_tokens)
+        asked = [each for _, each in some]
+        found = lm.answer(asked) if isinstance(lm, Remote) else _ANSWERING[kind](lm, asked, batch_tokens)
         new = dict(zip((key for key, _ in some), found, strict=True))
         answers |= new
         if store is not None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nbllm.evaluation.examples import Examples
     from nbllm.evaluation.measuring import Measured
     from nbllm.evaluation.metrics.base import Metric
+    from nbllm.evaluation.remote import Remote
     from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
 
@@ -72,7 +73,7 @@ class Overlap:
         )
 
 
-def training_texts(lm: LM, training: Any) -> list[str]:
+def training_texts(lm: LM | Remote, training: Any) -> list[str]:
     """Return the documents that a model was trained on.
 
     Args:
@@ -109,7 +110,7 @@ def texts_of(example: Any) -> list[str]:
     return []
 
 
-def contamination(lm: LM, training: Any, jobs: Sequence[tuple[Task, Examples]]) -> list[Overlap]:
+def contamination(lm: LM | Remote, training: Any, jobs: Sequence[tuple[Task, Examples]]) -> list[Overlap]:
     """Return which examples of several data sets stand, in part, in what a model was trained on, which is read once.
 
     Args:

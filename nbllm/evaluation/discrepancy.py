@@ -23,7 +23,7 @@ from nbllm.evaluation.examples import Examples, Source, load_examples
 from nbllm.evaluation.measuring import answer_examples
 from nbllm.evaluation.metrics.accuracy import Accuracy
 from nbllm.evaluation.metrics.base import Metric
-from nbllm.evaluation.provenance import model_fingerprint, signature, task_record
+from nbllm.evaluation.provenance import model_fingerprint, model_in_signature, signature, task_record
 from nbllm.evaluation.requests import Likelihood
 from nbllm.evaluation.statistics import Difference, clusters_of, difference, estimate, recorded
 from nbllm.evaluation.tasks.base import Task
@@ -84,7 +84,8 @@ def discrepancy(
                 hint="Give all the same subjects, shots and data.",
             )
     measure = _Measuring(lm, first, config, progress)
-    figures = [_figure(name, each, measure, model_fingerprint(lm)) for name, each in tasks.items()]
+    model = model_in_signature(lm, model_fingerprint(lm))
+    figures = [_figure(name, each, measure, model) for name, each in tasks.items()]
     rows = [_row(name, base, each, measure) for name, each in list(tasks.items())[1:]]
     names = list(tasks)
     return Report(f"{base.label} by {len(tasks)} conventions").add(
@@ -176,7 +177,7 @@ class _Measuring:
         return difference(Accuracy(), one, two, self.config, clusters_of(one, before.prompt.cluster))
 
 
-def _figure(name: str, task: MultipleChoice, measure: _Measuring, model_sha256: str) -> Measurement:
+def _figure(name: str, task: MultipleChoice, measure: _Measuring, model: str) -> Measurement:
     columns = measure(Parts(task, task, task))
     metric, config = Accuracy(), measure.config
     clusters = clusters_of(columns, task.cluster)
@@ -194,7 +195,7 @@ def _figure(name: str, task: MultipleChoice, measure: _Measuring, model_sha256: 
     )
     record = task_record(task, measure.examples)
     return dataclasses.replace(
-        figure, signature=signature(figure, len(measure.examples.rows), config, record, model_sha256)
+        figure, signature=signature(figure, len(measure.examples.rows), config, record, model)
     )
 
 

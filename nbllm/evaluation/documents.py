@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError
 from nbllm.evaluation.examples import Source
+from nbllm.evaluation.remote import Remote
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -64,7 +65,13 @@ def _default(run: Run | None) -> tuple[Any, str]:
     return split(load("pydocs"), 0.1, seed=0)[1], "pydocs, its held-out tenth (split by document, seed 0)"
 
 
-def _decode(lm: LM, store: Any) -> list[str]:
+def _decode(lm: LM | Remote, store: Any) -> list[str]:
+    if isinstance(lm, Remote):
+        raise DataError(
+            "A token store has no texts, and a remote model no tokenizer here to make them.",
+            where=store.path,
+            hint="Give the text itself.",
+        )
     if store.vocab_size > len(lm.tokenizer):
         raise DataError(
             f"The tokens come from a vocabulary of {store.vocab_size}, the model's has {len(lm.tokenizer)}.",

@@ -14,6 +14,7 @@ from nbllm.core.report.figures import Subject
 from nbllm.evaluation.provenance import location_of
 
 if TYPE_CHECKING:
+    from nbllm.evaluation.remote import Remote
     from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
     from nbllm.runs.run import Run
@@ -30,7 +31,7 @@ class Source:
         run: The run that made the model.
     """
 
-    lm: LM
+    lm: LM | Remote
     data: Any = None
     name: str = ""
     run: Run | None = None
@@ -102,7 +103,9 @@ def fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def sources(lm: LM, tasks: Sequence[Task], data: Any, run: Run | None) -> Iterator[tuple[Task, Source]]:
+def sources(
+    lm: LM | Remote, tasks: Sequence[Task], data: Any, run: Run | None
+) -> Iterator[tuple[Task, Source]]:
     """Yield each task with each data set that it measures, all tasks of one data set before the next.
 
     A dictionary gives several data sets. Its keys are names of tasks, `{"mmlu": ..., "gsm8k": ...}` (a task that is

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nbllm.evaluation.remote import Remote
     from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
 
@@ -16,6 +17,6 @@ if TYPE_CHECKING:
 class Inputs:
     """What was measured in this session, by the name of the model; models are not kept alive."""
 
-    models: Mapping[str, weakref.ref[LM]]
+    models: Mapping[str, weakref.ref[LM | Remote]]
     tasks: Sequence[Task]
     data: Any

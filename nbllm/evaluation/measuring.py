@@ -19,6 +19,7 @@ from nbllm.evaluation.columns import Columns, Row, to_arrays, to_columns
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.examples import Examples
 from nbllm.evaluation.preparing import Prepared, prepare
+from nbllm.evaluation.remote import Remote
 from nbllm.evaluation.requests import Request
 from nbllm.evaluation.statistics import BOOTSTRAP, WILSON, clusters_of, estimate, recorded
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # enough that progress shows and an interruption loses little.
 _BATCHES_PER_GROUP = 4
 _CHARACTERS_PER_TOKEN = 4  # about
+_NOT_TOLD = DocumentBounds(start=None, end=None, start_token="", reason="")
 _KEPT_CHARACTERS = 200  # of a text that no comparison needs
 
 
@@ -45,8 +47,8 @@ class Measured:
         num_examples: Examples that there were; more than rows after an interruption.
         measurements: One for each of the task's metrics.
         config: Of the evaluation.
-        context: Tokens that the model reads at most.
-        bounds: The tokens around a document.
+        context: Tokens that the model reads at most; 0 of a remote one, which does not say.
+        bounds: The tokens around a document; of a remote model none, for the same reason.
     """
 
     task: Task
@@ -112,7 +114,7 @@ class Measured:
 
 
 def measure(
-    lm: LM, task: Task, examples: Examples, config: EvaluationConfig, *, show_progress: bool = True
+    lm: LM | Remote, task: Task, examples: Examples, config: EvaluationConfig, *, show_progress: bool = True
 ) -> tuple[Measured, Rows]:
     """Measure a model.
 
@@ -143,8 +145,8 @@ def measure(
             _measurement(metric, arrays, subject, config, clusters) for metric in task.metrics
         ),
         config=config,
-        context=lm.config.max_positions,
-        bounds=document_bounds(lm.tokenizer),
+        context=0 if isinstance(lm, Remote) else lm.config.max_positions,
+        bounds=_NOT_TOLD if isinstance(lm, Remote) else document_bounds(lm.tokenizer),
     )
     kept = Rows(
         subject=subject,
@@ -158,7 +160,7 @@ def measure(
 
 
 def answer_examples(
-    lm: LM,
+    lm: LM | Remote,
     task: Task,
     examples: Sequence[Mapping[str, Any]],
     config: EvaluationConfig,
@@ -180,7 +182,11 @@ def answer_examples(
                 sizes, _BATCHES_PER_GROUP * _CHARACTERS_PER_TOKEN * config.batch_tokens
             ):
                 group = [request for requests in asked[start:stop] for request in requests]
-                prepared = prepare(lm, group, truncation=config.truncation)
+                prepared = (
+                    lm.prepare(group)
+                    if isinstance(lm, Remote)
+                    else prepare(lm, group, truncation=config.truncation)
+                )
                 answers = answer_prepared(lm, prepared, batch_tokens=config.batch_tokens, store=store)
                 answered = iter(zip(prepared, answers, strict=True))
                 for example, requests in zip(examples[start:stop], asked[start:stop], strict=True):
@@ -194,7 +200,7 @@ def answer_examples(
     return rows
 
 
-def _store(lm: LM, config: EvaluationConfig) -> AbstractContextManager[AnswerStore | None]:
+def _store(lm: LM | Remote, config: EvaluationConfig) -> AbstractContextManager[AnswerStore | None]:
     return answers_of(lm) if config.reuse else nullcontext()
 
 

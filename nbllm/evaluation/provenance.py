@@ -14,6 +14,7 @@ from nbllm.core.machine import machine_facts, versions
 from nbllm.core.report.provenance import Provenance, TaskRecord
 from nbllm.core.report.values import plain
 from nbllm.evaluation.config import EvaluationConfig
+from nbllm.evaluation.remote import Remote
 from nbllm.evaluation.statistics import BOOTSTRAP
 
 if TYPE_CHECKING:
@@ -23,15 +24,19 @@ if TYPE_CHECKING:
     from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
 
+REMOTE = "remote"  # the device of a model behind an endpoint
 _SHORT = 12  # hexadecimal digits of a digest in a signature
 
 
-def model_fingerprint(lm: LM) -> str:
+def model_fingerprint(lm: LM | Remote) -> str:
     """Return the SHA-256 of a model's weights and its tokenizer, in hexadecimal.
 
     It depends on each parameter's name, dtype, shape and bytes, on the configuration, on the adapter's scale and on the
-    tokenizer, and on nothing else: a model saved and opened again has the same.
+    tokenizer, and on nothing else: a model saved and opened again has the same. That of a remote model
+    depends on the endpoint's address, the model's name and the API, since no more is known of it.
     """
+    if isinstance(lm, Remote):
+        return lm.fingerprint
     import torch
 
     digest = hashlib.sha256()
@@ -47,6 +52,11 @@ def model_fingerprint(lm: LM) -> str:
     tokenizer = sorted(lm.tokenizer.get_vocab().items()) if backend is None else backend.to_str()
     digest.update(repr(tokenizer).encode())
     return digest.hexdigest()
+
+
+def model_in_signature(lm: LM | Remote, fingerprint: str) -> str:
+    """Return how signatures name a model: by its fingerprint, or where it is remote by its name and endpoint."""
+    return f"{lm.name} ({lm.api})" if isinstance(lm, Remote) else fingerprint[:_SHORT]
 
 
 def prompts_fingerprint(requests: Iterable[Request]) -> str:
@@ -86,7 +96,7 @@ def task_record(task: Task, examples: Examples) -> TaskRecord:
 
 
 def provenance(
-    lm: LM,
+    lm: LM | Remote,
     tasks: Sequence[TaskRecord],
     config: EvaluationConfig,
     fingerprint: str,
@@ -103,11 +113,14 @@ def provenance(
         started: When, as ISO 8601 in UTC.
         seconds: How long it took.
     """
+    facts = (
+        {"origin": model_in_signature(lm, fingerprint), "device": REMOTE}
+        if isinstance(lm, Remote)
+        else _facts(lm)
+    )
     return Provenance(
-        origin=lm.origin,
+        **facts,
         model_sha256=fingerprint,
-        dtype=str(lm.model.dtype).removeprefix("torch."),
-        device=str(lm.model.device).partition(":")[0],
         tasks=tuple(tasks),
         config=config.to_dict(),
         versions=versions(),
@@ -117,8 +130,13 @@ def provenance(
     )
 
 
+def _facts(lm: LM) -> dict[str, str]:
+    dtype, device = str(lm.model.dtype), str(lm.model.device)
+    return {"origin": lm.origin, "dtype": dtype.removeprefix("torch."), "device": device.partition(":")[0]}
+
+
 def signature(
-    figure: Measurement, num_rows: int, config: EvaluationConfig, task: TaskRecord, model_sha256: str
+    figure: Measurement, num_rows: int, config: EvaluationConfig, task: TaskRecord, model: str
 ) -> str:
     """Return how a figure was made, in one line: the metric's own signature, and what the metric does not know.
 
@@ -131,13 +149,13 @@ def signature(
         num_rows: Examples that were measured.
         config: Of the evaluation.
         task: What was measured.
-        model_sha256: The model's fingerprint.
+        model: As `model_in_signature` returns it.
 
     Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores", arXiv:1804.08771 (the manner).
     """
     parts: dict[str, Any] = {"task": task.task, **task.settings}
     parts |= {"n": num_rows, "data": task.data_sha256[:_SHORT], "prompts": task.prompts_sha256[:_SHORT]}
-    parts |= {"model": model_sha256[:_SHORT]}
+    parts |= {"model": model}
     if figure.method:
         parts |= {"ci": f"{figure.method}-{100 * config.confidence:g}"}
     if figure.method == BOOTSTRAP:

@@ -15,10 +15,12 @@ from nbllm.core.report.report import Report
 from nbllm.core.report.sections import Section, Table
 from nbllm.evaluation.comparison import figure_key
 from nbllm.evaluation.inputs import Inputs
+from nbllm.evaluation.provenance import REMOTE
 from nbllm.evaluation.runner import evaluate
 from nbllm.evaluation.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
+    from nbllm.evaluation.remote import Remote
     from nbllm.evaluation.tasks.base import Task
     from nbllm.lm import LM
 
@@ -91,7 +93,7 @@ class Reproduction:
 
 def reproduce(
     report: Report,
-    lm: LM | Mapping[str, LM] | None = None,
+    lm: LM | Remote | Mapping[str, LM | Remote] | None = None,
     *,
     data: Any = None,
     tasks: Sequence[Task] = (),
@@ -142,7 +144,9 @@ def reproduce(
     return Reproduction(whole, tuple(figures), tuple(dict.fromkeys(changed)))
 
 
-def _model(record: Provenance, given: LM | Mapping[str, LM] | None, inputs: Inputs | None) -> LM:
+def _model(
+    record: Provenance, given: LM | Remote | Mapping[str, LM | Remote] | None, inputs: Inputs | None
+) -> LM | Remote:
     from nbllm.opening import load
 
     name = f" {record.model!r}" if record.model else ""
@@ -159,6 +163,13 @@ def _model(record: Provenance, given: LM | Mapping[str, LM] | None, inputs: Inpu
     model = kept() if kept else None
     if model is not None:
         return model
+    if (
+        record.device == REMOTE
+    ):  # a report that someone sent shall choose no server, which would be sent the key
+        raise UserError(
+            f"The report measured the remote model {record.origin}, which must be given again.",
+            hint="nb.reproduce(report, nb.evaluation.Remote(url, model=...))",
+        )
     if not record.origin:
         raise UserError(f"Where the model{name} came from is not recorded.", hint=hint)
     run = re.fullmatch(r"(.+) at step (\d+)", record.origin)
@@ -239,7 +250,11 @@ def _verdict(recorded: Measurement, now: Measurement | None) -> str:
 def _changed(then: Provenance, now: Provenance) -> Iterator[tuple[str, str, str]]:
     """Yield what is not as it was."""
     name = f" of {then.model}" if then.model else ""
-    for field, what in (("model_sha256", "weights and tokenizer"), ("dtype", "dtype"), ("device", "device")):
+    for field, what in (
+        (("origin", "endpoint"),)
+        if REMOTE in (then.device, now.device)
+        else (("model_sha256", "weights and tokenizer"), ("dtype", "dtype"), ("device", "device"))
+    ):
         old, new = getattr(then, field), getattr(now, field)
         if old != new:
             yield what + name, old, new

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from nbllm.core.errors import UserError
 from nbllm.inference.config import SamplingConfig
+from nbllm.lm import Score
 
 if TYPE_CHECKING:
     from nbllm.inference.generation import Generation
-    from nbllm.lm import Score
 
 GREEDY = SamplingConfig(temperature=0.0)
 _CHARACTERS_PER_TOKEN = 4  # about; only for sizes
@@ -44,7 +44,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
-    """How likely a continuation is after a context; the answer is a `Score` of the continuation alone.
+    """How likely a continuation is after a context; the answer is a `ContinuationScore`.
 
     Args:
         context: What stands before; "" asks for the continuation as the beginning of a document.
@@ -120,6 +120,17 @@ class Generate:
     def size(self) -> int:
         """Characters to read and, at most, to write."""
         return len(str(self.prompt)) + _CHARACTERS_PER_TOKEN * self.sampling.max_new_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuationScore(Score):
+    """How probable a model finds a continuation.
+
+    Attributes:
+        greedy: Whether each of its tokens is the likeliest one in its place.
+    """
+
+    greedy: bool = False
 
 
 Request = Likelihood | DocumentLikelihood | Generate

@@ -27,7 +27,14 @@ from nbllm.evaluation.contamination import contamination, contamination_sections
 from nbllm.evaluation.examples import check_names, load_examples, sources
 from nbllm.evaluation.inputs import Inputs
 from nbllm.evaluation.measuring import Measured, measure
-from nbllm.evaluation.provenance import model_fingerprint, provenance, signature, task_record
+from nbllm.evaluation.provenance import (
+    model_fingerprint,
+    model_in_signature,
+    provenance,
+    signature,
+    task_record,
+)
+from nbllm.evaluation.remote import Remote
 from nbllm.evaluation.reproduction import reproduction_section
 from nbllm.evaluation.run_sections import run_details, run_sections, training_metrics
 from nbllm.evaluation.several import compare_reports
@@ -65,7 +72,7 @@ def _settings() -> list[inspect.Parameter]:
 
 @takes(_settings(), EvaluationConfig)
 def evaluate(
-    lm: LM | Run | str | Path | Mapping[str, LM | Run | str | Path],
+    lm: LM | Remote | Run | str | Path | Mapping[str, LM | Remote | Run | str | Path],
     tasks: str | Task | Sequence[str | Task] = ("perplexity",),
     *,
     data: Any = None,
@@ -80,6 +87,7 @@ def evaluate(
 
     Args:
         lm: The model; or a run, its name in `runs/` or its folder: the weights of its newest checkpoint are measured.
+            Or a model behind an OpenAI-compatible endpoint, `nb.evaluation.Remote(url, model=...)`.
             Several by name, `{"small": a, "large": b}`, are measured on the same examples and compared in one report.
         tasks: Names of tasks ("perplexity", "mmlu", "gsm8k", ...; `nb.evaluation.TASKS` has all), or tasks of one's own
             (`nb.evaluation.task`).
@@ -123,15 +131,18 @@ def evaluate(
     jobs = [
         (task, load_examples(task, source, config.limit)) for task, source in sources(lm, chosen, data, run)
     ]
+    if isinstance(lm, Remote):
+        lm.check(jobs)
     if against is not None:
         check_comparable(against, [examples.subject(task) for task, examples in jobs])
     started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
     records = [task_record(task, examples) for task, examples in jobs]
     fingerprint = model_fingerprint(lm)
+    named = model_in_signature(lm, fingerprint)
     results = []
     for (task, examples), record in zip(jobs, records, strict=True):
         measured, rows = measure(lm, task, examples, config, show_progress=progress)
-        results.append((_signed(measured, record, fingerprint), rows))
+        results.append((_signed(measured, record, named), rows))
     made = provenance(
         lm, records, config, fingerprint, started.isoformat(timespec="seconds"), time.monotonic() - begun
     )
@@ -150,8 +161,8 @@ def evaluate(
     report.add(_summary(lm, run, [measured for measured, _ in results]))
     if against is not None:
         report.add(comparison_section(against, Report("", [s for part in found for s in part]), config))
-    report.add(_model(lm, run, step))
-    if run is not None:
+    report.add(_remote_model(lm) if isinstance(lm, Remote) else _model(lm, run, step))
+    if run is not None and not isinstance(lm, Remote):
         report.add(*run_sections(run, lm))
     for part in found:
         report.add(*part)
@@ -169,7 +180,9 @@ def _refuse_with_several(**given: object) -> None:
             )
 
 
-def _subject(lm: LM | Run | str | Path, run: Run | str | Path | None) -> tuple[LM, Run | None, int | None]:
+def _subject(
+    lm: LM | Remote | Run | str | Path, run: Run | str | Path | None
+) -> tuple[LM | Remote, Run | None, int | None]:
     """Return the model to measure, the run that made it, and the step of that run whose weights it has, if known."""
     from nbllm.evaluation.run_weights import weights_step
     from nbllm.lm import LM
@@ -177,6 +190,10 @@ def _subject(lm: LM | Run | str | Path, run: Run | str | Path | None) -> tuple[L
     from nbllm.runs.locating import find, locate
     from nbllm.runs.run import Run
 
+    if isinstance(lm, Remote):
+        if run is not None:
+            raise UserError("run belongs to a model in this process, and a remote one is to be measured.")
+        return lm, None, None
     if not isinstance(lm, (LM, Run, str, os.PathLike)):
         raise UserError(
             f"{type(lm).__name__} is neither a model nor a run.", hint="nb.evaluate(lm), or nb.evaluate(run)"
@@ -225,20 +242,22 @@ def _configure(
     return EvaluationConfig.from_dict(of(EvaluationConfig)), chosen
 
 
-def _signed(measured: Measured, record: TaskRecord, fingerprint: str) -> Measured:
+def _signed(measured: Measured, record: TaskRecord, model: str) -> Measured:
     """Return what was measured, each figure with its signature."""
     return dataclasses.replace(
         measured,
         measurements=tuple(
             dataclasses.replace(
-                figure, signature=signature(figure, len(measured), measured.config, record, fingerprint)
+                figure, signature=signature(figure, len(measured), measured.config, record, model)
             )
             for figure in measured.measurements
         ),
     )
 
 
-def _title(lm: LM, run: Run | None, step: int | None) -> str:
+def _title(lm: LM | Remote, run: Run | None, step: int | None) -> str:
+    if isinstance(lm, Remote):
+        return f"The language model {lm.name}"
     what = f"A {_FAMILIES.get(lm.config.family, lm.config.family)} language model of {_count(lm)} parameters"
     if run is None:
         return what
@@ -246,7 +265,7 @@ def _title(lm: LM, run: Run | None, step: int | None) -> str:
     return f"{what}: the run {run.name}{at_step}"
 
 
-def _summary(lm: LM, run: Run | None, results: Sequence[Measured]) -> Section:
+def _summary(lm: LM | Remote, run: Run | None, results: Sequence[Measured]) -> Section:
     several = len({measured.task.name for measured in results}) > 1  # then two may have an accuracy
     figures = [
         dataclasses.replace(
@@ -256,7 +275,8 @@ def _summary(lm: LM, run: Run | None, results: Sequence[Measured]) -> Section:
         for figure in measured.measurements[:_IN_SUMMARY]
     ]
     figures += [] if run is None else training_metrics(run)
-    figures.append(Measurement(name="parameters", value=lm.num_parameters))
+    if not isinstance(lm, Remote):
+        figures.append(Measurement(name="parameters", value=lm.num_parameters))
     return Measurements(
         title="Summary",
         note=" ".join(map(_sentence, results)),
@@ -271,6 +291,14 @@ def _sentence(measured: Measured) -> str:
         done, of = len(measured), measured.num_examples
         text += f". The measurement was interrupted after {done} of {of} {measured.task.unit}"
     return f"{text}."
+
+
+def _remote_model(lm: Remote) -> KeyValues:
+    return KeyValues(
+        title="The model",
+        note="Its weights are not here: the endpoint may have something else behind this name at another time.",
+        entries=(("name", lm.model), ("endpoint", lm.url), ("requests", lm.api_in_words)),
+    )
 
 
 def _model(lm: LM, run: Run | None, step: int | None) -> KeyValues:
