@@ -187,7 +187,9 @@ def _figure(name: str, task: MultipleChoice, measure: _Measuring, model: str) ->
         value=found.value,
         method=found.method,
         note=", ".join(
-            f"{key}: {value}" for key, value in task.to_dict().items() if value not in (None, (), "")
+            f"{key}: {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
+            for key, value in task.to_dict().items()
+            if value not in (None, (), "")
         ),
         subject=measure.examples.subject(task),
         signature=task.metrics[0].signature(columns if task.metrics[0].columns == ("correct",) else None),

@@ -12,7 +12,7 @@ from nbllm.evaluation.metrics.base import Metric, PredictionMetric, options_of
 from nbllm.evaluation.metrics.catalogue import METRICS
 
 HEADER = ("metric", "key", "range", "better", "figure", "takes", "conventions", "source")
-_IN_TEXT = 5  # columns that a line of text has room for
+_SHOWN = 5  # columns that a line of text and a notebook's cell have room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class MetricEntry:
 
 
 class MetricList(Sequence[MetricEntry]):
-    """Metrics, shown in a cell as a table; `nb.evaluation.metric(name)` makes one. As text, the first columns stand.
+    """Metrics, shown in a cell as tables; `nb.evaluation.metric(name)` makes one. As text, the first columns stand.
 
     Args:
         entries: The figures.
@@ -97,12 +97,18 @@ class MetricList(Sequence[MetricEntry]):
         return iter(self._entries)
 
     def __repr__(self) -> str:
-        return text_table([row[:_IN_TEXT] for row in (HEADER, *(each.row() for each in self))])
+        return text_table([row[:_SHOWN] for row in (HEADER, *(each.row() for each in self))])
 
     def _repr_html_(self) -> str:
         from nbllm.core.html import fragment, table
 
-        return fragment(table([each.row() for each in self], HEADER, row_headers=True))
+        rows = [each.row() for each in self]
+        shown = table([row[:_SHOWN] for row in rows], HEADER[:_SHOWN], row_headers=True)
+        more = table(
+            [(*row[:2], *row[_SHOWN:]) for row in rows], (*HEADER[:2], *HEADER[_SHOWN:]), row_headers=True
+        )
+        summary = "What each takes, its conventions and its source"
+        return fragment(f"{shown}<details><summary>{summary}</summary>{more}</details>")
 
 
 def list_metrics() -> MetricList:

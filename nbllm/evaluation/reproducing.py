@@ -17,6 +17,7 @@ from nbllm.evaluation.comparison import figure_key
 from nbllm.evaluation.inputs import Inputs
 from nbllm.evaluation.provenance import REMOTE
 from nbllm.evaluation.runner import evaluate
+from nbllm.evaluation.several import with_task
 from nbllm.evaluation.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
@@ -227,13 +228,15 @@ def _figures(report: Report, model: str, again: Report) -> Iterator[Reproduced]:
         for each in report.measurements()
         if each.metric and each.signature and each.model == model
     }
+    several = len({each.subject.task for each in old.values() if each.subject}) > 1
     for key, each in old.items():
         subject = each.subject and (each.subject.task, each.subject.data)
         found = now.get(key) or by_name.get(
             (each.metric, subject)
         )  # of other data: it differs, and is told so
         value = None if found is None else found.value
-        yield Reproduced(each.name, each.value, value, _verdict(each, found))
+        named = with_task(each) if several else each
+        yield Reproduced(named.name, each.value, value, _verdict(each, found))
 
 
 def _verdict(recorded: Measurement, now: Measurement | None) -> str:

@@ -91,7 +91,7 @@ def _with_tasks(report: Report) -> Report:
     if len({subject.task for subject in rows_by_subject(report)}) < 2:
         return report
     sections = [
-        dataclasses.replace(section, measurements=tuple(map(_with_task, section.measurements)))
+        dataclasses.replace(section, measurements=tuple(map(with_task, section.measurements)))
         if isinstance(section, Measurements)
         else section
         for section in report.sections
@@ -99,7 +99,8 @@ def _with_tasks(report: Report) -> Report:
     return dataclasses.replace(report, sections=sections)
 
 
-def _with_task(figure: Measurement) -> Measurement:
+def with_task(figure: Measurement) -> Measurement:
+    """Return a figure with the name of its task before its own."""
     if figure.subject is None or figure.name.startswith(f"{figure.subject.task}: "):
         return figure
     return dataclasses.replace(figure, name=f"{figure.subject.task}: {figure.name}")

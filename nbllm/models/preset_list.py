@@ -105,9 +105,13 @@ class PresetList(Sequence[Preset]):
         return text_table([HEADER, *self.rows()])
 
     def _repr_html_(self) -> str:
-        from nbllm.core.html import fragment, table
+        from nbllm.core.html import Raw, escape, fragment, table
 
-        return fragment(table(self.rows(), HEADER, row_headers=True))
+        rows = [  # a line each: the table is long, and what is wider than the page scrolls
+            (*row[:-1], Raw(f'<span style="white-space: nowrap">{escape(row[-1])}</span>'))
+            for row in self.rows()
+        ]
+        return fragment(table(rows, HEADER, row_headers=True))
 
 
 def presets(family: str | None = None) -> PresetList:

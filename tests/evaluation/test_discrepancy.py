@@ -50,6 +50,7 @@ def test_each_convention_has_the_figure_that_evaluate_gives(report, model):
         found = report.metric(name)
         assert found.value == pytest.approx(first.value) and found.interval == first.interval
         assert f"convention:{settings['convention']}" in found.signature
+        assert f"convention: {settings['convention']}" in found.note and "(" not in found.note
 
 
 def test_the_parts_add_up_to_the_whole(report):

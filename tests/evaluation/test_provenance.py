@@ -99,7 +99,8 @@ def test_another_model_is_told(report, lm, texts):
     assert not again.agrees and "NOT reproduced" in str(again)
     assert [what for what, _, _ in again.changed] == ["weights and tokenizer"]
     verdicts = {each.name: each.verdict for each in again.figures}
-    assert verdicts["bits per byte"] == "differs" and verdicts["bytes per token"] == "identical"
+    assert verdicts["perplexity: bits per byte"] == "differs"
+    assert verdicts["perplexity: bytes per token"] == "identical" and "choosing: accuracy" in verdicts
 
 
 def test_other_data_are_told(report, lm, texts):
