@@ -18,6 +18,7 @@ from nbllm.core.terminal import visible
 from nbllm.core.theme import PAGE_CSS, THEME_CSS as THEME_CSS
 
 _GAP = "&ndash;"
+_LONG = 40  # characters of a cell that its column must not be narrow for
 _TAG = re.compile(r"<[^>]*>")
 
 
@@ -83,7 +84,19 @@ def table(
 
 
 def _column(values: Sequence[Any], numeric: bool) -> list[str]:
-    return column(values, _GAP) if numeric else [cell(value) for value in values]
+    return (
+        column(values, _GAP)
+        if numeric
+        else [_wide(cell(value)) if _is_long(value) else cell(value) for value in values]
+    )
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, str) and len(value) > _LONG
+
+
+def _wide(content: str) -> str:
+    return f'<div class="long">{content}</div>'
 
 
 def key_values(entries: Mapping[str, object] | Sequence[tuple[str, object]]) -> Raw:

@@ -42,6 +42,7 @@ THEME_CSS = f"""
 .nbllm .good {{ color: var(--nbllm-good); }}
 .nbllm .bad {{ color: var(--nbllm-bad); }}
 .nbllm .nbllm-scroll {{ overflow-x: auto; }}
+.nbllm .nbllm-scroll .long {{ min-width: 14em; }}
 .nbllm table {{ border-collapse: collapse; margin: .6em 0; font-size: .95em; border: 0; color: inherit; }}
 .nbllm caption {{ caption-side: top; text-align: left; color: var(--nbllm-muted); padding-bottom: .3em;
   min-width: 16em; }}

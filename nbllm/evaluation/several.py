@@ -13,8 +13,8 @@ import numpy as np
 from nbllm.core.errors import UserError
 from nbllm.core.report.figures import Comparison, Measurement, Subject
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import Comparisons, KeyValues, Measurements, Rows, Section, Table
-from nbllm.core.report.values import Cell, plain
+from nbllm.core.report.sections import Comparisons, KeyValues, Measurements, Rows, Section, Table, shortened
+from nbllm.core.report.values import Cell
 from nbllm.core.seeding import derive
 from nbllm.evaluation.comparison import check_comparable, figure_key, first_rows, metric_of, rows_by_subject
 from nbllm.evaluation.config import EvaluationConfig
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from nbllm.evaluation.metrics.base import Metric
 
 _SHOWN_FLIPS = 50
-_SHOWN_CHARACTERS = 160
 _GAP = "not measured"
 
 
@@ -277,14 +276,15 @@ def _flip_tables(compared: Comparisons, reports: Mapping[str, Report]) -> Iterat
         if not each.flips or each.subject is None:
             continue
         rows = [rows_by_subject(reports[name])[each.subject] for name in each.models]
-        same = [name for name, values in rows[0].columns.items() if values == rows[1].columns[name]]
-        other = [name for name in rows[0].columns if name not in same]
+        names = [name for name in rows[0].columns if any(name in part.shown_columns for part in rows)]
+        same = [name for name in names if rows[0].columns[name] == rows[1].columns[name]]
+        other = [name for name in names if name not in same]
         header = ["example", *same, *(f"{name}, {model}" for name in other for model in each.models)]
         table = []
         for index in each.flips[:_SHOWN_FLIPS]:
             cells = [rows[0].columns[name][index] for name in same]
             cells += [part.columns[name][index] for name in other for part in rows]
-            table.append((index + 1, *(_short(plain(cell)) for cell in cells)))
+            table.append((index + 1, *(shortened(cell) for cell in cells)))
         count = len(each.flips)
         counted = "1 example" if count == 1 else f"{count:,} examples"
         first = f"the first {_SHOWN_FLIPS} of " if count > _SHOWN_FLIPS else ""
@@ -293,12 +293,6 @@ def _flip_tables(compared: Comparisons, reports: Mapping[str, Report]) -> Iterat
             rows=tuple(table),
             folded=f"{each.name}: {first}{counted} that {each.models[0]} or {each.models[1]} alone has right",
         )
-
-
-def _short(value: Cell) -> Cell:
-    if isinstance(value, str) and len(value) > _SHOWN_CHARACTERS:
-        return f"{value[: _SHOWN_CHARACTERS - 1]}…"
-    return value
 
 
 def _reproduction(reports: Mapping[str, Report]) -> list[Section]:

@@ -421,3 +421,19 @@ def test_what_can_be_added():
     for wrong in ("words", 7):
         with pytest.raises(UserError, match=f"{type(wrong).__name__} is no part of a report"):
             report.add(wrong)
+
+
+def test_rows_are_shown_rounded_cut_and_without_columns_of_nothing(tmp_path):
+    columns = {
+        "text": ("x" * 300, "short"),
+        "log_probabilities": ((-1.23456789, -12.5), (-2.0, -3.25)),
+        "dropped_shots": (0, 0),
+        "dropped_tokens": (0, 7),
+    }
+    rows = Rows(subject=Subject(task="t", data="", fingerprint=""), columns=columns, num_examples=2)
+    assert rows.shown_columns == ("text", "log_probabilities", "dropped_tokens")
+    first, second = rows.first_rows()
+    assert first[1:] == ("-1.235, -12.5", 0) and second == ("short", "-2, -3.25", 7)
+    assert len(first[0]) == 200 and first[0].endswith("x…")
+    page = Report("r").add(rows).save(tmp_path / "r.html").read_text("utf-8")
+    assert '<div class="long">xxx' in page and ">short</td>" in page

@@ -215,7 +215,7 @@ def _rows(section: Rows, count: _Counter) -> str:
     where = "all are under Examples" if count.browsed else "the report's JSON has all"
     if len(rows) < num_rows:
         what = f"The first {len(rows):,} of {what}; {where}"
-    shown = table(rows, tuple(section.columns))
+    shown = table(rows, section.shown_columns)
     return _folded(what, shown)
 
 

@@ -158,7 +158,7 @@ def _rows(section: Rows) -> str:
     if not rows:
         return ""
     head = f"The first {len(rows):,} of {len(section):,} {section.unit}:"
-    return f"{_inline(head)}\n\n{markdown_table(rows, tuple(section.columns))}"
+    return f"{_inline(head)}\n\n{markdown_table(rows, section.shown_columns)}"
 
 
 def _with_unit(measured: Measurement) -> str:

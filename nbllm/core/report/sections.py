@@ -16,6 +16,7 @@ from nbllm.core.report.figures import Change, Comparison, Measurement, Subject, 
 from nbllm.core.report.values import Cell, Record, Value, listed, plain, set_fields
 
 _SHOWN_CHARACTERS = 200  # of a cell of a row
+_DROPPED = "dropped_"  # begins the names of columns that count what a too long prompt lost
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -221,10 +222,17 @@ class Rows(Section):
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @property
+    def shown_columns(self) -> tuple[str, ...]:
+        """The columns that a page shows: all but those of what was dropped, where nothing was."""
+        return tuple(
+            name for name, values in self.columns.items() if not name.startswith(_DROPPED) or any(values)
+        )
+
     def first_rows(self) -> list[tuple[Cell, ...]]:
-        """Return the rows that a page shows, one cell a column, long texts cut."""
-        columns = [values[: self.shown] for values in self.columns.values()]
-        return [tuple(_shortened(value) for value in row) for row in zip(*columns, strict=True)]
+        """Return the rows that a page shows, one cell a shown column: long texts cut, lists of numbers rounded."""
+        columns = [self.columns[name][: self.shown] for name in self.shown_columns]
+        return [tuple(shortened(value) for value in row) for row in zip(*columns, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -357,7 +365,10 @@ class KeyValues(Section):
         super().__post_init__()
 
 
-def _shortened(value: Value) -> Cell:
+def shortened(value: Value) -> Cell:
+    """Return a value of a row as a page shows it: a long text cut, each number of a list rounded."""
+    if isinstance(value, (list, tuple)):
+        value = tuple(number(each) if isinstance(each, float) else each for each in value)
     cell = plain(value)
     return (
         f"{cell[: _SHOWN_CHARACTERS - 1]}…"

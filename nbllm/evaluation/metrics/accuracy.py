@@ -48,6 +48,7 @@ class NormalizedAccuracy(RatioOfSums):
 
     name = "normalized_accuracy"
     label = "accuracy, normalized by length"
+    note = "the log-likelihood of each choice is divided by its length"
     better = "higher"
     scale = (0.0, 1.0)
     columns = ("correct_normalized",)

@@ -14,6 +14,7 @@ class StrictAccuracy(RatioOfSums):
 
     name = "strict_accuracy"
     label = "accuracy, strict form"
+    note = "the answer must stand in the form that was asked for"
     better = "higher"
     scale = (0.0, 1.0)
     columns = ("correct_strict",)
