@@ -113,6 +113,8 @@ class CorrelationMetric(ValueMetric):
 
 def correlation(one: Array, two: Array) -> float:
     """Return the product-moment correlation of two series; not a number where one does not vary."""
+    if (one == one[0]).all() or (two == two[0]).all():  # rounding of the mean may hide it below
+        return float("nan")
     one, two = one - one.mean(), two - two.mean()
     scale = float(np.sqrt((one @ one) * (two @ two)))
     return float(np.clip(one @ two / scale, -1, 1)) if scale > 0 else float("nan")

@@ -31,7 +31,9 @@ def test_correlations_are_those_of_scipy(case, name, p_key):
 
 
 def test_a_correlation_with_what_does_not_vary_is_none():
-    assert math.isnan(metric("pearsonr").compute(predictions=[1, 1], references=[1, 2])["pearsonr"])
+    for same in (1.0, 1.6):  # the mean of six times 1.6 is not 1.6
+        found = metric("pearsonr").compute(predictions=[same] * 6, references=[1, 2, 3, 5, 4, 2])
+        assert math.isnan(found["pearsonr"])
     for name in ("pearsonr", "spearmanr"):
         assert metric(name, undefined=0.0).compute(predictions=[1, 1], references=[1, 2]) == {name: 0}
     assert metric("pearsonr").compute(predictions=[1, 2], references=[1, 2])["pearsonr"] == pytest.approx(1)
