@@ -66,8 +66,8 @@ class Stsb(OpenAnswer):
         """Return the prompt."""
         one, two = item["texts"]
         return (
-            f"Sentence 1: {one}\nSentence 2: {two}\nQuestion: On a scale from 0 (different) to 5 (the same), "
-            "how similar are the two sentences in meaning?\nAnswer:"
+            f"Sentence 1: {one}\nSentence 2: {two}\nQuestion: How similar are the two sentences in meaning, "
+            "from 0 (different) to 5 (the same)?\nNumber:"
         )
 
     def solution(self, item: Item) -> str:
@@ -84,13 +84,16 @@ class Stsb(OpenAnswer):
         }
 
     def notes(self, measured: Measured) -> list[str]:
-        """Name the pairs for which no number could be read."""
+        """Name the pairs for which no number could be read, and say where there is no correlation."""
         unread = (np.flatnonzero(measured.columns["read"] == 0) + 1).tolist()
         return [
             *super().notes(measured),
             f"For {counted(len(unread), self.unit)} no number from 0 to 5 was written; the answer counts as "
             f"{UNREAD:g}: {listed(unread, quote=False)}, in the order of the data."
             if unread
+            else "",
+            "All answers are the same, which correlates with nothing: both figures count as 0."
+            if len(np.unique(measured.columns["predicted"])) == 1
             else "",
         ]
 

@@ -41,7 +41,10 @@ def test_answers_without_a_number_count_as_minus_one_and_are_named():
     notes = task.notes(SimpleNamespace(columns=columns, left_out=""))
     assert "For 2 pairs no number from 0 to 5 was written; the answer counts as -1: 2, 4" in notes[1]
     columns["read"] = np.ones(6)
-    assert task.notes(SimpleNamespace(columns=columns, left_out="")) == ["", ""]
+    assert task.notes(SimpleNamespace(columns=columns, left_out="")) == ["", "", ""]
+    columns["predicted"] = np.full(6, 1.6)
+    assert "All answers are the same" in task.notes(SimpleNamespace(columns=columns, left_out=""))[2]
+    assert [metric.compute(columns) for metric in task.metrics] == [0, 0]
 
 
 def test_the_file_of_glue_is_read(tmp_path):
@@ -54,9 +57,9 @@ def test_the_file_of_glue_is_read(tmp_path):
     (request,) = task.requests(example)
     assert example["references"] == ["3.25"]
     assert str(request.prompt).startswith(
-        'Sentence 1: He said "no.\nSentence 2: She said no.\nQuestion: On a scale'
+        'Sentence 1: He said "no.\nSentence 2: She said no.\nQuestion: How similar'
     )
-    assert "Answer: 1.0\n\nSentence 1" in str(request.prompt)
+    assert "Number: 1.0\n\nSentence 1" in str(request.prompt)
     for score in ("5.5", "-1", "nan", "high"):
         (tmp_path / "dev.tsv").write_text(head + row.format(score))
         with pytest.raises(DataError, match=r"'score' is(?s:.*)dev.tsv, line 2"):
