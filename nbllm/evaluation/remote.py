@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nbllm.core.errors import UserError, listed, nearest
+from nbllm.evaluation.completions import Completions, NoLikelihoods, check_settings
 from nbllm.evaluation.endpoint import Endpoint, EndpointError
 from nbllm.evaluation.preparing import Prepared
-from nbllm.evaluation.requests import ContinuationScore, DocumentLikelihood, Generate, Likelihood
+from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood
 from nbllm.inference.config import SamplingConfig
 from nbllm.inference.generation import Generation
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from nbllm.evaluation.tasks.base import Task
 
 APIS = ("auto", "completions", "chat")
-_PATHS = {"completions": "/completions", "chat": "/chat/completions"}
 _NO_SUCH = (
     400,
     404,
@@ -35,19 +34,11 @@ _NO_SUCH = (
     422,
     501,
 )  # by which servers say that they, or this model, do not offer what is asked
-_MOST_STOPS = 4  # that OpenAI accepts; the text is cut at the others here
 _PROBE = ("One two", " three")
-_SENT = frozenset({"temperature", "top_p", "max_new_tokens", "stop", "seed"})  # settings that the API has
-_WITHOUT_EFFECT = frozenset({"overflow", "batch_size"})  # on the text
-_ROUNDING = 1e-6
 _FORMAT = 1  # to be raised when the same request is answered otherwise than before
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-
-
-class _NoLikelihoods(EndpointError):
-    """The endpoint answers a request for log-probabilities without them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +50,6 @@ class AsText(Prepared):
         """Return a SHA-256 of the request."""
         facts = [type(self.request).__name__, dataclasses.asdict(self.request)]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Echo:
-    """A text's tokens as the endpoint sees them, each with its log-probability and that of the likeliest one."""
-
-    tokens: tuple[str, ...]
-    values: tuple[float | None, ...]
-    best: tuple[float | None, ...]
 
 
 class Remote:
@@ -128,7 +110,8 @@ class Remote:
         self.model, self.api, self.concurrency = model, api, concurrency
         self.lock = threading.RLock()
         self._endpoint = Endpoint(url, key_variable=key_variable, timeout=timeout, tries=tries)
-        self._has_likelihoods: bool | None = None  # not known yet
+        self._completions = Completions(self._endpoint, model)
+        self._has_likelihoods = False  # or not known yet
 
     @property
     def url(self) -> str:
@@ -201,7 +184,7 @@ class Remote:
         """
         requests = [each.request for each in prepared]
         contexts = list(dict.fromkeys(_context(each) for each in requests if isinstance(each, Likelihood)))
-        alone = dict(zip(contexts, self._at_once(self._echo, contexts), strict=True))
+        alone = dict(zip(contexts, self._at_once(self._completions.echo, contexts), strict=True))
         if self.api == "auto" and any(isinstance(each, Generate) for each in requests):
             self._choose()
         numbers: list[int] = []
@@ -215,8 +198,8 @@ class Remote:
             if isinstance(request, Generate):
                 return self._generate(request, number, stop)
             if isinstance(request, Likelihood):
-                whole = self._echo(f"{request.context}{request.continuation}", stop)
-                return self._score(request, whole, alone[_context(request)])
+                whole = self._completions.echo(f"{request.context}{request.continuation}", stop)
+                return self._completions.score(request, whole, alone[_context(request)])
             raise UserError("An endpoint does not tell how likely a whole document is.", where=self.url)
 
         return self._at_once(ask, list(zip(requests, numbers, strict=True)))
@@ -241,11 +224,10 @@ class Remote:
             return ""
         context, continuation = _PROBE
         try:
-            self._score(
-                Likelihood(context, continuation), self._echo(context + continuation), self._echo(context)
-            )
+            whole, alone = (self._completions.echo(text) for text in (context + continuation, context))
+            self._completions.score(Likelihood(context, continuation), whole, alone)
         except EndpointError as error:
-            if error.status not in _NO_SUCH and not isinstance(error, _NoLikelihoods):
+            if error.status not in _NO_SUCH and not isinstance(error, NoLikelihoods):
                 raise
             return f"it does not tell how likely a given text is (/completions with echo). {error.what}"
         self._has_likelihoods, self.api = True, "completions"
@@ -255,19 +237,19 @@ class Remote:
         """Choose the API that generates: completions where there are any."""
         request = Generate(_PROBE[0], SamplingConfig(temperature=0.0, max_new_tokens=1))
         try:
-            self._write("completions", request, 0)
+            self._completions.write("completions", request, 0)
             self.api = "completions"
         except EndpointError as error:
             if error.status not in _NO_SUCH:
                 raise
-            self._write("chat", request, 0)
+            self._completions.write("chat", request, 0)
             self.api = "chat"
 
     def _generate(self, request: Generate, number: int, stop: threading.Event) -> Generation:
-        _check_settings(request.sampling)
+        check_settings(request.sampling)
         seed = secrets.randbelow(1 << 31) if request.sampling.seed is None else request.sampling.seed + number
         begun = time.monotonic()
-        written, reason = self._write(self.api, request, seed, stop)
+        written, reason = self._completions.write(self.api, request, seed, stop)
         text, stop_string = _cut(written, request.sampling.stop)
         return Generation(
             text,
@@ -280,130 +262,10 @@ class Remote:
             seconds=time.monotonic() - begun,
         )
 
-    def _write(
-        self, api: str, request: Generate, seed: int, stop: threading.Event | None = None
-    ) -> tuple[str, object]:
-        """Return what the model writes, and why the server says it ended."""
-        sampling, prompt = request.sampling, str(request.prompt)
-        body: dict[str, Any] = {"model": self.model, "max_tokens": sampling.max_new_tokens}
-        body["temperature"] = sampling.temperature
-        if sampling.temperature > 0:
-            body |= {"top_p": sampling.top_p, "seed": seed}
-        if sampling.stop:
-            body["stop"] = list(sampling.stop[:_MOST_STOPS])
-        if api == "chat":
-            body["messages"] = [{"role": "user", "content": prompt}]
-        else:
-            body["prompt"] = prompt
-        choice = self._first_choice(_PATHS[api], body, stop)
-        message = choice.get("message") if api == "chat" else choice
-        text = message.get("content" if api == "chat" else "text") if isinstance(message, dict) else None
-        if api == "chat" and text is None and isinstance(message, dict):
-            text = ""  # a message may have no text, as where a filter took it
-        if not isinstance(text, str):
-            raise self._malformed("no text in its first choice")
-        return text.encode(errors="replace").decode(), choice.get("finish_reason")  # half characters as "?"
-
-    def _echo(self, text: str, stop: threading.Event | None = None) -> _Echo:
-        """Return the tokens of a text with their log-probabilities; of "", none."""
-        if not text:
-            return _Echo((), (), ())
-        body = {
-            "model": self.model,
-            "prompt": text,
-            "max_tokens": 0,
-            "temperature": 0.0,
-            "echo": True,
-            "logprobs": 1,
-        }
-        choice = self._first_choice(_PATHS["completions"], body, stop)
-        found = choice.get("logprobs")
-        if not isinstance(found, dict):
-            raise _NoLikelihoods("The server's answer has no log-probabilities.", where=self.url)
-        tokens, values, tops = (found.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
-        lists = [each for each in (tokens, values, tops) if isinstance(each, list)]
-        if (
-            len(lists) < 3
-            or len({len(each) for each in lists}) > 1
-            or not all(isinstance(t, str) for t in lists[0])
-        ):
-            raise _NoLikelihoods(
-                "The server's answer has not one token, log-probability and likeliest token for each place.",
-                where=self.url,
-            )
-        if choice.get("text") != text or lists[1][:1] != [None]:
-            # as of a server that ignores echo, whose log-probabilities are those of what it writes
-            raise _NoLikelihoods(
-                "The server does not return the text that it was given, and no more.", where=self.url
-            )
-        best = [self._largest(top) for top in lists[2]]
-        return _Echo(tuple(lists[0]), tuple(map(self._log_probability, lists[1])), tuple(best))
-
-    def _largest(self, top: object) -> float | None:
-        """Return the largest of the log-probabilities of one place, by token; `None` where there are none."""
-        found = map(self._log_probability, top.values()) if isinstance(top, dict) else ()
-        return max((value for value in found if value is not None), default=None)
-
-    def _score(self, request: Likelihood, whole: _Echo, alone: _Echo) -> ContinuationScore:
-        """Return how likely a continuation is, from the tokens of the whole text and those of its context alone."""
-        border = next(
-            (i for i, (one, two) in enumerate(zip(whole.tokens, alone.tokens, strict=False)) if one != two),
-            min(len(whole.tokens), len(alone.tokens)),
-        )
-        values = [value for value in whole.values[border:] if value is not None]
-        best = whole.best[border:]
-        if not values or len(values) < len(best) or any(each is None for each in best):
-            raise _NoLikelihoods(
-                f"The server gives no log-probability for every token of {request.continuation!r}.",
-                where=self.url,
-                hint="A text without a context has a first token that nothing predicts."
-                if not border
-                else None,
-            )
-        greedy = all(
-            most is not None and most <= value + _ROUNDING for most, value in zip(best, values, strict=True)
-        )
-        return ContinuationScore(math.fsum(values), len(values), len(request.continuation.encode()), greedy)
-
-    def _first_choice(
-        self, path: str, body: Mapping[str, Any], stop: threading.Event | None
-    ) -> dict[str, Any]:
-        choices = self._endpoint.post(path, body, stop).get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            raise self._malformed("no choices")
-        return choices[0]
-
-    def _log_probability(self, value: object) -> float | None:
-        if value is None:
-            return None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not -math.inf < value <= _ROUNDING:  # type: ignore[operator]
-            raise self._malformed(f"{value!r} as a log-probability")
-        return float(value)  # type: ignore[arg-type]
-
-    def _malformed(self, what: str) -> EndpointError:
-        return EndpointError(
-            f"The server's answer is not one of this API: it has {what}.",
-            where=self.url,
-            hint="Is it an OpenAI-compatible server?",
-        )
-
 
 def _context(request: Likelihood) -> str:
     """Return the context without the spaces that it ends with, which belong to the continuation."""
     return str(request.context).rstrip()
-
-
-def _check_settings(sampling: SamplingConfig) -> None:
-    """Raise `UserError` where a setting is not one of the API's."""
-    for field in dataclasses.fields(sampling):
-        value = getattr(sampling, field.name)
-        if field.name not in _SENT | _WITHOUT_EFFECT and value and value != field.default:
-            raise UserError(
-                f"An OpenAI-compatible endpoint has no setting {field.name}.",
-                where="SamplingConfig",
-                hint=f"It has {listed(sorted(_SENT), quote=False)}.",
-            )
 
 
 def _cut(text: str, stops: Sequence[str]) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import signal
 import threading
 
 import pytest
@@ -12,7 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.evaluation import Remote, endpoint, evaluate, reproduce
 from nbllm.evaluation.endpoint import EndpointError
 from nbllm.evaluation.preparing import Prepared
-from nbllm.evaluation.requests import DocumentLikelihood, Generate
+from nbllm.evaluation.requests import DocumentLikelihood, Generate, Likelihood
 from nbllm.inference.config import SamplingConfig
 from nbllm.lm import LM
 from tests.evaluation.questions import HOSTILE, Choosing, questions
@@ -173,6 +174,26 @@ def test_multiple_choice_has_the_same_log_probabilities(remote, served):
         assert one == pytest.approx(two, abs=1e-4)
     for (name, one), (_, two) in zip(values(here), values(there), strict=True):
         assert one == pytest.approx(two, rel=1e-5), name
+
+
+def test_log_probabilities_are_read_as_lm_eval_reads_them(server, completing, served):
+    theirs = pytest.importorskip("lm_eval.models.openai_completions").LocalCompletionsAPI.parse_logprobs
+    greedy = []
+    for context in ("the cat sat", "naïve 日本", "def return if", "a mat and"):
+        for continuation in (
+            " on a mat",
+            " 日 x",
+            server.write(context, {"temperature": 0, "max_tokens": 1}),
+        ):
+            answer = server.respond("/v1/completions", {"prompt": context + continuation, "echo": True})
+            for values in answer["choices"][0]["logprobs"].values():
+                values.append(None)  # they ask for one token more, and leave it out
+            answer["choices"][0]["index"] = 0
+            (expected,) = theirs(answer, ctxlens=[len(served.tokenizer(context)["input_ids"])])
+            (found,) = completing.answer(completing.prepare([Likelihood(context, continuation)]))
+            assert (pytest.approx(found.log_probability), found.greedy) == expected
+            greedy.append(found.greedy)
+    assert len(set(greedy)) == 2
 
 
 def test_the_report_names_endpoint_model_and_api_and_no_key(server, served, monkeypatch, tmp_path):
@@ -345,6 +366,24 @@ def test_an_interruption_reports_the_first_examples(remote, interrupt_after):
     interrupt_after(9)
     report = evaluate(remote, Choosing(), **QUIET)
     assert "interrupted after 3 of 24" in report.sections[0].note
+
+
+def test_an_interruption_ends_the_waiting(server):
+    pause = threading.Event()
+
+    def respond(path, body):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        pause.wait(10)
+        return {}
+
+    server.respond = respond
+    remote = Remote(server.url, model="tiny", api="completions", concurrency=1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(remote, "gsm8k", data={"gsm8k": PROBLEMS}, **QUIET)
+        assert len(server.seen) == 1  # the others are not sent any more
+    finally:
+        pause.set()
 
 
 def test_stop_strings_beyond_the_fourth_are_cut_here(server, completing):
