@@ -83,11 +83,11 @@ def _rebuild(kind: type[UserError], what: str, where: object, hint: str | None) 
     return kind(what, where=where, hint=hint)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the hint `Did you mean 'x'?`, or the list of what is known when nothing is close."""
+def nearest(name: str, known: Iterable[str], *, most: int = 30) -> str:
+    """Return the hint `Did you mean 'x'?`, or when nothing is close the list of what is known, `most` of it."""
     names = sorted(known)
     close = closest(name, names)
-    return f"Known: {listed(names, quote=False)}." if close is None else f"Did you mean {close!r}?"
+    return f"Known: {listed(names, quote=False, most=most)}." if close is None else f"Did you mean {close!r}?"
 
 
 def closest(name: str, known: Sequence[str]) -> str | None:

@@ -188,7 +188,8 @@ class MetricModule(evaluate.Metric):
         known = {field.name for field in dataclasses.fields(lead)}.union(*named)
         for name in chosen:
             if name not in known:
-                raise UserError(f"{lead.module} has no argument {name!r}.", hint=nearest(name, known))
+                names = known.union(self._inputs)
+                raise UserError(f"{lead.module} has no argument {name!r}.", hint=nearest(name, names))
         of_rows, of_results = ({name: chosen.pop(name) for name in each & chosen.keys()} for each in named)
         return _Configured([kind.from_dict(chosen) for kind in self._kinds], of_rows, of_results)
 

@@ -12,6 +12,7 @@ import transformers
 from datasets import Dataset
 from sklearn.metrics import f1_score
 
+from nbllm.core.errors import UserError
 from nbllm.evaluation import metric
 from tests.models.test_embedding import wordpiece
 
@@ -123,3 +124,8 @@ def test_kernels_compute_at_the_same_time_offline_and_leave_nothing_behind(tmp_p
     assert out.strip() == str([12] * 5), err
     assert [path for path in home.rglob("*") if path.is_file() and path.suffix in (".arrow", ".lock")] == []
     assert not any("metrics" in Path(path).parts for path in home.rglob("*"))
+
+
+def test_an_argument_that_is_misspelt_is_told_the_nearest_of_all_arguments():
+    with pytest.raises(UserError, match=r"(?s)no argument 'reference'.*Did you mean 'references'"):
+        metric("accuracy").compute(predictions=[1, 0], reference=[1, 1])

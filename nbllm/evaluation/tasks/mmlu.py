@@ -112,14 +112,14 @@ class MMLU(BySubject):
     def _subject(self, record: Record) -> str:
         name = (
             record.text("subject")
-            if "subject" in record
+            if "subject" in record or not record.file
             else record.file.removesuffix("_test").removesuffix("_dev")
         )
         if name not in GROUP_OF:
             raise DataError(
                 f"{name!r} is none of MMLU's {len(GROUP_OF)} subjects.",
                 where=record.where,
-                hint=nearest(name, GROUP_OF),
+                hint=nearest(name, GROUP_OF, most=5),
             )
         return name
 

@@ -241,3 +241,8 @@ def test_a_single_subject_has_an_interval_of_its_questions(lm):
     correct = np.array(report.rows("mmlu").columns["correct"])
     found = report.metric("mmlu")
     assert found.interval == pytest.approx(wilson(correct.sum(), len(correct), 0.95))
+
+
+def test_rows_without_a_subject_are_refused():
+    with pytest.raises(DataError, match=r"(?s)no column 'subject'.*row 1"):
+        MMLU().examples(Source(None, [{"question": "Why?", "choices": [*"abcd"], "answer": 1}]))
