@@ -202,7 +202,7 @@ def test_what_is_trained_is_shown(lm):
     shown = show(TURNS, lm)
     assert "[[A list.<|im_end|>]]" in repr(shown) and "[[Be brief" not in repr(shown)
     html = shown._repr_html_()
-    assert "<|im_end|>\n<|im_start|>user" in repr(shown)
+    assert "<|im_start|>user\nWhat is it?<|im_end|>" in repr(shown)
     assert "<mark>" in html and "<b>" not in html
 
 
