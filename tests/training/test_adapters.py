@@ -43,8 +43,8 @@ def test_it_stays_while_it_is_trained(lm, store, config, tmp_path):
         run.stop()
         run.wait(progress=False)
     lm.merge()
-    run.resume()
-    with pytest.raises(RunError, match="merged"):
+    with pytest.raises(RunError, match="merged"):  # at once, or once the session has begun
+        run.resume()
         run.wait(progress=False)
 
 
