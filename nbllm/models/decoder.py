@@ -6,20 +6,27 @@ import dataclasses
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
-from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts, of_blocks, with_norms
+from nbllm.models.network import (
+    NETWORKS,
+    CausalNetwork,
+    Row,
+    describe_parts,
+    empty_embedding,
+    of_blocks,
+    with_norms,
+)
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
-from nbllm.nn.masks import Mask, causal_mask, padded_causal_mask, sliding_window_mask
+from nbllm.nn.masks import causal_mask, padded_causal_mask, sliding_window_mask, with_bias
 from nbllm.nn.mixture_of_experts import note_padding
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, Positions, check_length, make_positions
@@ -40,9 +47,8 @@ class Decoder(CausalNetwork):
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add embedding, positions, blocks, the last normalization and the head."""
-        # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
         size = config.embedding_size or config.hidden_size
-        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, size), freeze=False)
+        self.embedding = empty_embedding(config.vocab_size, size)
         self.projection = Linear(size, config.hidden_size, bias=False) if config.embedding_size else None
         self.positions = make_positions(
             config.positions, shape_for_positions(config, causal=not self.reads_prefix)
@@ -164,7 +170,7 @@ class Decoder(CausalNetwork):
         bias = None if bias is None else bias.to(x)
         full = AttentionContext(
             causal=mask is None,
-            mask=_with_bias(mask, bias),
+            mask=with_bias(mask, bias),
             scheme=self.positions,
             positions=where,
             key_positions=seen,
@@ -181,7 +187,7 @@ class Decoder(CausalNetwork):
         if keys.shape[1] > window:
             near = sliding_window_mask(keys[:, -count:], keys, window)
             near = near & (causal_mask(count, keys.shape[1], device=x.device) if mask is None else mask)
-            windowed = dataclasses.replace(windowed, causal=False, mask=_with_bias(near, bias))
+            windowed = dataclasses.replace(windowed, causal=False, mask=with_bias(near, bias))
         return full, windowed
 
     def _sees_all(self, layer: int) -> bool:
@@ -204,29 +210,6 @@ class Decoder(CausalNetwork):
                 hint='Make it with positions="learned_2d".',
             )
         return Places(slice(past, past + count) if positions is None else positions, length, spans)
-
-    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
-        """Return the scores of every token of the vocabulary from the final hidden state."""
-        logits = F.linear(hidden, self.head_weight, self.head_bias)
-        softcap = self.logit_softcap
-        return torch.tanh(logits / softcap) * softcap if softcap else logits
-
-    @property
-    def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
-        """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
-        return self.embedding.weight if self.head is None else self.head.weight
-
-    @property
-    def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
-        """What is added to the logits, (vocabulary,); None: nothing."""
-        return None if self.head is None else self.head.bias
-
-    @property
-    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
-        """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
-        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
-        biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
-        return [(layer, "weight") for layer in layers] + biases
 
     def describe(self) -> list[Row]:
         """Return embedding, positions, the parts of all blocks together, last normalization and head."""
@@ -282,10 +265,3 @@ class Decoder(CausalNetwork):
             dtype=weight.dtype,
             device=weight.device,
         )
-
-
-def _with_bias(mask: Tensor | None, bias: Tensor | None) -> Mask | None:
-    """Return what attention adds to the scores or hides, of a mask and of a position scheme's bias."""
-    if bias is None or mask is None:
-        return mask if bias is None else bias
-    return bias.masked_fill(~mask, -torch.inf)

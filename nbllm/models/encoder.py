@@ -13,12 +13,20 @@ from nbllm.core.errors import UserError
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
 from nbllm.models.heads import MaskedLMHead
-from nbllm.models.network import NETWORKS, Network, Row, describe_parts, of_blocks, with_norms
+from nbllm.models.network import (
+    NETWORKS,
+    Network,
+    Row,
+    describe_parts,
+    empty_embedding,
+    of_blocks,
+    with_norms,
+)
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.linear import Linear
-from nbllm.nn.masks import padding_mask
+from nbllm.nn.masks import padding_mask, with_bias
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, check_length, make_positions
 
@@ -42,11 +50,11 @@ class Encoder(Network):
     def add_parts(self, config: ModelConfig) -> None:
         """Add embeddings, blocks, and the head and the pooler where the configuration has them."""
         size = config.embedding_size or config.hidden_size
-        self.embedding = _embedding(config.vocab_size, size)
+        self.embedding = empty_embedding(config.vocab_size, size)
         self.positions = make_positions(
             config.positions, shape_for_positions(config, causal=False, width=size)
         )
-        self.token_types = _embedding(config.token_types, size) if config.token_types else None
+        self.token_types = empty_embedding(config.token_types, size) if config.token_types else None
         self.embedding_norm = make_norm(config.norm, size, config.norm_eps) if config.embedding_norm else None
         self.projection = Linear(size, config.hidden_size) if config.embedding_size else None
         groups = config.num_layer_groups or config.num_layers
@@ -114,11 +122,9 @@ class Encoder(Network):
             mask = padding_mask(attention_mask)
         x = self._embed(input_ids, token_types, places)
         bias = self.positions.bias(places, places)
-        if bias is not None:
-            bias = bias.to(x)
-            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        bias = None if bias is None else bias.to(x)
         context = AttentionContext(
-            causal=False, mask=mask, scheme=self.positions, positions=places, key_positions=places,
+            causal=False, mask=with_bias(mask, bias), scheme=self.positions, positions=places, key_positions=places,
             backend=self.attention_backend,
         )  # fmt: skip
         each = self.config.num_layers / len(self.blocks)
@@ -205,9 +211,3 @@ class Encoder(Network):
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         return x if self.projection is None else self.projection(x)
-
-
-def _embedding(rows: int, columns: int) -> nn.Embedding:
-    # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
-    made: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, columns), freeze=False)
-    return made

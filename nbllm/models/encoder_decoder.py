@@ -12,12 +12,20 @@ from torch import Tensor, nn
 
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig, shape_for_positions
-from nbllm.models.network import NETWORKS, GenerativeNetwork, Row, describe_parts, of_blocks, with_norms
+from nbllm.models.network import (
+    NETWORKS,
+    GenerativeNetwork,
+    Row,
+    describe_parts,
+    empty_embedding,
+    of_blocks,
+    with_norms,
+)
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext, Source
 from nbllm.nn.cross_attention_cache import CrossAttentionCache
 from nbllm.nn.hooks import keep_methods
-from nbllm.nn.masks import padded_causal_mask, padding_mask
+from nbllm.nn.masks import padded_causal_mask, padding_mask, with_bias
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, check_length, make_positions
 
@@ -88,12 +96,10 @@ class Stack(nn.Module):
         causal = self.is_decoder and mask is None
         seen = Places(slice(0, past + count) if of_keys is None else of_keys, length)
         bias = self.positions.bias(where, seen)
-        if bias is not None:
-            bias = bias.to(x)
-            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        bias = None if bias is None else bias.to(x)
         context = AttentionContext(
             causal=causal,
-            mask=mask,
+            mask=with_bias(mask, bias),
             scheme=self.positions,
             positions=where,
             key_positions=seen,
@@ -131,9 +137,7 @@ class EncoderDecoder(GenerativeNetwork):
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add the embedding, both stacks, and the head where it is not the embedding."""
-        # nn.Embedding(...) would draw, and to draw on "meta" torch first imports sympy: a second.
-        empty = torch.empty(config.vocab_size, config.hidden_size)
-        self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.embedding = empty_embedding(config.vocab_size, config.hidden_size)
         self.encoder = Stack(config, is_decoder=False)
         self.decoder = Stack(config, is_decoder=True)
         self.head = (
@@ -215,16 +219,10 @@ class EncoderDecoder(GenerativeNetwork):
         return F.linear(hidden, self.head_weight, self.head_bias)
 
     @property
-    def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
-        """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
-        return self.embedding.weight if self.head is None else self.head.weight
-
-    @property
     def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
-        """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
-        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
+        """The parameters with a row for each token: those of embedding and head, and what is added to the logits."""
         biases: list[tuple[nn.Module, str]] = [] if self.head_bias is None else [(self, "head_bias")]
-        return [(layer, "weight") for layer in layers] + biases
+        return super().vocabulary_parameters + biases
 
     @property
     def longest_source(self) -> int | None:

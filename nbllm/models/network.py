@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -168,7 +169,27 @@ class Network(nn.Module):
 
 @keep_methods
 class GenerativeNetwork(Network):
-    """Base of the networks that write a text token by token."""
+    """Base of the networks that write a text token by token.
+
+    Attributes:
+        embedding: The token embedding.
+        head: What makes logits of hidden states; None: the embedding does.
+    """
+
+    embedding: nn.Embedding
+    head: nn.Linear | None
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
+        """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
+        """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
+        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
+        biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
+        return [(layer, "weight") for layer in layers] + biases
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary; to be defined by each network."""
@@ -213,8 +234,28 @@ class CausalNetwork(GenerativeNetwork):
         """
         raise NotImplementedError
 
+    @property
+    def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
+        """What is added to the logits, (vocabulary,); None: nothing."""
+        return None if self.head is None else self.head.bias
+
+    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
+        """Return the scores of every token of the vocabulary from the final hidden state."""
+        logits = F.linear(hidden, self.head_weight, self.head_bias)
+        softcap = self.logit_softcap
+        return torch.tanh(logits / softcap) * softcap if softcap else logits
+
 
 NETWORKS: Registry[type[Network]] = Registry("network")
+
+
+def empty_embedding(rows: int, columns: int) -> nn.Embedding:
+    """Return an embedding whose weights are not drawn.
+
+    nn.Embedding(...) would draw them, and to draw on "meta" torch first imports sympy, which takes a second.
+    """
+    made: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, columns), freeze=False)
+    return made
 
 
 def build(config: ModelConfig, *, seed: int = 0) -> Network:

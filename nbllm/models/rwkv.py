@@ -6,13 +6,12 @@ import dataclasses
 from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
 from nbllm.models.config import ModelConfig
-from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts
+from nbllm.models.network import NETWORKS, CausalNetwork, Row, describe_parts, empty_embedding
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.normalization import make_norm
 from nbllm.nn.recurrent_state import RecurrentState
@@ -80,8 +79,7 @@ class RWKV(CausalNetwork):
         """Add embedding, its normalization, blocks, the last normalization and the head."""
         if config.head_dim != config.hidden_size:
             raise UserError("An RWKV has one head as wide as the stream.", hint="Leave head_dim.")
-        empty = torch.empty(config.vocab_size, config.hidden_size)
-        self.embedding = nn.Embedding.from_pretrained(empty, freeze=False)
+        self.embedding = empty_embedding(config.vocab_size, config.hidden_size)
         self.embedding_norm = make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.blocks = nn.ModuleList(RWKVBlock(config, layer) for layer in range(config.num_layers))
         self.norm = make_norm(config.norm, config.hidden_size, LAST_NORM_EPS)
@@ -131,27 +129,6 @@ class RWKV(CausalNetwork):
             cache.advance(count)
         out: Tensor = self.norm(x)
         return out
-
-    def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
-        """Return the scores of every token of the vocabulary from the final hidden state."""
-        return F.linear(hidden, self.head_weight, self.head_bias)
-
-    @property
-    def head_weight(self) -> Float[Tensor, "vocabulary hidden"]:
-        """The matrix that turns hidden states into logits: (vocabulary, hidden)."""
-        return self.embedding.weight if self.head is None else self.head.weight
-
-    @property
-    def head_bias(self) -> Float[Tensor, " vocabulary"] | None:
-        """What is added to the logits, (vocabulary,); None: nothing."""
-        return None if self.head is None else self.head.bias
-
-    @property
-    def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
-        """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
-        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
-        biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
-        return [(layer, "weight") for layer in layers] + biases
 
     def make_cache(self, batch: int, max_length: int) -> RecurrentState:
         """Return the state of `batch` sequences before their first token; they may be of any length."""

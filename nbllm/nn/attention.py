@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import JoinedLinears
 from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
-from nbllm.nn.masks import Mask
+from nbllm.nn.masks import Mask, with_bias
 from nbllm.nn.normalization import make_norm
 from nbllm.nn.positions import Places, Positions
 
@@ -150,9 +149,7 @@ class Attention(JoinedLinears):
             return mask
         assert context.positions is not None and context.key_positions is not None
         added = scheme.score(self.layer, query, context.positions, context.key_positions) * self.scale
-        if mask is None:
-            return added
-        return added.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else added + mask
+        return with_bias(mask, added)
 
     def forward(
         self, x: Float[Tensor, "batch position hidden"], context: AttentionContext

@@ -106,3 +106,15 @@ def padding_mask(
     """
     visible = real.bool()
     return (visible | ~visible.any(1, keepdim=True))[:, None, None, :]
+
+
+def with_bias(mask: Mask | None, bias: Float[Tensor, ...] | None) -> Mask | None:
+    """Return a mask that also adds a position scheme's bias to the scores.
+
+    Args:
+        mask: True where a query may see a key, or values that are added to the scores; None: every key is visible.
+        bias: What the scheme adds, broadcastable to (batch, heads, query, key); None: nothing.
+    """
+    if bias is None or mask is None:
+        return mask if bias is None else bias
+    return bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
