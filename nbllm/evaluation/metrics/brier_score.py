@@ -8,14 +8,14 @@ from types import MappingProxyType
 
 from nbllm.core.errors import DataError
 from nbllm.evaluation.columns import Array, Columns, Row
-from nbllm.evaluation.metrics.base import METRICS, PredictionMetric, RatioOfSums
+from nbllm.evaluation.metrics.base import METRICS, RatioOfSums
 from nbllm.evaluation.metrics.inputs import LABEL, PROBABILITIES
-from nbllm.evaluation.metrics.labels import weighted, weights_of
+from nbllm.evaluation.metrics.labels import WeightedMetric, weights_of
 
 
 @METRICS.register("brier_score")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BrierScore(PredictionMetric, RatioOfSums):
+class BrierScore(WeightedMetric, RatioOfSums):
     """The mean squared distance of probabilities from what happened.
 
     Predictions are the probability of the positive class, with its label as reference or another; or a list with the
@@ -49,22 +49,6 @@ class BrierScore(PredictionMetric, RatioOfSums):
             )
         distances = ((each - (index == reference)) ** 2 for index, each in enumerate(prediction))
         return {"squared_distance": sum(distances)}
-
-    def rows(
-        self,
-        predictions: Sequence[float | Sequence[float]],
-        references: Sequence[int | str],
-        *,
-        sample_weight: Sequence[float] | None = None,
-    ) -> list[Row]:
-        """Return the squared distance of each example.
-
-        Args:
-            predictions: (row).
-            references: (row).
-            sample_weight: (row), how much each example counts.
-        """
-        return weighted(super().rows(predictions, references), sample_weight)
 
     def terms(self, columns: Columns) -> tuple[Array, Array]:
         """Return the weighted distances and the weights of each example."""

@@ -46,23 +46,17 @@ def weights_of(columns: Columns, num_rows: int) -> Array:
     return np.ones(num_rows) if found is None else found
 
 
-class LabelMetric(PredictionMetric):
-    """A metric of predicted and expected labels: whole numbers or texts."""
-
-    inputs = INPUTS
-
-    def row(self, prediction: Label, reference: Label) -> Row:
-        """Return the labels of one example, and whether they are the same."""
-        return {"predicted": prediction, "expected": reference, "correct": float(prediction == reference)}
+class WeightedMetric(PredictionMetric):
+    """A metric whose examples may have weights; its `row` makes an example's columns without."""
 
     def rows(
         self,
-        predictions: Sequence[Label],
-        references: Sequence[Label],
+        predictions: Sequence[Any],
+        references: Sequence[Any],
         *,
         sample_weight: Sequence[float] | None = None,
     ) -> list[Row]:
-        """Return the labels of each example.
+        """Return the columns of each example.
 
         Args:
             predictions: (row).
@@ -70,6 +64,16 @@ class LabelMetric(PredictionMetric):
             sample_weight: (row), how much each example counts.
         """
         return weighted(super().rows(predictions, references), sample_weight)
+
+
+class LabelMetric(WeightedMetric):
+    """A metric of predicted and expected labels: whole numbers or texts."""
+
+    inputs = INPUTS
+
+    def row(self, prediction: Label, reference: Label) -> Row:
+        """Return the labels of one example, and whether they are the same."""
+        return {"predicted": prediction, "expected": reference, "correct": float(prediction == reference)}
 
 
 def counts_of_classes(counts: Array, codes: NDArray[np.intp], num_classes: int) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from nbllm.core.errors import DataError, UserError
 from nbllm.evaluation.columns import Array, Columns, Row
 from nbllm.evaluation.metrics.base import PredictionMetric, RatioOfSums
 from nbllm.evaluation.metrics.inputs import NUMBER
-from nbllm.evaluation.metrics.labels import weighted, weights_of
+from nbllm.evaluation.metrics.labels import WeightedMetric, weights_of
 
 
 class ValueMetric(PredictionMetric):
@@ -29,28 +28,12 @@ class ValueMetric(PredictionMetric):
         return {"predicted": prediction, "expected": reference}
 
 
-class ErrorMetric(ValueMetric, RatioOfSums):
+class ErrorMetric(WeightedMetric, ValueMetric, RatioOfSums):
     """A mean of how far predicted numbers are from expected ones."""
 
     better = "lower"
     scale = (0.0, math.inf)
     source = "as in scikit-learn"
-
-    def rows(
-        self,
-        predictions: Sequence[float],
-        references: Sequence[float],
-        *,
-        sample_weight: Sequence[float] | None = None,
-    ) -> list[Row]:
-        """Return the numbers of each example.
-
-        Args:
-            predictions: (row).
-            references: (row).
-            sample_weight: (row), how much each example counts.
-        """
-        return weighted(super().rows(predictions, references), sample_weight)
 
     @abc.abstractmethod
     def errors(self, differences: Array) -> Array:
