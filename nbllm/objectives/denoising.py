@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nbllm.core.errors import UserError
 from nbllm.objectives.base import OBJECTIVES, Batch
 from nbllm.objectives.spans import Bools, Ints, compacted, poisson_spans
-from nbllm.objectives.special_tokens import MASK, around, token_id
+from nbllm.objectives.special_tokens import MASK, around, length_within, token_id
 from nbllm.objectives.text_to_text import TextToText
 
 if TYPE_CHECKING:
@@ -64,14 +63,7 @@ class Denoising(TextToText):
 
     def window_length(self, sequence_length: int) -> int:
         """Return how many tokens of the text make one sequence."""
-        before, after = self.around
-        length = sequence_length - len(before) - len(after)
-        if length < 1:
-            raise UserError(
-                f"sequence_length is {sequence_length}; {len(before) + len(after)} of it are the tokens around a text.",
-                hint="Use a longer one.",
-            )
-        return length
+        return length_within(self.around, sequence_length)
 
     def num_positions(self, sequence_length: int) -> int:
         """Return the tokens of both texts, but the last, which nothing follows."""

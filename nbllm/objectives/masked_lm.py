@@ -13,7 +13,7 @@ from nbllm.core.errors import UserError
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
 from nbllm.objectives.isolation import seen_of
-from nbllm.objectives.special_tokens import MASK, around, token_id
+from nbllm.objectives.special_tokens import MASK, around, length_within, token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -87,14 +87,7 @@ class MaskedLM(Objective[MaskFiller]):
 
     def window_length(self, sequence_length: int) -> int:
         """Return how many tokens of the text make one sequence."""
-        before, after = self.around
-        length = sequence_length - len(before) - len(after)
-        if length < 1:
-            raise UserError(
-                f"sequence_length is {sequence_length}; {len(before) + len(after)} of it are the tokens around a text.",
-                hint="Use a longer one.",
-            )
-        return length
+        return length_within(self.around, sequence_length)
 
     def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """Return "inputs" and "targets", each (batch, sequence); a target is -100 where nothing is predicted."""

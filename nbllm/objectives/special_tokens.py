@@ -96,6 +96,22 @@ def around(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     return alone[:before], alone[before + len(text) :]
 
 
+def length_within(around: tuple[list[int], list[int]], sequence_length: int) -> int:
+    """Return how many tokens of a text make a sequence of `sequence_length`, with the tokens around it.
+
+    Raises:
+        UserError: There is no room for one.
+    """
+    before, after = around
+    length = sequence_length - len(before) - len(after)
+    if length < 1:
+        raise UserError(
+            f"sequence_length is {sequence_length}; {len(before) + len(after)} of it are the tokens around a text.",
+            hint="Use a longer one.",
+        )
+    return length
+
+
 def _find(tokenizer: PreTrainedTokenizerFast, names: tuple[str, ...]) -> int | None:
     if MASK in names and tokenizer.mask_token_id is not None:
         return int(tokenizer.mask_token_id)
