@@ -47,12 +47,6 @@ if TYPE_CHECKING:
     from nbllm.lm import LM
     from nbllm.runs.run import Run
 
-_FAMILIES = {
-    "gpt2": "GPT-2", "llama": "LLaMA", "qwen2": "Qwen2", "opt": "OPT", "bloom": "BLOOM", "gpt_neox": "GPT-NeoX",
-    "gptj": "GPT-J", "phi": "Phi", "mistral": "Mistral", "mixtral": "Mixtral", "qwen3": "Qwen3", "gemma2": "Gemma 2",
-    "gemma3_text": "Gemma 3", "glm": "GLM", "t5": "T5", "bart": "BART", "bert": "BERT", "roberta": "RoBERTa",
-    "albert": "ALBERT", "distilbert": "DistilBERT", "rwkv": "RWKV",
-}  # fmt: skip
 _IN_SUMMARY = 3  # figures of a task
 
 
@@ -258,7 +252,7 @@ def _signed(measured: Measured, record: TaskRecord, model: str) -> Measured:
 def _title(lm: LM | Remote, run: Run | None, step: int | None) -> str:
     if isinstance(lm, Remote):
         return f"The language model {lm.name}"
-    what = f"A {_FAMILIES.get(lm.config.family, lm.config.family)} language model of {_count(lm)} parameters"
+    what = f"A {_family(lm)} language model of {_count(lm)} parameters"
     if run is None:
         return what
     at_step = "" if step is None or step == run.step else f" at step {step:,}"
@@ -315,7 +309,7 @@ def _model(lm: LM, run: Run | None, step: int | None) -> KeyValues:
         title="The model",
         entries=(
             *weights,
-            ("family", _FAMILIES.get(shape.family, shape.family)),
+            ("family", _family(lm)),
             ("layers", shape.num_layers),
             ("width", shape.hidden_size),
             ("attention heads", heads),
@@ -328,6 +322,12 @@ def _model(lm: LM, run: Run | None, step: int | None) -> KeyValues:
             ),
         ),
     )
+
+
+def _family(lm: LM) -> str:
+    from nbllm.models.families import FAMILIES
+
+    return FAMILIES[lm.config.family].label
 
 
 def _count(lm: LM) -> str:

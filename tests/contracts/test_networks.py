@@ -87,6 +87,7 @@ def rules(config):
 FAMILIES.register("test_encoder")(
     Family(
         name="test_encoder",
+        label="test_encoder",
         architecture="TestEncoderModel",
         base_prefix="bert.",
         fixed={"network": "test_encoder", "positions": "learned"},

@@ -100,6 +100,7 @@ def _factorized_and_shared(config: ModelConfig) -> str | None:
 FAMILIES.register("albert")(
     Family(
         name="albert",
+        label="ALBERT",
         architecture="AlbertForMaskedLM",
         headless="AlbertModel",
         base_prefix="albert.",

@@ -131,6 +131,7 @@ def _has_bias(config: ModelConfig, tensors: Tensors) -> bool:
 FAMILIES.register("bart")(
     Family(
         name="bart",
+        label="BART",
         architecture="BartForConditionalGeneration",
         base_prefix="model.",
         of_head=re.compile(rf"{re.escape(HEAD)}|{_BIAS}"),

@@ -99,6 +99,7 @@ class Family:
 
     Attributes:
         name: Its `model_type`.
+        label: Its name for people, as its authors write it.
         architecture: The transformers class of its language model.
         headless: The class without the language model's head, where a model may lack that.
         base_prefix: What the class puts before the names of all weights but the head's.
@@ -119,6 +120,7 @@ class Family:
     """
 
     name: str
+    label: str
     architecture: str
     headless: str = ""
     base_prefix: str

@@ -142,6 +142,7 @@ def has_types(config: ModelConfig) -> str | None:
 FAMILIES.register("bert")(
     Family(
         name="bert",
+        label="BERT",
         architecture="BertForMaskedLM",
         headless="BertModel",
         base_prefix="bert.",

@@ -98,6 +98,7 @@ def _inner(config: ModelConfig) -> str | None:
 FAMILIES.register("bloom")(
     Family(
         name="bloom",
+        label="BLOOM",
         architecture="BloomForCausalLM",
         base_prefix="transformer.",
         fixed=_FIXED,

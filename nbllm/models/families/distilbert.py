@@ -81,6 +81,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("distilbert")(
     Family(
         name="distilbert",
+        label="DistilBERT",
         architecture="DistilBertForMaskedLM",
         headless="DistilBertModel",
         base_prefix="distilbert.",

@@ -149,6 +149,7 @@ def _divisor(config: ModelConfig) -> int:
 FAMILIES.register("gemma2")(
     Family(
         name="gemma2",
+        label="Gemma 2",
         architecture="Gemma2ForCausalLM",
         base_prefix="model.",
         fixed=GEMMA_DECODER,

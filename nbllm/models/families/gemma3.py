@@ -91,6 +91,7 @@ def _local_base(config: ModelConfig) -> str | None:
 FAMILIES.register("gemma3_text")(
     Family(
         name="gemma3_text",
+        label="Gemma 3",
         architecture="Gemma3ForCausalLM",
         base_prefix="model.",
         fixed={**GEMMA_DECODER, "qk_norm": True},

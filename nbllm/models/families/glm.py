@@ -70,6 +70,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("glm")(
     Family(
         name="glm",
+        label="GLM",
         architecture="GlmForCausalLM",
         base_prefix="model.",
         fixed={

@@ -83,6 +83,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("gpt2")(
     Family(
         name="gpt2",
+        label="GPT-2",
         architecture="GPT2LMHeadModel",
         base_prefix="transformer.",
         fixed={

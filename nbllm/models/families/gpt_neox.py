@@ -90,6 +90,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("gpt_neox")(
     Family(
         name="gpt_neox",
+        label="GPT-NeoX",
         architecture="GPTNeoXForCausalLM",
         base_prefix="gpt_neox.",
         head=_HEAD,

@@ -91,6 +91,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("gptj")(
     Family(
         name="gptj",
+        label="GPT-J",
         architecture="GPTJForCausalLM",
         base_prefix="transformer.",
         of_head=re.compile(r"lm_head\.(weight|bias)"),

@@ -125,6 +125,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("llama")(
     Family(
         name="llama",
+        label="LLaMA",
         architecture="LlamaForCausalLM",
         base_prefix="model.",
         fixed={

@@ -38,6 +38,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 FAMILIES.register("mistral")(
     Family(
         name="mistral",
+        label="Mistral",
         architecture="MistralForCausalLM",
         base_prefix="model.",
         fixed={

@@ -68,6 +68,7 @@ def _has_experts(config: ModelConfig) -> str | None:
 FAMILIES.register("mixtral")(
     Family(
         name="mixtral",
+        label="Mixtral",
         architecture="MixtralForCausalLM",
         base_prefix="model.",
         fixed={

@@ -106,6 +106,7 @@ def _can_be_written(config: ModelConfig) -> str | None:
 FAMILIES.register("opt")(
     Family(
         name="opt",
+        label="OPT",
         architecture="OPTForCausalLM",
         base_prefix="model.",
         fixed={

@@ -33,6 +33,7 @@ OWN = "nbllm"
 FAMILIES.register(OWN)(
     Family(
         name=OWN,
+        label=OWN,
         architecture=OWN,
         base_prefix="",
         head="head.weight",

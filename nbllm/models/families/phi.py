@@ -94,6 +94,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("phi")(
     Family(
         name="phi",
+        label="Phi",
         architecture="PhiForCausalLM",
         base_prefix="model.",
         of_head=re.compile(r"lm_head\.(weight|bias)"),

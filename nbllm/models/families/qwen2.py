@@ -36,6 +36,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
 FAMILIES.register("qwen2")(
     Family(
         name="qwen2",
+        label="Qwen2",
         architecture="Qwen2ForCausalLM",
         base_prefix="model.",
         fixed={

@@ -46,6 +46,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("qwen3")(
     Family(
         name="qwen3",
+        label="Qwen3",
         architecture="Qwen3ForCausalLM",
         base_prefix="model.",
         fixed={

@@ -60,6 +60,7 @@ def _offset(config: ModelConfig) -> str | None:
 FAMILIES.register("roberta")(
     Family(
         name="roberta",
+        label="RoBERTa",
         architecture="RobertaForMaskedLM",
         headless="RobertaModel",
         base_prefix="roberta.",

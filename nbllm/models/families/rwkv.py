@@ -92,6 +92,7 @@ def rules(config: ModelConfig) -> list[WeightRule]:
 FAMILIES.register("rwkv")(
     Family(
         name="rwkv",
+        label="RWKV",
         architecture="RwkvForCausalLM",
         base_prefix="rwkv.",
         head="head.weight",

@@ -121,6 +121,7 @@ def _is_tied(config: ModelConfig, tensors: Tensors) -> bool:
 FAMILIES.register("t5")(
     Family(
         name="t5",
+        label="T5",
         architecture="T5ForConditionalGeneration",
         base_prefix="",
         optional={"tie_embeddings": _is_tied},
