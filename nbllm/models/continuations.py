@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nbllm.models.batching import batches
 from nbllm.models.decoder import Decoder
 from nbllm.models.network import CausalNetwork, GenerativeNetwork
 from nbllm.models.scoring import LOGITS_AT_ONCE, check_tokens
@@ -123,13 +124,10 @@ def _can_share_cache(model: Decoder) -> bool:
 
 def _padded(model: CausalNetwork, reads: Sequence[_Read], max_tokens: int) -> Iterator[_Found]:
     """Yield the hidden states of each batch, one sequence a row, padded at the end, where no token sees it."""
-    queue = sorted(reads, key=lambda read: len(read.tokens))
-    while queue:
-        longest, count = len(queue[0].tokens), 1
-        while count < len(queue) and (count + 1) * len(queue[count].tokens) <= max_tokens:
-            longest, count = len(queue[count].tokens), count + 1
-        batch, queue = queue[:count], queue[count:]
-        ids = np.zeros((count, longest), np.int64)
+    by_length = sorted(reads, key=lambda read: len(read.tokens))
+    for batch in batches(by_length, lambda read: len(read.tokens), max_tokens):
+        longest = len(batch[-1].tokens)
+        ids = np.zeros((len(batch), longest), np.int64)
         for row, read in zip(ids, batch, strict=True):
             row[: len(read.tokens)] = read.tokens
         hidden = model.hidden(torch.from_numpy(ids).to(model.device))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nbllm.core.errors import UserError
+from nbllm.models.batching import batches
 from nbllm.models.network import Network, check_can
 
 POOLINGS = ("mean", "cls", "last")
@@ -92,7 +93,8 @@ def _read(
     network: Network, sequences: Sequence[Sequence[int]], **options: Any
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield the numbers of sequences with their hidden states (text, token, hidden) and masks (text, token)."""
-    for rows in _batches(sequences):
+    order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+    for rows in batches(order, lambda row: len(sequences[row]), _BATCH_TOKENS):
         ids, mask = _pad([sequences[row] for row in rows], _padding_token(network))
         mask = mask.to(network.device)
         yield (
@@ -100,18 +102,6 @@ def _read(
             cast(_Reader, network).hidden(ids.to(network.device), attention_mask=mask, **options),
             mask,
         )
-
-
-def _batches(sequences: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield the numbers of sequences to be read together, long ones first."""
-    batch: list[int] = []
-    for row in sorted(range(len(sequences)), key=lambda row: -len(sequences[row])):
-        if batch and (len(batch) + 1) * len(sequences[batch[0]]) > _BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def _pad(rows: Sequence[Sequence[int]], padding: int) -> tuple[Int[Tensor, "text token"], Tensor]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nbllm.core.errors import UserError
+from nbllm.models.batching import batches
 from nbllm.models.network import CausalNetwork, Network
 
 # Most logits held at a time, in elements: 64 MB of float32.
@@ -51,9 +52,12 @@ def token_log_probabilities(
         for index, sequence in enumerate(sequences)
         for start, first in _windows(len(sequence), context, step)
     ]
+
+    def length(window: tuple[int, int, int]) -> int:
+        return min(context, len(sequences[window[0]]) - 1 - window[1])
+
     # By length, so that little is padded; padding goes to the right, where a causal model never sees it.
-    windows.sort(key=lambda window: min(context, len(sequences[window[0]]) - 1 - window[1]))
-    for batch in _batches(windows, sequences, context, max_batch_tokens):
+    for batch in batches(sorted(windows, key=length), length, max_batch_tokens):
         rows = [list(sequences[index][start : start + context + 1]) for index, start, _ in batch]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=model.device)
@@ -82,20 +86,6 @@ def _windows(length: int, context: int, step: int) -> Iterator[tuple[int, int]]:
         yield start, counted
         counted = min(start + context, length - 1)
         start = min(start + step, max(length - 1 - context, 0))
-
-
-def _batches(
-    windows: list[tuple[int, int, int]], sequences: Sequence[Sequence[int]], context: int, max_tokens: int
-) -> Iterator[list[tuple[int, int, int]]]:
-    batch: list[tuple[int, int, int]] = []
-    for window in windows:  # sorted: this one is the longest yet
-        length = min(context, len(sequences[window[0]]) - 1 - window[1])
-        if batch and (len(batch) + 1) * length > max_tokens:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
 
 
 def _next_token_log_probabilities(model: CausalNetwork, ids: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from nbllm.models.batching import batches
 from nbllm.models.continuations import Likelihoods, Tokens, predictions
 from nbllm.models.encoder_decoder import EncoderDecoder
 from nbllm.models.scoring import check_tokens
@@ -37,7 +38,7 @@ def target_likelihoods(
     for index, (source, target) in enumerate(pairs):
         if len(target):
             targets_of.setdefault(tuple(source), []).append(index)
-    for sources in _batches(sorted(targets_of, key=len), max_batch_tokens):
+    for sources in batches(sorted(targets_of, key=len), len, max_batch_tokens):
         indices = [index for source in sources for index in targets_of[source]]
         rows = [row for row, source in enumerate(sources) for _ in targets_of[source]]
         targets = [list(pairs[index][1]) for index in indices]
@@ -77,15 +78,3 @@ def _padded(sequences: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences])
     real = torch.arange(longest) < torch.tensor([len(sequence) for sequence in sequences])[:, None]
     return ids, real
-
-
-def _batches(sources: list[tuple[int, ...]], max_tokens: int) -> Iterator[list[tuple[int, ...]]]:
-    """Yield the sources, sorted by length, so many at a time that padded they have about `max_tokens` tokens."""
-    batch: list[tuple[int, ...]] = []
-    for source in sources:
-        if batch and (len(batch) + 1) * len(source) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(source)
-    if batch:
-        yield batch
