@@ -1,8 +1,9 @@
 """Random transformers models, as small or as large as asked, saved where ours can open them."""
 
 import pytest
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.parity.weights import draw_weights
 
 GPT2 = dict(vocab_size=131, n_embd=48, n_layer=3, n_head=4, n_positions=64)
 LLAMA = dict(vocab_size=131, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4)
@@ -103,14 +104,7 @@ def _make_reference(family, seed=0, **settings):
     # Its fused attention does not bound scores.
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.dim() > 1:
-                weight.normal_(0, 0.05, generator=generator)
-            else:
-                weight.normal_(0.0 if name.endswith("bias") else 1.0, 0.1, generator=generator)
-    return model.eval()
+    return draw_weights(model, seed)
 
 
 @pytest.fixture(scope="session")

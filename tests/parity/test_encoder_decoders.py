@@ -16,6 +16,7 @@ from nbllm.models.families import FAMILIES
 from nbllm.models.loading import load_model, save_model
 from nbllm.nn.positions import Places
 from nbllm.nn.positions.relative_buckets import buckets
+from tests.parity.weights import draw_weights
 
 T5 = dict(vocab_size=131, d_model=48, d_kv=10, d_ff=80, num_layers=2, num_decoder_layers=3, num_heads=4)
 BART = dict(
@@ -45,12 +46,7 @@ def make_reference(name, **changes):
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
     if name == "t5-1.1":
         model.lm_head.weight = torch.nn.Parameter(torch.empty(131, 48))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            mean = 1.0 if weight.dim() == 1 and not weight_name.endswith("bias") else 0.0
-            weight.normal_(mean, 0.1 if weight.dim() == 1 else 0.05, generator=generator)
-    return model.eval()
+    return draw_weights(model)
 
 
 @pytest.fixture(scope="module", params=sorted(TINY))

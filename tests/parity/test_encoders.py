@@ -16,6 +16,7 @@ from nbllm.models import Encoder, make_config
 from nbllm.models.families import FAMILIES
 from nbllm.models.loading import load_model, save_model
 from nbllm.models.network import build_without_weights
+from tests.parity.weights import draw_weights
 
 PAD = 1
 BERT = dict(
@@ -44,12 +45,7 @@ def make_reference(name, kind="ForMaskedLM", **changes):
     off = {"dropout": 0.0, "attention_dropout": 0.0} if prefix == "DistilBert" else off
     config = getattr(transformers, f"{prefix}Config")(**{**settings, **off, **changes})
     model = getattr(transformers, f"{prefix}{kind}")(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight_name, weight in model.named_parameters():
-            mean = 1.0 if weight.dim() == 1 and not weight_name.endswith("bias") else 0.0
-            weight.normal_(mean, 0.1 if weight.dim() == 1 else 0.05, generator=generator)
-    return model.eval()
+    return draw_weights(model)
 
 
 @pytest.fixture(scope="module", params=sorted(TINY))
