@@ -16,15 +16,15 @@ from nbllm.core.config import Config
 from nbllm.core.errors import UserError, listed, nearest
 from nbllm.core.quantities import size
 from nbllm.core.report.figures import Measurement
-from nbllm.core.report.provenance import TaskRecord
+from nbllm.core.report.provenance import Provenance, TaskRecord
 from nbllm.core.report.report import Report
-from nbllm.core.report.sections import KeyValues, Measurements, Section
+from nbllm.core.report.sections import KeyValues, Measurements, Rows, Section
 from nbllm.core.signature import InWords, settings_of, takes
 from nbllm.evaluation.breakdowns import breakdowns
 from nbllm.evaluation.comparison import check_comparable, comparison_section
 from nbllm.evaluation.config import EvaluationConfig
 from nbllm.evaluation.contamination import contamination, contamination_sections
-from nbllm.evaluation.examples import check_names, load_examples, sources
+from nbllm.evaluation.examples import Examples, check_names, load_examples, sources
 from nbllm.evaluation.inputs import Inputs
 from nbllm.evaluation.measuring import Measured, measure
 from nbllm.evaluation.provenance import (
@@ -129,17 +129,7 @@ def evaluate(
         lm.check(jobs)
     if against is not None:
         check_comparable(against, [examples.subject(task) for task, examples in jobs])
-    started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
-    records = [task_record(task, examples) for task, examples in jobs]
-    fingerprint = model_fingerprint(lm)
-    named = model_in_signature(lm, fingerprint)
-    results = []
-    for (task, examples), record in zip(jobs, records, strict=True):
-        measured, rows = measure(lm, task, examples, config, show_progress=progress)
-        results.append((_signed(measured, record, named), rows))
-    made = provenance(
-        lm, records, config, fingerprint, started.isoformat(timespec="seconds"), time.monotonic() - begun
-    )
+    results, made = _measure(lm, jobs, config, show_progress=progress)
     found = [[*measured.task.sections(measured), *breakdowns(measured)] for measured, _ in results]
     if training is not None:
         overlaps = contamination(lm, training, jobs)
@@ -234,6 +224,24 @@ def _configure(
     ]
     check_names(chosen)
     return EvaluationConfig.from_dict(of(EvaluationConfig)), chosen
+
+
+def _measure(
+    lm: LM | Remote, jobs: Sequence[tuple[Task, Examples]], config: EvaluationConfig, *, show_progress: bool
+) -> tuple[list[tuple[Measured, Rows]], Provenance]:
+    """Return what each task found, its figures signed, with its rows; and how all of it was measured."""
+    started, begun = datetime.datetime.now(datetime.UTC), time.monotonic()
+    records = [task_record(task, examples) for task, examples in jobs]
+    fingerprint = model_fingerprint(lm)
+    named = model_in_signature(lm, fingerprint)
+    results = []
+    for (task, examples), record in zip(jobs, records, strict=True):
+        measured, rows = measure(lm, task, examples, config, show_progress=show_progress)
+        results.append((_signed(measured, record, named), rows))
+    seconds = time.monotonic() - begun
+    return results, provenance(
+        lm, records, config, fingerprint, started.isoformat(timespec="seconds"), seconds
+    )
 
 
 def _signed(measured: Measured, record: TaskRecord, model: str) -> Measured:
