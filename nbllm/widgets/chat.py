@@ -246,6 +246,7 @@ class ChatPanel(Panel):
 
     def _end(self, turn: Turn, state: str, *, error: str = "", facts: dict[str, Any] | None = None) -> None:
         with self.guard:
+            self._tell_news()  # the last tokens first: an answer that is said to be complete is shown complete
             turn.state, turn.error, turn.facts = state, error, facts or {}
             self._dirty = True
             self._tell_news()  # now: a person who has stopped it is not kept waiting

@@ -85,6 +85,7 @@ def test_a_conversation(book):
     panel.get_by_label("Edited question").first.fill("What is the capital of Japan?")
     panel.get_by_role("button", name="Ask again").first.click()
     expect(panel.locator(".chat-user")).to_have_count(1)
+    expect(panel.locator(".chat-user .chat-text")).to_have_text("What is the capital of Japan?")
     assert "Tokyo" in last_answer(panel)
 
 

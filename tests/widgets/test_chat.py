@@ -89,6 +89,9 @@ def test_a_question_is_answered_token_by_token_and_a_second_one_too(talk, lm):
         assert probability + sum(p for _, p in alternatives) < 1.0001
     assert model["facts"]["seed"] == "3"
     assert model["facts"]["tokens_per_second"] > 0
+    order = [m["turns"][-1]["state"] if m["type"] == "state" else "tokens" for m, _ in chat.viewer.messages
+             if m["type"] == "tokens" or (m["type"] == "state" and m["turns"])]  # fmt: skip
+    assert order[-2:] == ["tokens", "done"]  # what is said to be complete is complete
     chat.ask("and the dog")
     turns = chat.ended(4)
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 2
