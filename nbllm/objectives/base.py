@@ -42,6 +42,8 @@ class Objective(ABC, Generic[Network]):
         special_tokens: Those that a tokenizer must have, each with all names that it may have; the first is the one
             by which `nbllm.objectives.add_tokens` adds it.
         can_isolate: Whether documents that share a window can be kept from seeing each other (`isolate`).
+        metrics: Names of what `loss` measures besides (`objectives.measures.measure`); a run reports the mean of each.
+        sources: Names of the data sets that a batch's rows come from, where they are several.
     """
 
     overlap: ClassVar[int] = 0
@@ -49,6 +51,8 @@ class Objective(ABC, Generic[Network]):
     counts_every_token: ClassVar[bool] = False
     special_tokens: ClassVar[tuple[tuple[str, ...], ...]] = ()
     can_isolate: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ()
+    sources: tuple[str, ...] = ()
     isolation: Isolation | None = None
 
     @classmethod
@@ -91,7 +95,7 @@ class Objective(ABC, Generic[Network]):
         """
 
     @abstractmethod
-    def loss(self, network: Network, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, network: Network, batch: Batch) -> tuple[Tensor, float]:
         """Return the loss of a batch, summed over what counts (tokens, pairs, ...), and how many count.
 
         A sum and a count, not a mean: accumulation and ranks change nothing when the sum over all batches of a step
@@ -102,7 +106,8 @@ class Objective(ABC, Generic[Network]):
             batch: What `batch` returned, on the network's device.
 
         Returns:
-            A float32 scalar in nats, and the count; it may be 0, for a batch in which nothing counts.
+            A float32 scalar in nats, and the count, or the sum of the weights where what counts is weighted; it may
+            be 0, for a batch in which nothing counts.
         """
 
     @classmethod

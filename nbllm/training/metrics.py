@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from nbllm.core.errors import UserError, nearest
 from nbllm.objectives import Objective
+from nbllm.objectives.measures import loss_of_source
 from nbllm.runs.conditions import EVALUATION
 from nbllm.runs.rules import Rule
 from nbllm.training.validation import NO_VALIDATION
@@ -15,15 +16,19 @@ _STEP = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second", "memory", "se
 _EVALUATION = ("loss", "tokens")
 
 
-def reported_metrics(objective: type[Objective[Any]], *, evaluates: bool) -> frozenset[str]:
+def reported_metrics(
+    objective: type[Objective[Any]], *, evaluates: bool, sources: Sequence[str] = ()
+) -> frozenset[str]:
     """Return the names of all that a run reports.
 
     Args:
         objective: What it trains for.
         evaluates: Whether it has held-out text.
+        sources: Names of the data sets that it trains on, where they are several.
     """
-    measured = (*_EVALUATION, *(("bits_per_byte",) if objective.counts_every_token else ()))
-    return frozenset((*_STEP, *(f"{EVALUATION}{name}" for name in measured if evaluates)))
+    own = (*objective.metrics, *map(loss_of_source, sources))
+    measured = (*_EVALUATION, *(("bits_per_byte",) if objective.counts_every_token else ()), *own)
+    return frozenset((*_STEP, *own, *(f"{EVALUATION}{name}" for name in measured if evaluates)))
 
 
 def check_metrics(rule: Rule, reported: Collection[str]) -> None:

@@ -17,6 +17,7 @@ from nbllm.data.sample_store import RowSource
 from nbllm.models.network import Network
 from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import Batch, Objective
+from nbllm.objectives.measures import means_of, recorded_measures, reported_by
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.ranks import Ranks
@@ -35,6 +36,7 @@ class StepResult:
         grad_norm: Norm of the gradient before clipping.
         tokens_per_second: Speed of this step.
         good: Whether loss and gradient were finite; if not, no weight was changed.
+        measured: The mean of each metric that the objective declares and has measured.
     """
 
     state: TrainState
@@ -43,6 +45,7 @@ class StepResult:
     grad_norm: float
     tokens_per_second: float
     good: bool
+    measured: dict[str, float]
 
 
 class Stepper:
@@ -74,19 +77,23 @@ class Stepper:
         """Take one step from `state`."""
         began = time.perf_counter()
         values, optimizer = state.values, self.optimizer
-        total, count = 0.0, 0
+        total, count = 0.0, 0.0
         # The count of all batches is known only when the last one is made, so until then the losses are divided by
         # the count of an objective that counts every token. Where that was right there is nothing left to do.
         sequences = self._sequences(state)
         expected = sequences * self.config.sequence_length
         first = state.position + self.ranks.rank * self.config.batch_size
-        for position in range(first, state.position + sequences, self.ranks.size * self.config.batch_size):
-            loss, counted, added = self._losses(self.batch(position))
-            ((loss + added * counted if added is not None else loss) / expected).backward()
-            optimizer.gather_gradients()
-            total += float(loss.detach())
-            count += counted
-        total, count = self._over_ranks(total, count)
+        with recorded_measures() as measures:
+            for position in range(
+                first, state.position + sequences, self.ranks.size * self.config.batch_size
+            ):
+                loss, counted, added = self._losses(self.batch(position))
+                ((loss + added * counted if added is not None else loss) / expected).backward()
+                optimizer.gather_gradients()
+                total += float(loss.detach())
+                count += counted
+        sums = measures.to_tensor(names := reported_by(self.objective))
+        total, count = self._over_ranks(total, count, sums)
         if count not in (0, expected):
             optimizer.scale_gradients(expected / count)
         mean = total / count if count else math.nan
@@ -107,10 +114,11 @@ class Stepper:
             bad_steps=0 if good else state.bad_steps + 1,
         )
         return StepResult(
-            state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good
-        )
+            state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good,
+            measured=means_of(sums, names),
+        )  # fmt: skip
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, int, Tensor | None]:
+    def _losses(self, batch: Batch) -> tuple[Tensor, float, Tensor | None]:
         """Return a batch's summed loss, how much counts in it, and what the network adds to the mean of that.
 
         What is added (the loads of experts) is trained on and not part of the loss that is shown.
@@ -140,11 +148,11 @@ class Stepper:
         """Return how many sequences make one step, on all ranks together."""
         return int(state.values["accumulation"]) * self.config.batch_size * self.ranks.size
 
-    def _over_ranks(self, total: float, count: int) -> tuple[float, int]:
-        """Add up loss, count and gradients over all ranks."""
+    def _over_ranks(self, total: float, count: float, measured: Tensor) -> tuple[float, float]:
+        """Add up loss, count, what was measured (in place) and gradients over all ranks."""
         sums = torch.tensor([total, count], dtype=torch.float64)
-        self.ranks.sum([sums, *self.optimizer.gradients()])
-        return float(sums[0]), int(sums[1])
+        self.ranks.sum([sums, measured, *self.optimizer.gradients()])
+        return float(sums[0]), float(sums[1])
 
     def _shape(self, steps: int) -> TrainConfig:
         """The configuration as the schedule sees it: `steps` may have been changed since."""

@@ -268,6 +268,7 @@ class Trainer(Session):
             tokens_per_second=result.tokens_per_second,
             memory=self.journal.memory,
             seconds=self.state.seconds,
+            **dict[str, Any](result.measured),
         )
         if not result.good:
             text = f"step skipped: loss {result.loss}, gradient norm {result.grad_norm}"

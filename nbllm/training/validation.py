@@ -17,6 +17,7 @@ from nbllm.core.seeding import derive
 from nbllm.data.sample_store import RECORD as SAMPLES, SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.objectives import Objective
+from nbllm.objectives.measures import recorded_measures
 from nbllm.training.config import TrainConfig
 from nbllm.training.step import on_device
 
@@ -84,17 +85,18 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, network: nn.Module, device: str) -> dict[str, float | int]:
-        """Return `loss` (mean, in nats), `tokens` (how many counted) and, for a code length, `bits_per_byte`."""
-        total, count, predictable = 0.0, 0, 0
-        for number, windows in enumerate(self._batches()):
-            rng = np.random.default_rng(derive(self.config.seed, "validation", number))
-            batch = on_device(self.objective.batch(windows, rng), device)
-            loss, counted = self.objective.loss(network, batch)
-            total += float(loss)
-            count += counted
-            predictable += windows.size - self.objective.overlap * len(windows)
+        """Return "loss" (mean, nats), "tokens" (how many counted), of a code length "bits_per_byte", and metrics."""
+        total, count, predictable = 0.0, 0.0, 0
+        with recorded_measures() as measures:
+            for number, windows in enumerate(self._batches()):
+                rng = np.random.default_rng(derive(self.config.seed, "validation", number))
+                batch = on_device(self.objective.batch(windows, rng), device)
+                loss, counted = self.objective.loss(network, batch)
+                total += float(loss)
+                count += counted
+                predictable += windows.size - self.objective.overlap * len(windows)
         mean = total / count if count else math.nan
-        measured: dict[str, float | int] = {"loss": mean, "tokens": count}
+        measured: dict[str, float | int] = {"loss": mean, "tokens": round(count), **measures.means()}
         if self.objective.counts_every_token:
             # Tokens that are known to come, such as the first of an isolated document, cost nothing.
             measured["bits_per_byte"] = total / predictable / self.bytes_per_token / math.log(2)

@@ -12,12 +12,14 @@ from nbllm.models import build, make_config
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.nn.mixture_of_experts import load_balancing_loss, record_routing
 from nbllm.objectives import CausalLM
+from nbllm.objectives.measures import measure
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
 from nbllm.training.ranks import OneRank
 from nbllm.training.step import Stepper
 from nbllm.training.train_state import TrainState
+from nbllm.training.validation import Validation
 
 
 class EveryThird(CausalLM):
@@ -53,6 +55,36 @@ def test_accumulated_batches_are_one_batch_divided_by_all_that_counts(objective,
     assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
     assert result.grad_norm == pytest.approx(float(norm), rel=1e-4)
     assert (result.state.position, result.state.tokens) == (6, 6 * 32)
+
+
+class Measuring(EveryThird):
+    """Measures the share of targets that are even, and the loss by parity of a row's first token."""
+
+    metrics = ("even", "never")
+    sources = ("a", "b")
+
+    def loss(self, network, batch):
+        targets = batch["targets"]
+        counted = targets != -100
+        measure("even", (counted & (targets % 2 == 0)).sum(), counted.sum())
+        measure("loss/a", 3.0, 2)
+        return super().loss(network, batch)
+
+
+def test_what_an_objective_measures_is_the_mean_over_all_batches_of_a_step(lm, store):
+    config = TrainConfig(batch_size=2, sequence_length=32)
+    values = {**config.values, "accumulation": 3}
+    source = WindowSource(store, length=33, overlap=1)
+    objective = Measuring()
+    optimizer = Optimizer(lm.model, AdamW, dtype=torch.float32)
+    stepper = Stepper(lm.model, objective, optimizer, source, config, "cpu", OneRank())
+    targets = torch.cat([stepper.batch(position)["targets"] for position in (0, 2, 4)])
+    counted = targets != -100
+    even = float((counted & (targets % 2 == 0)).sum() / counted.sum())
+    result = stepper.step(TrainState(values=values))
+    assert result.measured == pytest.approx({"even": even, "loss/a": 1.5})
+    measured = Validation(store, objective, config).measure(lm.model, "cpu")
+    assert measured["loss/a"] == 1.5 and 0 < measured["even"] < 1 and "never" not in measured
 
 
 def test_batches_are_made_again_and_their_randomness_is_their_own(lm, store):
