@@ -34,4 +34,5 @@ from .statistics import (
     difference as difference,
     estimate as estimate,
 )
+from .task_list import TaskList as TaskList, list_tasks as list_tasks
 from .tasks import TASKS as TASKS, Task as Task

@@ -48,7 +48,7 @@ class Parts:
 def discrepancy(
     lm: LM,
     task: str,
-    conventions: Mapping[str, Mapping[str, Any]],
+    conventions: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     data: Any = None,
     progress: bool = True,
@@ -59,7 +59,7 @@ def discrepancy(
     Args:
         lm: The model.
         task: The name of a task of choices: "mmlu".
-        conventions: By a name of one's own, the settings of the task: `{"harness": {"convention": "harness"}, "cloze":
+        conventions: Two or more, by a name of one's own, the settings of the task: `{"harness": {"convention": "harness"}, "cloze":
             {"form": "cloze"}}`. Each is compared with the first.
         data: As for `nb.evaluate`.
         progress: Whether a line says how far it is.
@@ -73,7 +73,7 @@ def discrepancy(
         UserError: There are fewer than two conventions, a setting is unknown, the task is not one of choices, or the
             conventions do not measure the same questions.
     """
-    config, tasks = _configured(task, conventions, settings)
+    config, tasks = _configured(task, conventions or {}, settings)
     base = next(iter(tasks.values()))
     examples = {name: load_examples(each, Source(lm, data), config.limit) for name, each in tasks.items()}
     first = next(iter(examples.values()))

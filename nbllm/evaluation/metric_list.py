@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
-from nbllm.core.text_table import text_table
+from nbllm.evaluation.entry_list import EntryList
 from nbllm.evaluation.metrics.base import Metric, PredictionMetric, options_of
 from nbllm.evaluation.metrics.catalogue import METRICS
-
-HEADER = ("metric", "key", "range", "better", "figure", "takes", "conventions", "source")
-_SHOWN = 5  # columns that a line of text and a notebook's cell have room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +54,7 @@ class MetricEntry:
         return tuple(sorted(options_of(self.kind.rows) | options_of(self.kind.results)))
 
     def row(self) -> tuple[str, ...]:
-        """Return the cells of the table, in the order of `HEADER`."""
+        """Return the cells of the table."""
         takes = ", ".join(self.inputs) if self.module else f"rows: {', '.join(self.inputs)}"
         settings = ", ".join(f"{name}={_short(value)}" for name, value in self.settings.items())
         return (
@@ -73,42 +69,13 @@ class MetricEntry:
         )
 
 
-class MetricList(Sequence[MetricEntry]):
-    """Metrics, shown in a cell as tables; `nb.evaluation.metric(name)` makes one. As text, the first columns stand.
+class MetricList(EntryList[MetricEntry]):
+    """Metrics, shown in a cell as tables; `nb.evaluation.metric(name)` makes one."""
 
-    Args:
-        entries: The figures.
-    """
-
-    def __init__(self, entries: Sequence[MetricEntry]) -> None:
-        self._entries = tuple(entries)
-
-    @overload
-    def __getitem__(self, key: int) -> MetricEntry: ...
-    @overload
-    def __getitem__(self, key: slice) -> MetricList: ...
-    def __getitem__(self, key: int | slice) -> MetricEntry | MetricList:
-        return MetricList(self._entries[key]) if isinstance(key, slice) else self._entries[key]
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[MetricEntry]:
-        return iter(self._entries)
-
-    def __repr__(self) -> str:
-        return text_table([row[:_SHOWN] for row in (HEADER, *(each.row() for each in self))])
-
-    def _repr_html_(self) -> str:
-        from nbllm.core.html import fragment, table
-
-        rows = [each.row() for each in self]
-        shown = table([row[:_SHOWN] for row in rows], HEADER[:_SHOWN], row_headers=True)
-        more = table(
-            [(*row[:2], *row[_SHOWN:]) for row in rows], (*HEADER[:2], *HEADER[_SHOWN:]), row_headers=True
-        )
-        summary = "What each takes, its conventions and its source"
-        return fragment(f"{shown}<details><summary>{summary}</summary>{more}</details>")
+    header = ("metric", "key", "range", "better", "figure", "takes", "conventions", "source")
+    shown = 5
+    named = 2
+    folded = "What each takes, its conventions and its source"
 
 
 def list_metrics() -> MetricList:

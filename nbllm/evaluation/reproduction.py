@@ -76,5 +76,5 @@ def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Cell]]:
             continue
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix} {name}")
-        elif value is not None and value != []:
+        elif value is not None and value not in ("", [], ()):
             yield f"{prefix} {name}".replace("_", " "), plain(value)

@@ -83,7 +83,7 @@ def evaluate(
         lm: The model; or a run, its name in `runs/` or its folder: the weights of its newest checkpoint are measured.
             Or a model behind an OpenAI-compatible endpoint, `nb.evaluation.Remote(url, model=...)`.
             Several by name, `{"small": a, "large": b}`, are measured on the same examples and compared in one report.
-        tasks: Names of tasks ("perplexity", "mmlu", "gsm8k", ...; `nb.evaluation.TASKS` has all), or tasks of one's own
+        tasks: Names of tasks ("perplexity", "mmlu", "gsm8k", ...; `nb.evaluation.list_tasks()`), or tasks of one's own
             (`nb.evaluation.task`).
         data: What the tasks measure. For "perplexity" held-out documents: a data set with a `text` column, a
             `DatasetDict` (its held-out split), a token store, or a list of texts. For a benchmark its published files
@@ -101,7 +101,7 @@ def evaluate(
         progress: Whether a line says how far it is.
         **settings: Fields of `EvaluationConfig` (limit, confidence, resamples, seed, batch_tokens, truncation, reuse)
             and of the tasks (of "perplexity": stride; of benchmarks: shots, shots_seed; of "mmlu": subjects,
-            convention, form).
+            convention, form), for all that have them or by the name of a task: `shots={"mmlu": 5, "gsm8k": 8}`.
 
     Returns:
         The report: shown in a cell, `report.save("report.html")` (or .pdf, .md, .json) and `report.metric(name)`.
@@ -215,8 +215,25 @@ def _configure(
             names = ", ".join(kind.name for kind in kinds)
             raise UserError(f"Evaluating {names} has no setting {name!r}.", hint=nearest(name, known))
 
+    names = {kind.name for kind in kinds}
+
     def of(kind: type[Any]) -> dict[str, Any]:
-        return {name: value for name, value in settings.items() if name in declared[kind]}
+        found = {name: value for name, value in settings.items() if name in declared[kind]}
+        if kind is EvaluationConfig:
+            return found
+        return {
+            name: value[kind.name] if isinstance(value, Mapping) else value
+            for name, value in found.items()
+            if not isinstance(value, Mapping) or kind.name in value
+        }
+
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in names:
+                    raise UserError(
+                        f"{name} names {key!r}, which is not measured.", hint=nearest(str(key), names)
+                    )
 
     chosen = [
         kind.from_dict(of(kind)) if isinstance(task, str) else task.replace(**of(kind))

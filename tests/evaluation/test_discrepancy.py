@@ -91,6 +91,8 @@ def test_what_cannot_be_compared_is_refused(model):
         discrepancy(model, "mmlu", {"one": {}})
     with pytest.raises(UserError, match="not a task of choices"):
         discrepancy(model, "perplexity", {"one": {}, "two": {}})
+    with pytest.raises(UserError, match="needs two conventions, not 0"):
+        discrepancy(model, "mmlu")
     with pytest.raises(UserError, match="has no setting 'convetion'"):
         discrepancy(model, "mmlu", {"one": {}, "two": {"convetion": "harness"}})
     with pytest.raises(UserError, match="'two' does not measure the questions of 'one'"):

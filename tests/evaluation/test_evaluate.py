@@ -231,6 +231,12 @@ def test_by_default_it_measures_the_held_out_tenth_of_pydocs(untrained):
     assert report.metric("bits per byte").interval is None  # one document says nothing of their spread
 
 
+def test_a_setting_may_differ_by_task(untrained):
+    report = evaluate(untrained, ["copa", "piqa"], shots={"copa": 1}, limit=2, resamples=20, progress=False)
+    entries = dict(report.sections[-1].entries)
+    assert (entries["copa shots"], entries["piqa shots"]) == (1, 0)
+
+
 def test_an_interruption_is_said_first_of_all(lm, texts, interrupt_after):
     interrupt_after(4)
     report = evaluate(lm, data=texts, progress=False)
@@ -243,6 +249,8 @@ BAD = {
         dict(tasks=["perplexty"]), UserError, "(?s)no task named 'perplexty'.*Did you mean 'perplexity'"),
     "no task": (dict(tasks=[]), UserError, "(?s)no task to measure.*perplexity"),
     "setting": (dict(strid=4), UserError, "(?s)no setting 'strid'.*Did you mean 'stride'"),
+    "a setting of no task": (
+        dict(stride={"perplexty": 4}), UserError, "(?s)stride names 'perplexty'.*Did you mean 'perplexity'"),
     "stride": (dict(stride=0), UserError, "stride must be greater than 0"),
     "long stride": (dict(stride=99), UserError, "stride of 99 skips tokens"),
     "confidence": (dict(confidence=95), UserError, "confidence must be between 0 and 1, not 95"),

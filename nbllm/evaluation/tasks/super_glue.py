@@ -1,6 +1,8 @@
 """Tasks of SuperGLUE, asked in words as lm_eval asks them: BoolQ, CB, COPA, MultiRC, WiC and WSC.
 
-RTE is GLUE's, and ReCoRD has a file of its own. Source: Wang et al. 2019, arXiv:1905.00537.
+RTE is GLUE's, and ReCoRD has a file of its own.
+
+Source: Wang et al. 2019, arXiv:1905.00537.
 """
 
 from __future__ import annotations
