@@ -59,8 +59,8 @@ def discrepancy(
     Args:
         lm: The model.
         task: The name of a task of choices: "mmlu".
-        conventions: Two or more, by a name of one's own, the settings of the task: `{"harness": {"convention": "harness"}, "cloze":
-            {"form": "cloze"}}`. Each is compared with the first.
+        conventions: Two or more, by names of one's own: the settings of the task, as in `{"harness": {"convention":
+            "harness"}, "cloze": {"form": "cloze"}}`. Each is compared with the first.
         data: As for `nb.evaluate`.
         progress: Whether a line says how far it is.
         **settings: Fields of `EvaluationConfig`, and of the task for all conventions: `shots=5`.

@@ -215,7 +215,7 @@ def _configure(
             names = ", ".join(kind.name for kind in kinds)
             raise UserError(f"Evaluating {names} has no setting {name!r}.", hint=nearest(name, known))
 
-    names = {kind.name for kind in kinds}
+    measured = {kind.name for kind in kinds}
 
     def of(kind: type[Any]) -> dict[str, Any]:
         found = {name: value for name, value in settings.items() if name in declared[kind]}
@@ -230,9 +230,9 @@ def _configure(
     for name, value in settings.items():
         if isinstance(value, Mapping):
             for key in value:
-                if key not in names:
+                if key not in measured:
                     raise UserError(
-                        f"{name} names {key!r}, which is not measured.", hint=nearest(str(key), names)
+                        f"{name} names {key!r}, which is not measured.", hint=nearest(str(key), measured)
                     )
 
     chosen = [

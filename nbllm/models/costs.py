@@ -115,7 +115,7 @@ class Costs:
         return (self.state_elements + self.cache_elements_per_token * length) * DTYPE_BYTES[dtype]
 
     def __str__(self) -> str:
-        parts = [tuple(_text(value) for value in row) for row in (_PART_HEADER, *self._part_rows())]
+        parts = [tuple(_text(value) for value in row) for row in (self._part_header, *self._part_rows())]
         memory = [tuple(_text(value) for value in row) for row in (_memory_header(), *self._memory_rows())]
         return "\n\n".join((self._title(), text_table(parts), self._operations(), text_table(memory)))
 
@@ -126,7 +126,7 @@ class Costs:
         """Return the tables as HTML, without the theme."""
         return (
             f"<p><strong>{escape(self._title())}</strong></p>"
-            f"{table(self._part_rows(), _PART_HEADER, row_headers=True)}"
+            f"{table(self._part_rows(), self._part_header, row_headers=True)}"
             f"<p>{escape(self._operations())}</p>"
             f"{table(self._memory_rows(), _memory_header(), row_headers=True)}"
             f'<p class="muted">{escape(_EXPLANATION)}</p>'
@@ -141,14 +141,24 @@ class Costs:
             f"{config.hidden_size} wide, context {config.max_positions:,}"
         )
 
+    @property
+    def _flops_unit(self) -> tuple[float, str]:
+        """The unit in which operations are shown: that of a small model would be rounded away in millions."""
+        return (1e6, "MFLOPs") if self.flops_per_token >= 1e6 else (1e3, "kFLOPs")
+
+    @property
+    def _part_header(self) -> tuple[str, ...]:
+        return ("part", "parameters", "share (%)", f"{self._flops_unit[1]} per token", "share (%)")
+
     def _part_rows(self) -> list[tuple[object, ...]]:
         whole, flops = self.parameters, self.flops_per_token
+        unit, _ = self._flops_unit
         rows: list[tuple[object, ...]] = []
         for part in self.parts:
             name = part.name if part.parameters else f"{part.name}, tied to the embedding"
             shares = _percent(part.parameters / whole), _percent(part.flops / flops)
-            rows.append((name, part.parameters, shares[0], part.flops / 1e6, shares[1]))
-        return [*rows, ("total", whole, 100.0, flops / 1e6, 100.0)]
+            rows.append((name, part.parameters, shares[0], part.flops / unit, shares[1]))
+        return [*rows, ("total", whole, 100.0, flops / unit, 100.0)]
 
     def _operations(self) -> str:
         of_both = ", read and as many written" if self.config.network == "encoder_decoder" else ""
@@ -181,7 +191,6 @@ class Costs:
         return [(name, *(size(of(dtype)) for dtype in DTYPE_BYTES)) for name, of in rows]
 
 
-_PART_HEADER = ("part", "parameters", "share (%)", "MFLOPs per token", "share (%)")
 _EXPLANATION = (
     "FLOPs: 2 for each element of a matrix, and 4 x heads x head width x keys in each layer's attention (Kaplan et al. "
     "2020; Chowdhery et al. 2022). Activations: what the backward pass needs, without attention weights (Korthikanti "
