@@ -17,11 +17,14 @@ class Registry(Generic[T]):
 
     Args:
         kind: What is registered, for error messages: "schedule", "metric".
+        packages: Names of packages whose modules register entries; they are imported at the first look-up, so that a
+            registry can have entries in packages above its own.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        self._packages = list(packages)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers its argument under `name`."""
@@ -33,19 +36,25 @@ class Registry(Generic[T]):
 
         return enter
 
+    def _known(self) -> dict[str, T]:
+        while self._packages:  # taken out first: the modules may look something up while they are imported
+            import_modules(self._packages.pop())
+        return self._entries
+
     def __getitem__(self, name: str) -> T:
-        if name not in self._entries:
-            raise UserError(f"There is no {self.kind} named {name!r}.", hint=nearest(name, self._entries))
-        return self._entries[name]
+        known = self._known()
+        if name not in known:
+            raise UserError(f"There is no {self.kind} named {name!r}.", hint=nearest(name, known))
+        return known[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._known()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._known())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._known())
 
 
 def import_modules(package: str) -> None:

@@ -1,12 +1,15 @@
-"""Examples to learn from on disk: rows of tokens, what is to be predicted at each, and to which example it belongs."""
+"""Examples to learn from on disk: rows, each of which has an entry in every column."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import hashlib
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from filelock import FileLock
@@ -18,41 +21,56 @@ from nbllm.core.errors import DataError, UserError
 from nbllm.core.io import atomic_directory, read_json, sha256_file, write_json
 from nbllm.core.seeding import derive
 
-SCHEMA = "nbllm-samples/1"
-RECORD, ROWS = "samples.json", "rows.npy"
-INPUTS, TARGETS, EXAMPLES = range(3)  # the parts of a row
+SCHEMA = "nbllm-samples/2"
+RECORD = "samples.json"
 NO_EXAMPLE = -1  # of padding
 _MAX_RECORD = 1 << 20  # bytes
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+
+Columns: TypeAlias = Mapping[str, NDArray[Any]]
+"""By name, (row, ...) each: int32 (tokens, targets of which -100 is not predicted, numbers of examples) or float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleRecord(PlainConfig):
-    """What the record says of the rows beside it."""
+    """What the record says of the columns beside it."""
 
     fingerprint: str
-    sha256: str
+    sha256: Mapping[str, str]
+    row_length: int
     num_examples: int
     num_bytes: int
     vocab_size: int
     schema: str = SCHEMA
 
+    def __post_init__(self) -> None:
+        """Check what follows from no dataclass."""
+        if self.schema != SCHEMA:
+            raise UserError(f"The schema is {self.schema!r}, not {SCHEMA!r}.")
+        if not self.sha256 or not all(_NAME.fullmatch(name) for name in self.sha256):
+            raise UserError("It names no columns.")
+        if self.row_length < 1:
+            raise UserError(f"row_length is {self.row_length}.")
+
 
 class SampleStore:
-    """Rows of one length; made by `write_samples`, opened again with `SampleStore.open`.
+    """Rows of examples; made by `write_samples`, opened again with `SampleStore.open`.
 
     Attributes:
         path: The folder.
-        rows: (row, part, position), int32; the parts are `INPUTS`, `TARGETS` (-100: not predicted) and `EXAMPLES`
-            (`NO_EXAMPLE`: padding).
+        columns: By name, (row, ...) each, int32 or float32. Supervised fine-tuning has "inputs", "targets" (-100: not
+            predicted) and "examples" (`NO_EXAMPLE`: padding), (row, position); another method has what its objective
+            reads.
         fingerprint: Hexadecimal name of the rows.
+        row_length: Tokens in a row.
         num_bytes: UTF-8 bytes of the text.
         vocab_size: Ids are below this.
     """
 
-    def __init__(self, path: Path, record: SampleRecord, rows: NDArray[np.int32]) -> None:
-        self.path, self.record, self.rows = path, record, rows
+    def __init__(self, path: Path, record: SampleRecord, columns: Columns) -> None:
+        self.path, self.record, self.columns = path, record, columns
         self.fingerprint, self.num_bytes = record.fingerprint, record.num_bytes
-        self.vocab_size = record.vocab_size
+        self.vocab_size, self.row_length = record.vocab_size, record.row_length
 
     @classmethod
     def open(cls, path: str | Path) -> SampleStore:
@@ -64,45 +82,54 @@ class SampleStore:
         path = Path(path)
         try:
             record = SampleRecord.from_dict(read_json(path / RECORD, _MAX_RECORD))
-            rows = np.load(path / ROWS, allow_pickle=False)
+            columns = {name: np.load(_file(path, name), allow_pickle=False) for name in record.sha256}
         except (OSError, ValueError, TypeError, AttributeError, EOFError, UserError) as error:
             raise DataError(f"The examples cannot be read: {error}", where=path) from error
-        if rows.dtype != np.int32 or rows.ndim != 3 or rows.shape[1] != 3 or not rows.size:
-            raise DataError("The rows of examples have another shape than they should.", where=path)
-        return cls(path, record, rows)
+        counts = {len(column) if column.ndim else 0 for column in columns.values()}
+        if len(counts) != 1 or 0 in counts or not all(map(_is_storable, columns.values())):
+            raise DataError("The columns of the examples have other shapes than they should.", where=path)
+        return cls(path, record, columns)
 
     @property
-    def row_length(self) -> int:
-        """Tokens in a row."""
-        return int(self.rows.shape[2])
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.columns.values())))
 
     @property
     def num_tokens(self) -> int:
         """Tokens in all rows, with padding."""
-        return len(self.rows) * self.row_length
+        return self.num_rows * self.row_length
 
     def __len__(self) -> int:
         """Return how many examples there are."""
         return self.record.num_examples
 
     def verify(self) -> None:
-        """Compare the checksum.
+        """Compare the checksums.
 
         Raises:
             DataError: The rows are not those that were written.
         """
-        if sha256_file(self.path / ROWS) != self.record.sha256:
-            raise DataError("The rows of examples are damaged.", where=self.path / ROWS)
+        for name, sha256 in self.record.sha256.items():
+            if sha256_file(_file(self.path, name)) != sha256:
+                raise DataError("The rows of examples are damaged.", where=_file(self.path, name))
 
-    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """Return the rows that begin at these tokens of all rows: (window, part, position).
+    def take(self, rows: NDArray[np.intp] | list[int]) -> dict[str, NDArray[Any]]:
+        """Return the columns of some rows: (chosen row, ...) each, int64 or float32."""
+        return {
+            name: column[rows].astype(np.int64 if column.dtype == np.int32 else np.float32)
+            for name, column in self.columns.items()
+        }
+
+    def windows(self, starts: NDArray[np.int64], length: int) -> dict[str, NDArray[Any]]:
+        """Return the rows that begin at these tokens of all rows, as `take` does.
 
         Raises:
             DataError: A row is not `length` tokens long.
         """
         if length != self.row_length:
             raise DataError(f"Rows have {self.row_length} tokens, not {length}.", where=self.path)
-        return self.rows[starts // length].astype(np.int64)
+        return self.take(starts // length)
 
 
 class RowSource:
@@ -123,15 +150,17 @@ class RowSource:
     @property
     def windows_per_epoch(self) -> int:
         """Number of rows."""
-        return len(self.store.rows)
+        return self.store.num_rows
 
-    def draw(self, position: int, count: int) -> NDArray[np.int64]:
-        """Return the rows drawn at `position`, `position + 1`, ...: (count, part, position)."""
+    def draw(self, position: int, count: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of the rows drawn at `position`, `position + 1`, ...: (count, ...) each."""
         places = range(position, position + count)
-        chosen = [
-            self._order(place // self.windows_per_epoch)[place % self.windows_per_epoch] for place in places
-        ]
-        return self.store.rows[chosen].astype(np.int64)
+        return self.store.take(
+            [
+                int(self._order(place // self.windows_per_epoch)[place % self.windows_per_epoch])
+                for place in places
+            ]
+        )
 
     def _make_order(self, epoch: int) -> NDArray[np.int64]:
         rng = np.random.default_rng(derive(self.seed, "order of rows", epoch))
@@ -139,15 +168,34 @@ class RowSource:
 
 
 def write_samples(
-    rows: NDArray[np.int32], *, num_examples: int, num_bytes: int, vocab_size: int, folder: Path | None = None
+    columns: Columns,
+    *,
+    row_length: int,
+    num_examples: int,
+    num_bytes: int,
+    vocab_size: int,
+    folder: Path | None = None,
 ) -> SampleStore:
     """Write rows into the cache, or find them there.
+
+    Args:
+        columns: By name, (row, ...) each, int32 or float32.
+        row_length: How many tokens of a row a network reads.
+        num_examples: How many examples they hold.
+        num_bytes: UTF-8 bytes of these.
+        vocab_size: Ids are below this.
+        folder: Instead of the cache.
 
     Raises:
         CacheError: The folder cannot be written.
     """
-    digest = hashlib.blake2b(rows.tobytes(), digest_size=16)
-    digest.update(repr((SCHEMA, rows.shape, num_examples, num_bytes, vocab_size)).encode())
+    assert all(map(_is_storable, columns.values())) and all(map(_NAME.fullmatch, columns))
+    assert len({len(column) for column in columns.values()}) == 1
+    about = (SCHEMA, row_length, num_examples, num_bytes, vocab_size)
+    digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
+    for name, column in columns.items():
+        digest.update(repr((name, column.shape, column.dtype.name)).encode())
+        digest.update(np.ascontiguousarray(column).tobytes())
     fingerprint = digest.hexdigest()
     parent = (cache_folder() if folder is None else folder) / "samples"
     path = parent / fingerprint
@@ -163,12 +211,22 @@ def write_samples(
             if path.exists():
                 shutil.rmtree(path)
             with atomic_directory(path) as aside:
-                np.save(aside / ROWS, rows, allow_pickle=False)
+                for name, column in columns.items():
+                    np.save(_file(aside, name), column, allow_pickle=False)
                 record = SampleRecord(
-                    fingerprint=fingerprint, sha256=sha256_file(aside / ROWS), num_examples=num_examples,
-                    num_bytes=num_bytes, vocab_size=vocab_size,
+                    fingerprint=fingerprint,
+                    sha256={name: sha256_file(_file(aside, name)) for name in columns},
+                    row_length=row_length, num_examples=num_examples, num_bytes=num_bytes, vocab_size=vocab_size,
                 )  # fmt: skip
                 write_json(aside / RECORD, dataclasses.asdict(record))
         except OSError as error:
             raise unwritable(parent, error) from error
     return SampleStore.open(path)
+
+
+def _file(folder: Path, column: str) -> Path:
+    return folder / f"{column}.npy"
+
+
+def _is_storable(column: NDArray[Any]) -> bool:
+    return column.dtype in (np.int32, np.float32) and column.ndim > 0 and column.size > 0

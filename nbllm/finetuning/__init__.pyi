@@ -1,4 +1,5 @@
 from .examples import Example as Example, read_example as read_example
+from .method import METHODS as METHODS, Method as Method
 from .preparing import Prepared as Prepared, prepare as prepare
 from .showing import show as show
 from .start import finetune as finetune

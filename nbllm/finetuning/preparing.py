@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.progress import progress
-from nbllm.data.sample_store import EXAMPLES, INPUTS, NO_EXAMPLE, TARGETS, SampleStore, write_samples
+from nbllm.data.sample_store import NO_EXAMPLE, SampleStore, write_samples
 from nbllm.finetuning.examples import read_example, rows_of
 from nbllm.finetuning.tokens import TRAIN_ON, tokenize
 from nbllm.objectives.base import IGNORED
@@ -38,7 +38,7 @@ class Prepared:
     def __repr__(self) -> str:
         cut = f", {self.truncated:,} cut at {self.store.row_length} tokens" if self.truncated else ""
         parts = [
-            f"{self.num_examples:,} examples in {len(self.store.rows):,} rows, {self.num_trained:,} tokens trained{cut}"
+            f"{self.num_examples:,} examples in {self.store.num_rows:,} rows, {self.num_trained:,} tokens trained{cut}"
         ]
         parts += [f"{count:,} left out: {reason}" for reason, count in self.left_out.items()]
         return "\n".join(parts)
@@ -94,14 +94,16 @@ def prepare(
             where="finetune",
         )
     packed = _rows(pairs, length, pack=pack)
-    store = write_samples(packed, num_examples=len(pairs), num_bytes=num_bytes, vocab_size=len(tokenizer))
-    trained = int((packed[:, TARGETS] != IGNORED).sum())
+    store = write_samples(
+        packed, row_length=length, num_examples=len(pairs), num_bytes=num_bytes, vocab_size=len(tokenizer)
+    )
+    trained = int((packed["targets"] != IGNORED).sum())
     return Prepared(store, len(pairs), trained, truncated, dict(left_out))
 
 
 def _rows(
     pairs: list[tuple[NDArray[np.int64], NDArray[np.int64]]], length: int, *, pack: bool
-) -> NDArray[np.int32]:
+) -> dict[str, NDArray[np.int32]]:
     """Return the examples in rows: each in the first of the last rows that has space for it, in their order."""
     rows: list[list[int]] = []
     free: list[int] = []
@@ -114,13 +116,14 @@ def _rows(
             place = len(rows) - 1
         rows[place].append(number)
         free[place] -= len(inputs)
-    out = np.zeros((len(rows), 3, length), np.int32)
-    out[:, TARGETS], out[:, EXAMPLES] = IGNORED, NO_EXAMPLE
+    padding = {"inputs": 0, "targets": IGNORED, "examples": NO_EXAMPLE}
+    out = {name: np.full((len(rows), length), value, np.int32) for name, value in padding.items()}
     for row, numbers in enumerate(rows):
         at = 0
         for place, number in enumerate(numbers):
             inputs, targets = pairs[number]
             span = slice(at, at + len(inputs))
-            out[row, INPUTS, span], out[row, TARGETS, span], out[row, EXAMPLES, span] = inputs, targets, place
+            out["inputs"][row, span], out["targets"][row, span] = inputs, targets
+            out["examples"][row, span] = place
             at += len(inputs)
     return out

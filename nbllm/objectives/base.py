@@ -26,12 +26,15 @@ Batch: TypeAlias = Mapping[str, Tensor]
 """Tensors by name ("inputs", "targets", ...). Which there are is between an objective's `batch` and its `loss`; the
 first dimension of each is the batch."""
 
+Rows: TypeAlias = Mapping[str, NDArray[Any]]
+"""Columns of rows of examples by name, (batch, ...) each."""
+
 
 class Objective(ABC, Generic[Network]):
     """What a network is trained for. A subclass is one file in `nbllm/objectives` that registers itself.
 
-    An objective holds no state that training changes. All its randomness comes from the generator that `batch` is
-    given, so that a run that resumes or is replayed makes the same batches again.
+    An objective holds no state that training changes, but for what `state_tensors` returns. All its randomness comes
+    from the generator that `batch` is given, so that a run that resumes or is replayed makes the same batches again.
 
     Attributes:
         overlap: Tokens at the start of a window that are read but not predicted: the windows of a text overlap by so
@@ -44,6 +47,13 @@ class Objective(ABC, Generic[Network]):
         can_isolate: Whether documents that share a window can be kept from seeing each other (`isolate`).
         metrics: Names of what `loss` measures besides (`objectives.measures.measure`); a run reports the mean of each.
         sources: Names of the data sets that a batch's rows come from, where they are several.
+        settings: What can be given to `nb.train` by name and changed while a run goes on: `runs.settings.Setting`s with
+            their defaults; the optimizer's names are taken.
+        options: What can be given by name and is fixed from then on: the default of each, a text, a number or a truth
+            value.
+        stepper: The kind of `training.step.Stepper` that takes a run's steps, where it is another.
+        values: What `configure` was given.
+        only_examples: Whether it learns from rows of examples (`data.sample_store`) alone, and not from plain text.
     """
 
     overlap: ClassVar[int] = 0
@@ -53,6 +63,11 @@ class Objective(ABC, Generic[Network]):
     can_isolate: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
     sources: tuple[str, ...] = ()
+    only_examples: ClassVar[bool] = False
+    settings: ClassVar[tuple[Any, ...]] = ()
+    options: ClassVar[Mapping[str, str | float | bool]] = {}
+    stepper: ClassVar[type[Any] | None] = None
+    values: Mapping[str, Any] = {}
     isolation: Isolation | None = None
 
     @classmethod
@@ -72,6 +87,28 @@ class Objective(ABC, Generic[Network]):
         """Return the positions that a decoder needs which reads in one sequence all that an encoder-decoder reads."""
         return sequence_length
 
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Set what the next losses are computed with: each of `settings` and `options` by name.
+
+        Raises:
+            UserError: A value makes no sense.
+        """
+        self.values = values
+
+    def begin_with(self, network: Network) -> None:
+        """Take what is needed of a network that no step was taken with: a reference, for instance.
+
+        Called at the start of a run. Where a run goes on, `load_state_tensors` is called instead, if the objective has
+        such tensors.
+        """
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold of it beside the weights, by name; nothing unless it has state."""
+        return {}
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor], network: Network) -> None:
+        """Put back what `state_tensors` returned; `network` is as it was then."""
+
     def isolate(self, end: int, *, begins_next: bool) -> None:
         """Let each token see only those of its own document from now on; only where `can_isolate`.
 
@@ -85,12 +122,12 @@ class Objective(ABC, Generic[Network]):
         self.isolation = Isolation(end, begins_next)
 
     @abstractmethod
-    def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    def batch(self, windows: Any, rng: np.random.Generator) -> Batch:
         """Return what the network is given and what it should say, on the CPU.
 
         Args:
             windows: (batch, window) raw tokens; `window_length` of them, or fewer at the end of a text, but more than
-                `overlap`.
+                `overlap`. Of a `data.sample_store.SampleStore`, its columns by name, (batch, ...) each.
             rng: The only source of randomness.
         """
 
@@ -127,4 +164,4 @@ class Objective(ABC, Generic[Network]):
         return make_example(cls.for_tokenizer(tokenizer), text, tokenizer, seed)
 
 
-OBJECTIVES: Registry[type[Objective[Any]]] = Registry("objective")
+OBJECTIVES: Registry[type[Objective[Any]]] = Registry("objective", "nbllm.finetuning.alignment")

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective
+from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective, Rows
 from nbllm.objectives.causal_lm import HiddenAndHead
 from nbllm.objectives.heads import head_cross_entropy
 from nbllm.objectives.isolation import seen_of
@@ -25,23 +25,24 @@ class SupervisedFineTuning(Objective[HiddenAndHead]):
 
     needs = "score"
 
-    def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    def batch(self, windows: NDArray[np.int64] | Rows, rng: np.random.Generator) -> Batch:
         """Return "inputs" and "targets", (batch, position), and "documents" where examples share a row.
 
         Args:
-            windows: (batch, part, position) rows of examples, or (batch, position) plain tokens.
+            windows: Columns "inputs", "targets" and "examples" of rows, (batch, position) each, or (batch, position)
+                plain tokens.
             rng: Nothing is drawn.
         """
-        if windows.ndim == 2:
+        if isinstance(windows, np.ndarray):
             targets = np.full_like(windows, IGNORED)
             targets[:, :-1] = windows[:, 1:]
             return {"inputs": torch.from_numpy(windows.copy()), "targets": torch.from_numpy(targets)}
-        inputs, targets, examples = windows.transpose(1, 0, 2)
-        made = {"inputs": inputs, "targets": targets}
+        examples = windows["examples"]
+        made = {name: windows[name] for name in ("inputs", "targets")}
         shared = (examples >= 0) & (examples != examples[:, :1])
         if shared.any():
             made["documents"] = examples
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in made.items()}
+        return {name: torch.from_numpy(array) for name, array in made.items()}
 
     def loss(self, network: HiddenAndHead, batch: Batch) -> tuple[Tensor, int]:
         """Return the cross-entropy summed over all targets, in nats, and their number."""

@@ -19,6 +19,7 @@ from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.schedules import schedules
 
 MAX_THREADS = 4096
+_OWN = ("optimizer_settings", "objective_settings")  # fields whose entries are given beside the others
 _MANY = 1e9
 _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 
@@ -27,13 +28,14 @@ _HUGE = 1e12  # far beyond any use, and finite: JSON has no infinity
 class TrainConfig(PlainConfig):
     """Configuration of a run. What may change while it runs is declared in `training.hyperparameters`.
 
-    The optimizer's own settings are given by name beside the fields, as in `nb.train(lm, data, weight_decay=0.05)` and
-    `TrainConfig.from_dict`; `to_dict` returns them the same way.
+    The optimizer's and the objective's own settings are given by name beside the fields, as in
+    `nb.train(lm, data, weight_decay=0.05)` and `TrainConfig.from_dict`; `to_dict` returns them the same way.
 
     Args:
         objective: What the network is trained for: a name in `nbllm.objectives.OBJECTIVES`, such as "causal_lm",
             "prefix_lm", "masked_lm", "span_corruption" (T5), "denoising" (BART), "blank_infilling" (GLM),
             "mixture_of_denoisers" (UL2) or "fill_in_the_middle".
+        objective_settings: The objective's own settings and options by name; what is not given has its default.
         packing: How documents share a sequence: "concatenated", each token seeing all before it, also of other
             documents; or "isolated", each seeing only its own document, in which positions are counted anew.
         steps: Optimizer steps in all.
@@ -71,6 +73,7 @@ class TrainConfig(PlainConfig):
     """
 
     objective: str = "causal_lm"
+    objective_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     packing: str = "concatenated"
     steps: int = 1000
     batch_size: int = 8
@@ -101,7 +104,7 @@ class TrainConfig(PlainConfig):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping that holds the optimizer's settings beside the fields.
+        """Build from a mapping that holds the optimizer's and the objective's settings beside the fields.
 
         Names of other libraries are taken too, where they mean the same: `learning_rate`, `max_steps`, `block_size`.
 
@@ -111,33 +114,44 @@ class TrainConfig(PlainConfig):
         values = our_names(values)
         names = cls.names(values)
         for key in values:
-            if key not in names and key != "optimizer_settings":
+            if key not in names and key not in _OWN:
                 raise UserError(f"{cls.__name__} has no setting {key!r}.", hint=instead_of(key, names))
         fields = {field.name for field in dataclasses.fields(cls)}
-        own = values.get("optimizer_settings", {})
-        if not isinstance(own, Mapping):
-            raise UserError(f"optimizer_settings must be settings by name, not {own!r}.")
-        chosen = {**own}
-        chosen |= {name: value for name, value in values.items() if name not in fields}
         others = {name: value for name, value in values.items() if name in fields}
-        return super().from_dict({**others, "optimizer_settings": chosen})
+        of_objective = _settings_of_objective(values.get("objective", cls.objective))
+        for own in _OWN:
+            given = values.get(own, {})
+            if not isinstance(given, Mapping):
+                raise UserError(f"{own} must be settings by name, not {given!r}.")
+            others[own] = {**given} | {
+                name: value
+                for name, value in values.items()
+                if name not in fields and (name in of_objective) == (own == "objective_settings")
+            }
+        return super().from_dict(others)
 
     @classmethod
     def names(cls, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return all names that `from_dict` takes beside the optimizer that `values` names.
+        """Return all names that `from_dict` takes beside the optimizer and the objective that `values` name.
 
         Raises:
-            UserError: There is no such optimizer.
+            UserError: There is no such optimizer or objective.
         """
-        optimizer = check_plain_types(cls, {"optimizer": values.get("optimizer", cls.optimizer)})["optimizer"]
-        fields = (field.name for field in dataclasses.fields(cls) if field.name != "optimizer_settings")
-        return (*fields, *(setting.name for setting in OPTIMIZERS[optimizer].settings))
+        named = {each: values.get(each, getattr(cls, each)) for each in ("optimizer", "objective")}
+        named = check_plain_types(cls, named)
+        fields = (field.name for field in dataclasses.fields(cls) if field.name not in _OWN)
+        of_objective = _settings_of_objective(named["objective"])
+        return (
+            *fields,
+            *of_objective,
+            *(setting.name for setting in OPTIMIZERS[named["optimizer"]].settings),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the optimizer's settings as plain values that JSON can hold."""
+        """Return the fields, the optimizer's and the objective's settings as plain values that JSON can hold."""
         fields = super().to_dict()
-        own: dict[str, Any] = fields.pop("optimizer_settings")
-        return fields | own
+        own: list[dict[str, Any]] = [fields.pop(name) for name in _OWN]
+        return fields | own[0] | own[1]
 
     def __post_init__(self) -> None:
         """Check every range."""
@@ -150,6 +164,7 @@ class TrainConfig(PlainConfig):
         for setting in LOOP_SETTINGS:
             object.__setattr__(self, setting.name, _checked(setting, getattr(self, setting.name)))
         object.__setattr__(self, "optimizer_settings", self._checked_optimizer_settings())
+        object.__setattr__(self, "objective_settings", self._checked_objective_settings())
         for name in ("warmup_steps", "validation_interval", "sample_interval", "checkpoint_interval"):
             self._check_range(name, 0, _HUGE)
         self._check_range("num_threads", 1, MAX_THREADS)
@@ -165,12 +180,16 @@ class TrainConfig(PlainConfig):
     @property
     def settings(self) -> tuple[Setting, ...]:
         """What may change while the run goes on."""
-        return declared_for(self.optimizer)
+        return declared_for(self.optimizer, self.objective)
 
     @property
     def values(self) -> dict[str, float | int]:
         """The value at the start of each of `settings`."""
-        return {s.name: getattr(self, s.name) for s in LOOP_SETTINGS} | dict(self.optimizer_settings)
+        own = {
+            setting.name: self.objective_settings[setting.name]
+            for setting in OBJECTIVES[self.objective].settings
+        }
+        return {s.name: getattr(self, s.name) for s in LOOP_SETTINGS} | dict(self.optimizer_settings) | own
 
     def _checked_optimizer_settings(self) -> dict[str, float]:
         declared = {setting.name: setting for setting in OPTIMIZERS[self.optimizer].settings}
@@ -181,6 +200,23 @@ class TrainConfig(PlainConfig):
             name: _checked(setting, self.optimizer_settings.get(name, setting.default))
             for name, setting in declared.items()
         }
+
+    def _checked_objective_settings(self) -> dict[str, Any]:
+        objective = OBJECTIVES[self.objective]
+        defaults = _settings_of_objective(self.objective)
+        for name in self.objective_settings:
+            if name not in defaults:
+                raise UserError(f"{self.objective} has no setting {name!r}.", hint=nearest(name, defaults))
+        values = {**defaults, **self.objective_settings}
+        out = {setting.name: _checked(setting, values[setting.name]) for setting in objective.settings}
+        for name, default in objective.options.items():
+            kind, value = type(default), values[name]
+            if isinstance(value, bool) != (kind is bool) or not isinstance(
+                value, (kind, int) if kind is float else kind
+            ):
+                raise UserError(f"{name} must be such as {default!r}, not {value!r}.", where="TrainConfig")
+            out[name] = kind(value)
+        return out
 
     def _check_range(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)
@@ -193,6 +229,14 @@ class TrainConfig(PlainConfig):
     def warmup(self) -> int:
         """Steps of warm-up, with the default filled in."""
         return max(1, self.steps // 20) if self.warmup_steps is None else self.warmup_steps
+
+
+def _settings_of_objective(name: Any) -> dict[str, Any]:
+    """Return the defaults of an objective's settings and options; none of a name that is no text."""
+    if not isinstance(name, str):
+        return {}
+    kind = OBJECTIVES[name]
+    return {setting.name: setting.default for setting in kind.settings} | dict(kind.options)
 
 
 def _checked(setting: Setting, value: Any) -> Any:

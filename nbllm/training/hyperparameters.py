@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbllm.objectives import OBJECTIVES
 from nbllm.runs.settings import Setting
 from nbllm.training.optimizers import OPTIMIZERS
 
@@ -22,11 +23,11 @@ LOOP_SETTINGS = (
 )
 
 
-def declared_for(optimizer: str) -> tuple[Setting, ...]:
-    """Return all that can be set in a run with that optimizer: the learning rate, the optimizer's own, the rest.
+def declared_for(optimizer: str, objective: str) -> tuple[Setting, ...]:
+    """Return all that can be set in a run: the learning rate, the objective's and the optimizer's own, the rest.
 
     Raises:
-        UserError: There is no such optimizer.
+        UserError: There is no such optimizer or objective.
     """
     lr, *rest = LOOP_SETTINGS
-    return (lr, *OPTIMIZERS[optimizer].settings, *rest)
+    return (lr, *OBJECTIVES[objective].settings, *OPTIMIZERS[optimizer].settings, *rest)

@@ -26,9 +26,11 @@ def make_objective(
         start: The token that the model's decoder begins with when it generates; None: the objective's usual one.
 
     Raises:
-        UserError: The tokenizer lacks a token that it needs, or documents are to be isolated and cannot be.
+        UserError: The tokenizer lacks a token that it needs, a setting of it makes no sense, or documents are to be
+            isolated and cannot be.
     """
     objective = OBJECTIVES[config.objective].for_tokenizer(tokenizer)
+    objective.configure(config.objective_settings)
     if start is not None and isinstance(objective, TextToText):
         objective.start = start
     if config.packing == "isolated":

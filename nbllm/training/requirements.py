@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import DataError, UserError, listed
 from nbllm.core.quantities import size
+from nbllm.data.sample_store import SampleStore
 from nbllm.models.network import Network, build_without_weights, networks_that_can
 from nbllm.objectives import OBJECTIVES, Objective
 from nbllm.training.freezing import ParameterNames
@@ -18,7 +19,6 @@ from nbllm.training.optimizers import OPTIMIZERS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from nbllm.data.sample_store import SampleStore
     from nbllm.data.token_store import TokenStore
     from nbllm.models.config import ModelConfig
     from nbllm.training.config import TrainConfig
@@ -60,6 +60,11 @@ def check_fits(
     _check_frozen(config.freeze, shape, adapter)
     for rule in config.rules:
         check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
+    if objective.only_examples and not isinstance(training, SampleStore):
+        raise UserError(
+            f"The objective {config.objective!r} learns from examples that are prepared for it, not from text.",
+            hint="nb.finetune(lm, data, method=...) prepares them.",
+        )
     needed: dict[TokenStore | SampleStore, int] = {training: objective.window_length(config.sequence_length)}
     if held_out is not None:
         needed[held_out] = objective.overlap + 1
@@ -127,7 +132,9 @@ def check_known_to_a_process(config: TrainConfig, where: str) -> None:
 def _what_fits(network: Network, objective: str, needs: str) -> str:
     """Return which objectives can train such a network, and how a model is made that this objective can train."""
     fitting = [
-        name for name in OBJECTIVES if OBJECTIVES[name].needs is None or OBJECTIVES[name].needs in network.can
+        name
+        for name in OBJECTIVES
+        if not OBJECTIVES[name].only_examples and OBJECTIVES[name].needs in (None, *network.can)
     ]
     hints = [f"It can with {listed(fitting)}."] if fitting else []
     able = networks_that_can(needs)

@@ -46,7 +46,7 @@ SHORTEST = 32  # tokens in a sequence, unless a shorter one is asked for
     [
         *settings_of(
             TrainConfig,
-            without=("optimizer_settings",),
+            without=("optimizer_settings", "objective_settings"),
             batch_size=InWords(f"at most 8, and {BATCH_TOKENS} tokens"),
             sequence_length=InWords("the model's, at most 1024"),
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,7 @@ class Stepper:
         """Take one step from `state`."""
         began = time.perf_counter()
         values, optimizer = state.values, self.optimizer
+        self.configure(values)
         total, count = 0.0, 0.0
         # The count of all batches is known only when the last one is made, so until then the losses are divided by
         # the count of an objective that counts every token. Where that was right there is nothing left to do.
@@ -117,6 +119,12 @@ class Stepper:
             state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good,
             measured=means_of(sums, names),
         )  # fmt: skip
+
+    def configure(self, values: Mapping[str, Any]) -> None:
+        """Give the objective its settings as they are now."""
+        own = self.config.objective_settings
+        if own:
+            self.objective.configure({**own, **{name: values[name] for name in own if name in values}})
 
     def _losses(self, batch: Batch) -> tuple[Tensor, float, Tensor | None]:
         """Return a batch's summed loss, how much counts in it, and what the network adds to the mean of that.

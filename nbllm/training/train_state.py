@@ -17,9 +17,11 @@ from nbllm.runs.checkpoint import checksums, load_state
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
+    from nbllm.models.network import Network
+    from nbllm.objectives import Objective
     from nbllm.training.optim import Optimizer
 
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILE, OBJECTIVE_FILE = "optimizer.safetensors", "objective.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,3 +97,25 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     optimizer.zero_grad()
     path = folder / OPTIMIZER_FILE
     optimizer.load_state_tensors(load_file(path) if path.exists() else {})
+
+
+def write_objective(folder: Path, objective: Objective[Any]) -> None:
+    """Write the state of a run's objective, where it has any."""
+    if tensors := objective.state_tensors():
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        write_tensors(plain, folder / OBJECTIVE_FILE)
+
+
+def read_objective(folder: Path, objective: Objective[Any], network: Network) -> None:
+    """Put back what `write_objective` wrote; at the start of a run, let the objective begin.
+
+    Args:
+        folder: A checkpoint.
+        objective: The run's.
+        network: The run's, as the checkpoint has it.
+    """
+    path = folder / OBJECTIVE_FILE
+    if path.exists():
+        objective.load_state_tensors(load_file(path, device=str(network.device)), network)
+    else:
+        objective.begin_with(network)

@@ -36,7 +36,7 @@ from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
 from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.step import Stepper
-from nbllm.training.train_state import read_model, write_model
+from nbllm.training.train_state import read_model, read_objective, write_model, write_objective
 from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ class Trainer(Session):
         """
         if self.validation is None:
             raise RefusedError(NO_VALIDATION)
+        self.stepper.configure(self.values)
         measured: dict[str, Any] = self.validation.measure(self.lm.model, self._device)
         self.emit("evaluation", **measured)
 
@@ -148,13 +149,15 @@ class Trainer(Session):
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def write(self, folder: Path) -> None:
-        """Write model and optimizer."""
+        """Write model, optimizer and objective."""
         write_model(folder, self.lm, self.optimizer)
+        write_objective(folder, self.stepper.objective)
 
     def read(self, folder: Path) -> None:
-        """Put back model and optimizer."""
+        """Put back model, optimizer and objective."""
         read_model(folder, self.lm, self.optimizer)
         self.optimizer.freeze(self.parameter_names.frozen(self.frozen))
+        read_objective(folder, self.stepper.objective, self.lm.model)
 
     def why_not_save(self) -> str | None:
         """Weights that are not finite are not worth a checkpoint."""
@@ -210,7 +213,7 @@ class Trainer(Session):
             overlap=objective.overlap,
             seed=self.config.seed,
         )
-        self.stepper = Stepper(
+        self.stepper: Stepper = (objective.stepper or Stepper)(
             self.lm.model, objective, self.optimizer, source, self.config, self._device, self.ranks
         )
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)

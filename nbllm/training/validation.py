@@ -17,6 +17,7 @@ from nbllm.core.seeding import derive
 from nbllm.data.sample_store import RECORD as SAMPLES, SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.objectives import Objective
+from nbllm.objectives.base import Rows
 from nbllm.objectives.measures import recorded_measures
 from nbllm.training.config import TrainConfig
 from nbllm.training.step import on_device
@@ -94,7 +95,9 @@ class Validation:
                 loss, counted = self.objective.loss(network, batch)
                 total += float(loss)
                 count += counted
-                predictable += windows.size - self.objective.overlap * len(windows)
+                if self.objective.counts_every_token:
+                    assert isinstance(windows, np.ndarray)
+                    predictable += windows.size - self.objective.overlap * len(windows)
         mean = total / count if count else math.nan
         measured: dict[str, float | int] = {"loss": mean, "tokens": round(count), **measures.means()}
         if self.objective.counts_every_token:
@@ -102,8 +105,8 @@ class Validation:
             measured["bits_per_byte"] = total / predictable / self.bytes_per_token / math.log(2)
         return measured
 
-    def _batches(self) -> Iterator[NDArray[np.int64]]:
-        """Yield windows, (batch, window); one that the text's end cuts short is a batch of its own."""
+    def _batches(self) -> Iterator[NDArray[np.int64] | Rows]:
+        """Yield windows, (batch, window), or rows; a window that the text's end cuts short is a batch of its own."""
         whole = [start for start in self.starts if start + self.length <= self.store.num_tokens]
         for first in range(0, len(whole), self.config.batch_size):
             yield self.store.windows(np.array(whole[first : first + self.config.batch_size]), self.length)

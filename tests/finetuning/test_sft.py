@@ -130,7 +130,7 @@ def test_a_token_over_the_beginning_of_an_answer_belongs_to_it():
 
 def test_a_real_end_is_learnt_and_padding_is_not(tokenizer):
     prepared = prepare([{"prompt": "a", "completion": "b"}], tokenizer, length=12)
-    _, targets, examples = prepared.store.rows[0]
+    targets, examples = (prepared.store.columns[name][0] for name in ("targets", "examples"))
     assert targets[targets >= 0][-1] == tokenizer.eos_token_id
     assert (targets[examples < 0] == -100).all() and (examples < 0).any()
 
@@ -180,9 +180,9 @@ def test_the_loss_is_transformers(lm, tokenizer, tmp_path, pack):
     """Summed over packed rows it is the sum of the examples' own losses, computed by transformers."""
     chats = [PAIR, {"prompt": "It", "completion": " is a list."}, "Some text."]
     store = prepare(chats, tokenizer, length=90, pack=pack).store
-    assert len(store.rows) == (1 if pack else 3)
+    assert store.num_rows == (1 if pack else 3)
     objective = OBJECTIVES["sft"].for_tokenizer(tokenizer)
-    batch = objective.batch(store.rows.astype(np.int64), np.random.default_rng(0))
+    batch = objective.batch(store.take(list(range(store.num_rows))), np.random.default_rng(0))
     assert ("documents" in batch) == pack
     loss, count = objective.loss(lm.model, batch)
     lm.save(tmp_path / "model")
@@ -262,7 +262,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(lm, tmp_path):
 
 def test_bad_calls(lm, tmp_path):
     for wrong, said in (
-        ({"method": "ppo"}, "method"),
+        ({"method": "sftt"}, "method"),
         ({"objective": "causal_lm"}, "settled"),
         ({"sequence_length": 1000}, "positions"),
         ({"train_on": "nothing"}, "train_on"),
@@ -275,7 +275,7 @@ def test_bad_calls(lm, tmp_path):
 
 def test_damaged_rows_are_refused(tokenizer):
     store = prepare([PAIR, "damaged"], tokenizer, length=33).store
-    (store.path / "rows.npy").write_bytes(b"no array")
+    (store.path / "targets.npy").write_bytes(b"no array")
     with pytest.raises(DataError):
         SampleStore.open(store.path)
     assert len(prepare([PAIR, "damaged"], tokenizer, length=33).store) == 2  # written again

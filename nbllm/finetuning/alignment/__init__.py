@@ -1,1 +1,1 @@
-"""Alignment (survey section 3.5): preferences, and reinforcement learning from rewards."""
+"""Alignment (survey section 3.5): learning from preferences and rewards; a module a method, with its objective."""
