@@ -1,5 +1,6 @@
 from .loader import WindowSource as WindowSource
 from .packing import pack as pack
+from .pii.step import privacy as privacy
 from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split
 from .token_store import TokenStore as TokenStore

@@ -91,6 +91,7 @@ class Edits(NamedTuple):
         replacement: Bytes that are put in the place of each; an empty one where it is removed, None where all are.
         partner: int64 (edits,), the id of the document that this one repeats, or -1; None where no step has one.
         jaccard: float64 (edits,), how alike the two are; NaN where not measured.
+        shown: What the ledger quotes of each, where that is not to be the removed text itself: masked personal data.
         signals: Columns that are stored, each (documents,): see `Filter.signals`.
     """
 
@@ -102,6 +103,7 @@ class Edits(NamedTuple):
     replacement: Sequence[bytes] | None = None
     partner: NDArray[np.int64] | None = None
     jaccard: NDArray[np.float64] | None = None
+    shown: Sequence[str] | None = None
     signals: Mapping[str, NDArray[Any]] = {}
 
     @classmethod
