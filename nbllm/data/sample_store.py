@@ -7,7 +7,7 @@ import functools
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,6 +25,7 @@ SCHEMA = "nbllm-samples/2"
 RECORD = "samples.json"
 NO_EXAMPLE = -1  # of padding
 _MAX_RECORD = 1 << 20  # bytes
+_CYCLE = 1024  # draws in which each data set of a mixture gets its share
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]]
@@ -41,14 +42,20 @@ class SampleRecord(PlainConfig):
     num_examples: int
     num_bytes: int
     vocab_size: int
+    sources: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
     schema: str = SCHEMA
 
     def __post_init__(self) -> None:
         """Check what follows from no dataclass."""
+        for name in ("sources", "shares"):  # JSON has lists only
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.schema != SCHEMA:
             raise UserError(f"The schema is {self.schema!r}, not {SCHEMA!r}.")
         if not self.sha256 or not all(_NAME.fullmatch(name) for name in self.sha256):
             raise UserError("It names no columns.")
+        if len(self.shares) not in (0, len(self.sources)) or not all(share >= 0 for share in self.shares):
+            raise UserError("Its data sets and their shares do not fit.")
         if self.row_length < 1:
             raise UserError(f"row_length is {self.row_length}.")
 
@@ -65,12 +72,15 @@ class SampleStore:
         row_length: Tokens in a row.
         num_bytes: UTF-8 bytes of the text.
         vocab_size: Ids are below this.
+        sources: Names of the data sets, where rows come from several: the column "sources", (row,), has their numbers.
+        shares: How often each is drawn, in proportion to the others; none: all rows are drawn alike.
     """
 
     def __init__(self, path: Path, record: SampleRecord, columns: Columns) -> None:
         self.path, self.record, self.columns = path, record, columns
         self.fingerprint, self.num_bytes = record.fingerprint, record.num_bytes
         self.vocab_size, self.row_length = record.vocab_size, record.row_length
+        self.sources, self.shares = record.sources, record.shares
 
     @classmethod
     def open(cls, path: str | Path) -> SampleStore:
@@ -121,6 +131,28 @@ class SampleStore:
             for name, column in self.columns.items()
         }
 
+    def with_sources(self, names: Sequence[str]) -> SampleStore:
+        """Return these rows with the numbers of other names in their column "sources"; theirs are among these.
+
+        Raises:
+            DataError: They are not, or a row has a number that none of the store's data sets has.
+        """
+        if not self.sources:
+            return self
+        numbers = self.columns.get("sources")
+        if numbers is None or not set(self.sources) <= set(names) or not 0 <= numbers.min() <= numbers.max() < len(
+            self.sources
+        ):  # fmt: skip
+            raise DataError(
+                "The rows of examples name data sets that the run does not know.", where=self.path
+            )
+        places = np.array([names.index(name) for name in self.sources], np.int32)
+        shares = dict(zip(self.sources, self.shares, strict=False))
+        record = self.record.replace(
+            sources=tuple(names), shares=tuple(shares.get(name, 0.0) for name in names) if shares else ()
+        )
+        return SampleStore(self.path, record, {**self.columns, "sources": places[numbers]})
+
     def windows(self, starts: NDArray[np.int64], length: int) -> dict[str, NDArray[Any]]:
         """Return the rows that begin at these tokens of all rows, as `take` does.
 
@@ -135,7 +167,8 @@ class SampleStore:
 class RowSource:
     """Draws the rows of a store, each once an epoch, in a fresh seeded order each time.
 
-    The row at a position depends on the seed and the position alone.
+    Of a mixture with shares, each data set gets its share of every 1,024 draws, in a seeded order, and has epochs of
+    its own. The row at a position depends on the seed and the position alone.
 
     Args:
         store: The rows.
@@ -145,7 +178,11 @@ class RowSource:
     def __init__(self, store: SampleStore, *, seed: int = 0) -> None:
         self.store, self.seed = store, seed
         self.length = self.stride = store.row_length
-        self._order = functools.lru_cache(maxsize=2)(self._make_order)
+        self._order = functools.lru_cache(maxsize=64)(self._make_order)
+        if store.shares:
+            self._rows_of = functools.cache(self._find_rows)
+            self._cycle = functools.lru_cache(maxsize=2)(self._make_cycle)
+            self._quota = self._make_quota()
 
     @property
     def windows_per_epoch(self) -> int:
@@ -154,17 +191,50 @@ class RowSource:
 
     def draw(self, position: int, count: int) -> dict[str, NDArray[Any]]:
         """Return the columns of the rows drawn at `position`, `position + 1`, ...: (count, ...) each."""
-        places = range(position, position + count)
-        return self.store.take(
-            [
-                int(self._order(place // self.windows_per_epoch)[place % self.windows_per_epoch])
-                for place in places
-            ]
-        )
+        return self.store.take([self._row(place) for place in range(position, position + count)])
 
-    def _make_order(self, epoch: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng(derive(self.seed, "order of rows", epoch))
-        return rng.permutation(self.windows_per_epoch)
+    def _row(self, place: int) -> int:
+        if not self.store.shares:
+            return self._nth(None, place)
+        cycle, within = divmod(place, _CYCLE)
+        drawn = self._cycle(cycle)
+        source = int(drawn[within])
+        return self._nth(source, cycle * int(self._quota[source]) + int((drawn[:within] == source).sum()))
+
+    def _nth(self, source: int | None, number: int) -> int:
+        """Return the row that a data set gives when `number` of its rows were drawn before; None: of all rows."""
+        size = self.windows_per_epoch if source is None else len(self._rows_of(source))
+        epoch, place = divmod(number, size)
+        return int(self._order(source, epoch)[place])
+
+    def _make_order(self, source: int | None, epoch: int) -> NDArray[np.int64]:
+        if source is None:
+            rng = np.random.default_rng(derive(self.seed, "order of rows", epoch))
+            return rng.permutation(self.windows_per_epoch)
+        rng = np.random.default_rng(derive(self.seed, "order of rows", source, epoch))
+        order: NDArray[np.int64] = rng.permutation(self._rows_of(source))
+        return order
+
+    def _find_rows(self, source: int) -> NDArray[np.int64]:
+        return np.flatnonzero(self.store.columns["sources"] == source)
+
+    def _make_cycle(self, number: int) -> NDArray[np.int64]:
+        """Return the data set of each draw of a cycle."""
+        sources = np.repeat(np.arange(len(self._quota)), self._quota)
+        drawn: NDArray[np.int64] = np.random.default_rng(derive(self.seed, "mixture", number)).permutation(
+            sources
+        )
+        return drawn
+
+    def _make_quota(self) -> NDArray[np.int64]:
+        """Return how many draws of a cycle each data set gets: its share of them, rounded, but at least one."""
+        shares = np.array(self.store.shares)
+        exact = shares / shares.sum() * (_CYCLE - np.count_nonzero(shares))
+        quota = np.floor(exact).astype(np.int64) + (shares > 0)
+        most_lacking = np.argsort(np.floor(exact) - exact, kind="stable")
+        quota[most_lacking[: _CYCLE - int(quota.sum())]] += 1
+        made: NDArray[np.int64] = quota
+        return made
 
 
 def write_samples(
@@ -174,6 +244,8 @@ def write_samples(
     num_examples: int,
     num_bytes: int,
     vocab_size: int,
+    sources: tuple[str, ...] = (),
+    shares: tuple[float, ...] = (),
     folder: Path | None = None,
 ) -> SampleStore:
     """Write rows into the cache, or find them there.
@@ -184,6 +256,8 @@ def write_samples(
         num_examples: How many examples they hold.
         num_bytes: UTF-8 bytes of these.
         vocab_size: Ids are below this.
+        sources: Names of the data sets, whose numbers the column "sources" holds.
+        shares: How often each is drawn, in proportion; none: all rows alike.
         folder: Instead of the cache.
 
     Raises:
@@ -191,7 +265,7 @@ def write_samples(
     """
     assert all(map(_is_storable, columns.values())) and all(map(_NAME.fullmatch, columns))
     assert len({len(column) for column in columns.values()}) == 1
-    about = (SCHEMA, row_length, num_examples, num_bytes, vocab_size)
+    about = (SCHEMA, row_length, num_examples, num_bytes, vocab_size, sources, shares)
     digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
     for name, column in columns.items():
         digest.update(repr((name, column.shape, column.dtype.name)).encode())
@@ -217,6 +291,7 @@ def write_samples(
                     fingerprint=fingerprint,
                     sha256={name: sha256_file(_file(aside, name)) for name in columns},
                     row_length=row_length, num_examples=num_examples, num_bytes=num_bytes, vocab_size=vocab_size,
+                    sources=sources, shares=shares,
                 )  # fmt: skip
                 write_json(aside / RECORD, dataclasses.asdict(record))
         except OSError as error:

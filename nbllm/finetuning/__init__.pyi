@@ -1,5 +1,8 @@
-from .examples import Example as Example, read_example as read_example
+from .examples import Example as Example
+from .instruction_sets import INSTRUCTION_SETS as INSTRUCTION_SETS
+from .layouts import LAYOUTS as LAYOUTS, read_example as read_example, read_examples as read_examples
 from .method import METHODS as METHODS, Method as Method
+from .mixtures import Mixture as Mixture
 from .preparing import Prepared as Prepared, prepare as prepare
 from .showing import show as show
 from .start import finetune as finetune

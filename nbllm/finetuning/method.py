@@ -50,7 +50,8 @@ class Method(PlainConfig, ABC):
     """One method of fine-tuning; see the module.
 
     Attributes:
-        objective: The name of what a run trains for, in `nbllm.objectives.OBJECTIVES`.
+        objective: The name of what a run trains for, in `nbllm.objectives.OBJECTIVES`, unless `objective_for` says
+            otherwise.
         learning_rates: Of an adapter, and of all parameters.
         batch_tokens: Of how many tokens a batch is, unless its size is given.
     """
@@ -58,6 +59,10 @@ class Method(PlainConfig, ABC):
     objective: ClassVar[str]
     learning_rates: ClassVar[tuple[float, float]] = (2e-4, 2e-5)
     batch_tokens: ClassVar[int] = 2048
+
+    def objective_for(self, lm: LM) -> str:
+        """Return the name of the objective for a model."""
+        return self.objective
 
     @abstractmethod
     def prepare(self, data: Any, lm: LM, config: TrainConfig) -> Prepared:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from nbllm.core.terminal import visible
-from nbllm.finetuning.examples import read_example
+from nbllm.finetuning.layouts import read_example
 from nbllm.finetuning.tokens import tokenize
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def show(example: object, lm: LM, *, train_on: str = "assistant") -> TrainedToke
     """Return the tokens of an example as they would be trained.
 
     Args:
-        example: In one of the layouts of `nbllm.finetuning.examples`.
+        example: In one of the layouts of `nbllm.finetuning.layouts`.
         lm: The model whose tokenizer and template are used.
         train_on: As for `nb.finetune`.
 

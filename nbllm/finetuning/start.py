@@ -94,7 +94,7 @@ def _settings(method: Method, lm: LM, given: dict[str, Any], *, adapted: bool) -
         )
     adapted = adapted or any(each.state == "on" for each in lm.adapters)
     chosen = {
-        "objective": method.objective,
+        "objective": method.objective_for(lm),
         "sequence_length": length,
         "batch_size": max(1, min(8, method.batch_tokens // length)),
         "lr": method.learning_rates[0 if adapted else 1],

@@ -9,6 +9,7 @@ from nbllm.core.config import check_choice
 from nbllm.finetuning.method import METHODS, Method
 from nbllm.finetuning.preparing import Prepared, prepare
 from nbllm.finetuning.tokens import TRAIN_ON
+from nbllm.inference.chat_templates import TEMPLATES, use_template
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -22,19 +23,45 @@ class Supervised(Method):
 
     Args:
         train_on: "assistant": what the assistant says in all turns; "answer": in the last; "everything".
+        template: A chat template by name, "plain", "chatml", "alpaca" or "vicuna", which the model's tokenizer has from
+            then on; None: its own, and where it has none, roles are plain words.
     """
 
     objective: ClassVar[str] = "sft"
 
     train_on: str = "assistant"
+    template: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the choice."""
+        """Check the choices."""
         check_choice(self, "train_on", TRAIN_ON)
+        if self.template is not None:
+            check_choice(self, "template", tuple(TEMPLATES))
+
+    def objective_for(self, lm: LM) -> str:
+        """Return the objective of decoders, or that of encoder-decoders."""
+        return "sft_text_to_text" if _is_pair(lm) else self.objective
+
+    def trained(self, lm: LM) -> LM:
+        """Return the model, whose tokenizer has the template that is asked for."""
+        if self.template is not None:
+            use_template(lm.tokenizer, self.template)
+        return lm
 
     def prepare(self, data: Any, lm: LM, config: TrainConfig) -> Prepared:
         """Make rows of examples; errors as `nbllm.finetuning.preparing.prepare`."""
-        network = lm.causal_network_for("score")
+        pairs = _is_pair(lm)
         return prepare(
-            data, lm.tokenizer, length=config.sequence_length, train_on=self.train_on, pack=network.takes_mask
+            data,
+            lm.tokenizer,
+            length=config.sequence_length,
+            train_on=self.train_on,
+            pack=not pairs and lm.causal_network_for("score").takes_mask,
+            pairs=pairs,
         )
+
+
+def _is_pair(lm: LM) -> bool:
+    from nbllm.models.encoder_decoder import EncoderDecoder
+
+    return isinstance(lm.model, EncoderDecoder)

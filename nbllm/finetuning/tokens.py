@@ -18,8 +18,7 @@ from nbllm.core.errors import DataError
 from nbllm.data.chat_template import render
 from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import added_before, encode_text
-from nbllm.data.sources.chats import Message
-from nbllm.finetuning.examples import Example
+from nbllm.finetuning.examples import Example, Span
 from nbllm.inference.chat_prompt import PLAIN_TEMPLATE
 
 TRAIN_ON = ("assistant", "answer", "everything")
@@ -32,10 +31,12 @@ class TokenizedExample:
     Attributes:
         tokens: (token,) ids.
         trained: (token,) whether each is to be predicted.
+        weights: (token,) what each counts in the loss, where it is trained.
     """
 
     tokens: NDArray[np.int64]
     trained: NDArray[np.bool_]
+    weights: NDArray[np.float32]
 
 
 def tokenize(tokenizer: Any, example: Example, *, train_on: str = "assistant") -> TokenizedExample:
@@ -50,32 +51,38 @@ def tokenize(tokenizer: Any, example: Example, *, train_on: str = "assistant") -
     Raises:
         DataError: The template cannot render the conversation, or renders its beginning otherwise than the whole.
     """
-    if example.messages:
-        made = _of_conversation(tokenizer, example.messages, train_on)
-    else:
-        made = _of_completion(tokenizer, example)
-    if train_on == "everything":
-        return TokenizedExample(made.tokens, np.ones(len(made.tokens), bool))
-    return made
+    made = (_of_conversation if example.messages else _of_completion)(tokenizer, example, train_on)
+    trained = np.ones(len(made.tokens), bool) if train_on == "everything" else made.trained
+    weights = made.weights * np.float32(example.weight)
+    return TokenizedExample(made.tokens, trained & (weights > 0), weights)
 
 
-def _of_completion(tokenizer: Any, example: Example) -> TokenizedExample:
+def _of_completion(tokenizer: Any, example: Example, train_on: str) -> TokenizedExample:
     bounds = document_bounds(tokenizer)
-    tokens = encode_text(tokenizer, example.prompt + example.completion)
+    text = example.prompt + example.completion
+    tokens = encode_text(tokenizer, text)
     begin = _shared(encode_text(tokenizer, example.prompt), tokens) if example.prompt else 0
     start, end = list(bounds.start_tokens), [] if bounds.end is None else [bounds.end]
     trained = np.zeros(len(start) + len(tokens) + len(end), bool)
     trained[len(start) + begin :] = True
-    return TokenizedExample(np.array([*start, *tokens, *end], np.int64), trained)
+    weights = np.ones(len(trained), np.float32)
+    for span in example.spans:
+        places = (
+            len(example.prompt) + min(place, len(example.completion)) for place in (span.start, span.stop)
+        )
+        first, last = (_shared(encode_text(tokenizer, text[:place]), tokens) for place in places)
+        weights[len(start) + first : len(start) + last] *= span.weight
+    return TokenizedExample(np.array([*start, *tokens, *end], np.int64), trained, weights)
 
 
-def _of_conversation(tokenizer: Any, messages: Sequence[Message], train_on: str) -> TokenizedExample:
+def _of_conversation(tokenizer: Any, example: Example, train_on: str) -> TokenizedExample:
+    messages = example.messages
     template = str(tokenizer.get_chat_template()) if tokenizer.chat_template else PLAIN_TEMPLATE
     before = [] if tokenizer.chat_template else added_before(tokenizer)
     try:
         text = render(tokenizer, messages, template=template)
         tokens = _encode(tokenizer, text)
-        trained = np.zeros(len(tokens), bool)
+        trained, weights = np.zeros(len(tokens), bool), np.ones(len(tokens), np.float32)
         turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         for turn in turns[-1:] if train_on == "answer" else turns:
             prompt = render(tokenizer, messages[:turn], template=template, add_generation_prompt=True)
@@ -92,13 +99,29 @@ def _of_conversation(tokenizer: Any, messages: Sequence[Message], train_on: str)
                 )
             begin, end = (_shared(_encode(tokenizer, part), tokens) for part in (prompt, answered))
             trained[begin:end] = True
+            if example.turn_weights:
+                weights[begin:end] = example.turn_weights[turn]
+            for span in (each for each in example.spans if each.message == turn):
+                bounds = _place(text, messages[turn]["content"], span, len(prompt), len(answered))
+                first, last = (_shared(_encode(tokenizer, text[:place]), tokens) for place in bounds)
+                weights[first:last] *= span.weight
     except DataError:
         raise
     except Exception as error:
         raise DataError(f"The conversation cannot be rendered: {error}") from error
+    more = len(before)
     return TokenizedExample(
-        np.array([*before, *tokens], np.int64), np.concatenate([np.zeros(len(before), bool), trained])
+        np.array([*before, *tokens], np.int64), np.pad(trained, (more, 0)), np.pad(weights, (more, 0))
     )
+
+
+def _place(text: str, content: str, span: Span, begin: int, end: int) -> tuple[int, int]:
+    """Return where a span of a message lies in the rendered text, whose turn lasts from `begin` to `end`."""
+    at = text.find(content.strip(), begin, end)
+    if at < 0:
+        raise DataError("The chat template changes what a message says, so its weights have no place.")
+    at -= len(content) - len(content.lstrip())
+    return max(begin, at + min(span.start, len(content))), min(end, at + min(span.stop, len(content)))
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

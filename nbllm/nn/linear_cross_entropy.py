@@ -20,13 +20,15 @@ _FEWEST_ROWS = 128
 _TINY = 1e-30
 
 
-def linear_cross_entropy(
+def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rarely given)
     hidden: Float[Tensor, "token hidden"],
     weight: Float[Tensor, "vocabulary hidden"],
     targets: Int[Tensor, " token"],
     *,
     bias: Float[Tensor, " vocabulary"] | None = None,
     softcap: float = 0.0,
+    weights: Float[Tensor, " token"] | None = None,
+    losses: Float[Tensor, " token"] | None = None,
     chunk: int | None = None,
     ignore_index: int = -100,
 ) -> Float[Tensor, ""]:
@@ -42,6 +44,8 @@ def linear_cross_entropy(
         targets: (token,), the correct token of each row.
         bias: (vocabulary,), added to the logits; None: nothing.
         softcap: Bounds the logits softly, to softcap * tanh(logits / softcap); 0: they are not bounded.
+        weights: (token,), what each loss is multiplied by; None: 1.
+        losses: (token,), float32, filled with the loss of each token, not weighted; None: they are not kept.
         chunk: Rows at a time; chosen by the vocabulary's size when None.
         ignore_index: Rows with this target do not count.
 
@@ -59,7 +63,8 @@ def linear_cross_entropy(
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
         _check_targets(targets, counted, weight.shape[0])
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, counted, (chunk, softcap))
+    tokens = _Tokens(targets, counted, weights, losses)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, tokens, (chunk, softcap))
     return loss
 
 
@@ -83,10 +88,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
-        counted: Tensor,
+        tokens: _Tokens,
         settings: tuple[int, float],
     ) -> Tensor:
+        targets = tokens.targets
         chunk, softcap = settings
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -105,7 +110,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 inputs = hidden[part].to(dtype)
                 probabilities = buffer[: len(inputs)]
                 head = _Head(matrix, bias, softcap)
-                loss += _loss_of_chunk(inputs, head, targets[part], counted[part], probabilities)
+                loss += _loss_of_chunk(inputs, head, tokens.part(part), probabilities)
                 if bias_grad is not None:
                     bias_grad += probabilities.sum(0)
                 scores_grad = probabilities.to(dtype)
@@ -124,7 +129,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if saved is None else (saved * grad).to(dtype)
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None, None)
+        return (*scaled, None, None)
+
+
+class _Tokens(NamedTuple):
+    """What is to be predicted, (token,) each, as `linear_cross_entropy` is given it."""
+
+    targets: Tensor
+    counted: Tensor
+    weights: Tensor | None
+    losses: Tensor | None
+
+    def part(self, part: slice) -> _Tokens:
+        return _Tokens(*(None if each is None else each[part] for each in self))  # type: ignore[arg-type]
 
 
 class _Head(NamedTuple):
@@ -145,8 +162,9 @@ class _Head(NamedTuple):
         return slope
 
 
-def _loss_of_chunk(inputs: Tensor, head: _Head, targets: Tensor, counted: Tensor, buffer: Tensor) -> Tensor:
+def _loss_of_chunk(inputs: Tensor, head: _Head, tokens: _Tokens, buffer: Tensor) -> Tensor:
     """Return a chunk's summed loss; leave in `buffer` the gradient of what the head's matrix and bias give."""
+    targets, counted, weights, kept = tokens
     slope = head.logits(inputs, buffer)
     places = targets.clamp(min=0)[:, None]
     torch.softmax(buffer, -1, out=buffer)
@@ -164,6 +182,11 @@ def _loss_of_chunk(inputs: Tensor, head: _Head, targets: Tensor, counted: Tensor
     if buffer.device.type != "cpu" or not bool(counted.all()):
         losses = losses.masked_fill(~counted[:, None], 0.0)
         buffer.masked_fill_(~counted[:, None], 0.0)
+    if kept is not None:
+        kept.copy_(losses[:, 0])
+    if weights is not None:
+        losses = losses * weights[:, None]
+        buffer *= weights[:, None]
     return losses.sum()
 
 

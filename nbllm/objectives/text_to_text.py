@@ -61,7 +61,7 @@ class TextToText(Objective[Denoiser]):
         return cls(end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id), end)
 
     @abstractmethod
-    def batch(self, windows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    def batch(self, windows: Any, rng: np.random.Generator) -> Batch:
         """Return the batch of some windows, with the names above."""
 
     def pair(
@@ -83,7 +83,7 @@ class TextToText(Objective[Denoiser]):
             made["mask"] = real
         return {name: torch.from_numpy(array) for name, array in made.items()}
 
-    def loss(self, network: Denoiser, batch: Batch) -> tuple[Tensor, int]:
+    def loss(self, network: Denoiser, batch: Batch) -> tuple[Tensor, float]:
         """Return the cross-entropy summed over the second texts, in nats, and the number of their tokens."""
         targets, mask = batch["targets"], batch.get("mask")
         counted = targets != IGNORED

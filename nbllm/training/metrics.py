@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nbllm.core.errors import UserError, nearest
@@ -29,6 +29,11 @@ def reported_metrics(
     own = (*objective.metrics, *map(loss_of_source, sources))
     measured = (*_EVALUATION, *(("bits_per_byte",) if objective.counts_every_token else ()), *own)
     return frozenset((*_STEP, *own, *(f"{EVALUATION}{name}" for name in measured if evaluates)))
+
+
+def sources_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the data sets that a run trains on and is measured on, as its record has `data`."""
+    return tuple(dict.fromkeys(name for part in data.values() for name in (part or {}).get("sources", ())))
 
 
 def check_metrics(rule: Rule, reported: Collection[str]) -> None:

@@ -58,8 +58,10 @@ def check_fits(
         )
     _check_batch(config, shape)
     _check_frozen(config.freeze, shape, adapter)
+    sources = [name for store in (training, held_out) for name in getattr(store, "sources", ())]
+    reported = reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None, sources=sources)
     for rule in config.rules:
-        check_metrics(rule, reported_metrics(OBJECTIVES[config.objective], evaluates=held_out is not None))
+        check_metrics(rule, reported)
     if objective.only_examples and not isinstance(training, SampleStore):
         raise UserError(
             f"The objective {config.objective!r} learns from examples that are prepared for it, not from text.",

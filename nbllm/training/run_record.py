@@ -61,7 +61,11 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _is_store(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_text(value.get("path")) and _is_text(value.get("fingerprint"))
+    if not isinstance(value, Mapping):
+        return False
+    sources = value.get("sources", [])
+    named = isinstance(sources, list) and all(map(_is_text, sources))
+    return named and _is_text(value.get("path")) and _is_text(value.get("fingerprint"))
 
 
 def _is_replay(value: Any) -> bool:

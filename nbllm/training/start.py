@@ -265,4 +265,5 @@ def _describe(store: TokenStore | SampleStore, given: Any) -> dict[str, Any]:
         "num_documents": len(store),
         "num_tokens": store.num_tokens,
         "num_bytes": store.num_bytes,
+        "sources": list(store.sources) if isinstance(store, SampleStore) else [],
     }

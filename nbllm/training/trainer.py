@@ -11,6 +11,7 @@ from nbllm.core.allocator import kept_memory
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import make_source
+from nbllm.data.sample_store import SampleStore
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM
 from nbllm.models.loading import read_config
@@ -26,7 +27,7 @@ from nbllm.training.checkpoint_writer import CheckpointWriter
 from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.freezing import ParameterNames
-from nbllm.training.metrics import reported_metrics
+from nbllm.training.metrics import reported_metrics, sources_of
 from nbllm.training.objective import make_objective
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
@@ -75,7 +76,9 @@ class Trainer(Session):
         self.settings = self.config.settings
         self.keep_checkpoints = self.config.keep_checkpoints
         self.metrics = reported_metrics(
-            OBJECTIVES[self.config.objective], evaluates=self.record["data"]["validation"] is not None
+            OBJECTIVES[self.config.objective],
+            evaluates=self.record["data"]["validation"] is not None,
+            sources=sources_of(self.record["data"]),
         )
 
     def run(self) -> None:
@@ -207,8 +210,10 @@ class Trainer(Session):
             self.lm.tokenizer,
             start=None if begins is None else begins.decoder_start_token_id,
         )
+        objective.sources = sources_of(self.record["data"])
+        store = open_store(self.record["data"]["train"])
         source = make_source(
-            open_store(self.record["data"]["train"]),
+            store.with_sources(objective.sources) if isinstance(store, SampleStore) else store,
             length=objective.window_length(self.config.sequence_length),
             overlap=objective.overlap,
             seed=self.config.seed,

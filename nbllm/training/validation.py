@@ -68,7 +68,9 @@ class Validation:
     ) -> None:
         self.objective = objective
         self.config = config
-        self.store = store
+        self.store = store = (
+            store.with_sources(objective.sources) if isinstance(store, SampleStore) else store
+        )
         self.length = objective.window_length(config.sequence_length)
         stride = self.length - objective.overlap
         starts = range(0, store.num_tokens - objective.overlap, stride)

@@ -1,7 +1,6 @@
 """Supervised fine-tuning: layouts, masks, losses against transformers, runs that are replayed and resumed."""
 
 import copy
-import json
 
 import numpy as np
 import psutil
@@ -16,12 +15,6 @@ from nbllm.finetuning import prepare, read_example, show
 from nbllm.finetuning.tokens import tokenize
 from nbllm.objectives import OBJECTIVES
 
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
-    "{% else %}{{ message.content }}<|im_end|>{% endif %}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TURNS = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "What is it?"},
@@ -30,60 +23,6 @@ TURNS = [
     {"role": "assistant", "content": "Yes, <b>a list</b>."},
 ]
 PAIR = [{"role": "user", "content": "What?\n\nThis"}, {"role": "assistant", "content": "That"}]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    made = nb.data.train_tokenizer(nb.data.load("pydocs").select(range(4)), vocab_size=320)
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    made.chat_template = CHATML
-    return made
-
-
-@pytest.fixture
-def lm(tokenizer):
-    return nb.LM.new(
-        "llama", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=96, seed=1
-    )
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        PAIR,
-        {"messages": PAIR, "id": 3},
-        {"conversations": [{"from": "human", "value": "What?\n\nThis"}, {"from": "gpt", "value": "That"}]},
-        {"instruction": "What?", "input": "This", "output": "That"},
-        {"instruction": "What?\n\nThis", "input": "", "output": "That"},
-        {"prompt": PAIR[:1], "completion": PAIR[1:]},
-    ],
-)
-def test_layouts_of_a_conversation(value):
-    assert list(read_example(value).messages) == PAIR
-
-
-def test_layouts_of_texts():
-    assert read_example("It is.").completion == read_example({"text": "It is."}).completion == "It is."
-    read = read_example({"prompt": "Q", "completion": "A"})
-    assert (read.prompt, read.completion) == ("Q", "A")
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ([{"role": "wizard", "content": "x"}, PAIR[1]], "no role 'wizard'"),
-        (PAIR[:1], "no answer"),
-        ([PAIR[0], {"role": "assistant", "content": " "}], "empty"),
-        ({"prompt": "a", "completion": ""}, "completion is empty"),
-        ({"chosen": "a", "rejected": "b"}, "none of the known layouts"),
-        ("", "empty"),
-        (3, "not int"),
-        ({"text": 5}, "not int"),
-    ],
-)
-def test_bad_examples_are_named(value, said):
-    with pytest.raises(DataError, match=said):
-        read_example(value)
 
 
 def test_what_is_trained_is_what_transformers_marks(tokenizer):
@@ -137,7 +76,7 @@ def test_a_real_end_is_learnt_and_padding_is_not(tokenizer):
 
 def test_a_template_that_does_not_say_where_answers_are(tokenizer):
     odd = copy.deepcopy(tokenizer)
-    odd.chat_template = "{{ messages | length }}" + CHATML
+    odd.chat_template = "{{ messages | length }}" + tokenizer.chat_template
     with pytest.raises(DataError, match="otherwise than the whole"):
         tokenize(odd, read_example(TURNS))
     odd.chat_template = "{{ raise_exception('never') }}"
@@ -149,30 +88,17 @@ def test_what_is_left_out_and_cut_is_counted(tokenizer):
     long = {"prompt": "a", "completion": "word " * 60}
     no_answer = {"prompt": "word " * 60, "completion": "late"}
     prepared = prepare([PAIR, long, no_answer, {"messages": []}, ""], tokenizer, length=40)
-    assert prepared.num_examples == 2 and prepared.truncated == 2
-    assert sum(prepared.left_out.values()) == 3
-    assert "no token to be trained within 40 tokens" in prepared.left_out
+    assert prepared.num_examples == 2 and prepared.truncated == ("1", "2")
+    assert sum(map(len, prepared.left_out.values())) == 3
+    assert prepared.left_out["no token to be trained within 40 tokens"] == ("2",)
     assert all(reason in repr(prepared) for reason in prepared.left_out)
+    assert "2 (example 1, 2) cut at 40 tokens" in repr(prepared)
     with pytest.raises(DataError, match="nothing to train on"):
         prepare([no_answer], tokenizer, length=40)
     with pytest.raises(DataError, match="nothing to train on"):
         prepare([], tokenizer, length=40)
     with pytest.raises(UserError, match="train_on"):
         prepare([PAIR], tokenizer, length=40, train_on="all")
-
-
-def test_examples_from_a_file(tokenizer, tmp_path):
-    rows = [{"instruction": "What?", "input": "", "output": f"Item {number}"} for number in range(3)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    made = [
-        prepare(source, tokenizer, length=64).store.fingerprint
-        for source in (rows, tmp_path / "rows.jsonl", str(tmp_path / "rows.json"))
-    ]
-    assert len(set(made)) == 1
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
-        prepare(tmp_path / "bad.json", tokenizer, length=64)
 
 
 @pytest.mark.parametrize("pack", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ ROLES = {
     "human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "model": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
+
+# How data sets write a conversation as one text: hh-rlhf and static-hh, OIG. A turn begins on a line of its own.
+_TURN = re.compile(r"(?:^|\n)[ \t]*(?:<(human|bot|user|assistant|system)>|(Human|Assistant|System)): ?")
 
 
 def is_conversation(value: object) -> bool:
@@ -43,6 +47,24 @@ def read_messages(value: Sequence[Mapping[str, Any]]) -> list[Message] | None:
             return None
         messages.append({"role": ROLES.get(role.lower(), role.lower()), "content": content})
     return messages
+
+
+def read_transcript(text: str) -> list[Message]:
+    """Return the turns of a conversation written as one text; none where it is not written so.
+
+    The layouts are those of hh-rlhf and static-hh, "Human:" and "Assistant:" at the beginning of lines, and of OIG,
+    "<human>:" and "<bot>:". What a turn says is stripped of white space; the last one may be empty, where the
+    text ends with the beginning of an answer.
+    """
+    marks = list(_TURN.finditer(text))
+    if not marks or text[: marks[0].start()].strip():
+        return []
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
+    turns = []
+    for mark, end in zip(marks, ends, strict=True):
+        role = (mark[1] or mark[2]).lower()
+        turns.append({"role": ROLES.get(role, role), "content": text[mark.end() : end].strip()})
+    return turns
 
 
 def plain_text(messages: Sequence[Message]) -> str:
