@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbllm.core.proportions import wilson
 from nbllm.core.report.sections import Bar, Bars, Chart, Line, Section
 from nbllm.evaluation.columns import Array, Columns
-from nbllm.evaluation.proportions import wilson
 
 if TYPE_CHECKING:
     from nbllm.evaluation.measuring import Measured

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nbllm.core.proportions import clustered_wilson, wilson
 from nbllm.core.seeding import derive
 from nbllm.evaluation.columns import Array, Columns
 from nbllm.evaluation.config import EvaluationConfig
-from nbllm.evaluation.proportions import clustered_wilson, wilson
 
 if TYPE_CHECKING:
     from nbllm.evaluation.metrics.base import Metric

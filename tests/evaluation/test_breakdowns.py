@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
+from nbllm.core.proportions import wilson
 from nbllm.core.report import Bars, Chart
 from nbllm.evaluation import MeanOfRows, evaluate
 from nbllm.evaluation.breakdowns import confidences
-from nbllm.evaluation.proportions import wilson
 from tests.evaluation.questions import Choosing, ChoosingBySubject, questions
 
 

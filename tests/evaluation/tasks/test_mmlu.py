@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nbllm.core.errors import DataError, UserError
+from nbllm.core.proportions import wilson
 from nbllm.evaluation import Source, evaluate
 from nbllm.evaluation.examples import load_examples
-from nbllm.evaluation.proportions import wilson
 from nbllm.evaluation.splits import EMBEDDED
 from nbllm.evaluation.tasks.mmlu import MMLU
 from nbllm.evaluation.tasks.mmlu_subjects import GROUP_OF

@@ -8,14 +8,14 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from nbllm.evaluation import METRICS, EvaluationConfig, estimate
-from nbllm.evaluation.proportions import (
+from nbllm.core.proportions import (
     clustered_error,
     clustered_wilson,
     student_cdf,
     student_quantile,
     wilson,
 )
+from nbllm.evaluation import METRICS, EvaluationConfig, estimate
 
 # Source: Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640, section 2.2.
 CLUSTERS, ANSWERS = np.repeat(np.arange(4), 4), np.array([1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1.0])

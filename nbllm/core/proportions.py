@@ -8,8 +8,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from nbllm.evaluation.columns import Array
-
 Interval = tuple[float, float]
 
 
@@ -31,7 +29,9 @@ def wilson(successes: float, trials: float, confidence: float) -> Interval:
     return _score_interval(successes / trials, trials, NormalDist().inv_cdf((1 + confidence) / 2))
 
 
-def clustered_wilson(outcomes: Array, clusters: NDArray[np.intp], confidence: float) -> Interval | None:
+def clustered_wilson(
+    outcomes: NDArray[np.float64], clusters: NDArray[np.intp], confidence: float
+) -> Interval | None:
     """Return Wilson's interval of a proportion whose rows come in clusters, as questions on one text.
 
     The number of trials is that of independent rows which would have the same standard error, the cluster-robust one
@@ -59,7 +59,7 @@ def clustered_wilson(outcomes: Array, clusters: NDArray[np.intp], confidence: fl
     return _score_interval(share, trials, student_quantile((1 + confidence) / 2, num_clusters - 1))
 
 
-def clustered_error(values: Array, clusters: NDArray[np.intp]) -> float:
+def clustered_error(values: NDArray[np.float64], clusters: NDArray[np.intp]) -> float:
     """Return the cluster-robust standard error of a mean, with the factor G / (G - 1) for G clusters.
 
     Args:
