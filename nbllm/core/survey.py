@@ -71,6 +71,9 @@ TECHNIQUES = (
     Technique("3.1", "Data sources", "nbllm.data.load"),
     Technique("3.1", "Tokenization (byte-level BPE)", "nbllm.data.train_tokenizer"),
     Technique("3.1", "Privacy redaction", "nbllm.data.privacy"),
+    Technique(
+        "3.1", "Deduplication of near-duplicates (MinHash)", "nbllm.data.deduplication.near.NearDuplicates"
+    ),
     Technique("3.1", "Packing", "nbllm.data.pack"),
     Technique("3.1", "Packing with isolated documents", "nbllm.objectives.isolation"),
     Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),

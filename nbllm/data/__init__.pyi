@@ -1,3 +1,4 @@
+from .deduplication.methods import dedup as dedup
 from .loader import WindowSource as WindowSource
 from .packing import pack as pack
 from .pii.step import privacy as privacy
