@@ -18,6 +18,7 @@ from nbllm.core.errors import DataError
 from nbllm.data.chat_template import render
 from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import added_before, encode_text
+from nbllm.data.sources.chats import Message
 from nbllm.finetuning.examples import Example, Span
 from nbllm.inference.chat_prompt import PLAIN_TEMPLATE
 
@@ -62,7 +63,9 @@ def _of_completion(tokenizer: Any, example: Example, train_on: str) -> Tokenized
     text = example.prompt + example.completion
     tokens = encode_text(tokenizer, text)
     begin = _shared(encode_text(tokenizer, example.prompt), tokens) if example.prompt else 0
-    start, end = list(bounds.start_tokens), [] if bounds.end is None else [bounds.end]
+    # A prompt begins as `generate` begins it; a text alone as documents do, so that its first token is learnt.
+    start = added_before(tokenizer) if example.prompt else list(bounds.start_tokens)
+    end = [] if bounds.end is None else [bounds.end]
     trained = np.zeros(len(start) + len(tokens) + len(end), bool)
     trained[len(start) + begin :] = True
     weights = np.ones(len(trained), np.float32)
@@ -85,18 +88,7 @@ def _of_conversation(tokenizer: Any, example: Example, train_on: str) -> Tokeniz
         trained, weights = np.zeros(len(tokens), bool), np.ones(len(tokens), np.float32)
         turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         for turn in turns[-1:] if train_on == "answer" else turns:
-            prompt = render(tokenizer, messages[:turn], template=template, add_generation_prompt=True)
-            answered = text if turn + 1 == len(messages) else render(
-                tokenizer, messages[: turn + 1], template=template
-            )  # fmt: skip
-            if tokenizer.chat_template:
-                answered = answered.rstrip()  # what a template writes between two turns
-            if not (text.startswith(answered) and answered.startswith(prompt)):
-                raise DataError(
-                    "The chat template renders the beginning of a conversation otherwise than the whole, so it "
-                    "does not say where answers are.",
-                    hint='Train on the last answer, train_on="answer", or on "everything".',
-                )
+            prompt, answered = _around_answer(tokenizer, messages, turn, text, template)
             begin, end = (_shared(_encode(tokenizer, part), tokens) for part in (prompt, answered))
             trained[begin:end] = True
             if example.turn_weights:
@@ -113,6 +105,27 @@ def _of_conversation(tokenizer: Any, example: Example, train_on: str) -> Tokeniz
     return TokenizedExample(
         np.array([*before, *tokens], np.int64), np.pad(trained, (more, 0)), np.pad(weights, (more, 0))
     )
+
+
+def _around_answer(
+    tokenizer: Any, messages: Sequence[Message], turn: int, text: str, template: str
+) -> tuple[str, str]:
+    """Return the rendered conversation `text` up to where a turn's answer begins, and up to where it ends."""
+    last = turn + 1 == len(messages)
+    answered = text if last else render(tokenizer, messages[: turn + 1], template=template)
+    if tokenizer.chat_template:
+        answered = answered.rstrip()  # what a template writes between two turns
+    if turn:
+        prompt = render(tokenizer, messages[:turn], template=template, add_generation_prompt=True)
+    else:  # nothing was said before, which no template renders
+        prompt = answered[: max(0, answered.rfind(messages[0]["content"].strip()))]
+    if not (text.startswith(answered) and answered.startswith(prompt)):
+        raise DataError(
+            "The chat template renders the beginning of a conversation otherwise than the whole, so it does not say "
+            "where answers are.",
+            hint='Train on the last answer, train_on="answer", or on "everything".',
+        )
+    return prompt, answered
 
 
 def _place(text: str, content: str, span: Span, begin: int, end: int) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from nbllm.core.errors import DataError, UserError
 from nbllm.data.sample_store import SampleStore
 from nbllm.finetuning import prepare, read_example, show
 from nbllm.finetuning.tokens import tokenize
+from nbllm.inference.chat_templates import use_template
 from nbllm.objectives import OBJECTIVES
+from nbllm.objectives.isolation import seen_of
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -205,3 +207,75 @@ def test_damaged_rows_are_refused(tokenizer):
     with pytest.raises(DataError):
         SampleStore.open(store.path)
     assert len(prepare([PAIR, "damaged"], tokenizer, length=33).store) == 2  # written again
+
+
+def test_packed_examples_count_positions_anew_and_predict_only_their_own(lm, tokenizer):
+    """Lengths 3 and 5 packed: positions 0-2 and 0-4, 6 targets, and the loss of the two alone (trl#1230)."""
+    rows = {
+        "inputs": np.array([[5, 6, 7, 8, 9, 10, 11, 12]]),
+        "targets": np.array([[6, 7, -100, 9, 10, 11, 12, -100]]),
+        "examples": np.array([[0, 0, 0, 1, 1, 1, 1, 1]]),
+    }
+    objective = OBJECTIVES["sft"].for_tokenizer(tokenizer)
+    batch = objective.batch(rows, np.random.default_rng(0))
+    assert seen_of(batch, causal=True)["positions"].tolist() == [[0, 1, 2, 0, 1, 2, 3, 4]]
+    loss, count = objective.loss(lm.model, batch)
+    assert count == 6
+    alone = [
+        objective.loss(
+            lm.model,
+            objective.batch(
+                {name: column[:, part] for name, column in rows.items()}, np.random.default_rng(0)
+            ),
+        )[0]
+        for part in (slice(0, 3), slice(3, 8))
+    ]
+    assert float(loss.detach()) == pytest.approx(float(sum(alone).detach()), abs=1e-5)
+
+
+def test_the_beginning_of_text_is_there_once(tokenizer):
+    """Template and tokenizer both add it (trl#1400)."""
+    from tokenizers.processors import TemplateProcessing
+
+    twice = copy.deepcopy(tokenizer)
+    twice.add_special_tokens({"bos_token": "<s>"})
+    begin = twice.bos_token_id
+    twice.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", begin)]
+    )
+    assert twice("a")["input_ids"][0] == begin
+    twice.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    for value in (PAIR, {"prompt": "It", "completion": " is."}):
+        tokens = tokenize(twice, read_example(value)).tokens.tolist()
+        assert tokens[0] == begin and tokens.count(begin) == 1
+    twice.chat_template = None
+    tokens = tokenize(twice, read_example(PAIR)).tokens.tolist()
+    assert tokens[0] == begin and tokens.count(begin) == 1
+
+
+def test_an_answer_that_begins_a_conversation_counts(tokenizer):
+    """A span that begins at the first token is trained (transformers#34172)."""
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    made = tokenize(bare, read_example([{"role": "assistant", "content": "It is"}]))
+    assert made.trained.all() and len(made.trained)
+
+
+def test_a_template_by_name_is_saved_with_the_model(lm, tokenizer, tmp_path):
+    own = copy.deepcopy(tokenizer)
+    lm.tokenizer = own
+    run = nb.finetune(
+        lm, [PAIR], template="alpaca", folder=tmp_path, **{**SETTINGS, "steps": 1, "batch_size": 1}
+    )
+    run.wait(progress=False)
+    assert "### Response:\n[[That<|endoftext|>]]" in repr(show(PAIR, lm))
+    assert nb.load(run).tokenizer.chat_template == own.chat_template
+    use_template(own, "plain")
+    assert own.chat_template is None
+    use_template(own, "chatml")
+    assert "[[That<|im_end|>]]" in repr(show(PAIR, lm))
+    bare = nb.data.train_tokenizer(["a text"] * 9, vocab_size=270)
+    with pytest.raises(UserError, match="lacks '<|im_start|>'"):
+        use_template(bare, "chatml")
+    with pytest.raises(UserError, match="template"):
+        nb.finetune(lm, [PAIR], template="chatmi", folder=tmp_path)
