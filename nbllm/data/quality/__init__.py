@@ -1,0 +1,1 @@
+"""Quality of documents: published heuristics, classifiers, perplexity, importance, language; each is a step."""
