@@ -91,7 +91,8 @@ class Edits(NamedTuple):
         replacement: Bytes that are put in the place of each; an empty one where it is removed, None where all are.
         partner: int64 (edits,), the id of the document that this one repeats, or -1; None where no step has one.
         jaccard: float64 (edits,), how alike the two are; NaN where not measured.
-        shown: What the ledger quotes of each, where that is not to be the removed text itself: masked personal data.
+        shown: What the ledger quotes of each, where that is not to be the removed text itself (masked
+            personal data); None for those of which it is.
         signals: Columns that are stored, each (documents,): see `Filter.signals`.
     """
 
@@ -103,7 +104,7 @@ class Edits(NamedTuple):
     replacement: Sequence[bytes] | None = None
     partner: NDArray[np.int64] | None = None
     jaccard: NDArray[np.float64] | None = None
-    shown: Sequence[str] | None = None
+    shown: Sequence[str | None] | None = None
     signals: Mapping[str, NDArray[Any]] = {}
 
     @classmethod
@@ -134,10 +135,15 @@ class Step:
         """What it removes, in the order in which the rules are tried; none for a step that only tags."""
         return ()
 
+    @property
+    def title(self) -> str:
+        """What it is called in the funnel and the ledger: its registered name, else that of its class."""
+        return self.name or type(self).__name__
+
     def describe(self) -> dict[str, Any]:
         """Return name and settings as plain values for JSON; two steps that say the same do the same."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.repr}
-        return {"step": self.name, **settings}
+        return {"step": self.title, **settings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +186,7 @@ class CorpusStep(Step):
 
         Args:
             texts: The batch.
-            ids: int64 (documents,), ascending within the batch.
+            ids: int64 (documents,), no two the same in the whole corpus; within one file they ascend.
         """
         raise NotImplementedError
 
@@ -201,7 +207,7 @@ class CorpusStep(Step):
 
         Args:
             texts: The batch, the same texts as in `scan`; batches may begin elsewhere.
-            ids: int64 (documents,), ascending within the batch.
+            ids: int64 (documents,), as in `scan`.
             decisions: Those rows of what `solve` returned whose `id` is in `ids`, ordered by `id`.
         """
         raise NotImplementedError

@@ -36,6 +36,7 @@ class Budget:
         ):
             raise UserError(f"max_bytes must be a whole number of bytes, at least 1, not {max_bytes!r}.")
         self.max_bytes = max_bytes
+        self.position = 0  # in the file that is read, as it is on the disk
         self._packed = 0
         self._used = 0
 
@@ -85,6 +86,7 @@ class CountedReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         data = self._read(len(view))
         self._budget.spend(len(data))
+        self._budget.position = self._streams[-1].tell()
         view[: len(data)] = data
         return len(data)
 

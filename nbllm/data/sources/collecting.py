@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,51 @@ GROUP_BYTES = 1 << 24  # text gathered before it becomes an Arrow batch
 SPILL_BYTES = 1 << 28  # text held in memory at most; the rest goes to a file
 
 
+def document_schema() -> Any:
+    """Return the Arrow schema of documents."""
+    import pyarrow as pa
+
+    message = pa.struct([("role", pa.string()), ("content", pa.string())])
+    return pa.schema([("text", pa.string()), ("source", pa.string()), ("messages", pa.list_(message))])
+
+
+def document_batch(documents: Sequence[Document]) -> Any:
+    """Return documents as a `pyarrow.RecordBatch`."""
+    import pyarrow as pa
+
+    schema = document_schema()
+    columns = [[getattr(row, name) for row in documents] for name in schema.names]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.record_batch(arrays, schema=schema)
+
+
+def document_bytes(document: Document, omissions: Omissions) -> int | None:
+    """Return how many bytes of UTF-8 a document has; None where it is no Unicode text and is left out.
+
+    Raises:
+        DataError: It is too large.
+    """
+    try:
+        size = len(document.text.encode())
+        for message in document.messages or ():
+            size += len(message["role"].encode()) + len(message["content"].encode())
+    except UnicodeEncodeError as error:
+        omissions.add(
+            "lone surrogate",
+            f"Character {error.start} is one half of a surrogate pair: no Unicode text.",
+            where=document.where,
+            hint="Fix the escape in the source.",
+        )
+        return None
+    if size > MAX_DOCUMENT_BYTES:
+        raise DataError(
+            f"One document has {size:,} bytes; the most is {MAX_DOCUMENT_BYTES:,}.",
+            where=document.where,
+            hint="Cut it into documents: sample_by='paragraph'.",
+        )
+    return size
+
+
 class Collector:
     """Gathers documents batch by batch.
 
@@ -32,12 +77,7 @@ class Collector:
     """
 
     def __init__(self, spill_bytes: int = SPILL_BYTES) -> None:
-        import pyarrow as pa
-
-        message = pa.struct([("role", pa.string()), ("content", pa.string())])
-        self._schema = pa.schema(
-            [("text", pa.string()), ("source", pa.string()), ("messages", pa.list_(message))]
-        )
+        self._schema = document_schema()
         self._has_messages = False
         self._spill_bytes = spill_bytes
         self._batches: list[Any] = []
@@ -66,24 +106,9 @@ class Collector:
         return self._dataset()
 
     def _add(self, document: Document, omissions: Omissions) -> None:
-        try:
-            size = len(document.text.encode())
-            for message in document.messages or ():
-                size += len(message["role"].encode()) + len(message["content"].encode())
-        except UnicodeEncodeError as error:
-            omissions.add(
-                "lone surrogate",
-                f"Character {error.start} is one half of a surrogate pair: no Unicode text.",
-                where=document.where,
-                hint="Fix the escape in the source.",
-            )
+        size = document_bytes(document, omissions)
+        if size is None:
             return
-        if size > MAX_DOCUMENT_BYTES:
-            raise DataError(
-                f"One document has {size:,} bytes; the most is {MAX_DOCUMENT_BYTES:,}.",
-                where=document.where,
-                hint="Cut it into documents: sample_by='paragraph'.",
-            )
         if self._row_bytes + size > GROUP_BYTES:
             self._flush()
         self._has_messages = self._has_messages or document.messages is not None
@@ -91,13 +116,9 @@ class Collector:
         self._row_bytes += size
 
     def _flush(self) -> None:
-        import pyarrow as pa
-
         if not self._rows:
             return
-        columns = [[getattr(row, name) for row in self._rows] for name in self._schema.names]
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, self._schema, strict=True)]
-        batch = pa.record_batch(arrays, schema=self._schema)
+        batch = document_batch(self._rows)
         self._batch_bytes += self._row_bytes
         self._rows, self._row_bytes = [], 0
         if self._writer is None and self._batch_bytes > self._spill_bytes:

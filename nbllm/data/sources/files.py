@@ -63,12 +63,35 @@ def read_paths(paths: Sequence[tuple[Path, str]], reading: Reading) -> Iterator[
     Raises:
         DataError: Something cannot be used, and is not to be left out.
     """
+    yield from read_files(list_files(paths, reading), reading)
+
+
+def list_files(paths: Sequence[tuple[Path, str]], reading: Reading) -> list[tuple[Path, str]]:
+    """Return files, and those that are to be read of folders, each with the name that its documents are called by.
+
+    Raises:
+        DataError: A folder cannot be read, and is not to be left out.
+    """
+    files: list[tuple[Path, str]] = []
+    for path, name in paths:
+        files += _folder_files(path, name, reading) if path.is_dir() else [(path, name or path.name)]
+    return files
+
+
+def read_files(files: Sequence[tuple[Path, str]], reading: Reading) -> Iterator[Document]:
+    """Yield the documents of files, in the order given.
+
+    Args:
+        files: Each with the name that its documents are called by.
+        reading: The settings.
+
+    Raises:
+        DataError: Something cannot be used, and is not to be left out.
+    """
+    path = Path()
     try:
-        for path, name in paths:
-            if path.is_dir():
-                yield from _read_folder(path, name, reading)
-            else:
-                yield from _read_file(path, name or path.name, reading)
+        for path, name in files:
+            yield from _read_file(path, name, reading)
     except LimitReachedError:
         limit = reading.budget.limit
         reading.omissions.add(
@@ -80,7 +103,7 @@ def read_paths(paths: Sequence[tuple[Path, str]], reading: Reading) -> Iterator[
         )
 
 
-def _read_folder(folder: Path, prefix: str, reading: Reading) -> Iterator[Document]:
+def _folder_files(folder: Path, prefix: str, reading: Reading) -> list[tuple[Path, str]]:
     found = list(_walk(folder, reading))
     if any(inner_suffix(path) in TABLES for path in found) and splits.is_clone(folder):
         split = reading.split or "train"
@@ -99,8 +122,7 @@ def _read_folder(folder: Path, prefix: str, reading: Reading) -> Iterator[Docume
         if others:
             kinds = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common())
             reading.omissions.note(f"Files of other kinds in the folder were not read: {kinds}.")
-    for name in names:
-        yield from _read_file(folder / name, os.path.join(prefix, name), reading)
+    return [(folder / name, os.path.join(prefix, name)) for name in names]
 
 
 def _is_readable(suffix: str) -> bool:
