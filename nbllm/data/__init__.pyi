@@ -2,6 +2,8 @@ from .deduplication.methods import dedup as dedup
 from .loader import WindowSource as WindowSource
 from .packing import pack as pack
 from .pii.step import privacy as privacy
+from .pipeline.pipeline import Pipeline as Pipeline
+from .pipeline.prepared import Prepared as Prepared
 from .quality.presets import quality as quality
 from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split
