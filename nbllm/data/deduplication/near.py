@@ -21,7 +21,7 @@ from nbllm.data.deduplication.bands import RECALL, Bands, check_bands, choose_ba
 from nbllm.data.deduplication.decisions import drop_documents
 from nbllm.data.deduplication.report import NearDuplicateReport, Share
 from nbllm.data.deduplication.signatures import permutations, shingles_of
-from nbllm.data.kernels.minhash import band_keys, minhash
+from nbllm.data.kernels.minhash import band_keys, minhash, set_keys
 from nbllm.data.kernels.near_duplicates import (
     NUM_COMPARED,
     NUM_LEFT_OUT,
@@ -93,6 +93,11 @@ class NearDuplicates(CorpusStep):
         return Bands(self.bands, self.rows)
 
     @property
+    def _keys(self) -> list[str]:
+        """The columns of keys: of the whole set, so that copies are joined first and then left aside; of the bands."""
+        return ["set", *(f"band {band}" for band in range(self.setting.bands))]
+
+    @property
     def rules(self) -> tuple[Rule, ...]:
         """What it removes."""
         return (
@@ -106,12 +111,13 @@ class NearDuplicates(CorpusStep):
         shingles = shingles[: distinct(shingles, ends)]
         signatures = np.empty((ids.size, setting.permutations), np.uint32)
         minhash(shingles, ends, *permutations(setting.permutations, self.seed), signatures)
-        keys = np.empty((setting.bands, ids.size), np.uint64)
-        band_keys(signatures, keys)
+        keys = np.empty((setting.bands + 1, ids.size), np.uint64)
+        set_keys(shingles, ends, keys[0])
+        band_keys(signatures, keys[1:])
         columns = {
             "id": pa.array(ids),
             "shingles": pa.LargeListArray.from_arrays(pa.array(ends), pa.array(shingles)),
-            **{_band(band): pa.array(keys[band]) for band in range(setting.bands)},
+            **{name: pa.array(keys[i]) for i, name in enumerate(self._keys)},
         }
         return pa.table(columns)
 
@@ -124,9 +130,9 @@ class NearDuplicates(CorpusStep):
         bits = max(1, num_documents.bit_length())
         low = np.uint64((1 << bits) - 1)
         present = np.flatnonzero(corpus.sets.sizes).astype(np.uint64)
-        with progress("joining bands", self.setting.bands, " bands") as bar:
-            for band in range(self.setting.bands):
-                keys = _read(tables, _band(band), np.uint64)[corpus.order]
+        with progress("joining bands", len(self._keys), " bands") as bar:
+            for name in self._keys:
+                keys = _read(tables, name, np.uint64)[corpus.order]
                 entries = (keys[present] & ~low) | present
                 del keys
                 entries.sort()
@@ -206,10 +212,6 @@ class _Corpus(NamedTuple):
         """Return one document's shingles."""
         begin = self.sets.begins[document]
         return self.sets.shingles[begin : begin + self.sets.sizes[document]]
-
-
-def _band(band: int) -> str:
-    return f"band {band}"
 
 
 def _collect(tables: Tables, workdir: Path) -> _Corpus:

@@ -59,6 +59,22 @@ def minhash(
 
 
 @kernel
+def set_keys(shingles: NDArray[np.uint32], ends: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
+    """Write a hash of each document's whole set.
+
+    Args:
+        shingles: (shingle) ascending and distinct within each document.
+        ends: (document + 1) the shingles of document i are `shingles[ends[i]:ends[i + 1]]`.
+        keys: (document) buffer to fill.
+    """
+    for document in range(keys.shape[0]):
+        value = np.uint64(ends[document + 1] - ends[document])
+        for i in range(ends[document], ends[document + 1]):
+            value = mix(value ^ np.uint64(shingles[i]))
+        keys[document] = value
+
+
+@kernel
 def band_keys(signatures: NDArray[np.uint32], keys: NDArray[np.uint64]) -> None:
     """Write a hash of each band of the signatures.
 
