@@ -74,6 +74,14 @@ TECHNIQUES = (
     Technique(
         "3.1", "Deduplication of near-duplicates (MinHash)", "nbllm.data.deduplication.near.NearDuplicates"
     ),
+    Technique(
+        "3.1", "Deduplication of equal documents and lines", "nbllm.data.deduplication.exact.ExactDuplicates"
+    ),
+    Technique(
+        "3.1",
+        "Deduplication of substrings (suffix array)",
+        "nbllm.data.deduplication.substrings.RepeatedSubstrings",
+    ),
     Technique("3.1", "Packing", "nbllm.data.pack"),
     Technique("3.1", "Packing with isolated documents", "nbllm.objectives.isolation"),
     Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from nbllm.core.errors import UserError, nearest
+from nbllm.data.deduplication.exact import ExactDuplicates
 from nbllm.data.deduplication.near import NearDuplicates
+from nbllm.data.deduplication.substrings import RepeatedSubstrings
 from nbllm.data.pipeline.step import CorpusStep
 
 METHODS: dict[str, type[CorpusStep]] = {
+    "exact": ExactDuplicates,
     "near": NearDuplicates,
+    "substring": RepeatedSubstrings,
 }
 
 
@@ -17,8 +21,9 @@ def dedup(method: str = "near", **settings: Any) -> CorpusStep:
     """Return a step of data preparation that removes duplicates; of equal documents the first stays.
 
     Args:
-        method: "near", documents that share most of their word 5-grams.
-        settings: Those of the step: see `NearDuplicates`.
+        method: "exact", equal documents, paragraphs or lines; "near", documents that share most of their word 5-grams;
+            "substring", runs of 50 and more tokens within documents.
+        settings: Those of the step: see `ExactDuplicates`, `NearDuplicates`, `RepeatedSubstrings`.
 
     Raises:
         UserError: There is no such method, or no such setting, or a setting makes no sense.
