@@ -1,3 +1,5 @@
+from .alignment.rewards import REWARDS as REWARDS, register_reward as register_reward
+from .alignment.rollouts import read_rollout as read_rollout
 from .examples import Example as Example
 from .instruction_sets import INSTRUCTION_SETS as INSTRUCTION_SETS
 from .layouts import LAYOUTS as LAYOUTS, read_example as read_example, read_examples as read_examples

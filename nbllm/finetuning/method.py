@@ -77,6 +77,10 @@ class Method(PlainConfig, ABC):
             DataError: Nothing is left to train on.
         """
 
+    def options(self) -> dict[str, Any]:
+        """Return settings of the run that follow from the method's own arguments, such as the name of a reward."""
+        return {}
+
     def trained(self, lm: LM) -> LM:
         """Return the model that the run trains, which is `lm` unless it lacks a part.
 

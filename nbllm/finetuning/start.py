@@ -61,6 +61,7 @@ def finetune(
             raise UserError(f"{taken} is settled by the method.", hint="nb.train takes it.")
     own = {field.name: config.pop(field.name) for field in dataclasses.fields(kind) if field.name in config}
     chosen = kind.from_dict(own)
+    config = {**chosen.options(), **config}
     others = {each: config.pop(each) for each in _OF_TRAIN if each in config}
     trained = chosen.trained(lm)
     settings = _settings(chosen, trained, config, adapted=adapter is not None)

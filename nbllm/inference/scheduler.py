@@ -74,6 +74,7 @@ class Scheduler:
         if token in sequence.end_ids:
             is_forced = is_forced_last(sequence, len(sequence.tokens), self._config)
             sequence.stopped_by = "length" if is_forced else "eos"
+            sequence.ended_by = None if is_forced else token
             return
         sequence.tokens.append(token)
         if len(sequence.tokens) == self._config.max_new_tokens:

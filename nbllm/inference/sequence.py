@@ -33,6 +33,7 @@ class Sequence:
         forced_first: The first of `tokens`, whatever is predicted; None: what is chosen.
         forced_last: The last of `max_new_tokens` tokens, whatever is predicted; None: what is chosen.
         tokens: What was generated, without the end token.
+        ended_by: The end token that was chosen, where one was.
         stopped_by: Why it ended, a key of `generation.ENDINGS`; `None` while it goes on.
         start: Where the context begins in prompt and tokens: the sliding window drops what is before.
         seconds: Wall time from the start of the call to its last token.
@@ -49,6 +50,7 @@ class Sequence:
     forced_first: int | None = None
     forced_last: int | None = None
     tokens: list[int] = dataclasses.field(default_factory=list)
+    ended_by: int | None = None
     stopped_by: str | None = None
     start: int = 0
     seconds: float = 0.0

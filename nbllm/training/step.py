@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,12 @@ class Stepper:
 
     The gradient is that of the loss summed over all batches of the step and all ranks, divided by how much counts in
     all of them; so accumulation changes nothing but memory.
+
+    Attributes:
+        folder: The run's directory, for what is kept there beside events and checkpoints; None: there is none.
     """
+
+    folder: Path | None = None
 
     def __init__(
         self,

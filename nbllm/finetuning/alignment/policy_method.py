@@ -1,0 +1,50 @@
+"""The arguments of `nb.finetune` that all methods share which train a policy on its own answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from nbllm.core.errors import UserError
+from nbllm.finetuning.alignment.prompts import PreparedPrompts, prepare_prompts
+from nbllm.finetuning.alignment.rewards import name_of
+from nbllm.finetuning.method import Method
+
+if TYPE_CHECKING:
+    from nbllm.lm import LM
+    from nbllm.training.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyMethod(Method):
+    """Base of the methods that learn from a reward.
+
+    Args:
+        reward: A function of a prompt and an answer that returns a number; its further parameters are given the
+            fields of the prompt's example by name. Or the name of one in `nbllm.finetuning.REWARDS`.
+
+    Raises:
+        UserError: It is missing, or no such thing.
+    """
+
+    reward: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuse a run without a reward."""
+        if self.reward is None:
+            raise UserError(
+                "There is no reward to learn from.",
+                hint="reward=lambda prompt, answer: float(len(answer) < 80)",
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Return what the run records: the reward's name."""
+        return {"reward": name_of(self.reward)}
+
+    def prepare(self, data: Any, lm: LM, config: TrainConfig) -> PreparedPrompts:
+        """Make rows of prompts; errors as `prepare_prompts`."""
+        lm.causal_network_for("generate")
+        return prepare_prompts(
+            data, lm.tokenizer, end_tokens=lm.end_tokens, length=config.sequence_length,
+            max_new_tokens=int(config.objective_settings["max_new_tokens"]),
+        )  # fmt: skip
