@@ -27,6 +27,7 @@ QUOTE = 128
 CLOSING = 256  # quotation marks and closing brackets, which may follow the end of a sentence
 PLAIN = 512  # neither punctuation, nor a symbol, nor a control character
 LINE_END = 1024  # where str.splitlines cuts
+DIGIT = 2048  # decimal digits
 
 REPLACEMENT = 0xFFFD
 PRIME = np.uint64(0x100000001B3)

@@ -31,6 +31,7 @@ PROPERTIES = {
     utf8.CLOSING: r"[\p{Quotation_Mark}\p{Pe}\p{Pf}]+",
     utf8.PLAIN: r"[^\p{P}\p{S}\p{C}]+",
     utf8.LINE_END: r"[\n-\r\x1c-\x1e\x85\u2028\u2029]+",
+    utf8.DIGIT: r"\p{Nd}+",
 }
 
 

@@ -8,11 +8,25 @@ from typing import Any
 
 from nbllm.core.errors import UserError, nearest
 from nbllm.data.pipeline.step import Step
+from nbllm.data.quality.c4 import C4
+from nbllm.data.quality.fineweb import FineWeb
 from nbllm.data.quality.gopher import Gopher, GopherRepetition
+from nbllm.data.quality.refinedweb import RefinedWebLines
 
 PRESETS: Mapping[str, tuple[Step, ...]] = {
     "gopher": (Gopher(), GopherRepetition()),
     "gopher-code": (Gopher(published="code"), GopherRepetition(published="code")),
+    "c4": (C4(),),
+    "c4-code": (C4(published="code"),),
+    # What FineWeb was made with, not its own three rules alone.
+    "fineweb": (GopherRepetition(), Gopher(), C4(end_punctuation=False), FineWeb()),
+    "fineweb-code": (
+        GopherRepetition(published="code"),
+        Gopher(published="code"),
+        C4(published="code", end_punctuation=False),
+        FineWeb(published="code"),
+    ),
+    "refinedweb": (GopherRepetition(), Gopher(), RefinedWebLines()),
 }
 
 

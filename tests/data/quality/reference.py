@@ -149,3 +149,107 @@ def fineweb(text):
         "fineweb/duplicate_characters": share(repeated(lines)[1], sum(map(size, lines))),
         "fineweb/line_feeds_per_word": share(text.count("\n"), len(words(text))),
     }
+
+
+CITATION = regex.compile(r"\[\p{Nd}*\]|\[edit\]|\[citation needed\]")
+POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+
+
+def sentences(line):
+    """A mark, what closes behind it, and space or the end; or a mark that is not ASCII, whatever follows."""
+    text = CITATION.sub("", line)
+    marks, closing = r"\p{Sentence_Terminal}", r"[\p{Quotation_Mark}\p{Pe}\p{Pf}]"
+    pieces, piece, ended, wide = [], "", False, False
+    for c in text:
+        if is_a(marks, c):
+            piece, ended, wide = piece + c, True, wide or not c.isascii()
+        elif ended and is_a(closing, c):
+            piece += c
+        elif c.isspace():
+            if ended:
+                pieces.append(piece)
+                piece = ""
+            piece, ended, wide = piece + c if piece else "", False, False
+        else:
+            if ended and wide:
+                pieces.append(piece)
+                piece = ""
+            piece, ended, wide = piece + c, False, False
+    return [*pieces, piece] if piece.strip() else pieces
+
+
+def lower(text):
+    return "".join(c.lower() if c.isascii() else c for c in text)
+
+
+def c4(text, as_code=False, end=True):
+    """Return the lines that stay, without the space at their ends, and what the pages are judged by."""
+    min_words = 3 if as_code else 5
+    counts = {"c4/sentences": 0, "c4/lorem_ipsum": 0, "c4/curly_brackets": 0}
+    if not as_code:
+        counts["c4/lorem_ipsum"] = int("lorem ipsum" in lower(text))
+        counts["c4/curly_brackets"] = text.count("{")
+    kept = []
+    for raw in text.splitlines():
+        line = raw.strip()
+        if not line or (as_code and max(map(len, line.split())) > 1000):
+            continue
+        bare = CITATION.sub("", line)
+        if as_code:
+            ends = bare.endswith((".", "?", "!", '"', "'")) and not bare.endswith("...")
+        else:
+            last = bare.rstrip()[-1:]
+            ends = bool(last) and is_a(r"[\p{Sentence_Terminal}\p{Quotation_Mark}]", last)
+        number = len(line.split()) if as_code else len(words(line))
+        if (end and not ends) or number < min_words:
+            continue
+        if as_code:
+            counts["c4/lorem_ipsum"] += "lorem ipsum" in lower(line)
+        if "javascript" in lower(line):
+            continue
+        if as_code:
+            counts["c4/curly_brackets"] += line.count("{")
+        if any(phrase in lower(line) for phrase in POLICY):
+            continue
+        counts["c4/sentences"] += len(sentences(line))
+        kept.append(bare.strip())
+    return kept, counts
+
+
+NOUNS = "like share comment retweet repost quote bookmark upvote downvote download view follower".split()
+COUNTER = regex.compile(
+    rf"[^\p{{L}}\p{{N}}]*[0-9][0-9.,]*[kmb]?[\s\x1c-\x1f]+(?:{'|'.join(NOUNS)})s?[^\p{{L}}\p{{N}}]*"
+)
+
+
+def refinedweb(text):
+    """Return what stays of each line that is not blank, and the share of words removed."""
+    kept, removed, total = [], 0, 0
+    for line in filled_lines(text):
+        number = len(words(line))
+        total += number
+        characters = [c for c in line if not c.isspace() and not extender(c)]
+        upper = sum(is_a(r"\p{Lu}", c) for c in characters)
+        numbers = all(is_a(r"\p{N}", c) for c in characters)
+        counter = COUNTER.fullmatch(lower(line))
+        if upper > 0.5 * len(characters) or (characters and numbers) or counter or number == 1:
+            removed += number
+            continue
+        if number <= 10:
+            folded, start, stop, spans = lower(line), 0, len(line), []
+            if folded.startswith("sign-in"):
+                spans.append((0, 7))
+                start = 7
+            if folded.endswith(("read more...", "read more…")):
+                stop = folded.rindex("read more")
+            while "items in cart" in folded[start:stop]:
+                place = folded.index("items in cart", start)
+                spans.append((place, place + 13))
+                start = place + 13
+            if stop < len(line):
+                spans.append((stop, len(line)))
+            removed += sum(len(words(line[a:b])) for a, b in spans)
+            for a, b in reversed(spans):
+                line = line[:a] + line[b:]
+        kept.append(line)
+    return kept, share(removed, total)
