@@ -20,6 +20,8 @@ from .finetuning import finetune as finetune
 from .inference import SamplingConfig as SamplingConfig
 from .lm import LM as LM
 from .models import ModelConfig as ModelConfig
+from .models.peft.bitfit import BitFit as BitFit
+from .models.peft.ia3 import IA3 as IA3
 from .models.peft.lora import LoRA as LoRA
 from .models.preset_list import presets as presets
 from .nn.compute.doctor import doctor as doctor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from nbllm.models.config import ModelConfig
     from nbllm.models.network import CausalNetwork, GenerativeNetwork, Network
     from nbllm.models.peft.adapter import Adapter
-    from nbllm.models.peft.lora import LoRA
+    from nbllm.models.peft.method import AdapterConfig
+    from nbllm.models.peft.stack import AdapterStack
 
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -116,7 +118,8 @@ class LM:
         self.origin = ""
         self.lock = threading.RLock()
         self._check_untrained: Callable[[], None] | None = None
-        self._adapter: Adapter | None = None
+        self._stack: AdapterStack | None = None
+        self._resized = False
         self._endings_told: set[str] = set()
 
     @classmethod
@@ -221,108 +224,132 @@ class LM:
         from nbllm.nn.compiled import state_by_name
 
         model = build_without_weights(self.config).to(self.model.dtype).to_empty(device=self.model.device)
-        adapter = self.adapters[0] if self.adapters else None
+        on = [adapter for adapter in self.adapters if adapter.state == "on"]
         with self.lock:
             state = state_by_name(self.model)
-            own = (
-                {} if adapter is None else {name: each.clone() for name, each in adapter.parameters().items()}
-            )
-            model.load_state_dict({name: value for name, value in state.items() if name not in own})
+            own = {adapter.name: {n: p.clone() for n, p in adapter.parameters().items()} for adapter in on}
+            model.load_state_dict({name: state[name] for name in model.state_dict()})
         model.attention_backend = self.model.attention_backend
         other = LM(
             model, self.tokenizer, sampling=self.sampling, end_tokens=self._end_tokens,
             decoder_tokens=self._decoder_tokens,
         )  # fmt: skip
         other.origin = self.origin
-        if adapter is not None and adapter.state == "on":
-            other.attach(adapter.config, layers=adapter.shape()).load(own)
+        for adapter in on:
+            other.adapter_stack.attach(adapter.config, name=adapter.name).load(own[adapter.name])
+        for mine, adapter in zip(other.adapters, on, strict=True):
+            mine.trains = adapter.trains
+        other.adapter_stack.divide_training()
         return other
 
     @property
+    def adapter_stack(self) -> AdapterStack:
+        """The adapters on the model, one on the other: to switch between them, and to merge some."""
+        from nbllm.models.peft.stack import AdapterStack
+
+        if self._stack is None or self._stack.model is not self.model:
+            self._stack = AdapterStack(self.model, guard=self.refuse_while_trained)
+        return self._stack
+
+    @property
     def adapters(self) -> tuple[Adapter, ...]:
-        """The adapter on the model, if there is one: switched on or off, or merged; it shows what it trains."""
-        attached = self._adapter is not None and self._adapter.state != "detached"
-        return (self._adapter,) if attached and self._adapter is not None else ()
+        """The adapters on the model: switched on or off, or merged; each shows what it trains, and its memory."""
+        return () if self._stack is None else tuple(self.adapter_stack.adapters)
 
     def attach(
-        self,
-        adapter: LoRA | Path | str,
-        *,
-        seed: int = 0,
-        layers: Mapping[str, tuple[int, float]] | None = None,
+        self, adapter: AdapterConfig | Path | str, *, name: str | None = None, seed: int = 0
     ) -> Adapter:
         """Attach an adapter: a new one, or one that was saved by `save_adapter` or by peft.
 
         Args:
-            adapter: Settings, such as nb.LoRA(rank=8), or the folder of a saved one.
+            adapter: Settings, such as nb.LoRA(rank=8), nb.IA3() or nb.PrefixTuning(), or the folder of a saved one.
+            name: Its name. With one, it is attached on top of others: all that are on act together, and only the newest
+                is trained.
             seed: Of a new one.
-            layers: Rank and scale of each layer's update by its name; None: those of the settings in each target.
 
         Returns:
             The adapter, which can be switched off and on, merged, unmerged and detached.
 
         Raises:
-            UserError: The model has an adapter already, or no layer that a target names.
+            UserError: The model has an adapter already, and no name was given; or the method makes no sense for this
+                model, or a target names no layer of it.
             WeightsError: The saved one cannot be read, or does not fit this model.
             RunError: A run trains this model.
         """
-        from nbllm.models.peft.adapter import Adapter
         from nbllm.models.peft.files import read_peft
-        from nbllm.models.peft.lora import LoRA
+        from nbllm.models.peft.method import AdapterConfig
 
-        if self.adapters:
+        if self.adapters and name is None:
             raise UserError(
                 f"The model has an adapter already, which is {self.adapters[0].state}.",
-                hint="Merge it for good (lm.merge(), lm.adapters[0].detach()), or only detach it.",
+                hint="Merge it for good (lm.merge(), lm.adapters[0].detach()), or only detach it; or give the new one "
+                'a name to have both: lm.attach(nb.LoRA(), name="second").',
             )
         self.refuse_while_trained()
         with self.lock:
-            if isinstance(adapter, LoRA):
-                made = Adapter(self.model, adapter, layers=layers, guard=self.refuse_while_trained)
-                made.initialize(seed)
-            else:
-                made = read_peft(self.model, expand_user(adapter), guard=self.refuse_while_trained)
-            self._adapter = made
-        return made
+            if isinstance(adapter, AdapterConfig):
+                return self.adapter_stack.attach(adapter, name=name, seed=seed)
+            if not isinstance(adapter, (str, Path)):
+                raise UserError(
+                    f"adapter must be settings such as nb.LoRA(rank=8), or a folder, not {adapter!r}."
+                )
+            return read_peft(self.adapter_stack, expand_user(adapter), name=name)
 
     def merge(self) -> LM:
-        """Add the adapter's updates to the weights; `lm.adapters[0].unmerge()` restores these to the bit.
+        """Write the adapters that are on into the weights, all together; `unmerge` restores these to the bit.
+
+        It is said by how much the logits of some tokens differ from those before.
 
         Raises:
-            UserError: There is no adapter.
+            UserError: There is no adapter, or its method cannot be written into weights.
+            RunError: A run trains this model.
+        """
+        from nbllm.models.peft.merge_gap import merge_gap
+
+        with self.lock:
+            on = [adapter for adapter in self._some_adapters() if adapter.state != "off"]
+            gap = merge_gap(self.model, lambda: self.adapter_stack.merge(*on))
+        sys.stdout.write(f"Merged: the logits of a sample differ by at most {gap:.2g}.\n")
+        return self
+
+    def unmerge(self) -> LM:
+        """Restore the weights to the bit; the adapters that were merged act beside them again.
+
+        Raises:
             RunError: A run trains this model.
         """
         with self.lock:
-            self._the_adapter().merge()
+            merged = [adapter for adapter in self.adapters if adapter.state == "merged"]
+            self.adapter_stack.unmerge(*merged)
+            for adapter in merged:
+                adapter.on()
         return self
 
-    def save_adapter(self, path: Path | str) -> Path:
-        """Save the adapter alone, in peft's layout: `attach` opens it, and peft does on the transformers model.
+    def save_adapter(self, path: Path | str, *, name: str | None = None) -> Path:
+        """Save an adapter alone, in peft's layout: `attach` opens it, and peft does on the transformers model.
 
         Args:
             path: A folder that does not exist, or that holds an older adapter.
+            name: Which; None: the newest.
 
         Raises:
-            UserError: There is no adapter, or the folder holds something else.
+            UserError: There is no adapter, peft has no such method, or the folder holds something else.
             OSError: The disk is full or the path cannot be written.
         """
         from nbllm.models.peft.files import write_peft
 
         path = expand_user(path)
         with self.lock:
-            write_peft(self.model, self._the_adapter(), path, base=self.origin)
+            adapter = self._some_adapters()[-1] if name is None else self.adapter_stack[name]
+            write_peft(self.model, adapter, path, base=self.origin, with_vocabulary=self._resized)
         return path
 
-    def adopt(self, adapter: Adapter) -> None:
-        """Make an adapter that is on the network already, as read from a checkpoint, the model's."""
-        self._adapter = adapter
-
-    def _the_adapter(self) -> Adapter:
+    def _some_adapters(self) -> tuple[Adapter, ...]:
         if not self.adapters:
             raise UserError(
                 "The model has no adapter.", hint="Attach one: lm.attach(nb.LoRA(rank=8)), or train one."
             )
-        return self.adapters[0]
+        return self.adapters
 
     def refuse_while_trained(self) -> None:
         """Raise `RunError` while a run trains this model."""
@@ -350,7 +377,7 @@ class LM:
         from nbllm.models.replacing import replacing_model
 
         path = expand_user(path)
-        if self.adapters and self.adapters[0].state == "on":
+        if any(adapter.state == "on" for adapter in self.adapters):
             raise UserError(
                 "The model has an adapter, which its files would not hold.",
                 hint="Merge it first (lm.merge()), or save it alone (lm.save_adapter(path)).",
@@ -402,6 +429,7 @@ class LM:
             if vocab_size != self.config.vocab_size:
                 self.release()
                 resize_vocabulary(self.model, vocab_size)
+                self._resized = True
         return self
 
     def refuse_resizing_while(self, check: Callable[[], None]) -> None:
@@ -412,6 +440,7 @@ class LM:
         """Write the files of `save` into an existing folder, as part of a checkpoint for instance."""
         from nbllm.inference.recommended import generation_config
         from nbllm.models.loading import save_model
+        from nbllm.models.peft.checkpoint import write_adapters
         from nbllm.models.vocabulary import check_vocabulary
 
         check_utf8(folder)
@@ -423,9 +452,9 @@ class LM:
             ids |= dataclasses.asdict(decoder_tokens)
         with self.lock:
             save_model(self.model, folder, token_ids=ids, generation=generation_config(self.sampling))
-            for adapter in self.adapters:
-                if adapter.state == "on":
-                    adapter.write(folder)
+            on = [adapter for adapter in self.adapters if adapter.state == "on"]
+            if on:
+                write_adapters(on, folder)
         self.tokenizer.save_pretrained(str(folder))
 
     @overload

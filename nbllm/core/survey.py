@@ -123,7 +123,9 @@ TECHNIQUES = (
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),
     Technique("3.5", "Supervised and instruction tuning", "nbllm.finetuning.finetune"),
-    Technique("3.5", "LoRA", "nbllm.models.peft.lora.LoRA"),
+    Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA"),
+    Technique("3.5", "(IA)3", "nbllm.models.peft.ia3.IA3"),
+    Technique("3.5", "BitFit", "nbllm.models.peft.bitfit.BitFit"),
     Technique("3.6", "Perplexity and bits per byte", "nbllm.evaluation.metrics.perplexity"),
     Technique("3.6", "MMLU and CMMLU", "nbllm.evaluation.tasks.mmlu.MMLU", "06-evaluation"),
     Technique(

@@ -46,8 +46,9 @@ def model_fingerprint(lm: LM | Remote) -> str:
             flat = parameter.detach().to("cpu").reshape(-1).view(torch.uint8)
             digest.update(flat.numpy().data)
     digest.update(repr(lm.config).encode())
-    if any(adapter.state == "on" for adapter in lm.adapters):  # by how much an update counts is no parameter
-        digest.update(repr(lm.adapters[0].shape()).encode())
+    for adapter in lm.adapters:
+        if adapter.state == "on":  # by how much an update counts is no parameter
+            digest.update(repr(adapter.config).encode())
     backend = getattr(lm.tokenizer, "backend_tokenizer", None)
     tokenizer = sorted(lm.tokenizer.get_vocab().items()) if backend is None else backend.to_str()
     digest.update(repr(tokenizer).encode())

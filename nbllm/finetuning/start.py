@@ -10,7 +10,7 @@ from typing import Any
 from nbllm.core.errors import UserError
 from nbllm.finetuning.method import METHODS, Method
 from nbllm.lm import LM
-from nbllm.models.peft.lora import LoRA
+from nbllm.models.peft.method import AdapterConfig
 from nbllm.runs.locating import FOLDER
 from nbllm.runs.run import Run
 from nbllm.training.arguments import our_names
@@ -27,7 +27,7 @@ def finetune(
     data: Any,
     *,
     method: str = "sft",
-    adapter: LoRA | None = None,
+    adapter: AdapterConfig | None = None,
     validation: Any = None,
     name: str | None = None,
     folder: str | Path = FOLDER,
@@ -40,7 +40,8 @@ def finetune(
         data: Examples: conversations in OpenAI's or ShareGPT's layout, instruction/input/output, prompt/completion or
             text; a list, a data set, a JSON or JSON Lines file, or what `nb.data.load` takes by name.
         method: "sft", supervised fine-tuning, or another of `nbllm.finetuning.METHODS`.
-        adapter: An adapter to attach and train, such as nb.LoRA(rank=8); None: that of the model, or all parameters.
+        adapter: An adapter to attach and train, such as nb.LoRA(rank=8) or nb.PrefixTuning(); None: that of the
+            model, or all parameters.
         validation: Held-out examples, measured at intervals.
         name: The run's name.
         folder: Where runs are kept.

@@ -122,13 +122,14 @@ class Decoder(CausalNetwork):
         of_keys: Tensor | None = None
         if attention_mask is not None:
             # Padding has the row before the first position's, where there is one; it reaches no token either way.
-            before = -1 if self.config.position_offset else 0
-            of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=before)
+            lowest = -1 if self.config.position_offset else 0
+            of_keys = (attention_mask.long().cumsum(1) - 1).clamp_(min=lowest)
             positions = of_keys[:, past:] if positions is None else positions
-        elif not past:
-            of_keys = positions
+        elif positions is not None:  # those in a cache were counted from 0
+            before = torch.arange(past, device=positions.device).expand(len(positions), -1)
+            of_keys = torch.cat((before, positions), dim=1) if past else positions
         where = self._places(past, count, positions, span_positions)
-        x = self.positions.embed(self._embed(input_ids), where)
+        x = self.positions.embed(self.embed_tokens(input_ids), where)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         mask: Tensor | None = visible
@@ -145,8 +146,10 @@ class Decoder(CausalNetwork):
             x = x if last is None else last(x)
         return x * self.config.hidden_size**-0.5 if self.config.scale_head else x
 
-    def _embed(self, input_ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
-        """Return the embeddings of tokens."""
+    def embed_tokens(
+        self, input_ids: Int[Tensor, "batch position"]
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the embeddings of tokens, projected and scaled where the configuration says so."""
         x: Tensor = self.embedding(input_ids)
         if self.projection is not None:
             x = self.projection(x)

@@ -25,6 +25,7 @@ from nbllm.models.network import (
 from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext
 from nbllm.nn.hooks import keep_methods
+from nbllm.nn.kv_cache import KVCache
 from nbllm.nn.linear import Linear
 from nbllm.nn.masks import padding_mask, with_bias
 from nbllm.nn.normalization import NORMS, make_norm
@@ -89,24 +90,27 @@ class Encoder(Network):
         self,
         input_ids: Int[Tensor, "batch position"],
         *,
-        attention_mask: Bool[Tensor, "batch position"] | Int[Tensor, "batch position"] | None = None,
+        attention_mask: Bool[Tensor, "batch key"] | Int[Tensor, "batch key"] | None = None,
         token_types: Int[Tensor, "batch position"] | None = None,
         positions: Int[Tensor, "batch position"] | None = None,
         num_layers: int | None = None,
-        visible: Bool[Tensor, "#batch 1 position position"] | None = None,
+        visible: Bool[Tensor, "#batch 1 position key"] | None = None,
+        cache: KVCache | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the hidden states after the last layer that is run.
 
         Args:
             input_ids: (batch, position) token ids.
-            attention_mask: (batch, position), nonzero at real tokens, zero at padding, which no other token sees.
-                None: all are real.
+            attention_mask: (batch, key), nonzero at real tokens, zero at padding, which no other token sees; the keys
+                are those of the cache and then these. None: all are real.
             token_types: (batch, position), the kind of each token. None: all are of kind 0.
             positions: (batch, position), the place of each token in its sequence, from 0. None: the real tokens are
                 counted; with `position_offset`, those that are not the padding token.
             num_layers: How many layers to run, from the first; None: all.
-            visible: (batch, 1, position, position), True where a token sees a key; each must see one. None: every real
+            visible: (batch, 1, position, key), True where a token sees a key; each must see one. None: every real
                 token.
+            cache: Keys and values that stand before the tokens, at the first positions, and that all of them see, as
+                an adapter's prefix. None: there are none.
 
         Raises:
             UserError: More tokens than a model with learned positions has positions, or token types for a model that
@@ -114,18 +118,22 @@ class Encoder(Network):
         """
         if attention_mask is not None and bool(attention_mask.all()):
             attention_mask = None
-        counted = self._count(input_ids, attention_mask) if positions is None else positions
-        length = check_length(self.positions, input_ids.shape[1], counted)
-        places = Places(slice(0, length) if counted is None else counted, length)
+        counted = self.count_positions(input_ids, attention_mask) if positions is None else positions
+        past = 0 if cache is None else cache.length
+        length = check_length(self.positions, past + input_ids.shape[1], counted)
+        places = seen = Places(slice(0, length) if counted is None else counted, length)
+        if counted is not None and past:
+            first = torch.arange(past, device=counted.device).expand(len(counted), -1)
+            seen = Places(torch.cat((first, counted), dim=1), length)
         mask: Tensor | None = visible
         if visible is None and attention_mask is not None:
             mask = padding_mask(attention_mask)
         x = self._embed(input_ids, token_types, places)
-        bias = self.positions.bias(places, places)
+        bias = self.positions.bias(places, seen)
         bias = None if bias is None else bias.to(x)
         context = AttentionContext(
-            causal=False, mask=with_bias(mask, bias), scheme=self.positions, positions=places, key_positions=places,
-            backend=self.attention_backend,
+            causal=False, mask=with_bias(mask, bias), scheme=self.positions, positions=places, key_positions=seen,
+            cache=cache, backend=self.attention_backend,
         )  # fmt: skip
         each = self.config.num_layers / len(self.blocks)
         for layer in range(self.config.num_layers if num_layers is None else num_layers):
@@ -191,7 +199,7 @@ class Encoder(Network):
             [part for part in parts if part[0] not in optional or part[2] != [None]], groups
         )
 
-    def _count(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+    def count_positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
         """Return the position of each token; None: they are 0, 1, 2, ... in every sequence."""
         offset = self.config.position_offset
         if offset:
@@ -202,7 +210,7 @@ class Encoder(Network):
         return (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
 
     def _embed(self, input_ids: Tensor, token_types: Tensor | None, places: Places) -> Tensor:
-        x: Tensor = self.embedding(input_ids)
+        x: Tensor = self.embed_tokens(input_ids)
         if self.token_types is not None:
             x = x + (self.token_types.weight[0] if token_types is None else self.token_types(token_types))
         elif token_types is not None:

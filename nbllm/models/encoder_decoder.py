@@ -25,6 +25,7 @@ from nbllm.nn.activations import ACTIVATIONS
 from nbllm.nn.attention import AttentionContext, Source
 from nbllm.nn.cross_attention_cache import CrossAttentionCache
 from nbllm.nn.hooks import keep_methods
+from nbllm.nn.key_prefix import KeyPrefix
 from nbllm.nn.masks import padded_causal_mask, padding_mask, with_bias
 from nbllm.nn.normalization import NORMS, make_norm
 from nbllm.nn.positions import Places, check_length, make_positions
@@ -68,7 +69,7 @@ class Stack(nn.Module):
         attention_mask: Mask | None,
         backend: str,
         source: Source | None = None,
-        cache: CrossAttentionCache | None = None,
+        cache: CrossAttentionCache | KeyPrefix | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the hidden states after the last block.
 
@@ -152,7 +153,7 @@ class EncoderDecoder(GenerativeNetwork):
         *,
         attention_mask: SourceMask | None = None,
         decoder_attention_mask: Mask | None = None,
-        cache: CrossAttentionCache | None = None,
+        cache: CrossAttentionCache | KeyPrefix | None = None,
     ) -> Float[Tensor, "batch position vocabulary"]:
         """Return the logits of the next token at each position of the decoder; arguments as `hidden` takes them."""
         hidden = self.hidden(
@@ -171,7 +172,7 @@ class EncoderDecoder(GenerativeNetwork):
         *,
         attention_mask: SourceMask | None = None,
         decoder_attention_mask: Mask | None = None,
-        cache: CrossAttentionCache | None = None,
+        cache: CrossAttentionCache | KeyPrefix | None = None,
     ) -> Float[Tensor, "batch position hidden"]:
         """Return the decoder's last hidden states as the head reads them.
 
@@ -197,7 +198,7 @@ class EncoderDecoder(GenerativeNetwork):
             if cache is not None:
                 cache.source_mask = real
         x: Tensor = self.decoder(
-            self._embed(decoder_input_ids),
+            self.embed_tokens(decoder_input_ids),
             attention_mask=decoder_attention_mask,
             backend=self.attention_backend,
             source=Source(hidden, None if real is None else padding_mask(real)),
@@ -210,7 +211,7 @@ class EncoderDecoder(GenerativeNetwork):
     ) -> Float[Tensor, "batch source hidden"]:
         """Return the encoder's last hidden states; arguments as `hidden` takes them."""
         out: Tensor = self.encoder(
-            self._embed(input_ids), attention_mask=attention_mask, backend=self.attention_backend
+            self.embed_tokens(input_ids), attention_mask=attention_mask, backend=self.attention_backend
         )
         return out
 
@@ -255,7 +256,8 @@ class EncoderDecoder(GenerativeNetwork):
             rows += describe_parts([("head_bias", "added to the logits", [bias])], 1)
         return rows
 
-    def _embed(self, input_ids: Ids) -> Float[Tensor, "batch position hidden"]:
+    def embed_tokens(self, input_ids: Ids) -> Float[Tensor, "batch position hidden"]:
+        """Return the embeddings of tokens, scaled where the configuration says so."""
         x: Tensor = self.embedding(input_ids)
         return x * math.sqrt(self.config.hidden_size) if self.config.scale_embedding else x
 

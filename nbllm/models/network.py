@@ -132,6 +132,21 @@ class Network(nn.Module):
         return self.config.logit_softcap
 
     @property
+    def num_virtual_tokens(self) -> int:
+        """How many positions are taken by tokens that an adapter puts before every text."""
+        return 0
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a text."""
+        return self.config.max_positions - self.num_virtual_tokens
+
+    def embed_tokens(self, input_ids: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position _"]:
+        """Return the embeddings of tokens, before positions are added and anything is normalized."""
+        out: Tensor = self.get_submodule("embedding")(input_ids)
+        return out
+
+    @property
     def num_parameters(self) -> int:
         """How many elements the parameters have; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())

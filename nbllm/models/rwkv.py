@@ -120,7 +120,7 @@ class RWKV(CausalNetwork):
         count = input_ids.shape[1]
         real = None if attention_mask is None else attention_mask[:, -count:].bool()
         every = 0 if self.training else self.config.rescale_every
-        x, scale = self.embedding_norm(self.embedding(input_ids)), 1.0
+        x, scale = self.embedding_norm(self.embed_tokens(input_ids)), 1.0
         for layer, block in enumerate(self.blocks, start=1):
             x = block(x, cache, real, scale)
             if every and layer % every == 0:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbllm.core.errors import RunError, UserError
 from nbllm.models.config import ModelConfig
-from nbllm.models.peft.adapter import read_tensors
+from nbllm.models.peft.checkpoint import read_tensors
 from nbllm.opening import load_tokenizer
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo

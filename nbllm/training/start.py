@@ -17,7 +17,6 @@ from nbllm.data.provenance import source_of
 from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
-from nbllm.models.peft.adapter import ONLY_ADAPTER
 from nbllm.runs import checkpoint as checkpoints, managing
 from nbllm.runs.locating import FOLDER, locate
 from nbllm.runs.run import Run
@@ -116,10 +115,11 @@ def train(
     training = _store(lm, text)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
     settings = _sized(settings, given, lm, training)
-    adapter = [name for each in lm.adapters if each.state == "on" for name in each.parameters()]
-    if adapter and "freeze" not in given:
-        settings = settings.replace(freeze=ONLY_ADAPTER)
-    check_fits(settings, lm.config, lm.tokenizer, training, held_out, adapter=adapter)
+    on = [adapter for adapter in lm.adapters if adapter.state == "on"]
+    if on and "freeze" not in given:
+        settings = settings.replace(freeze=tuple(each.freeze_pattern for each in on if each.trains))
+    beside = [name for each in on for name in each.parameters()]
+    check_fits(settings, lm.config, lm.tokenizer, training, held_out, adapter=beside)
     settings = _counted(settings, epochs, lm, training)
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(

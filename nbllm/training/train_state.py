@@ -87,7 +87,7 @@ def write_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
 def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     """Put back into `lm` and `optimizer` what `write_model` wrote."""
     from nbllm.models.loading import read_parameters
-    from nbllm.models.peft.adapter import read_tensors
+    from nbllm.models.peft.checkpoint import read_tensors
 
     for name, stored in read_parameters(folder):  # one at a time: there may be no memory for a second model
         optimizer.masters[name].copy_(stored)

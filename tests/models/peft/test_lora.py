@@ -12,11 +12,13 @@ import transformers
 import nbllm as nb
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.inference.runners.compiled_spec import is_computed
-from nbllm.models.loading import save_model
+from nbllm.models.loading import load_model, save_model
 from nbllm.models.network import build, build_without_weights
-from nbllm.models.peft.adapter import Adapter, read_adapter
+from nbllm.models.peft.checkpoint import read_adapters, write_adapters
 from nbllm.models.peft.files import read_peft, write_peft
+from nbllm.models.peft.stack import AdapterStack
 from nbllm.models.presets import make_config
+from nbllm.models.vocabulary import resize_vocabulary
 from nbllm.nn.linear import Linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # within peft
@@ -30,6 +32,10 @@ FAMILIES = {
     "t5": ("AutoModelForSeq2SeqLM", ["q", "v", "wo"], {"num_decoder_layers": 2}),
 }  # fmt: skip
 IDS = torch.tensor([[3, 7, 5, 9, 11, 4]])
+MT0_LARGE = {
+    "vocab_size": 250112, "hidden_size": 1024, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16,
+    "head_dim": 64, "intermediate_size": 2816, "gated": True,
+}  # fmt: skip
 
 
 def make(family: str):
@@ -55,43 +61,12 @@ def randomize(module) -> None:
             parameter.data = torch.randn(parameter.shape, generator=drawn) * 0.2
 
 
-@pytest.mark.parametrize("stabilized", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_peft_adapters_compute_the_same_here(family, stabilized, tmp_path):
-    """Logits and gradients of an adapter that peft has made, and of ours read by peft again."""
-    model = make(family)
-    settings = peft.LoraConfig(
-        r=3, lora_alpha=5, target_modules=FAMILIES[family][1], use_rslora=stabilized,
-        fan_in_fan_out=family == "gpt2",
-    )  # fmt: skip
-    theirs = peft.get_peft_model(theirs_of(model, family, tmp_path / "base"), settings).eval()
-    randomize(theirs)
-    theirs.save_pretrained(tmp_path / "theirs")
-    before = logits(model, family)
-    adapter = read_peft(model, tmp_path / "theirs", guard=lambda: None)
-
-    expected, found = logits(theirs, family), logits(model, family)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert (found - before).abs().max() > 1e-3
-    expected.square().sum().backward()
-    found.square().sum().backward()
-    squares = sum(p.grad.square().sum() for n, p in theirs.named_parameters() if "lora_B" in n)
-    ours = sum(p.grad.square().sum() for n, p in adapter.parameters().items() if n.endswith("lora_b"))
-    torch.testing.assert_close(ours, squares, rtol=1e-4, atol=1e-5)
-    assert {n for n, p in model.named_parameters() if p.grad is not None} == adapter.parameters().keys()
-    if family in ("llama", "bert", "t5"):  # no fused tensors: one update for one
-        assert adapter.num_parameters == theirs.get_nb_trainable_parameters()[0]
-
-    write_peft(model, adapter, tmp_path / "ours", base="")
-    base = getattr(transformers, FAMILIES[family][0]).from_pretrained(tmp_path / "base")
-    again = peft.PeftModel.from_pretrained(base, tmp_path / "ours").eval()
-    torch.testing.assert_close(logits(again, family), found, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
 def test_a_part_of_a_fused_tensor_reaches_peft(family, tmp_path):
     model = make(family)
-    adapter = Adapter(model, nb.LoRA(rank=2, targets=("query", "value", "down"), rank_stabilized=True))
+    adapter = AdapterStack(model).attach(
+        nb.LoRA(rank=2, targets=("query", "value", "down"), rank_stabilized=True)
+    )
     randomize(model)
     found = logits(model, family)
     write_peft(model, adapter, tmp_path / "ours", base="")
@@ -100,7 +75,7 @@ def test_a_part_of_a_fused_tensor_reaches_peft(family, tmp_path):
         theirs_of(model, family, tmp_path / "base"), tmp_path / "ours"
     ).eval()
     torch.testing.assert_close(logits(theirs, family), found, atol=1e-5, rtol=1e-5)
-    read_peft(model, tmp_path / "ours", guard=lambda: None)
+    read_peft(AdapterStack(model), tmp_path / "ours")
     torch.testing.assert_close(logits(model, family), found, atol=1e-5, rtol=1e-5)
 
 
@@ -109,7 +84,7 @@ def test_switched_off_detached_and_unmerged_the_model_is_as_it_was():
     state = copy.deepcopy(model.state_dict())
     plain = model(IDS)
     names = [name for name, _ in model.named_parameters()]
-    adapter = Adapter(model, nb.LoRA(rank=4, targets=("query", "up", "down")))
+    adapter = AdapterStack(model).attach(nb.LoRA(rank=4, targets=("query", "up", "down")))
     adapter.initialize(seed=0)
     torch.testing.assert_close(model(IDS), plain, atol=1e-6, rtol=1e-6)  # lora_b is zero
     assert [n for n, _ in model.named_parameters() if not n.endswith(("lora_a", "lora_b"))] == names
@@ -136,7 +111,7 @@ def test_switched_off_detached_and_unmerged_the_model_is_as_it_was():
 
 def test_it_moves_with_the_model_while_it_is_off():
     model = make("llama")
-    adapter = Adapter(model, nb.LoRA())
+    adapter = AdapterStack(model).attach(nb.LoRA())
     adapter.off()
     model.double()
     adapter.on()
@@ -153,7 +128,7 @@ def test_no_fast_path_computes_without_it(targets):
     model(IDS)
     assert is_computed(model)
     plain = model(IDS)
-    adapter = Adapter(model, nb.LoRA(targets=targets))
+    adapter = AdapterStack(model).attach(nb.LoRA(targets=targets))
     randomize(model)
     assert not is_computed(model)
     assert (model(IDS) - plain).abs().max() > 1e-3
@@ -165,7 +140,7 @@ def test_gelu_feed_forward_is_not_fused_around_it():
     model = make("gpt2")
     with torch.no_grad():
         plain = model(IDS)
-        adapter = Adapter(model, nb.LoRA(targets=("up",)))
+        adapter = AdapterStack(model).attach(nb.LoRA(targets=("up",)))
         randomize(model)
         adapted = model(IDS)
         assert (adapted - plain).abs().max() > 1e-3
@@ -178,11 +153,11 @@ def test_updates_are_merged_in_float32():
     layer = torch.nn.Module()
     layer.only = Linear(1, 1, bias=False, dtype=torch.bfloat16)
     layer.only.weight.data.fill_(1.0)
-    adapter = Adapter(layer, nb.LoRA(rank=2, alpha=2, targets=("only",)))
+    adapter = AdapterStack(layer).attach(nb.LoRA(rank=2, alpha=2, targets=("only",)))
     adapter.load(
         {
-            "only.lora_a": torch.tensor([[1.0], [1.0]]),
-            "only.lora_b": torch.tensor([[0.003, 0.003]]),
+            "only.adapters.default.lora_a": torch.tensor([[1.0], [1.0]]),
+            "only.adapters.default.lora_b": torch.tensor([[0.003, 0.003]]),
         }
     )
     adapter.merge()
@@ -196,9 +171,12 @@ def test_conv1d_layout(tmp_path):
     layer = torch.nn.Module()
     layer.only = Linear(2, 3, bias=False)
     layer.only.weight.data.zero_()
-    adapter = Adapter(layer, nb.LoRA(rank=1, alpha=1, targets=("only",)))
+    adapter = AdapterStack(layer).attach(nb.LoRA(rank=1, alpha=1, targets=("only",)))
     adapter.load(
-        {"only.lora_a": torch.tensor([[1.0, 2.0]]), "only.lora_b": torch.tensor([[1.0], [0.0], [3.0]])}
+        {
+            "only.adapters.default.lora_a": torch.tensor([[1.0, 2.0]]),
+            "only.adapters.default.lora_b": torch.tensor([[1.0], [0.0], [3.0]]),
+        }
     )
     assert layer.only(torch.ones(2)).tolist() == [3, 0, 9]
     adapter.merge()
@@ -208,37 +186,44 @@ def test_conv1d_layout(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("preset", "targets", "count"),
-    [("llama-7b", ("query", "value"), 4_194_304), ("gpt2", ("query", "value"), 294_912)],
+    ("preset", "shape", "settings", "count"),
+    [
+        ("llama-7b", {}, {}, 4_194_304),
+        ("gpt2", {}, {"targets": ("query", "key", "value"), "fused": True}, 294_912),
+        ("t5", MT0_LARGE, {}, 2_359_296),
+    ],
 )
-def test_published_counts(preset, targets, count):
-    """LLaMA-7B's is published; of GPT-2 q and v alone have as many as peft's fused c_attn."""
-    model = build_without_weights(make_config(preset))
-    assert Adapter(model, nb.LoRA(rank=8, targets=targets)).num_parameters == count
+def test_published_counts(preset, shape, settings, count):
+    """Of LLaMA-7B (q, v), GPT-2 (c_attn) and mt0-large (q, v), rank 8."""
+    model = build_without_weights(make_config(preset, **shape))
+    assert AdapterStack(model).attach(nb.LoRA(rank=8, **settings)).num_parameters == count
 
 
 def test_checkpoints_hold_it_to_the_bit(tmp_path):
     model = make("gpt2")
-    adapter = Adapter(model, nb.LoRA(rank=2, targets=("query", "down")))
+    adapter = AdapterStack(model).attach(nb.LoRA(rank=2, targets=("query", "down")))
     randomize(model)
     adapted = model(IDS)
-    adapter.write(tmp_path)
+    write_adapters([adapter], tmp_path)
     adapter.detach()
-    assert read_adapter(model, tmp_path).config == nb.LoRA(rank=2, targets=("query", "down"))
+    stack = AdapterStack(model)
+    read_adapters(stack, tmp_path)
+    assert stack["default"].config == nb.LoRA(rank=2, targets=("query", "down"))
     assert torch.equal(model(IDS), adapted)
-    assert read_adapter(make("gpt2"), tmp_path / "nowhere") is None
+    read_adapters(other := AdapterStack(make("gpt2")), tmp_path / "nowhere")
+    assert not other.adapters
 
 
 def test_bad_files_are_refused_by_name(tmp_path):
     model = make("llama")
-    adapter = Adapter(model, nb.LoRA(rank=2))
+    adapter = AdapterStack(model).attach(nb.LoRA(rank=2))
     write_peft(model, adapter, tmp_path / "ours", base="")
     adapter.detach()
     path = tmp_path / "ours" / "adapter_config.json"
     good = json.loads(path.read_text())
     for change, said in (
-        ({"peft_type": "IA3"}, "IA3"),
-        ({"use_dora": True}, "use_dora"),
+        ({"peft_type": "XLORA"}, "XLORA"),
+        ({"use_dora": True}, "missing"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"bias": "all"}, "bias"),
         ({"init_lora_weights": "pissa"}, "pissa"),
@@ -248,20 +233,20 @@ def test_bad_files_are_refused_by_name(tmp_path):
     ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(WeightsError, match=said):
-            read_peft(model, tmp_path / "ours", guard=lambda: None)
+            read_peft(AdapterStack(model), tmp_path / "ours")
     path.write_text(json.dumps(good))
     with pytest.raises(WeightsError, match="does not belong to this model"):
-        read_peft(make("gpt2"), tmp_path / "ours", guard=lambda: None)
+        read_peft(AdapterStack(make("gpt2")), tmp_path / "ours")
     assert not any("lora" in name for name, _ in model.named_parameters())
     with pytest.raises(WeightsError, match="no adapter_config.json"):
-        read_peft(model, tmp_path, guard=lambda: None)
+        read_peft(AdapterStack(model), tmp_path)
 
 
 def test_names_with_a_compilers_prefix_load_fully(tmp_path):
     from safetensors.torch import load_file, save_file
 
     model = make("llama")
-    adapter = Adapter(model, nb.LoRA(rank=2))
+    adapter = AdapterStack(model).attach(nb.LoRA(rank=2))
     randomize(model)
     adapted = model(IDS)
     write_peft(model, adapter, tmp_path / "ours", base="")
@@ -271,7 +256,7 @@ def test_names_with_a_compilers_prefix_load_fully(tmp_path):
         n.replace("base_model.model.", "base_model.model._orig_mod."): t for n, t in load_file(file).items()
     }
     save_file(renamed, file)
-    read_peft(model, tmp_path / "ours", guard=lambda: None)
+    read_peft(AdapterStack(model), tmp_path / "ours")
     assert torch.equal(model(IDS), adapted)
 
 
@@ -281,7 +266,85 @@ def test_bad_settings_are_refused():
             nb.LoRA(**settings)
     model = make("llama")
     with pytest.raises(UserError, match=r"(?s)no linear layer 'nothing'.*gate"):
-        Adapter(model, nb.LoRA(targets=("nothing",)))
-    Adapter(model, nb.LoRA())
-    with pytest.raises(UserError, match=r"no linear layer|adapter already"):
-        Adapter(model, nb.LoRA())
+        AdapterStack(model).attach(nb.LoRA(targets=("nothing",)))
+    stack = AdapterStack(model)
+    stack.attach(nb.LoRA(), name="first")
+    with pytest.raises(UserError, match="'first' already"):
+        stack.attach(nb.LoRA(), name="first")
+
+
+class TestTiedHead:
+    def test_an_update_of_the_head_leaves_the_embedding_alone(self, tmp_path):
+        """peft#2018: E = I, head delta [[0, 1], [0, 0]], h = (1, 2): logits (3, 2), and the same once merged."""
+        model = build(
+            make_config("gpt2", **{**TINY, "vocab_size": 2, "hidden_size": 2, "num_heads": 1}), seed=1
+        )
+        model.embedding.weight.data = torch.eye(2)
+        adapter = AdapterStack(model).attach(nb.LoRA(rank=1, alpha=1, targets=("head",)))
+        adapter.parts[""].lora_a.data = torch.tensor([[0.0, 1.0]])
+        adapter.parts[""].lora_b.data = torch.tensor([[1.0], [0.0]])
+        h = torch.tensor([1.0, 2.0])
+        assert model.logits(h).tolist() == [3, 2]
+        adapter.merge()
+        assert model.logits(h).tolist() == [3, 2] and not model.config.tie_embeddings
+        assert torch.equal(model.embedding.weight, torch.eye(2))
+        assert model.head.weight.tolist() == [[1, 1], [0, 1]]
+        adapter.unmerge()
+        assert model.head is None and model.config.tie_embeddings and model.logits(h).tolist() == [3, 2]
+        adapter.merge().detach()
+        save_model(model, tmp_path)
+        assert load_model(tmp_path).logits(h).tolist() == [3, 2]
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+        assert theirs.lm_head(h).tolist() == [3, 2] and torch.equal(
+            theirs.transformer.wte.weight, torch.eye(2)
+        )
+
+    def test_an_update_of_the_embedding_leaves_the_head_alone(self):
+        model = make("gpt2")
+        plain = model.head_weight.detach().clone()
+        adapter = AdapterStack(model).attach(nb.LoRA(rank=2, targets=("embedding", "head", "query")))
+        randomize(model)
+        adapted = model(IDS)
+        adapter.merge()
+        torch.testing.assert_close(model(IDS), adapted, atol=1e-5, rtol=1e-5)
+        adapter.off()
+        assert torch.equal(model.head_weight, plain) and is_computed(model)
+        embedding = AdapterStack(model).attach(nb.LoRA(rank=2, targets="embedding"))
+        randomize(model)
+        adapted = model(IDS)
+        embedding.merge()
+        assert torch.equal(model.head_weight, plain)
+        torch.testing.assert_close(model(IDS), adapted, atol=1e-5, rtol=1e-5)
+
+    def test_an_encoder_cannot_be_untied(self):
+        model = make("bert")
+        adapter = AdapterStack(model).attach(nb.LoRA(rank=2, targets=("head",)))
+        randomize(model)
+        assert (model(IDS) - make("bert")(IDS)).abs().max() > 1e-3
+        with pytest.raises(UserError, match="encoder"):
+            adapter.merge()
+
+
+def test_rows_of_a_grown_vocabulary_come_back(tmp_path):
+    """peft#1457: a vocabulary of 61 grown to 63; the rows are in the file, or nothing of it is loaded."""
+    model = make("gpt2")
+    resize_vocabulary(model, 63)
+    with torch.no_grad():
+        model.embedding.weight[61:].normal_(generator=torch.Generator().manual_seed(1))
+    adapter = AdapterStack(model).attach(nb.LoRA(rank=2))
+    randomize(model)
+    write_peft(model, adapter, tmp_path / "ours", base="", with_vocabulary=True)
+    other = make("gpt2")
+    read_peft(AdapterStack(other), tmp_path / "ours")
+    ids = torch.tensor([[3, 62, 61]])
+    assert torch.equal(other.embedding.weight, model.embedding.weight)
+    torch.testing.assert_close(other(ids), model(ids), atol=1e-5, rtol=1e-5)
+
+    theirs = theirs_of(make("gpt2"), "gpt2", tmp_path / "base")
+    theirs.resize_token_embeddings(63)
+    again = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours").eval()
+    torch.testing.assert_close(again(ids).logits, model(ids), atol=1e-5, rtol=1e-5)
+    different = build(make_config("gpt2", **TINY), seed=2)
+    resize_vocabulary(different, 63)
+    with pytest.raises(WeightsError, match="another embedding"):
+        read_peft(AdapterStack(different), tmp_path / "ours")
