@@ -194,7 +194,10 @@ def read_regular(path: Path, most: int, *, follow: bool = True) -> bytes:
         OSError: It is longer, not a regular file, or cannot be read.
     """
     with open_regular(path, follow=follow) as file:
-        data = file.read(most + 1)
+        # No more than there is, for `read` first allocates as much as it is asked for; the rest if it has grown.
+        data = file.read(min(most, os.fstat(file.fileno()).st_size) + 1)
+        while len(data) <= most and (block := file.read(min(most - len(data) + 1, 1 << 16))):
+            data += block
     if len(data) > most:
         raise OSError(errno.EFBIG, f"More than {most:,} bytes", str(path))
     return data

@@ -7,6 +7,7 @@ training data).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,6 +190,11 @@ class NearDuplicates(CorpusStep):
             shared = np.intersect1d(corpus.shingles(one), corpus.shingles(other)).size
             right += shared / (sets.sizes[one] + sets.sizes[other] - shared) >= self.threshold
         return recall, Share(float(right), checked.size)
+
+    @classmethod
+    def report(cls, metadata: Mapping[bytes, bytes]) -> NearDuplicateReport:
+        """Return how well the search went on this corpus."""
+        return NearDuplicateReport.of(pa.schema([], metadata=metadata).empty_table())
 
     def apply(self, texts: Texts, ids: NDArray[np.int64], decisions: pa.Table) -> Edits:
         """Return edits that drop the removed documents."""

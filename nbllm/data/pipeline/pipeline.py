@@ -76,6 +76,10 @@ class Pipeline:
         folder `stages` has what lies between steps that need the whole corpus: so a stage whose steps, code and input
         did not change is not run again. It may be deleted.
 
+        A document's id is made of its file's name and its place in there, so it stays the same when files are added.
+        Documents come in the order of their ids: those of a file in its order, the files in that of a hash of their
+        names.
+
         Args:
             source: A file, a folder or a pattern; a list of these; a data set, or anything else that
                 `nbllm.data.load` takes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,6 +104,20 @@ class Prepared:
     def signals(self) -> pd.DataFrame:
         """A row for every document that was read: id, bytes, tokens, what was measured, and what removed it."""
         return _frame(self.folder / SIGNALS_FILE)
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What the steps that need the whole corpus tell of their work, by step: recall and precision of `dedup`."""
+        found = {}
+        for step in self.manifest["steps"]:
+            metadata = self.manifest["reports"].get(step["key"])
+            module, _, name = step["class"].partition(":")
+            if metadata and module.startswith("nbllm."):  # no manifest shall import anything else
+                kind = getattr(importlib.import_module(module), name)
+                encoded = {key.encode(): value.encode() for key, value in metadata.items()}
+                if (report := kind.report(encoded)) is not None:
+                    found[step["key"]] = report
+        return found
 
     def at(self, thresholds: Mapping[str, float]) -> Outlook:
         """Return what would be kept with other thresholds, from the stored signals.

@@ -81,6 +81,7 @@ class Run:
         self.out, self.executor = out, executor
         self.omissions = Omissions(on_error)
         self.stages = out / STAGES
+        self.reports: dict[str, dict[str, str]] = {}  # metadata of decisions
 
     def run(self, source: Any, settings: Mapping[str, Any]) -> Prepared:
         """Run the stages that did not run before, and put the results in their places."""
@@ -113,6 +114,7 @@ class Run:
             done.append((folder, [_part(folder, part) for part in parts]))
             if stage.scan is not None:
                 decisions = self._solve(stage.scan, *done[-1])
+                self.reports[stage.scan.key] = _metadata(decisions)
         counts = [count for _, parts in done for count in total(parts)]
         check(counts)
         self._forget(results)
@@ -204,6 +206,7 @@ class Run:
                 for stage, name in zip(planned, names, strict=True)
             ],
             "counts": [dataclasses.asdict(count) for count in counts],
+            "reports": self.reports,
         }  # fmt: skip
 
 
@@ -232,6 +235,7 @@ def _described(place: Placed) -> dict[str, Any]:
     shape = next(kind.__name__ for kind in (Filter, Editor, CorpusStep) if isinstance(step, kind))
     return {
         "key": place.key,
+        "class": f"{type(step).__module__}:{type(step).__qualname__}",
         "settings": step.describe(),
         "shape": shape,
         "expensive": step.expensive,
@@ -252,6 +256,13 @@ def _part(folder: Path, name: str) -> Part:
 
 def _label(index: int, count: int) -> str:
     return "preparing" if count == 1 else f"preparing, stage {index + 1} of {count}"
+
+
+def _metadata(decisions: Path) -> dict[str, str]:
+    """Return the metadata of the schema of decisions."""
+    with pa.memory_map(str(decisions)) as source:
+        metadata = pa.ipc.open_file(source).schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def _solved(step: CorpusStep, files: Sequence[Path], path: Path) -> None:

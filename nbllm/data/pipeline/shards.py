@@ -185,7 +185,7 @@ def first_ids(names: Sequence[str]) -> dict[str, int]:
 
 
 def find_files(source: Any, reading: Reading) -> list[tuple[Path, str]] | None:
-    """Return the files that a source means, ordered by name; None where it is something else than files.
+    """Return the files that a source means; None where it is something else than files.
 
     Raises:
         DataError: Two files have the same name.
@@ -214,7 +214,9 @@ def find_files(source: Any, reading: Reading) -> list[tuple[Path, str]] | None:
 def make_units(
     files: Sequence[tuple[Path, str]], unit_bytes: int, settings: Mapping[str, Any], known: dict[str, str]
 ) -> list[FilesUnit]:
-    """Gather files into units, in the order given, and take their checksums.
+    """Gather files into units, and take their checksums.
+
+    Files come in the order of their ids, which are hashes of their names: so ids ascend over the whole corpus.
 
     Args:
         files: Path and name of each.
@@ -227,7 +229,7 @@ def make_units(
     behind = dict(zip(ordered, [*ordered[1:], 1 << 63], strict=True))
     units: list[FilesUnit] = []
     gathered: list[Shard] = []
-    for path, name in files:
+    for path, name in sorted(files, key=lambda file: firsts[file[1]]):
         try:
             stat = path.stat()
             key = repr((str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino))

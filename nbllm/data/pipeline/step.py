@@ -186,7 +186,8 @@ class CorpusStep(Step):
 
         Args:
             texts: The batch.
-            ids: int64 (documents,), no two the same in the whole corpus; within one file they ascend.
+            ids: int64 (documents,), ascending within the batch and from batch to batch; they stay the same when
+                files are added to the corpus.
         """
         raise NotImplementedError
 
@@ -201,6 +202,15 @@ class CorpusStep(Step):
             workdir: An empty folder for files of its own, which is deleted afterwards.
         """
         raise NotImplementedError
+
+    @classmethod
+    def report(cls, metadata: Mapping[bytes, bytes]) -> Any:
+        """Return what `solve` tells of its own work, as an object that shows itself; None where it tells nothing.
+
+        Args:
+            metadata: Of the schema of the decisions, which the manifest keeps.
+        """
+        return None
 
     def apply(self, texts: Texts, ids: NDArray[np.int64], decisions: pa.Table) -> Edits:
         """Return the edits of a batch, and the signals.
