@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class GRPO(PolicyObjective):
     """GRPO: an answer's advantage is how much better it scores than the others to its prompt.
 
-    The divergence is a part of the loss, by the estimator k3 at each token, and not of the reward. As the estimator's
-    gradient is taken at answers of the policy, what is trained down by it is KL(reference, policy); the figure that is
-    reported estimates KL(policy, reference), whose samples those are.
+    The divergence is a part of the loss, by the estimator k3 at each token, and not of the reward. The estimator's own
+    gradient, at answers of the policy, is that of KL(reference, policy); multiplied by the ratio of the policy and the
+    one that sampled (`unbiased_kl_gradient`), it is that of KL(policy, reference), which is reported.
 
     | `normalization` | an answer's advantage is divided by | its tokens' losses are averaged |
     |---|---|---|
@@ -38,7 +38,7 @@ class GRPO(PolicyObjective):
     | "token_mean" (DAPO) | the standard deviation of its group | over the tokens of all answers |
 
     Source: Shao et al. 2024, arXiv:2402.03300, section 4.1; Liu et al. 2025, arXiv:2503.20783 (Dr. GRPO); Yu et al.
-        2025, arXiv:2503.14476 (DAPO).
+        2025, arXiv:2503.14476 (DAPO); DeepSeek-AI 2025, arXiv:2512.02556, section 3.1 (the divergence's gradient).
     """
 
     kl_estimator = "k3"
@@ -47,6 +47,7 @@ class GRPO(PolicyObjective):
         "prompts": 4,
         "samples": 8,
         "normalization": "grpo",
+        "unbiased_kl_gradient": True,
     }
 
     def configure(self, values: Mapping[str, Any]) -> None:
@@ -76,6 +77,8 @@ class GRPO(PolicyObjective):
         )
         if self.compares:
             kl = ESTIMATORS[self.kl_estimator](seen.log_probs - batch["reference"]) * mask
+            if values["unbiased_kl_gradient"]:
+                kl = kl * (seen.log_probs - old).exp()
             measure("kl", kl.sum(), len(mask))
             losses = losses + values["kl_coefficient"] * kl
         tokens = int(mask.sum())

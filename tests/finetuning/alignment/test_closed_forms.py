@@ -56,19 +56,23 @@ def test_rloo_reaches_the_optimum(seed):
     assert abs(missed) < 1e-3
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("seed", SEEDS[:2])
-def test_dr_grpo_reaches_its_optimum(seed):
-    """Of one token out of 64. What k3's gradient trains down is KL(reference, policy): policy = ref beta / (c - r)."""
+def test_dr_grpo_reaches_its_optimum(seed, unbiased):
+    """Of one token out of 64. The plain gradient of k3 is that of KL(reference, policy), with an optimum of its own."""
     table, rewards = toy(seed, num_tokens=64, length=1)
-    reference = table.log_probs().exp()
+    reference = table.log_probs()
     train(
-        table, rewards, "grpo", seed, answers=1024, steps=250, lr=0.1, kl_coefficient=BETA,
-        normalization="dr_grpo",
+        table, rewards, "grpo", seed, answers=2048, steps=250, lr=0.1, kl_coefficient=BETA,
+        normalization="dr_grpo", unbiased_kl_gradient=unbiased,
     )  # fmt: skip
+    tilted = (reference + rewards.double() / BETA).log_softmax(0)
     low, high = float(rewards.max()), float(rewards.max()) + BETA
-    for _ in range(80):  # the constant for which the probabilities add up to 1
+    for _ in range(80):  # ref beta / (c - r), with c such that the probabilities add up to 1
         middle = (low + high) / 2
-        total = float((BETA * reference / (middle - rewards.double())).sum())
+        total = float((BETA * reference.exp() / (middle - rewards.double())).sum())
         low, high = (middle, high) if total > 1 else (low, middle)
-    best = (BETA * reference / (high - rewards.double())).log()
-    assert divergence(table.log_probs(), best) < 1e-3
+    other = (BETA * reference.exp() / (high - rewards.double())).log()
+    right, wrong = (tilted, other) if unbiased else (other, tilted)
+    assert divergence(table.log_probs(), right) < 1e-3
+    assert divergence(table.log_probs(), wrong) > 1e-2
