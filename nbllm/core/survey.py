@@ -126,6 +126,14 @@ TECHNIQUES = (
     Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA"),
     Technique("3.5", "(IA)3", "nbllm.models.peft.ia3.IA3"),
     Technique("3.5", "BitFit", "nbllm.models.peft.bitfit.BitFit"),
+    Technique(
+        "3.5", "Preference data: pairs, ratings, rankings, labels", "nbllm.finetuning.alignment.preferences"
+    ),
+    Technique("3.5", "DPO, with cDPO and robust DPO", "nbllm.finetuning.alignment.dpo.DPO"),
+    Technique("3.5", "IPO", "nbllm.finetuning.alignment.ipo.IPO"),
+    Technique("3.5", "KTO", "nbllm.finetuning.alignment.kto.KTO"),
+    Technique("3.5", "ORPO", "nbllm.finetuning.alignment.orpo.ORPO"),
+    Technique("3.5", "SimPO", "nbllm.finetuning.alignment.simpo.SimPO"),
     Technique("3.6", "Perplexity and bits per byte", "nbllm.evaluation.metrics.perplexity"),
     Technique("3.6", "MMLU and CMMLU", "nbllm.evaluation.tasks.mmlu.MMLU", "06-evaluation"),
     Technique(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from nbllm.core.terminal import visible
+from nbllm.finetuning.alignment.preferences import read_pairs
+from nbllm.finetuning.examples import Example
 from nbllm.finetuning.layouts import read_example
 from nbllm.finetuning.tokens import tokenize
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
+
+_OF_PAIRS = {"chosen", "rejected", "completions", "ranked"}  # fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +51,48 @@ class TrainedTokens:
         return fragment(f"<pre style='white-space:pre-wrap'>{''.join(parts)}</pre>{count}")
 
 
-def show(example: object, lm: LM, *, train_on: str = "assistant") -> TrainedTokens:
-    """Return the tokens of an example as they would be trained.
+@dataclasses.dataclass(frozen=True)
+class PairTokens:
+    """The tokens of both answers of a pair; those that are compared are marked.
+
+    Attributes:
+        chosen: Of the better answer, with what it answers.
+        rejected: Of the other.
+    """
+
+    chosen: TrainedTokens
+    rejected: TrainedTokens
+
+    def __repr__(self) -> str:
+        return f"chosen\n{self.chosen!r}\n\nrejected\n{self.rejected!r}"
+
+    def _repr_html_(self) -> str:
+        from nbllm.core.html import fragment
+
+        return fragment(
+            f"<h4>Chosen</h4>{self.chosen._repr_html_()}<h4>Rejected</h4>{self.rejected._repr_html_()}"
+        )
+
+
+def show(example: object, lm: LM, *, train_on: str = "assistant") -> TrainedTokens | PairTokens:
+    """Return the tokens of an example, or of a pair of answers, as they would be trained.
 
     Args:
-        example: In one of the layouts of `nbllm.finetuning.layouts`.
+        example: In one of the layouts of `nbllm.finetuning.layouts`, or of `nbllm.finetuning.alignment.preferences`; of
+            several pairs that it holds the first is shown.
         lm: The model whose tokenizer and template are used.
         train_on: As for `nb.finetune`.
 
     Raises:
         DataError: The example cannot be read or rendered.
     """
-    made = tokenize(lm.tokenizer, read_example(example), train_on=train_on)
+    if isinstance(example, Mapping) and _OF_PAIRS & example.keys():
+        pair = read_pairs(example)[0]
+        return PairTokens(*(_tokens(each, lm, "assistant") for each in (pair.chosen, pair.rejected)))
+    return _tokens(read_example(example), lm, train_on)
+
+
+def _tokens(example: Example, lm: LM, train_on: str) -> TrainedTokens:
+    made = tokenize(lm.tokenizer, example, train_on=train_on)
     texts = (str(lm.tokenizer.decode([token])) for token in made.tokens.tolist())
     return TrainedTokens(tuple(texts), tuple(made.trained.tolist()))

@@ -39,14 +39,15 @@ def finetune(
         lm: The model; with an adapter that is on, that alone is trained.
         data: Examples: conversations in OpenAI's or ShareGPT's layout, instruction/input/output, prompt/completion or
             text; a list, a data set, a JSON or JSON Lines file, or what `nb.data.load` takes by name.
-        method: "sft", supervised fine-tuning, or another of `nbllm.finetuning.METHODS`.
+        method: "sft", supervised fine-tuning; "dpo", "ipo", "orpo" or "simpo", from pairs of answers, or "kto", from
+            answers with labels (`nbllm.finetuning.alignment.preferences`); or another of `nbllm.finetuning.METHODS`.
         adapter: An adapter to attach and train, such as nb.LoRA(rank=8) or nb.PrefixTuning(); None: that of the
             model, or all parameters.
         validation: Held-out examples, measured at intervals.
         name: The run's name.
         folder: Where runs are kept.
-        **config: The method's own arguments, such as train_on of "sft" ("assistant", "answer" or "everything"); and as
-            for `nb.train`: steps, lr, batch_size, sequence_length, ...
+        **config: The method's own arguments, such as train_on of "sft" ("assistant", "answer" or "everything") and beta
+            of "dpo"; and as for `nb.train`: steps, lr, batch_size, sequence_length, ...
 
     Raises:
         UserError: A setting is unknown or out of range, or the model cannot learn so.
