@@ -79,7 +79,7 @@ class Cache:
         tokens were deleted goes on once its text has been packed again.
 
         Args:
-            kind: "models", "tokens", "texts", "profiles" or "kernels"; `None` is all.
+            kind: "models", "tokens", "texts", "prepared", "profiles" or "kernels"; `None` is all.
 
         Raises:
             UserError: There is no such kind; the nearest is named.
@@ -197,6 +197,13 @@ KINDS = {
             "Nobody uses them any more.",
             lambda: cache_folder() / "texts",
             lambda: _entries(cache_folder() / "texts", re.compile("(?!)")),
+        ),
+        Kind(
+            "prepared",
+            "prepared text, with what was removed of it",
+            "It is prepared again when it is asked for; a data set that was made of it loses its ledger.",
+            lambda: cache_folder() / "prepared",
+            lambda: _entries(cache_folder() / "prepared", _TOKENS),
         ),
         Kind(
             "profiles",

@@ -87,7 +87,7 @@ def test_a_kind_that_there_is_not(folder):
 def test_an_empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NBLLM_CACHE", str(tmp_path / "none"))
     assert {row[0]: row[2] for row in nb.cache().rows() if row[0] != "kernels"} == dict.fromkeys(
-        ("models", "tokens", "texts", "profiles"), "0 B"
+        ("models", "tokens", "texts", "prepared", "profiles"), "0 B"
     )
 
 
