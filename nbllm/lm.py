@@ -397,38 +397,51 @@ class LM:
             self.write_files(folder)
         return path
 
-    def resize(self, vocab_size: int | None = None) -> LM:
+    def resize(
+        self, vocab_size: int | None = None, *, initialize: str | Mapping[int, Sequence[int]] = "mean"
+    ) -> LM:
         """Give the model a vocabulary of another size, after tokens were added to the tokenizer for instance.
 
-        The rows that embedding and head have stay; new ones are the mean of the others.
+        The rows that embedding and head have stay; new ones begin as `initialize` says.
 
         Args:
             vocab_size: So many rows; None: as many as the tokenizer needs, or as there are if they are more.
+            initialize: "mean": as the mean of all rows, under which the old tokens keep nearly all of their
+                probability; "subtokens": as the mean of the older tokens that spell the token's text, where it has
+                such; "random": drawn about the mean, with the variance of the rows. Or by id the older ids whose mean a
+                row becomes; other new rows are the mean of all.
 
         Returns:
             This model.
 
         Raises:
-            UserError: The tokenizer needs more rows, or embedding or head were wrapped.
+            UserError: The tokenizer needs more rows, there is no such initialization or id, or embedding or head were
+                wrapped.
             RunError: A run trains this model.
 
         Source: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
         """
-        from nbllm.models.vocabulary import num_ids, resize_vocabulary
+        from nbllm.models.vocabulary import check_initialization, num_ids, resize_vocabulary, subtokens
 
         needed = num_ids(self.tokenizer)
+        rows = self.config.vocab_size
         if vocab_size is None:
-            vocab_size = max(needed, self.config.vocab_size)
+            vocab_size = max(needed, rows)
         if type(vocab_size) is not int or vocab_size < max(needed, 1):
             raise UserError(
                 f"vocab_size must be a whole number, at least {needed}: the tokenizer has so many tokens; "
                 f"not {vocab_size!r}."
             )
+        check_initialization(initialize, rows, vocab_size)
         self.refuse_while_trained()
+        by_id = {} if isinstance(initialize, str) else initialize
+        if initialize == "subtokens":
+            by_id = subtokens(self.tokenizer, rows)
         with self.lock:
-            if vocab_size != self.config.vocab_size:
+            if vocab_size != rows or by_id:
                 self.release()
-                resize_vocabulary(self.model, vocab_size)
+                kind = initialize if isinstance(initialize, str) else "mean"
+                resize_vocabulary(self.model, vocab_size, initialize=kind, parts=by_id)
                 self._resized = True
         return self
 

@@ -10,3 +10,5 @@ from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split
 from .token_store import TokenStore as TokenStore
 from .tokenizer import END_OF_TEXT as END_OF_TEXT, train_tokenizer as train_tokenizer
+from .tokenizer_comparison import compare_tokenizers as compare_tokenizers
+from .vocabulary import expand_vocabulary as expand_vocabulary

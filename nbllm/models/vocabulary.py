@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from nbllm.core.errors import UserError
+from nbllm.core.errors import UserError, listed, nearest
+from nbllm.core.seeding import generator
+
+INITIALIZATIONS = ("mean", "subtokens", "random")  # of the rows of new tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,15 +35,71 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
         )
 
 
+def check_initialization(initialize: str | Mapping[int, Sequence[int]], rows: int, vocab_size: int) -> None:
+    """Raise `UserError` where there is no such initialization, or an id in it is out of range.
+
+    Args:
+        initialize: The name of one of `INITIALIZATIONS`, or by id the older ids whose mean a row becomes.
+        rows: That there are.
+        vocab_size: That there will be.
+    """
+    if not isinstance(initialize, Mapping):
+        if initialize not in INITIALIZATIONS:
+            raise UserError(
+                f"There is no initialization {initialize!r}.", hint=nearest(str(initialize), INITIALIZATIONS)
+            )
+        return
+    for row, ids in initialize.items():
+        if not 0 <= row < vocab_size or not all(0 <= each < rows for each in ids):
+            raise UserError(
+                f"Row {row} cannot begin as the mean of {listed(ids, most=8)}: there are {rows} rows, and there will "
+                f"be {vocab_size}."
+            )
+
+
+def subtokens(tokenizer: PreTrainedTokenizerBase, first_id: int) -> dict[int, list[int]]:
+    """Return, for each token that was added with an id from `first_id` on, the older tokens that spell its text.
+
+    Args:
+        tokenizer: A tokenizer of `tokenizers`, as transformers opens them.
+        first_id: The first id that the model has no row for.
+    """
+    from tokenizers import Tokenizer
+
+    added = {
+        number: token.content
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if number >= first_id and token.content
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not added or backend is None:
+        return {}
+    saved = json.loads(backend.to_str())
+    saved["added_tokens"] = [token for token in saved["added_tokens"] if token["id"] < first_id]
+    older = Tokenizer.from_str(json.dumps(saved))
+    spelt = {number: older.encode(text, add_special_tokens=False).ids for number, text in added.items()}
+    return {number: [token for token in ids if token < first_id] for number, ids in spelt.items()}
+
+
 @torch.no_grad()
-def resize_vocabulary(model: Network, vocab_size: int) -> None:
+def resize_vocabulary(
+    model: Network,
+    vocab_size: int,
+    *,
+    initialize: str = "mean",
+    parts: Mapping[int, Sequence[int]] | None = None,
+) -> None:
     """Give a network's embedding and head, and the head's bias, another number of rows; those that stay are the same.
 
-    New rows are the mean of the others, under which a new token's probability is bounded and the others' hardly change.
+    Under new rows that are the mean of the others, and a head without bias, k new tokens on n leave the old ones at
+    least n / (n + k) of their probability: the exponential of a mean is at most the mean of the exponentials.
 
     Args:
         model: The network; its `config` becomes one of the new size.
         vocab_size: So many rows; the last ones are dropped where they are fewer.
+        initialize: What new rows are: "mean", the mean of the others, or "random", drawn from a normal distribution
+            with the mean and the variance of the others, the same each time.
+        parts: Of some ids, older ids whose mean their rows become instead, also where the row is there already.
 
     Raises:
         UserError: Embedding or head was wrapped, by an adapter for instance.
@@ -52,12 +113,18 @@ def resize_vocabulary(model: Network, vocab_size: int) -> None:
                 f"{type(module).__name__} cannot be resized: the embedding or the head was wrapped or replaced.",
                 hint="Resize the model first, then wrap it.",
             )
-    for module, name in places:
+    for number, (module, name) in enumerate(places):
         old = module.get_parameter(name)
         kept = min(len(old), vocab_size)
         new = old.new_empty(vocab_size, *old.shape[1:])
         new[:kept] = old[:kept]
         new[kept:] = old.mean(0, dtype=torch.float32)
+        if initialize == "random" and vocab_size > kept:
+            drawn = torch.randn(new[kept:].shape, generator=generator(0, "new rows", number))
+            new[kept:] += (drawn.to(old.device) * old.float().std(0)).to(old.dtype)
+        for row, ids in (parts or {}).items():
+            if ids:
+                new[row] = old[list(ids)].mean(0, dtype=torch.float32)
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
         for size in ("num_embeddings", "out_features"):
             if hasattr(module, size):

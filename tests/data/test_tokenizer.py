@@ -145,3 +145,62 @@ def test_characters(tmp_path):
 def test_of_many_characters_the_most_frequent_are_kept():
     tokenizer = train_tokenizer(["aaabbc"], 4, kind="character")
     assert set(tokenizer.get_vocab()) == {END_OF_TEXT, "\ufffd", "a", "b"}
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """Text of many different words: Unigram's pieces are parts that several words have."""
+    return [load("pydocs")["text"][0][:20_000], "Grüße aus Köln: 日本語 1, 2, 3"]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
+def test_other_learned_kinds_are_the_same_each_time_and_saved(kind, varied, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = train_tokenizer(varied, 400, kind=kind)
+    assert train_tokenizer(iter(varied), 400, kind=kind).backend_tokenizer.to_str() == (
+        tokenizer.backend_tokenizer.to_str()
+    )
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*HARD, *varied]:
+        assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert len(tokenizer("the statement and the expression")["input_ids"]) <= 16  # of 32 characters
+
+
+def test_unigram_loses_nothing_and_wordpiece_has_berts_tokens(varied):
+    unigram = train_tokenizer(varied, 400, kind="unigram")
+    for text in [*HARD, *varied]:
+        assert unigram.decode(unigram(text)["input_ids"]) == text
+    wordpiece = train_tokenizer(varied, 400, kind="wordpiece")
+    assert wordpiece.convert_ids_to_tokens(wordpiece("Grüße, text \u2603")["input_ids"])[-1] == "[UNK]"
+    assert {wordpiece.cls_token, wordpiece.sep_token, wordpiece.mask_token} == {"[CLS]", "[SEP]", "[MASK]"}
+    assert wordpiece.decode(wordpiece("the statement  of")["input_ids"]) == "the statement of"
+    assert wordpiece("[MASK]")["input_ids"] == [wordpiece.mask_token_id]
+    assert not any(token.startswith("##") for token in wordpiece.get_added_vocab())
+
+
+def test_no_more_text_is_read_than_was_asked_for(capsys):
+    texts = ["alpha beta "] * 30 + ["gamma delta "] * 30
+    every = train_tokenizer(texts, 300, max_bytes=360)
+    assert "one document in 2" in capsys.readouterr().out
+    assert "Ġgamma" not in every.get_vocab() and {"alpha", "gamma"} <= set(every.get_vocab())
+    first = train_tokenizer(iter(texts), 300, max_bytes=300)
+    assert "the first 27 documents" in capsys.readouterr().out
+    assert "gamma" not in first.get_vocab()
+    with pytest.raises(UserError, match="max_bytes must be"):
+        train_tokenizer(texts, max_bytes=0)
+
+
+def test_a_document_without_a_space_is_no_single_word():
+    tokenizer = train_tokenizer(["ab" * 300_000], 300)
+    assert tokenizer.decode(tokenizer("abab" * 10)["input_ids"]) == "abab" * 10
+
+
+@pytest.mark.parametrize(("kind", "size"), [("unigram", 256), ("wordpiece", 5)])
+def test_too_small_vocabularies_of_other_kinds(kind, size):
+    with pytest.raises(UserError, match="need at least"):
+        train_tokenizer(["a b"], size, kind=kind)
+    with pytest.raises(DataError, match="no text"):
+        train_tokenizer([""], kind=kind)

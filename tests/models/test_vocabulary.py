@@ -162,3 +162,69 @@ def test_a_model_that_a_run_trains_is_not_resized(tokenizer, tmp_path):
     assert lm.resize(400).config.vocab_size == 400
     with pytest.raises(RunError, match="was resized since this run began"):
         run.resume()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("initialize", ["mean", "subtokens", "random"])
+def test_how_new_rows_begin(tied, initialize, tokenizer):
+    lm = LM.new("llama", tokenizer=tokenizer, tie_embeddings=tied, **SHAPE)
+    words = ["the cat", "dog log", "\u65e5\u672c"]
+    spelt = [tokenizer(word)["input_ids"] for word in words]
+    tokenizer.add_tokens(words)
+    places = [lm.model.embedding.weight.clone(), lm.model.head_weight.clone()]
+    rows = lm.config.vocab_size
+    assert lm.resize(initialize=initialize) is lm
+    for old, new in zip(places, (lm.model.embedding.weight, lm.model.head_weight), strict=True):
+        assert torch.equal(new[:rows], old) and new.shape[0] == rows + 3
+        if initialize == "mean":
+            torch.testing.assert_close(new[rows:], old.mean(0).expand(3, -1))
+        elif initialize == "subtokens":
+            for row, ids in enumerate(spelt, start=rows):
+                torch.testing.assert_close(new[row], old[ids].mean(0))
+        else:
+            assert (new[rows:] - old.mean(0)).abs().max() < 6 * old.std(0).max()
+            assert not torch.equal(new[rows], new[rows + 1])
+    assert lm.resize(initialize=initialize).config.vocab_size == rows + 3
+
+
+def test_rows_by_id_and_what_is_refused(tokenizer):
+    lm = LM.new("gpt2", tokenizer=tokenizer, vocab_size=len(tokenizer) + 5, **SHAPE)
+    old = lm.model.embedding.weight.clone()
+    last = lm.config.vocab_size - 1
+    lm.resize(initialize={last: [1, 2], last - 1: []})
+    torch.testing.assert_close(lm.model.embedding.weight[last], old[[1, 2]].mean(0))
+    assert torch.equal(lm.model.embedding.weight[:last], old[:last])
+    with pytest.raises(UserError, match="no initialization 'means'"):
+        lm.resize(initialize="means")
+    for wrong in ({last + 1: [0]}, {0: [last + 1]}, {-1: [0]}):
+        with pytest.raises(UserError, match="cannot begin as the mean"):
+            lm.resize(initialize=wrong)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_old_tokens_keep_their_share_of_the_probability(tied, tokenizer):
+    """Of n old and k new tokens, at least n / (n + k): an exponential of a mean is at most the mean of exponentials."""
+    lm = LM.new("llama", tokenizer=tokenizer, tie_embeddings=tied, **{**SHAPE, "initializer_range": 2.0})
+    n, k = lm.config.vocab_size, 60
+    ids = torch.arange(24).reshape(2, 12)
+    before = lm.model(ids).softmax(-1)
+    lm.resize(n + k)
+    after = lm.model(ids).softmax(-1)
+    mass = after[..., :n].sum(-1)
+    assert (mass >= n / (n + k) - 1e-5).all() and mass.min() < 1
+    torch.testing.assert_close(after[..., :n] / mass[..., None], before, atol=1e-5, rtol=1e-4)
+
+
+def test_a_text_with_an_added_token_comes_back_unchanged(tokenizer):
+    from tokenizers import AddedToken
+
+    lm = LM.new("gpt2", tokenizer=tokenizer, **SHAPE)
+    tokenizer.add_tokens(["new york"])
+    lm.resize(initialize="subtokens")
+    text = "a new york b"
+    ids = tokenizer.encode(text)
+    assert lm.config.vocab_size - 1 in ids and tokenizer.decode(ids) == text
+    assert len(lm.score_tokens([ids])[0]) == len(ids) - 1
+    stripping = train_tokenizer(TEXT * 4, 290)  # flags that are the tokenizer's own, and lose spaces
+    stripping.add_tokens([AddedToken("new york", lstrip=True, rstrip=True)])
+    assert stripping.decode(stripping.encode(text)) != text
