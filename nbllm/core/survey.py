@@ -71,11 +71,11 @@ TECHNIQUES = (
     Technique("3.1", "Data sources", "nbllm.data.load"),
     Technique("3.1", "Preparation in one call, with a ledger", "nbllm.data.prepare"),
     Technique("3.1", "Pipelines of preparation steps", "nbllm.data.Pipeline"),
-    Technique("3.1", "Tokenization (byte-level BPE)", "nbllm.data.train_tokenizer"),
     Technique("3.1", "Tokenization (byte-level BPE, Unigram, WordPiece)", "nbllm.data.train_tokenizer"),
     Technique("3.1", "Comparison of tokenizers", "nbllm.data.compare_tokenizers"),
     Technique("3.1", "Vocabulary expansion", "nbllm.data.expand_vocabulary"),
     Technique("3.1", "Privacy redaction", "nbllm.data.privacy"),
+    Technique("3.1", "Decontamination", "nbllm.data.decontaminate"),
     Technique(
         "3.1", "Deduplication of near-duplicates (MinHash)", "nbllm.data.deduplication.near.NearDuplicates"
     ),

@@ -1,3 +1,4 @@
+from .decontamination import decontaminate as decontaminate
 from .deduplication.methods import dedup as dedup
 from .loader import WindowSource as WindowSource
 from .packing import pack as pack

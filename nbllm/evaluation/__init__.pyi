@@ -1,7 +1,7 @@
 from .answering import answer as answer
 from .comparison import check_comparable as check_comparable, comparison_section as comparison_section
 from .config import EvaluationConfig as EvaluationConfig
-from .contamination import Overlap as Overlap, find_overlap as find_overlap
+from .contamination import Overlap as Overlap, find_overlap as find_overlap, task_texts as task_texts
 from .discrepancy import discrepancy as discrepancy
 from .examples import Examples as Examples, Source as Source
 from .harness_model import HarnessModel as HarnessModel

@@ -11,8 +11,8 @@ import pytest
 from nbllm.core.errors import UserError
 from nbllm.core.report import Table
 from nbllm.data import pack
+from nbllm.data.overlap import texts_of
 from nbllm.evaluation import TASKS, evaluate, find_overlap, reproduce
-from nbllm.evaluation.contamination import texts_of
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
 from tests.evaluation.questions import Choosing, questions
