@@ -449,8 +449,13 @@ class LM:
         """Let `check` raise in `resize` while somebody, such as a run, depends on the model's shape."""
         self._check_untrained = check
 
-    def write_files(self, folder: Path) -> None:
-        """Write the files of `save` into an existing folder, as part of a checkpoint for instance."""
+    def write_files(self, folder: Path, *, weights: bool = True) -> None:
+        """Write the files of `save` into an existing folder, as part of a checkpoint for instance.
+
+        Args:
+            folder: The folder.
+            weights: Whether the model's own weights are among them; adapters that are on are in any case.
+        """
         from nbllm.inference.recommended import generation_config
         from nbllm.models.loading import save_model
         from nbllm.models.peft.checkpoint import write_adapters
@@ -464,7 +469,13 @@ class LM:
         if (decoder_tokens := self.decoder_tokens) is not None:
             ids |= dataclasses.asdict(decoder_tokens)
         with self.lock:
-            save_model(self.model, folder, token_ids=ids, generation=generation_config(self.sampling))
+            save_model(
+                self.model,
+                folder,
+                token_ids=ids,
+                generation=generation_config(self.sampling),
+                weights=weights,
+            )
             on = [adapter for adapter in self.adapters if adapter.state == "on"]
             if on:
                 write_adapters(on, folder)

@@ -168,6 +168,7 @@ def save_model(
     token_ids: Mapping[str, int | list[int] | None] | None = None,
     generation: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    weights: bool = True,
 ) -> None:
     """Write a model's files into a folder, in the layout of its family, readable by transformers.
 
@@ -180,6 +181,7 @@ def save_model(
             are a list.
         generation: What `generation_config.json` states besides.
         max_shard_bytes: Weights larger than this are split into files of at most this size.
+        weights: Whether the weights are written, and not the configuration alone.
 
     Raises:
         UserError: The family cannot express this model.
@@ -188,7 +190,6 @@ def save_model(
     directory = expand_user(directory)
     family = FAMILIES[model.config.family]
     family.check(model.config)
-    tensors = _family_tensors(model, family)
     dtype = str(model.dtype).removeprefix("torch.")
     ids: dict[str, Any] = {
         "bos_token_id": None,
@@ -205,7 +206,8 @@ def save_model(
     if "generate" in model.can:
         stated = {name: value for name, value in ids.items() if value is not None}
         write_json(directory / "generation_config.json", {**stated, **(generation or {})})
-    _write_tensors(tensors, directory, max_shard_bytes)
+    if weights:
+        _write_tensors(_family_tensors(model, family), directory, max_shard_bytes)
 
 
 def _rules(family: Family, config: ModelConfig, files: TensorFiles) -> list[WeightRule]:

@@ -10,6 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from nbllm.core.base_weights import BaseWeights
 from nbllm.core.errors import WeightsError
 from nbllm.core.io import open_regular
 from nbllm.models.families.base import Family
@@ -38,6 +39,7 @@ class TensorFiles:
         self._stack = contextlib.ExitStack()
         self._opened: dict[Path, TensorFile] = {}
         self._stored: dict[str, tuple[Path, str]] = {}
+        directory = _weights_of(directory)
         try:
             self.main = _find(directory)
             if self.main.name == SINGLE:
@@ -159,6 +161,17 @@ class TensorFiles:
             for name in sorted(names - entries.keys()):
                 raise WeightsError(f"{name} is surplus: the index does not name it.", where=directory / file)
         return {name: directory / file for name, file in entries.items()}
+
+
+def _weights_of(directory: Path) -> Path:
+    """Return where a directory's weights are: in a checkpoint of a run that trains an adapter, in the run's base."""
+    try:
+        base = BaseWeights.referred_to_by(directory)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"The reference to the weights cannot be read: {error}", where=directory
+        ) from error
+    return directory if base is None else base.folder
 
 
 def _find(directory: Path) -> Path:

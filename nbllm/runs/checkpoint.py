@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from nbllm.core.base_weights import REFERENCE, BaseWeights
 from nbllm.core.errors import RunError
 from nbllm.core.io import (
     ASIDE,
@@ -157,6 +158,13 @@ def verify(path: Path | str) -> list[str]:
             problems.append(f"{path.name}: {name} is missing")
         except OSError as error:
             problems.append(f"{path.name}: {name} cannot be read ({error.strerror})")
+    if REFERENCE in manifest["files"] and not problems:
+        try:
+            base = BaseWeights.referred_to_by(path)
+        except (OSError, ValueError) as error:
+            return [f"{path.name}: {error}"]
+        assert base is not None
+        problems += [f"{path.name}: {problem}" for problem in base.problems()]
     return problems
 
 
@@ -259,7 +267,11 @@ def adopt(info: CheckpointInfo, run_folder: Path | str, **changes: Any) -> Check
             hint="Fork from another checkpoint.",
         )
 
+    base = BaseWeights.referred_to_by(info.path)
+
     def fill(aside: Path) -> None:
+        if base is not None:
+            base.share_with(Path(run_folder))
         for name in _read_manifest(info.path)["files"]:
             if name != STATE:
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)

@@ -25,12 +25,13 @@ from nbllm.runs.summary import NATS
 from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
+from nbllm.training.freezing import ParameterNames
 from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.requirements import check_fits, check_known_to_a_process, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
-from nbllm.training.train_state import TrainState
+from nbllm.training.train_state import TrainState, only_adapters_are_trained, write_base, write_lm
 from nbllm.training.validation import limits
 
 if TYPE_CHECKING:
@@ -129,7 +130,10 @@ def train(
     )
     state = TrainState(values=settings.values, frozen=settings.freeze)
     with first_checkpoint(path):
-        checkpoints.save(path, 0, lm.write_files, state.to_dict())
+        names = ParameterNames((name for name, _ in lm.model.named_parameters()), lm.config)
+        is_shared = only_adapters_are_trained(lm, names.frozen(settings.freeze))
+        base = write_base(path, lm) if is_shared else None
+        checkpoints.save(path, 0, lambda folder: write_lm(folder, lm, base), state.to_dict())
     if replace and name is not None:
         path = managing.replace(path, name)
     say_if_renamed(name, path)

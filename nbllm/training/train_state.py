@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors.torch import load_file
 
+from nbllm.core.base_weights import FOLDER, REFERENCE, BaseWeights
 from nbllm.core.config import Config
+from nbllm.core.io import atomic_directory
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.runs.checkpoint import checksums, load_state
 
@@ -64,23 +67,56 @@ class TrainState(Config):
 def weights_digest(checkpoint: Path) -> str:
     """Return the SHA-256 over the checksums of a checkpoint's weights: equal for bit-identical weights alone."""
     weights = {
-        name: sha256 for name, sha256 in checksums(checkpoint).items() if name.endswith(".safetensors")
+        name: sha256
+        for name, sha256 in checksums(checkpoint).items()
+        if name.endswith(".safetensors") or name == REFERENCE
     }
     return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
-def write_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
-    """Write the float32 weights as a model directory (it opens in transformers), and the optimizer's state."""
+def write_model(folder: Path, lm: LM, optimizer: Optimizer, base: BaseWeights | None) -> None:
+    """Write the float32 weights as a model directory (it opens in transformers), and the optimizer's state.
+
+    Of a model whose own weights are those of `base`, the adapters and a reference are written instead.
+    """
     working = {name: parameter.data for name, parameter in optimizer.parameters.items()}
     try:  # the directory holds the masters, not what the model computes with
         for name, parameter in optimizer.parameters.items():
             parameter.data = optimizer.masters[name].data
-        lm.write_files(folder)
+        write_lm(folder, lm, base)
     finally:
         for name, parameter in optimizer.parameters.items():
             parameter.data = working[name]
     write_tensors(optimizer.state_tensors(), folder / OPTIMIZER_FILE)
+
+
+def write_lm(folder: Path, lm: LM, base: BaseWeights | None) -> None:
+    """Write a model's files; of one whose own weights are those of `base`, a reference to it instead of these."""
+    lm.write_files(folder, weights=base is None)
+    if base is not None:
+        base.refer(folder)
+
+
+def only_adapters_are_trained(lm: LM, frozen: Collection[str]) -> bool:
+    """Return whether a model's own weights stay as they are where the parameters of these names are frozen."""
+    adapters = {name for each in lm.adapters if each.state == "on" for name in each.parameters()}
+    return bool(adapters) and all(
+        name in adapters or name in frozen for name, _ in lm.model.named_parameters()
+    )
+
+
+def write_base(run: Path, lm: LM) -> BaseWeights:
+    """Write a model's own weights into a run's folder, for all checkpoints that refer to them.
+
+    Raises:
+        OSError: The disk is full, or cannot be written.
+    """
+    from nbllm.models.loading import save_model
+
+    with atomic_directory(run / FOLDER) as aside, lm.lock:
+        save_model(lm.model, aside)
+    return BaseWeights.of_run(run)
 
 
 @torch.no_grad()

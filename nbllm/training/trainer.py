@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nbllm.core.allocator import kept_memory
+from nbllm.core.base_weights import BaseWeights
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import make_source
@@ -37,7 +38,13 @@ from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
 from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.step import Stepper
-from nbllm.training.train_state import read_model, read_objective, write_model, write_objective
+from nbllm.training.train_state import (
+    only_adapters_are_trained,
+    read_model,
+    read_objective,
+    write_model,
+    write_objective,
+)
 from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 
 if TYPE_CHECKING:
@@ -72,6 +79,7 @@ class Trainer(Session):
         super().__init__(path, where=where, ranks=ranks, writer=writer)
         check_record(path, self.record)
         self.publish_to = publish_to
+        self._shared: BaseWeights | None = None  # the run's base, while the model's own weights are its
         self.config = TrainConfig.from_dict(self.record["config"])
         self.settings = self.config.settings
         self.keep_checkpoints = self.config.keep_checkpoints
@@ -109,8 +117,14 @@ class Trainer(Session):
 
     def set_frozen(self, patterns: tuple[str, ...]) -> None:
         """Freeze just the parameters that the patterns freeze."""
-        self.optimizer.freeze(self.parameter_names.frozen(patterns))
+        self._freeze(patterns)
         self.change(frozen=patterns)
+
+    def _freeze(self, patterns: tuple[str, ...]) -> None:
+        frozen = self.parameter_names.frozen(patterns)
+        self.optimizer.freeze(frozen)
+        if not only_adapters_are_trained(self.lm, frozen):
+            self._shared = None  # from now on a checkpoint holds all weights
 
     def validate(self) -> None:
         """Measure the loss on held-out text.
@@ -153,13 +167,14 @@ class Trainer(Session):
 
     def write(self, folder: Path) -> None:
         """Write model, optimizer and objective."""
-        write_model(folder, self.lm, self.optimizer)
+        write_model(folder, self.lm, self.optimizer, self._shared)
         write_objective(folder, self.stepper.objective)
 
     def read(self, folder: Path) -> None:
         """Put back model, optimizer and objective."""
         read_model(folder, self.lm, self.optimizer)
-        self.optimizer.freeze(self.parameter_names.frozen(self.frozen))
+        self._shared = BaseWeights.referred_to_by(folder)
+        self._freeze(self.frozen)
         read_objective(folder, self.stepper.objective, self.lm.model)
 
     def why_not_save(self) -> str | None:
