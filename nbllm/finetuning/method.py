@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from nbllm.core.config import PlainConfig
 from nbllm.core.registry import Registry
+from nbllm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from nbllm.data.sample_store import SampleStore
     from nbllm.lm import LM
-    from nbllm.training.config import TrainConfig
 
 
 class Prepared(Protocol):
@@ -80,6 +80,15 @@ class Method(PlainConfig, ABC):
     def options(self) -> dict[str, Any]:
         """Return settings of the run that follow from the method's own arguments, such as the name of a reward."""
         return {}
+
+    def sample_prompts(self, store: SampleStore, lm: LM) -> tuple[str, ...]:
+        """Return what the samples of a run continue, unless it is given.
+
+        Args:
+            store: The rows that it trains on.
+            lm: The model.
+        """
+        return TrainConfig.sample_prompts
 
     def trained(self, lm: LM) -> LM:
         """Return the model that the run trains, which is `lm` unless it lacks a part.

@@ -73,6 +73,7 @@ def finetune(
             prepared = chosen.prepare(examples, trained, settings)
             sys.stdout.write(f"{what}: {prepared}\n")
             stores.append(prepared.store)
+    config.setdefault("sample_prompts", chosen.sample_prompts(stores[0], trained))
     attached = None if adapter is None else trained.attach(adapter, seed=settings.seed)
     config |= {name: getattr(settings, name) for name in ("objective", "lr", "batch_size", "sequence_length")}
     try:

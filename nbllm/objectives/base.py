@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -101,6 +102,10 @@ class Objective(ABC, Generic[Network]):
         Called at the start of a run. Where a run goes on, `load_state_tensors` is called instead, if the objective has
         such tensors.
         """
+
+    def compared_with(self) -> AbstractContextManager[None] | None:
+        """Return a context in which the network is what samples are shown beside, a reference; None: nothing."""
+        return None
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold of it beside the weights, by name; nothing unless it has state."""

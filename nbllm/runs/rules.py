@@ -29,8 +29,10 @@ __all__ = [
     "nan",
     "no_progress",
     "pause",
+    "length_running_away",
     "plateau",
     "rewind",
+    "reward_hacking",
     "sample",
     "save",
     "scale",
@@ -240,6 +242,34 @@ def no_progress(metric: str = "evaluation.loss", patience: int = 6, tolerance: f
     """
     when = f"since_best({_quoted(metric)}, {tolerance:g}) >= {patience}"
     return Rule(name="no progress", when=when, do=(stop(),), limit=1)
+
+
+def reward_hacking(budget: float = 10.0, window: int = 20, factor: float = 2.0) -> Rule:
+    """Make divergence dearer while the reward of a policy rises with its divergence over budget.
+
+    A reward that rises while the policy is far from its reference is more often a flaw of the reward that was found
+    than a better answer. Of a run that learns from a reward.
+
+    Args:
+        budget: Of the divergence `kl`, in nats for an answer,
+        window: as a mean over so many steps, in which the reward rises.
+        factor: What the coefficient of the divergence is multiplied with.
+
+    Source: Gao et al. 2022, arXiv:2210.10760 (how reward and true value part as the divergence grows).
+    """
+    when = f"mean(kl, {window}) > {budget:g} and slope(reward, {window}) > 0"
+    return Rule(name="reward hacking", when=when, do=(scale(kl_coefficient=factor),), cooldown=window)
+
+
+def length_running_away(times: float = 2.0, window: int = 20) -> Rule:
+    """Hold a run whose answers become much longer, for a person to see whether a reward pays for length.
+
+    Args:
+        times: The length of answers is more than so many times the least that it was,
+        window: as a mean over so many steps.
+    """
+    when = f"mean(length, {window}) > {times:g} * best(length)"
+    return Rule(name="length running away", when=when, do=(pause(),), cooldown=10 * window)
 
 
 # Checks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbllm.core.chart import Mark, Series, line_chart
@@ -160,8 +160,16 @@ def _sample(timeline: Timeline) -> str:
     )  # else by the loop itself
     return (
         f"<h3>Newest sample, step {event['step']:,}{escape(asked)}</h3>"
-        f"<pre><b>{escape(prompt)}</b>{escape(text)}</pre>"
+        f"<pre><b>{escape(prompt)}</b>{escape(text)}</pre>{_reference(event)}"
     )
+
+
+def _reference(event: Mapping[str, Any]) -> str:
+    """Return what the reference wrote to the same prompt, where the run has one."""
+    if "reference" not in event:
+        return ""
+    text = _short(str(event["reference"]), MOST_TEXT)
+    return f'<p class="muted">The reference:</p><pre>{escape(text)}</pre>'
 
 
 def _actions(timeline: Timeline) -> str:

@@ -139,7 +139,10 @@ class Trainer(Session):
         self.emit("evaluation", **measured)
 
     def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
-        """Write a sample that continues `prompt`; its randomness depends on seed and step alone."""
+        """Write a sample that continues `prompt`, beside the reference's where the objective has one.
+
+        Its randomness depends on seed and step alone.
+        """
         if "generate" not in self.lm.model.can:
             if "actor" in asked:
                 raise RefusedError(f"this model cannot generate: it is {self.lm.model.kind}")
@@ -152,16 +155,24 @@ class Trainer(Session):
             seed=seed,
             overflow="slide",
         )
-        text = generate(
-            self.lm.generative_network(),
-            self.lm.tokenizer,
-            prompt,
-            config=sampling,
-            end_ids=self.lm.end_tokens,
-            decoder_tokens=self.lm.decoder_tokens,
-            should_stop=lambda: self.exit_reason is not None,
-        )
-        self.emit("sample", prompt=prompt, text=str(text), seed=seed, **{"actor": "loop", **asked})
+
+        def write() -> str:
+            text = generate(
+                self.lm.generative_network(),
+                self.lm.tokenizer,
+                prompt,
+                config=sampling,
+                end_ids=self.lm.end_tokens,
+                decoder_tokens=self.lm.decoder_tokens,
+                should_stop=lambda: self.exit_reason is not None,
+            )
+            return str(text)
+
+        text, beside = write(), dict[str, Any]()
+        if (reference := self.stepper.objective.compared_with()) is not None:
+            with reference:
+                beside["reference"] = write()
+        self.emit("sample", prompt=prompt, text=text, seed=seed, **beside, **{"actor": "loop", **asked})
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 

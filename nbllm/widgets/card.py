@@ -192,6 +192,7 @@ def _sample(event: Event) -> dict[str, Any]:
         "time": event["time"],
         "prompt": visible(_text(event.get("prompt"))),
         "text": visible(_text(event.get("text"))),
+        "reference": visible(_text(event["reference"])) if "reference" in event else None,
         "actor": _text(event.get("actor"))[:200],
         "id": _text(event.get("id"))[:40],
     }

@@ -772,6 +772,16 @@ def test_an_eye_hides_a_runs_curves(family):
 # Samples, rules, warnings, actions
 
 
+def test_a_sample_stands_beside_that_of_the_reference(panel):
+    panel.update(samples=[sample(3, "Say <b>", " yes", reference=HOSTILE)])
+    both = panel.panel.locator(".panel-newest .panel-beside > div")
+    expect(both).to_have_count(2)
+    assert both.nth(0).text_content() == "the runSay <b> yes"
+    assert both.nth(1).text_content() == f"the referenceSay <b>{HOSTILE}".replace("\u202e", "\ufffd")
+    one, other = (both.nth(place).bounding_box() for place in (0, 1))
+    assert one["y"] == other["y"] and one["x"] + one["width"] <= other["x"]
+
+
 def test_a_prompt_is_sent_by_enter_and_its_sample_shown(panel):
     prompt = panel.panel.get_by_label("Prompt")
     prompt.fill("def add(a, b):")

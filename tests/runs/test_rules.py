@@ -75,6 +75,12 @@ def test_a_rule_survives_json():
         (rules.plateau(patience=4), "since_best(evaluation.loss, 0.001) >= 4", "lr times 0.5"),
         (rules.plateau("a b/c"), 'since_best("a b/c", 0.001) >= 3', "lr times 0.5"),
         (rules.no_progress("loss", 9, 0), "since_best(loss, 0) >= 9", "stop"),
+        (
+            rules.reward_hacking(5, 8, 3),
+            "mean(kl, 8) > 5 and slope(reward, 8) > 0",
+            "kl_coefficient times 3",
+        ),
+        (rules.length_running_away(1.5, 4), "mean(length, 4) > 1.5 * best(length)", "pause"),
     ],
 )
 def test_rules_to_have(made, when, do):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -169,6 +170,11 @@ class PolicyObjective(Objective["CausalNetwork"]):
 
     def configure_optimizers(self, factor: float) -> None:
         """Set what these use in the next step; `factor` is what the schedule multiplies learning rates by."""
+
+    def compared_with(self) -> AbstractContextManager[None]:
+        """Return a context in which the network is the reference."""
+        assert self.reference is not None
+        return self.reference.active()
 
     # -- an iteration --------------------------------------------------------------------------------------------
 

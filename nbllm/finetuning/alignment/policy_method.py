@@ -6,13 +6,16 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import UserError
-from nbllm.finetuning.alignment.prompts import PreparedPrompts, prepare_prompts
+from nbllm.finetuning.alignment.prompts import PreparedPrompts, prepare_prompts, prompts_in
 from nbllm.finetuning.alignment.rewards import name_of
 from nbllm.finetuning.method import Method
 
 if TYPE_CHECKING:
+    from nbllm.data.sample_store import SampleStore
     from nbllm.lm import LM
     from nbllm.training.config import TrainConfig
+
+SHOWN = 2  # prompts that samples answer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,14 @@ class PolicyMethod(Method):
     def options(self) -> dict[str, Any]:
         """Return what the run records: the reward's name."""
         return {"reward": name_of(self.reward)}
+
+    def sample_prompts(self, store: SampleStore, lm: LM) -> tuple[str, ...]:
+        """Return the first prompts, which the samples answer beside the reference."""
+        shown = store.take(list(range(min(SHOWN, store.num_rows))))
+        return tuple(
+            str(lm.tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+            for _, tokens, _ in prompts_in(shown)
+        )
 
     def prepare(self, data: Any, lm: LM, config: TrainConfig) -> PreparedPrompts:
         """Make rows of prompts; errors as `prepare_prompts`."""

@@ -74,12 +74,24 @@ function keyOfSample({ step, time, id, prompt }) {
 }
 
 /** @param {any} sample */
-function makeSample({ step, time, actor, prompt, text }) {
+function makeSample({ step, time, actor, prompt, text, reference }) {
   const asked = /^(person|rule:|agent:)/.test(actor ?? "") ? `, asked by ${actor}` : "";
   return element(
     "figure",
     { class: "panel-sample" },
     element("figcaption", { class: "muted", text: `step ${formatCount(step)}${asked}, ${clock(time)}` }),
-    element("pre", null, element("b", { text: prompt }), element("span", { text })),
+    reference == null
+      ? written(prompt, text)
+      : element(
+          "div",
+          { class: "panel-beside" },
+          element("div", null, element("small", { class: "muted", text: "the run" }), written(prompt, text)),
+          element("div", null, element("small", { class: "muted", text: "the reference" }), written(prompt, reference)),
+        ),
   );
+}
+
+/** @param {string} prompt @param {string} text */
+function written(prompt, text) {
+  return element("pre", null, element("b", { text: prompt }), element("span", { text }));
 }

@@ -189,3 +189,30 @@ def test_held_out_prompts_are_measured(lm, tmp_path):
     _, rewards = run.history("evaluation.reward")
     _, losses = run.history("evaluation.loss")
     assert list(losses) == pytest.approx([-reward for reward in rewards])
+
+
+def test_samples_stand_beside_the_references(lm, tmp_path):
+    run = finetune(lm, tmp_path, sample_interval=3, adapter=nb.LoRA(rank=4), lr=0.3, temperature=1.0)
+    run.wait(progress=False)
+    samples = run.events("sample")
+    assert [sample["prompt"] for sample in samples] == [*PROMPTS[:2], *PROMPTS[:2]]
+    assert any(sample["reference"] != sample["text"] for sample in samples)
+    with lm.adapters[0].disabled():
+        for sample in samples:
+            drawn = lm.generate(
+                sample["prompt"], temperature=0.8, top_p=0.95, seed=sample["seed"], max_new_tokens=64,
+                overflow="slide",
+            )  # fmt: skip
+            assert sample["reference"] == str(drawn)
+    assert "The reference:" in run._repr_html_()
+
+
+def test_hacking_is_answered_by_a_rule_and_replayed(lm, tmp_path):
+    rule = nb.rules.reward_hacking(budget=1e-4, window=2)
+    run = finetune(lm, tmp_path, "rloo", reward=lambda p, a: float(len(a)), rules=[rule], steps=10, lr=3e-2)
+    run.wait(progress=False)
+    done = [each for each in run.events("action") if each["actor"] == "rule:reward hacking"]
+    assert done and done[0]["action"] == "set" and done[0]["args"]["kl_coefficient"] == pytest.approx(0.1)
+    assert nb.replay(run, progress=False).identical
+    with pytest.raises(UserError, match="reward hacking"):
+        nb.train(lm, nb.data.load("pydocs").select(range(2)), rules=[rule], folder=tmp_path, steps=2)
