@@ -623,6 +623,40 @@ class LM:
                 self.causal_network_for("score"), sequences, stride=stride, max_batch_tokens=batch_tokens
             )
 
+    def reward(
+        self, texts: str | Sequence[Mapping[str, Any]] | Sequence[str | Sequence[Mapping[str, Any]]]
+    ) -> list[float]:
+        """Return the score that a reward model gives each text.
+
+        A text is encoded as in training, from the token that documents begin with to the one that they end with; a
+        conversation as the chat template renders it. Of what is longer than the context only the beginning is read,
+        with a warning.
+
+        Args:
+            texts: Texts, prompt and answer together, or conversations that end with the answer; a single one makes a
+                list of one score.
+
+        Raises:
+            UserError: The model has no score head, or the template cannot render a conversation.
+        """
+        from nbllm.inference.reward import encode_whole, score_whole
+        from nbllm.models.network import check_can
+
+        check_can(self.model, "reward")
+        is_single = isinstance(texts, str) or (bool(texts) and isinstance(texts[0], Mapping))
+        many = cast("Sequence[str | Sequence[Mapping[str, Any]]]", [texts] if is_single else texts)
+        both_directions = self.config.network == "encoder"
+        ids = [encode_whole(self.tokenizer, text, both_directions=both_directions) for text in many]
+        most = self.config.max_positions
+        if long := sum(len(each) > most for each in ids):
+            text = (
+                f"{long} of {len(ids)} texts are longer than {most} tokens; only their beginnings are read."
+            )
+            warnings.warn(text, stacklevel=2)
+        with self.lock:
+            found: list[float] = score_whole(self.model, [each[:most] for each in ids]).tolist()
+        return found
+
     def embed(
         self, texts: str | Sequence[str], *, pooling: str = "mean", normalize: bool = True
     ) -> torch.Tensor:

@@ -134,6 +134,11 @@ TECHNIQUES = (
     Technique(
         "3.5", "Preference data: pairs, ratings, rankings, labels", "nbllm.finetuning.alignment.preferences"
     ),
+    Technique(
+        "3.5",
+        "Reward models (Bradley-Terry, with margins, centred)",
+        "nbllm.finetuning.alignment.reward_model.RewardModel",
+    ),
     Technique("3.5", "DPO, with cDPO and robust DPO", "nbllm.finetuning.alignment.dpo.DPO"),
     Technique("3.5", "IPO", "nbllm.finetuning.alignment.ipo.IPO"),
     Technique("3.5", "KTO", "nbllm.finetuning.alignment.kto.KTO"),

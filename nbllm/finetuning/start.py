@@ -39,8 +39,9 @@ def finetune(
         lm: The model; with an adapter that is on, that alone is trained.
         data: Examples: conversations in OpenAI's or ShareGPT's layout, instruction/input/output, prompt/completion or
             text; a list, a data set, a JSON or JSON Lines file, or what `nb.data.load` takes by name.
-        method: "sft", supervised fine-tuning; "dpo", "ipo", "orpo" or "simpo", from pairs of answers, or "kto", from
-            answers with labels (`nbllm.finetuning.alignment.preferences`); or another of `nbllm.finetuning.METHODS`.
+        method: "sft", supervised fine-tuning; from pairs of answers "dpo", "ipo", "orpo" or "simpo", from answers with
+            labels "kto", and "reward", a reward model (`nbllm.finetuning.alignment.preferences` has the layouts); or
+            another of `nbllm.finetuning.METHODS`.
         adapter: An adapter to attach and train, such as nb.LoRA(rank=8) or nb.PrefixTuning(); None: that of the
             model, or all parameters.
         validation: Held-out examples, measured at intervals.

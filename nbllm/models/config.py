@@ -101,6 +101,8 @@ class ModelConfig(PlainConfig):
             layer has a block of its own.
         mask_head: Whether an encoder has a head that predicts masked tokens.
         pooler: Whether an encoder has a layer that makes a vector of the whole text out of its first token.
+        score_head: Whether a head gives each text a score, as a reward model has it, and none predicts tokens; that of
+            an encoder reads its pooler.
         rescale_every: After so many layers of a recurrent network the stream is halved in evaluation (RWKV-4), which
             keeps it within float16; 0: it is not.
         initializer_range: Standard deviation of new weights.
@@ -154,6 +156,7 @@ class ModelConfig(PlainConfig):
     num_layer_groups: int = 0
     mask_head: bool = False
     pooler: bool = False
+    score_head: bool = False
     rescale_every: int = 0
     initializer_range: float = 0.02
 
@@ -241,6 +244,10 @@ class ModelConfig(PlainConfig):
             raise UserError('A parallel block has norm_placement="pre".', where="ModelConfig")
         if self.shared_norm and not self.parallel_block:
             raise UserError("shared_norm is for a parallel block.", where="ModelConfig")
+        if self.score_head and self.mask_head:
+            raise UserError(
+                "A model with a score_head has no head that predicts tokens.", where="ModelConfig"
+            )
         if self.head_bias and self.tie_embeddings and self.network != "encoder_decoder":
             raise UserError("head_bias is for a head that is not tied.", where="ModelConfig")
 

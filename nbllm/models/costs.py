@@ -237,7 +237,7 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
             flops["attention"] += _flops_for_positions(module, config, (batch_size, length))
     if config.parallel_block:  # both parts read one tensor, or both of their normalizations do
         kept["norms"] -= config.num_layers * config.hidden_size
-    if network.can != {"embed"}:
+    if not config.score_head and network.can != {"embed"}:
         weight = cast(Tensor, network.head_weight)
         if not any(module.weight is weight for module in network.modules() if isinstance(module, nn.Linear)):
             flops["head"] += 2 * weight.numel()
@@ -260,7 +260,7 @@ def _part_of(path: str, module: nn.Module) -> str:
     for name in ("cross_attention", "attention", "feed_forward", "time_mixing", "channel_mixing", "head"):
         if name in names:
             return name.replace("_", "-")
-    return "head" if path in ("pooler", "head_projection") else "embedding"
+    return "head" if path in ("pooler", "head_projection", "score") else "embedding"
 
 
 def _flops(module: nn.Module, keys: int) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -66,9 +67,12 @@ class Decoder(CausalNetwork):
         is_post = config.norm_placement == "post"
         self.norm = None if is_post else make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.head_projection = Linear(config.hidden_size, size, bias=False) if config.embedding_size else None
-        self.head = (
-            None if config.tie_embeddings else nn.Linear(size, config.vocab_size, bias=config.head_bias)
-        )
+        has_head = not (config.tie_embeddings or config.score_head)
+        self.head = nn.Linear(size, config.vocab_size, bias=config.head_bias) if has_head else None
+        self.score = Linear(size, 1, bias=False) if config.score_head else None
+        if config.score_head:
+            self.can = frozenset({"embed", "reward"})
+            self.kind = "a causal decoder with a head that scores a text, and none that predicts tokens"
 
     def forward(
         self,
@@ -249,11 +253,27 @@ class Decoder(CausalNetwork):
             ("norm", norm, [self.norm]),
             ("head_projection", "to the embedding's width", [self.head_projection]),
             ("head", "head" if self.head is not None else "head, tied to the embedding", [self.head]),
+            ("score", "score of the last token", [self.score]),
         ]
+        head = "head" if self.score is None else "score"
         return describe_parts(
-            [part for part in parts if part[0] == "head" or part[2] != [None]],
+            [part for part in parts if part[0] == head or part[2] != [None]],
             config.num_layers,
         )
+
+    def scores(
+        self, input_ids: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the score of each text, which its last token has; there must be a score head.
+
+        Args:
+            input_ids: (batch, position) token ids, padded at the end.
+            lengths: (batch,), how many are no padding; at least 1.
+        """
+        assert self.score is not None
+        hidden = self.hidden(input_ids)
+        last: Tensor = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+        return F.linear(last.float(), self.score.weight.float())[:, 0]
 
     def make_cache(self, batch: int, max_length: int) -> KVCache:
         """Return an empty key/value cache for `batch` sequences of up to `max_length` tokens."""

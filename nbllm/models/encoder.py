@@ -64,8 +64,13 @@ class Encoder(Network):
         self.norm = None if is_post else make_norm(config.norm, config.hidden_size, config.norm_eps)
         self.pooler = Linear(config.hidden_size, config.hidden_size) if config.pooler else None
         self.head = MaskedLMHead(config) if config.mask_head else None
+        self.score = Linear(config.hidden_size, 1) if config.score_head else None
         if not config.mask_head:
             self.can = self.can - {"fill"}
+        if config.score_head:
+            if not config.pooler:
+                raise UserError("The score head of an encoder reads its pooler.", hint="Give pooler=True.")
+            self.can = self.can | {"reward"}
         without = "" if config.mask_head else ", without a head that predicts tokens"
         self.kind = f"an encoder, which reads a text in both directions{without}"
 
@@ -150,6 +155,20 @@ class Encoder(Network):
         assert self.pooler is not None
         return torch.tanh(self.pooler(hidden[:, 0]))
 
+    def scores(
+        self, input_ids: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the score of each text, out of its first token; there must be a score head.
+
+        Args:
+            input_ids: (batch, position) token ids, padded at the end.
+            lengths: (batch,), how many are no padding; at least 1.
+        """
+        assert self.score is not None and self.score.bias is not None
+        real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
+        pooled = self.pooled(self.hidden(input_ids, attention_mask=real))
+        return F.linear(pooled.float(), self.score.weight.float(), self.score.bias.float())[:, 0]
+
     @property
     def head_weight(self) -> Float[Tensor, "vocabulary embedding"]:
         """The matrix of the head, which is the token embedding: (vocabulary, embedding)."""
@@ -193,8 +212,9 @@ class Encoder(Network):
             ("norm", norm, [self.norm]),
             ("pooler", "pooler of the first token", [self.pooler]),
             ("head", f"masked-token head: linear, {activation}, {norm}, bias", [self.head]),
+            ("score", "score of the pooled vector", [self.score]),
         ]
-        optional = ("token_types", "embedding_norm", "projection", "norm", "pooler", "head")
+        optional = ("token_types", "embedding_norm", "projection", "norm", "pooler", "head", "score")
         return describe_parts(
             [part for part in parts if part[0] not in optional or part[2] != [None]], groups
         )

@@ -133,7 +133,7 @@ class EncoderDecoder(GenerativeNetwork):
         "parallel_block": False, "shared_norm": False, "sliding_window": 0, "logit_softcap": 0.0,
         "embedding_size": 0, "token_types": 0, "num_layer_groups": 0, "mask_head": False, "pooler": False,
         "rescale_every": 0, "num_experts": 0, "rope_scaling": None, "rope_local_theta": 0.0,
-        "full_attention_interval": 0, "attention_softcap": 0.0,
+        "full_attention_interval": 0, "attention_softcap": 0.0, "score_head": False,
     }  # fmt: skip
 
     def add_parts(self, config: ModelConfig) -> None:

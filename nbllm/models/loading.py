@@ -16,9 +16,10 @@ from nbllm.core.errors import UserError, WeightsError
 from nbllm.core.io import check_utf8, expand_user, read_json, write_json
 from nbllm.core.progress import progress
 from nbllm.models.config import ModelConfig
-from nbllm.models.families.base import Family, WeightRule
+from nbllm.models.families.base import SCORING, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
+from nbllm.models.families.own import OWN
 from nbllm.models.network import Network, build_without_weights
 from nbllm.models.tensor_files import INDEX, TensorFiles
 from nbllm.models.tensor_writing import write_tensors
@@ -132,7 +133,33 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
         with TensorFiles(expand_user(directory), family) as files:
             has: dict[str, Any] = {name: find(config, files) for name, find in family.optional.items()}
         config = dataclasses.replace(config, **has)
+    if family.name != OWN and _is_scoring(values):
+        config = _with_score_head(family, config, values, path)
     return family, config
+
+
+def _is_scoring(values: Mapping[str, Any]) -> bool:
+    names = values.get("architectures")
+    return isinstance(names, list) and any(isinstance(name, str) and name.endswith(SCORING) for name in names)
+
+
+def _with_score_head(
+    family: Family, config: ModelConfig, values: Mapping[str, Any], path: Path
+) -> ModelConfig:
+    """Return the configuration of a model for sequence classification, which must give a single score."""
+    labels = values.get("id2label")
+    count = (
+        len(labels) if isinstance(labels, Mapping) else values.get("num_labels", 2)
+    )  # transformers' default
+    if not family.scoring or count != 1:
+        raise WeightsError(
+            f"The model classifies texts into {count} labels; only a single score is implemented, and not for every "
+            "family.",
+            where=path,
+            hint="A reward model has num_labels=1.",
+        )
+    is_encoder = config.network == "encoder"
+    return dataclasses.replace(config, score_head=True, mask_head=False, pooler=is_encoder)
 
 
 def read_config_file(directory: Path | str) -> dict[str, Any]:
@@ -197,17 +224,27 @@ def save_model(
         "pad_token_id": None,
         **(token_ids or {}),
     }
-    values = {
+    values: dict[str, Any] = {
         "architectures": [family.architecture_of(model.config)],
         "model_type": family.name,
         "dtype": dtype,
     }
+    if model.config.score_head and family.name != OWN:
+        values |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+        if ids["pad_token_id"] in _as_list(
+            ids["eos_token_id"]
+        ):  # transformers looks for the last token that is none
+            ids["pad_token_id"] = None
     write_json(directory / CONFIG, {**values, **ids, **family.write(model.config), "use_cache": True})
     if "generate" in model.can:
         stated = {name: value for name, value in ids.items() if value is not None}
         write_json(directory / "generation_config.json", {**stated, **(generation or {})})
     if weights:
         _write_tensors(_family_tensors(model, family), directory, max_shard_bytes)
+
+
+def _as_list(ids: int | list[int] | None) -> list[int | None]:
+    return [*ids] if isinstance(ids, list) else [ids]
 
 
 def _rules(family: Family, config: ModelConfig, files: TensorFiles) -> list[WeightRule]:

@@ -26,7 +26,7 @@ _SCALED_DOWN_BY_DEEPNORM = (
     "attention.value.weight", "attention.output.weight", "feed_forward.gate.weight", "feed_forward.up.weight",
     "feed_forward.down.weight",
 )  # fmt: skip
-VERBS = ("generate", "fill", "embed", "score", "denoise", "infill")
+VERBS = ("generate", "fill", "embed", "score", "denoise", "infill", "reward")
 
 
 @dataclasses.dataclass(frozen=True)

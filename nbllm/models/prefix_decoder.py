@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,7 @@ class PrefixDecoder(Decoder):
     can = frozenset({"generate", "denoise", "infill"})
     kind = "a prefix decoder, which reads a prompt in both directions and continues it"
     reads_prefix = True
+    fixed: ClassVar = {**Decoder.fixed, "score_head": False}
 
     def add_parts(self, config: ModelConfig) -> None:
         """Add the parts of a decoder; refuse scaling of positions that would read a prompt again, as causal text."""

@@ -69,7 +69,8 @@ def train(
     """Start training a model on text, and return a handle on the run at once.
 
     Args:
-        lm: The model; of one with an adapter that is on, that alone is trained unless `freeze` is given. A thread's
+        lm: The model; of one with an adapter that is on, that alone is trained, and a score head, unless `freeze` is
+            given. A thread's
             run gives it the new weights at each checkpoint and at the end; a process's run leaves it as it is:
             `nb.load(run)`.
         data: Documents with a `text` column, or anything else that `nb.data.load` takes, such as the name of a file; a
@@ -118,7 +119,8 @@ def train(
     settings = _sized(settings, given, lm, training)
     on = [adapter for adapter in lm.adapters if adapter.state == "on"]
     if on and "freeze" not in given:
-        settings = settings.replace(freeze=tuple(each.freeze_pattern for each in on if each.trains))
+        trained = [each.freeze_pattern for each in on if each.trains]
+        settings = settings.replace(freeze=(*trained, *(["!score"] if lm.config.score_head else [])))
     beside = [name for each in on for name in each.parameters()]
     check_fits(settings, lm.config, lm.tokenizer, training, held_out, adapter=beside)
     settings = _counted(settings, epochs, lm, training)

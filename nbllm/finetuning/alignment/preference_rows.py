@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Callable, Iterator, Sequence, Sized
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nbllm.core.errors import DataError
+from nbllm.core.errors import DataError, UserError
 from nbllm.core.progress import progress
 from nbllm.data.sample_store import write_samples
 from nbllm.finetuning.alignment.log_probabilities import log_probabilities
@@ -20,6 +20,7 @@ from nbllm.finetuning.examples import Example
 from nbllm.finetuning.preparing import Prepared
 from nbllm.finetuning.rows import rows_of
 from nbllm.finetuning.tokens import tokenize
+from nbllm.inference.reward import encode_whole
 from nbllm.models.batching import batches
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
 from nbllm.objectives.base import IGNORED
@@ -47,6 +48,9 @@ class Encoded(NamedTuple):
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     is_cut: bool
+
+
+EncodedPair: TypeAlias = tuple[Pair, Encoded, Encoded]
 
 
 def encode(tokenizer: Any, example: Example, length: int) -> Encoded:
@@ -79,7 +83,7 @@ def prepare_pairs(data: Any, lm: LM, config: TrainConfig, *, reference: bool) ->
         DataError: No pair is left; the reasons are counted.
     """
     length, tokenizer = config.sequence_length, lm.tokenizer
-    found = _Found[tuple[Pair, Encoded, Encoded]](length)
+    found = Found[EncodedPair](length)
     for pair in found.read(data, read_pairs, "pairs"):
         with found.attempt():
             sides = [encode(tokenizer, each, length) for each in (pair.chosen, pair.rejected)]
@@ -103,6 +107,60 @@ def prepare_pairs(data: Any, lm: LM, config: TrainConfig, *, reference: bool) ->
     return found.prepared(columns, num_bytes, lm)
 
 
+def prepare_whole_pairs(data: Any, lm: LM, config: TrainConfig) -> Prepared:
+    """Encode pairs into rows for a network that scores whole texts, as `LM.reward` encodes them.
+
+    Columns are "chosen" and "rejected", (row, position) tokens, the lengths of both, "margin" and "weight".
+
+    Raises:
+        DataError: No pair is left; the reasons are counted.
+    """
+    length = config.sequence_length
+    found = whole_pairs(data, lm, length)
+    pairs = found.kept_or_raise()
+    columns: dict[str, NDArray[Any]] = {
+        "margin": np.array([pair.margin for pair, *_ in pairs], np.float32),
+        "weight": np.array([pair.weight for pair, *_ in pairs], np.float32),
+    }
+    for place, name in ((1, "chosen"), (2, "rejected")):
+        made = _columns([entry[place] for entry in pairs], name, length)  # type: ignore[misc]  # by place
+        columns |= {name: made[name], f"{name}_length": made[f"{name}_length"]}
+    num_bytes = sum(pair.chosen.num_bytes + pair.rejected.num_bytes for pair, *_ in pairs)
+    return found.prepared(columns, num_bytes, lm)
+
+
+def whole_pairs(data: Any, lm: LM, length: int) -> Found[EncodedPair]:
+    """Read pairs for a network that scores whole texts.
+
+    Args:
+        data: Rows in the layouts of `preferences`.
+        lm: The model.
+        length: Of how many tokens a text may be; what is longer is cut at the end.
+    """
+    both_directions = lm.config.network == "encoder"
+    found = Found[EncodedPair](length)
+    for pair in found.read(data, read_pairs, "pairs"):
+        with found.attempt():
+            sides = [
+                _whole(lm.tokenizer, each, length, both_directions=both_directions)
+                for each in (pair.chosen, pair.rejected)
+            ]
+            if np.array_equal(sides[0].tokens, sides[1].tokens):
+                raise DataError(f"both answers are the same within {length} tokens")
+            found.keep((pair, *sides), sides)
+    return found
+
+
+def _whole(tokenizer: Any, example: Example, length: int, *, both_directions: bool) -> Encoded:
+    """Return a whole text, all tokens of which are read."""
+    text = example.messages or example.prompt + example.completion
+    try:
+        tokens = np.array(encode_whole(tokenizer, text, both_directions=both_directions), np.int64)
+    except UserError as error:
+        raise DataError(f"The conversation cannot be rendered: {error.what}") from error
+    return Encoded(tokens[:length], tokens[:length], len(tokens) > length)
+
+
 def prepare_verdicts(data: Any, lm: LM, config: TrainConfig) -> Prepared:
     """Encode verdicts into rows.
 
@@ -114,7 +172,7 @@ def prepare_verdicts(data: Any, lm: LM, config: TrainConfig) -> Prepared:
         DataError: No verdict is left; the reasons are counted.
     """
     length, tokenizer = config.sequence_length, lm.tokenizer
-    found = _Found[tuple[Verdict, Encoded]](length)
+    found = Found[tuple[Verdict, Encoded]](length)
     for verdict in found.read(data, read_verdicts, "labels"):
         with found.attempt():
             made = encode(tokenizer, verdict.example(), length)
@@ -135,8 +193,14 @@ def prepare_verdicts(data: Any, lm: LM, config: TrainConfig) -> Prepared:
     return found.prepared(columns, num_bytes, lm)
 
 
-class _Found(Generic[T]):
-    """What is read of rows, and what is left out."""
+class Found(Generic[T]):
+    """What is read of rows, and what is left out.
+
+    Attributes:
+        kept: What can be used.
+        truncated: The numbers of the rows that are cut.
+        left_out: Those of the rows that are left out, by the reason.
+    """
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -204,7 +268,7 @@ class _Found(Generic[T]):
         )  # fmt: skip
         trained = sum(
             int((column != IGNORED).sum()) for name, column in columns.items() if name.endswith("_targets")
-        )
+        ) or sum(int(column.sum()) for name, column in columns.items() if name.endswith("_length"))
         left_out = {reason: tuple(rows) for reason, rows in self.left_out.items()}
         return Prepared(store, count, trained, tuple(self.truncated), left_out)
 

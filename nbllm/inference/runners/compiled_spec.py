@@ -47,7 +47,8 @@ _ONLY = {
     "attention_softcap": 0.0, "logit_softcap": 0.0, "sliding_window": 0, "full_attention_interval": 0,
     "norm_placement": "pre", "rope_local_theta": 0.0, "scale_embedding": False, "scale_head": False,
     "residual_scale": 1.0, "embedding_size": 0, "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
-    "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False, **Decoder.fixed,
+    "head_bias": False, "rotary_fraction": 1.0, "rotary_interleaved": False, "embedding_norm": False,
+    "score_head": False, **Decoder.fixed,
 }  # fmt: skip
 _FIELDS = {
     *_WITHOUT_EFFECT, "network", "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
@@ -133,6 +134,7 @@ def _expected_decoder(config: ModelConfig) -> ExpectedModule:
         "local_positions": None,
         "embedding_norm": None,
         "head_projection": None,
+        "score": None,
     }
     if config.tie_embeddings:
         attributes["head"] = None

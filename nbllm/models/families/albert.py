@@ -113,6 +113,7 @@ FAMILIES.register("albert")(
         read=read,
         write=write,
         rules=rules,
+        scoring={"score": "classifier"},
         unused=re.compile(r"albert\.embeddings\.position_ids|predictions\.decoder\.bias"),
         requirements=(plain_heads, has_types, _factorized_and_shared),
     )

@@ -145,6 +145,7 @@ FAMILIES.register("bart")(
         read=read,
         write=write,
         rules=rules,
+        scoring={},
         unused=re.compile(r"model\.(encoder|decoder)\.(embed_tokens\.weight|version)"),
         requirements=(plain_heads,),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,8 @@ from nbllm.models.families.config_reader import ConfigReader
 from nbllm.nn.activations import ACTIVATIONS as TABLE
 
 HEAD = "lm_head.weight"
+SCORING = "ForSequenceClassification"  # the end of the names of classes with a score head
+_LANGUAGE_MODEL = re.compile("(ForCausalLM|ForMaskedLM|LMHeadModel)$")
 
 # Settings that a family has with just this value, unless it says that it varies them.
 USUAL: dict[str, Any] = {
@@ -25,6 +28,7 @@ USUAL: dict[str, Any] = {
     "rescale_every": 0, "residual_scale": 1.0,
     "norm_placement": "pre", "attention_softcap": 0.0, "logit_softcap": 0.0, "full_attention_interval": 0,
     "rope_local_theta": 0.0, "embedding_size": 0, "num_experts": 0, "experts_per_token": 0, "router_loss_weight": 0.0,
+    "score_head": False,
 }  # fmt: skip
 
 
@@ -115,6 +119,8 @@ class Family:
         read: Reads a configuration; must leave no setting that matters unread.
         write: The family's configuration file for a model.
         rules: The weight map for a configuration.
+        scoring: By our module, the class for sequence classification's, of a head that scores a text (`score`) and of
+            what is called otherwise there; none: the family has no such class.
         unused: A pattern of tensors that old files carry and nothing reads: masks, frequencies.
         requirements: Further conditions: each returns what is wrong, or None.
     """
@@ -135,8 +141,15 @@ class Family:
     read: Callable[[ConfigReader], ModelConfig]
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], list[WeightRule]]
+    scoring: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"score": "score"})
     unused: re.Pattern[str]
     requirements: tuple[Callable[[ModelConfig], str | None], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Let the weight map serve models with a score head too."""
+        if self.scoring:
+            object.__setattr__(self, "rules", functools.partial(_with_scores, self.rules, self.scoring))
+            object.__setattr__(self, "varied", self.varied | {"score_head"})
 
     def check(self, config: ModelConfig) -> None:
         """Raise `UserError` unless the family can express `config`."""
@@ -160,13 +173,35 @@ class Family:
         for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
             name = name.removesuffix(old) + new if name.endswith(old) else name
         is_full = name.startswith(self.base_prefix) or self.of_head.fullmatch(name)
-        if is_full or (self.other_heads is not None and self.other_heads.fullmatch(name)):
+        is_scoring = name.rpartition(".")[0] in self.scoring.values()
+        if is_full or is_scoring or (self.other_heads is not None and self.other_heads.fullmatch(name)):
             return name
         return self.base_prefix + name
 
     def architecture_of(self, config: ModelConfig) -> str:
         """Return the transformers class of a model."""
+        if config.score_head:
+            return _LANGUAGE_MODEL.sub(SCORING, self.architecture)
         return self.headless if self.headless and not config.mask_head else self.architecture
+
+
+def _with_scores(
+    rules: Callable[[ModelConfig], list[WeightRule]], scoring: Mapping[str, str], config: ModelConfig
+) -> list[WeightRule]:
+    """Return the weight map of a model, whose score head, if it has one, takes the place of all other heads."""
+    if not config.score_head:
+        return rules(config)
+    body = [
+        rule
+        for rule in rules(config)
+        if not any(target.split(".")[0] in ("head", *scoring) for target in rule.targets)
+    ]
+    kinds = ("weight", "bias") if config.network == "encoder" else ("weight",)
+    return body + [
+        WeightRule(f"{theirs}.{kind}", (f"{ours}.{kind}",))
+        for ours, theirs in scoring.items()
+        for kind in kinds
+    ]
 
 
 # transformers' names of activations to ours, and back: to the first that transformers has for each.

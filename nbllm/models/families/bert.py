@@ -154,6 +154,7 @@ FAMILIES.register("bert")(
         read=read,
         write=write,
         rules=rules,
+        scoring={"score": "classifier"},
         unused=re.compile(r"bert\.embeddings\.position_ids|cls\.predictions\.decoder\.bias"),
         requirements=(plain_heads, own_layers, has_types),
     )

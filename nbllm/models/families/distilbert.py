@@ -95,6 +95,7 @@ FAMILIES.register("distilbert")(
         read=read,
         write=write,
         rules=rules,
+        scoring={},
         unused=re.compile(r"distilbert\.embeddings\.position_ids"),
         requirements=(plain_heads, own_layers),
     )

@@ -104,6 +104,7 @@ FAMILIES.register("gemma3_text")(
         read=read,
         write=write,
         rules=rules,
+        scoring={},
         unused=FREQUENCIES,
         requirements=(whole_divisor, multiple_of_heads, _local_base),
     )

@@ -42,6 +42,7 @@ FAMILIES.register(OWN)(
         read=read,
         write=write,
         rules=rules,
+        scoring={},
         unused=re.compile("nothing"),
     )
 )

@@ -72,6 +72,7 @@ FAMILIES.register("roberta")(
         read=read,
         write=write,
         rules=rules,
+        scoring={"score": "classifier.out_proj", "pooler": "classifier.dense"},
         unused=re.compile(r"roberta\.embeddings\.position_ids|lm_head\.decoder\.bias"),
         requirements=(plain_heads, own_layers, has_types, _offset),
     )

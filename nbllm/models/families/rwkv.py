@@ -102,6 +102,7 @@ FAMILIES.register("rwkv")(
         read=read,
         write=write,
         rules=rules,
+        scoring={},
         unused=re.compile("nothing"),
         requirements=(usual_head_dim,),
     )

@@ -130,6 +130,7 @@ FAMILIES.register("t5")(
         read=read,
         write=write,
         rules=rules,
+        scoring={},
         unused=re.compile(
             r"(encoder|decoder)\.embed_tokens\.weight"
             r"|decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"

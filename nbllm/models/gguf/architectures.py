@@ -167,6 +167,8 @@ def write_config(config: ModelConfig) -> dict[str, int | float | str]:
             hint=f"Known: {', '.join(ARCHITECTURES)}.",
         )
     FAMILIES[config.family].check(config)
+    if config.score_head:
+        raise UserError("A GGUF has no place for a score head.", hint="Save it as a directory.")
     architecture = ARCHITECTURES[config.family]
     for name, value in architecture.fixed.items():
         if getattr(config, name) != value:
