@@ -95,7 +95,8 @@ class ExactDuplicates(CorpusStep):
         """Return edits that remove the repeated parts."""
         if self.level == "document":
             return drop_documents(ids, decisions, value="jaccard")
-        return remove_spans(ids, decisions)
+        start, stop = decisions["start"].to_numpy(), decisions["stop"].to_numpy()
+        return remove_spans(ids, decisions, start, stop, stop - start)
 
 
 def _share(tables: Tables, share: int, num_shares: int) -> pa.Table:

@@ -19,7 +19,7 @@ from nbllm.core.errors import UserError
 from nbllm.core.progress import progress
 from nbllm.data.arrow_text import Texts
 from nbllm.data.deduplication.characters import code_point_table
-from nbllm.data.deduplication.decisions import remove_spans
+from nbllm.data.deduplication.decisions import documents_of, remove_spans
 from nbllm.data.kernels.suffixes import (
     group_first,
     keep_windows,
@@ -87,7 +87,6 @@ class RepeatedSubstrings(CorpusStep):
             "start": np.ascontiguousarray(start),
             "stop": np.ascontiguousarray(stop),
             "partner": ids[np.searchsorted(begins, source, "right") - 1],
-            "jaccard": np.ones(len(spans)),
         }
         return pa.table(columns)
 
@@ -112,17 +111,12 @@ class RepeatedSubstrings(CorpusStep):
     def apply(self, texts: Texts, ids: NDArray[np.int64], decisions: pa.Table) -> Edits:
         """Return edits that remove the repeated runs, each with the white space behind it."""
         _, spans, ends = tokens_of(texts)
-        document = np.searchsorted(ids, decisions["id"].to_numpy())
+        document = documents_of(ids, decisions)
         first = ends[document] + decisions["start"].to_numpy()
         behind = ends[document] + decisions["stop"].to_numpy()
-        last = behind == ends[document + 1]
-        starts = np.append(spans[:, 0], 0)
-        decisions = decisions.set_column(1, "start", pa.array(starts[first]))
-        decisions = decisions.set_column(
-            2, "stop", pa.array(np.where(last, spans[behind - 1, 1], starts[behind]))
-        )
-        edits = remove_spans(ids, decisions)
-        return edits._replace(value=(behind - first).astype(np.float64))
+        begins = np.append(spans[:, 0], 0)
+        stop = np.where(behind == ends[document + 1], spans[behind - 1, 1], begins[behind])
+        return remove_spans(ids, decisions, begins[first], stop, behind - first)
 
 
 def tokens_of(texts: Texts) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
