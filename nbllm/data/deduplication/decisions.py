@@ -12,7 +12,7 @@ from nbllm.data.pipeline.step import Edits
 def documents_of(ids: NDArray[np.int64], decisions: pa.Table) -> NDArray[np.int64]:
     """Return the place in the batch of each decision's document; a batch of several files is in no order of ids."""
     order = np.argsort(ids)
-    return order[np.searchsorted(ids, decisions["id"].to_numpy(), sorter=order)]
+    return np.asarray(order[np.searchsorted(ids, decisions["id"].to_numpy(), sorter=order)])
 
 
 def drop_documents(ids: NDArray[np.int64], decisions: pa.Table, *, value: str) -> Edits:

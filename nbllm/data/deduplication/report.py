@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -78,9 +79,9 @@ class NearDuplicateReport:
     precision: Share
 
     @classmethod
-    def of(cls, decisions: pa.Table) -> NearDuplicateReport:
+    def of(cls, metadata: Mapping[bytes, bytes]) -> NearDuplicateReport:
         """Return the report that `NearDuplicates.solve` keeps in the metadata of its decisions."""
-        stored = json.loads(decisions.schema.metadata[METADATA])
+        stored = json.loads(metadata[METADATA])
         recall, precision = Share(**stored.pop("recall")), Share(**stored.pop("precision"))
         return cls(recall=recall, precision=precision, **stored)
 

@@ -12,7 +12,6 @@ import pytest
 from nbllm.core.errors import UserError
 from nbllm.data.arrow_text import Texts
 from nbllm.data.deduplication.near import NearDuplicates
-from nbllm.data.deduplication.report import NearDuplicateReport
 
 from .conftest import decide, edited, generated
 
@@ -51,6 +50,10 @@ def first_stays(pairs, count):
     return removed
 
 
+def report_of(decisions):
+    return NearDuplicates.report(decisions.schema.metadata)
+
+
 def as_dict(decisions):
     return {
         row["id"]: (row["partner"], pytest.approx(row["jaccard"], abs=1e-12)) for row in decisions.to_pylist()
@@ -64,7 +67,7 @@ def test_the_decisions_equal_brute_force(corpus, threshold, tmp_path):
     decisions = decide(step, corpus, tmp_path)
     assert len(pairs) > 400
     assert as_dict(decisions) == first_stays(pairs, len(corpus))
-    report = NearDuplicateReport.of(decisions)
+    report = report_of(decisions)
     assert report.recall.value == (1 if threshold < 1 else None)  # copies are not sampled
     assert report.precision.value == 1
 
@@ -73,7 +76,7 @@ def test_the_measured_recall_is_the_true_one(corpus, tmp_path):
     """A setting that misses some: the sample of all documents says how many, as brute force does."""
     pairs = brute_force(corpus, 0.6)
     step = NearDuplicates(threshold=0.6, bands=10, rows=5, sample=10_000)
-    report = NearDuplicateReport.of(decide(step, corpus, tmp_path))
+    report = report_of(decide(step, corpus, tmp_path))
     low, high = report.recall.interval
     assert low < report.recall.value < min(high, 1)
     neighbours = collections.Counter(document for pair in pairs for document in pair)
@@ -146,7 +149,7 @@ def test_copies_cost_one_comparison_each(tmp_path):
     """Also those of a document that is joined with another already."""
     words = [f"w{i}" for i in range(60)]
     documents = [" ".join(words)] + [" ".join(words[:-1])] * 3000
-    report = NearDuplicateReport.of(decide(NearDuplicates(), documents, tmp_path))
+    report = report_of(decide(NearDuplicates(), documents, tmp_path))
     assert (report.removed, report.compared, report.left_out) == (3000, 3000, 0)
 
 
@@ -189,11 +192,11 @@ def test_edits_name_the_partner(corpus, tmp_path):
 def test_no_documents(tmp_path):
     decisions = decide(NearDuplicates(), [], tmp_path)
     assert decisions.num_rows == 0
-    assert "no such document" in NearDuplicateReport.of(decisions)._repr_html_()
+    assert "no such document" in report_of(decisions)._repr_html_()
 
 
 def test_the_report_shows_curve_and_measures(corpus, tmp_path):
-    report = NearDuplicateReport.of(decide(NearDuplicates(bands=14, rows=8), corpus[:500], tmp_path))
+    report = report_of(decide(NearDuplicates(bands=14, rows=8), corpus[:500], tmp_path))
     html = report._repr_html_()
     assert "<svg" in html and "14 bands of 8 rows" in html and "95% interval" in html
     assert "recall, measured" in str(report)
