@@ -686,7 +686,7 @@ class LM:
 
         texts = [texts] if isinstance(texts, str) else list(texts)
         before, after = added_around(self.tokenizer)
-        most = self.config.max_positions - len(before) - len(after)
+        most = self.model.context_length - len(before) - len(after)
         ids = [encode_text(self.tokenizer, text) for text in texts]
         for number, tokens in enumerate(ids):
             if not (before or tokens or after):

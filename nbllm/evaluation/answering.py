@@ -123,7 +123,7 @@ def _likelihoods(lm: LM, prepared: Sequence[Prepared], batch_tokens: int) -> lis
 
     if lm.decoder_tokens is not None:
         return _target_likelihoods(lm, prepared, lm.decoder_tokens.decoder_start_token_id, batch_tokens)
-    context = lm.config.max_positions
+    context = lm.model.context_length
     is_long = [len(each.before) + len(each.after) - 1 > context for each in prepared]
     pairs = [(each.before, each.after) for each, long in zip(prepared, is_long, strict=True) if not long]
     with lm.lock:

@@ -126,7 +126,7 @@ def _begin(lm: LM, context: str) -> list[int]:
 
 def _prepare_document(lm: LM, request: DocumentLikelihood, tokens: _Tokens, _: str) -> Prepared:
     """Return a document between the tokens that documents begin and end with."""
-    context = lm.config.max_positions
+    context = lm.model.context_length
     if request.stride is not None and request.stride > context:
         raise UserError(
             f"A stride of {request.stride} skips tokens: the context has {context}.",
@@ -145,7 +145,7 @@ def _prepare_likelihood(lm: LM, request: Likelihood, tokens: _Tokens, truncation
         def encode_source(context: str) -> tuple[_Around, list[int], list[int]]:
             return source_around(lm.tokenizer), tokens(context.rstrip()), after
 
-        room = lm.config.max_positions + len(after)
+        room = lm.model.context_length + len(after)
         return _shortened(request, request.context, encode_source, room, truncation)
 
     def encode(context: str) -> tuple[_Around, list[int], list[int]]:
@@ -154,7 +154,7 @@ def _prepare_likelihood(lm: LM, request: Likelihood, tokens: _Tokens, truncation
         return (begin, []), before[len(begin) :], after
 
     # The last token is not read: nothing is predicted from it.
-    return _shortened(request, request.context, encode, lm.config.max_positions + 1, truncation)
+    return _shortened(request, request.context, encode, lm.model.context_length + 1, truncation)
 
 
 def _prepare_generation(lm: LM, request: Generate, tokens: _Tokens, truncation: str) -> Prepared:
@@ -166,7 +166,7 @@ def _prepare_generation(lm: LM, request: Generate, tokens: _Tokens, truncation: 
         around = source_around(lm.tokenizer) if is_source else (_begin(lm, prompt), [])
         return around, tokens(prompt), []
 
-    context = lm.config.max_positions
+    context = lm.model.context_length
     room = context if is_source else max(context - request.sampling.max_new_tokens, context // 2)
     return _shortened(request, request.prompt, encode, room, truncation)
 

@@ -57,6 +57,8 @@ def finetune(
     """
     if not isinstance(lm, LM):
         raise UserError(f"The first argument must be a model, not {type(lm).__name__}.")
+    if adapter is not None and not isinstance(adapter, AdapterConfig):
+        raise UserError(f"adapter must be settings such as nb.LoRA(rank=8), not {adapter!r}.")
     kind = METHODS[method]
     config = our_names(config)
     for taken in _SETTLED:
@@ -67,7 +69,7 @@ def finetune(
     config = {**chosen.options(), **config}
     others = {each: config.pop(each) for each in _OF_TRAIN if each in config}
     trained = chosen.trained(lm)
-    settings = _settings(chosen, trained, config, adapted=adapter is not None)
+    settings = _settings(chosen, trained, config, adapter)
     stores = []
     for what, examples in (("training", data), ("validation", validation)):
         if examples is not None:
@@ -85,23 +87,25 @@ def finetune(
         raise
 
 
-def _settings(method: Method, lm: LM, given: dict[str, Any], *, adapted: bool) -> TrainConfig:
+def _settings(method: Method, lm: LM, given: dict[str, Any], adapter: AdapterConfig | None) -> TrainConfig:
     """Return the run's settings, with those that the method chooses where they are not given.
 
     Raises:
         UserError: One is unknown or out of range.
     """
-    positions = lm.config.max_positions
+    positions = lm.model.context_length - (0 if adapter is None else adapter.num_positions)
     length = given.get("sequence_length", min(LONGEST, positions))
     if type(length) is not int or not 1 <= length <= positions:
         raise UserError(
             f"sequence_length must be from 1 to {positions}, the model's positions; not {length!r}."
         )
-    adapted = adapted or any(each.state == "on" for each in lm.adapters)
+    of_adapter, of_all = method.learning_rates
+    on = [each.config for each in lm.adapters if each.state == "on" and each.trains]
+    adapters = on if adapter is None else [adapter]
     chosen = {
         "objective": method.objective_for(lm),
         "sequence_length": length,
         "batch_size": max(1, min(8, method.batch_tokens // length)),
-        "lr": method.learning_rates[0 if adapted else 1],
+        "lr": of_adapter * max(each.relative_learning_rate for each in adapters) if adapters else of_all,
     }
     return TrainConfig.from_dict({**chosen, **given})

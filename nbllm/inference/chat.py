@@ -96,7 +96,7 @@ def answer(
     Raises:
         UserError: The conversation is longer than the model's positions, or the model's output is not finite.
     """
-    limit = model.config.max_positions
+    limit = model.context_length
     if config.overflow == "stop" and len(prompt.tokens) > limit:
         raise UserError(
             f"The conversation has {len(prompt.tokens):,} tokens; the model has positions for {limit:,}.",

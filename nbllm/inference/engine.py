@@ -149,7 +149,7 @@ def decode(
                 search = BeamSearch(
                     sequences,
                     config,
-                    max_positions=model.config.max_positions,
+                    max_positions=model.context_length,
                     vocab_size=model.config.vocab_size,
                     make_cache=lambda rows, length: workspace.cache(model, rows, length),
                     runner=make_runner(model, workspace),
@@ -159,7 +159,7 @@ def decode(
             scheduler = Scheduler(
                 sequences,
                 config,
-                max_positions=model.config.max_positions,
+                max_positions=model.context_length,
                 make_cache=lambda batch_size, length: workspace.cache(model, batch_size, length),
                 make_drafter=execution.drafter_for(make_runner),
             )
@@ -206,7 +206,7 @@ def _run(
 
 
 def _check_prompts(model: GenerativeNetwork, sequences: list[Sequence], config: SamplingConfig) -> None:
-    vocabulary, limit = model.config.vocab_size, model.config.max_positions
+    vocabulary, limit = model.config.vocab_size, model.context_length
     for sequence in sequences:
         read = sequence.prompt if sequence.source is None else sequence.source
         if not all(0 <= token < vocabulary for token in read):

@@ -89,7 +89,7 @@ def fill_masks(network: Network, tokenizer: PreTrainedTokenizerBase, text: str, 
     if isinstance(top, bool) or not isinstance(top, int) or not 0 < top <= len(tokenizer):
         raise UserError(f"top must be a whole number from 1 to {len(tokenizer)}, not {top!r}.")
     ids = _encode(tokenizer, text)
-    limit = network.config.max_positions
+    limit = network.context_length
     if len(ids) > limit:
         raise UserError(
             f"The text has {len(ids)} tokens; this model reads {limit}.", hint="Shorten the text."

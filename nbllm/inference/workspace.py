@@ -22,6 +22,7 @@ class Workspace:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._cache: Cache | None = None
+        self._num_virtual_tokens = 0  # that the cache was made for
 
     @property
     def num_bytes(self) -> int:
@@ -32,9 +33,15 @@ class Workspace:
     def cache(self, model: GenerativeNetwork, batch_size: int, max_length: int) -> Cache:
         """Return an empty cache of `batch_size` sequences of at least `max_length` tokens: the last one, if it fits."""
         weight = next(model.parameters())
-        if self._cache is None or not self._cache.fits(batch_size, max_length, weight.dtype, weight.device):
+        is_others = self._num_virtual_tokens != model.num_virtual_tokens  # an adapter was switched
+        if (
+            self._cache is None
+            or is_others
+            or not self._cache.fits(batch_size, max_length, weight.dtype, weight.device)
+        ):
             self.drop_cache()  # first, so that there are never two
             self._cache = model.make_cache(batch_size, max_length)
+            self._num_virtual_tokens = model.num_virtual_tokens
         self._cache.reset()
         return self._cache
 

@@ -43,7 +43,7 @@ def token_log_probabilities(
         UserError: A sequence holds a token that the model's vocabulary lacks.
     """
     check_tokens(model, sequences)
-    context = model.config.max_positions
+    context = model.context_length
     step = context // 2 or 1 if stride is None else stride
     assert 0 < step <= context
     out = [torch.zeros(max(len(sequence) - 1, 0)) for sequence in sequences]

@@ -122,7 +122,8 @@ def train(
         trained = [each.freeze_pattern for each in on if each.trains]
         settings = settings.replace(freeze=(*trained, *(["!score"] if lm.config.score_head else [])))
     beside = [name for each in on for name in each.parameters()]
-    check_fits(settings, lm.config, lm.tokenizer, training, held_out, adapter=beside)
+    shape = lm.config.replace(max_positions=lm.model.context_length)
+    check_fits(settings, shape, lm.tokenizer, training, held_out, adapter=beside)
     settings = _counted(settings, epochs, lm, training)
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
@@ -227,8 +228,8 @@ def _sized(
     for eight times 1,024 in a model of 135 million parameters (9 GB).
     """
     objective = make_objective(settings, lm.tokenizer)
-    positions, length, batch_size = lm.config.max_positions, settings.sequence_length, settings.batch_size
-    longest = longest_sequence(objective, lm.config)
+    positions, length, batch_size = lm.model.context_length, settings.sequence_length, settings.batch_size
+    longest = longest_sequence(objective, lm.config.replace(max_positions=positions))
     if "sequence_length" not in given:
         length = min(length, longest, max(SHORTEST, training.num_tokens // batch_size))
     if "batch_size" not in given:

@@ -6,6 +6,7 @@ import torch
 import nbllm as nb
 from nbllm.core.errors import RunError, UserError
 from nbllm.models.peft.files import CONFIG
+from nbllm.models.peft.known import ADAPTERS
 
 IDS = torch.tensor([[3, 7, 5, 9, 11, 4]])
 
@@ -30,6 +31,55 @@ def test_only_the_adapter_is_trained(lm, store, config, tmp_path, precision):
         fork = run.fork("forked", step=4, lr=1e-3)
         fork.wait(progress=False)
         assert fork.state == "finished" and nb.load(fork).adapters
+
+
+SETTINGS = {
+    "lora": nb.LoRA(rank=2, dora=True, targets=("query", "head")),
+    "ia3": nb.IA3(),
+    "bitfit": nb.BitFit(),
+    "prompt_tuning": nb.PromptTuning(num_virtual_tokens=3),
+    "p_tuning": nb.PTuning(num_virtual_tokens=3, encoder="lstm", encoder_hidden_size=8),
+    "prefix_tuning": nb.PrefixTuning(num_virtual_tokens=3),
+    "p_tuning_v2": nb.PTuningV2(num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_every_method_is_trained_resumed_and_replayed(method, tokenizer, store, config, tmp_path):
+    family = "gpt2" if method == "bitfit" else "llama"  # llama has no biases
+    lm = nb.LM.new(
+        family, tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=64, seed=1
+    )
+    base = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    adapter = lm.attach(SETTINGS[method], seed=1)
+    before = {name: value.clone() for name, value in adapter.parameters().items()}
+    run = nb.train(lm, store, folder=tmp_path, **{**config, "steps": 8, "checkpoint_interval": 2})
+    run.stop()
+    run.wait(progress=False)
+    run.resume()
+    run.wait(progress=False)
+    assert run.state == "finished"
+    now = lm.model.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in base.items())
+    assert all(not torch.equal(now[name], value) for name, value in before.items())
+    opened = nb.load(run)
+    assert opened.adapters[0].config == adapter.config
+    torch.testing.assert_close(opened.model(IDS), lm.model(IDS), atol=1e-6, rtol=1e-6)
+    assert nb.replay(run, progress=False).identical
+
+
+def test_examples_are_packed_behind_virtual_tokens(lm, tmp_path):
+    """The loss of several examples in a row is that of each alone."""
+    examples = [{"prompt": "Say", "completion": " it."}, {"prompt": "Name", "completion": " it now."}] * 4
+    chosen = {"steps": 2, "sequence_length": 40, "batch_size": 2, "precision": "float32", "folder": tmp_path}
+    run = nb.finetune(lm, examples, adapter=nb.PrefixTuning(num_virtual_tokens=4), **chosen)
+    run.wait(progress=False)
+    assert run.state == "finished" and lm.adapters[0].config.name == "prefix_tuning"
+    lm.adapters[0].detach()
+    with pytest.raises(UserError, match="from 1 to 44"):
+        prompt = nb.PromptTuning(num_virtual_tokens=20)
+        nb.finetune(lm, examples, adapter=prompt, **{**chosen, "sequence_length": 50})
+    assert lm.adapters == ()
 
 
 def test_it_stays_while_it_is_trained(lm, store, config, tmp_path):
@@ -93,3 +143,29 @@ class TestLM:
         assert lm.generate("a", max_new_tokens=12, temperature=0) != plain
         with adapter.disabled():
             assert lm.generate("a", max_new_tokens=12, temperature=0) == plain
+
+    @pytest.mark.parametrize(
+        "method", [nb.PromptTuning(num_virtual_tokens=5), nb.PTuningV2(num_virtual_tokens=5)]
+    )
+    def test_generation_begins_with_virtual_tokens(self, lm, method):
+        """Texts of a batch, with a cache, are what each is when it is read anew for every token."""
+        for parameter in lm.model.parameters():  # so that what is attended to matters
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(4))
+        prompts = ["a", "the import statement"]
+        settings = {"max_new_tokens": 8, "temperature": 0}
+        plain = lm.generate(prompts, **settings)
+        adapter = lm.attach(method, seed=3)
+        for parameter in adapter.parameters().values():
+            torch.nn.init.normal_(parameter, std=8, generator=torch.Generator().manual_seed(2))
+        found = lm.generate(prompts, **settings)
+        assert found != plain
+        for prompt, text in zip(prompts, found, strict=True):
+            ids = lm.tokenizer(prompt)["input_ids"]
+            for _ in range(8):
+                ids.append(int(lm.model(torch.tensor([ids]))[0, -1].argmax()))
+            assert prompt + text == lm.tokenizer.decode(ids)
+        assert lm.generate("a", max_new_tokens=100, temperature=0).stopped_by == "context"
+        scores = lm.score("the import statement")
+        with adapter.disabled():
+            assert lm.generate(prompts, **settings) == plain and lm.score("the import statement") != scores

@@ -21,6 +21,7 @@ from nbllm.models.encoder_decoder import EncoderDecoder
 from nbllm.models.network import Network
 from nbllm.models.peft.adapted import Adapted, Part
 from nbllm.models.peft.virtual_cache import VirtualCache
+from nbllm.models.rwkv import RWKV
 from nbllm.nn.key_prefix import KeyPrefix
 from nbllm.nn.masks import causal_mask, prefix_mask
 
@@ -82,14 +83,14 @@ class AdaptedNetwork(Adapted):
     def embed_tokens(
         self, input_ids: Int[Tensor, "batch position"]
     ) -> Float[Tensor, "batch position hidden"]:
-        """Return the embeddings of tokens; ids below 0, which come first, stand for the prompt's."""
-        embed: Any = super().embed_tokens  # type: ignore[misc]
+        """Return the embeddings of tokens; ids below 0 stand for the prompt's."""
+        x: Tensor = super().embed_tokens(input_ids.clamp(min=0))  # type: ignore[misc]
         if not _has_prompt(input_ids):
-            out: Tensor = embed(input_ids)
-            return out
-        x: Tensor = embed(input_ids[:, self.num_prompt_tokens :])
-        prompt = torch.cat([part.prompt() for part in self.parts if part.num_prompt_tokens])
-        return torch.cat((prompt.to(x.dtype).expand(len(x), -1, -1), x), dim=1)
+            return x
+        prompt = torch.cat([part.prompt() for part in self.parts if part.num_prompt_tokens]).to(x.dtype)
+        return torch.where(
+            (input_ids < 0)[:, :, None], prompt[(input_ids + len(prompt)).clamp(max=len(prompt) - 1)], x
+        )
 
     def make_cache(self, batch: int, max_length: int) -> Any:
         """Return an empty cache that holds the virtual tokens too, and does not count them."""
@@ -126,6 +127,11 @@ class AdaptedNetwork(Adapted):
 
 class AdaptedDecoder(AdaptedNetwork):
     """Of causal networks and prefix decoders."""
+
+    def forward(self, input_ids: Tensor, **given: Any) -> Float[Tensor, "batch position vocabulary"]:
+        """Return the logits of the next token at each position of the text; arguments as `hidden` takes them."""
+        out: Tensor = cast(Any, self).logits(self.hidden(input_ids, **given))
+        return out
 
     def hidden(
         self,
@@ -185,6 +191,28 @@ class AdaptedDecoder(AdaptedNetwork):
         return out[:, new:]
 
 
+class AdaptedRecurrent(AdaptedDecoder):
+    """Of recurrent networks, which read tokens in their order: a prompt stands between padding and text."""
+
+    def hidden(self, input_ids: Tensor, *args: Any, **given: Any) -> Float[Tensor, "batch position hidden"]:
+        """Return the hidden states of the text's tokens; arguments as the network's own `hidden` takes them."""
+        mask, cache, prompt = given.get("attention_mask"), given.get("cache"), self.num_prompt_tokens
+        if not prompt or mask is None or (cache is not None and cache.length):
+            return super().hidden(input_ids, *args, **given)
+        columns = torch.arange(prompt + input_ids.shape[1], device=input_ids.device)[None]
+        padding = (mask.cumsum(1) == 0).sum(1, keepdim=True)  # before each text
+        order = torch.where(columns < padding, columns + prompt, columns)
+        order = torch.where((columns >= padding) & (columns < padding + prompt), columns - padding, order)
+        ids = self._with_prompt_ids(input_ids).gather(1, order)
+        given |= {"attention_mask": _padded(mask, prompt, 1).gather(1, order), "positions": None}
+        if cache is not None:
+            given["cache"] = cache.inner
+        out = super().hidden(ids, *args, **given)
+        places = columns[:, : input_ids.shape[1]]
+        places = torch.where(places < padding, places, places + prompt)
+        return out.gather(1, places[:, :, None].expand(-1, -1, out.shape[2]))
+
+
 class AdaptedEncoder(AdaptedNetwork):
     """Of encoders."""
 
@@ -238,6 +266,13 @@ class AdaptedEncoderDecoder(AdaptedNetwork):
         """How many of the virtual tokens the decoder's cache holds."""
         return self.num_prefix_tokens
 
+    def forward(
+        self, input_ids: Tensor | None, decoder_input_ids: Tensor, **given: Any
+    ) -> Float[Tensor, "batch position vocabulary"]:
+        """Return the logits of the next token at each position of the decoder; arguments as `hidden` takes them."""
+        out: Tensor = cast(Any, self).logits(self.hidden(input_ids, decoder_input_ids, **given))
+        return out
+
     def hidden(
         self,
         input_ids: Tensor | None,
@@ -267,14 +302,16 @@ def mixin_for(network: Network) -> type[AdaptedNetwork]:
     """Return what is mixed into the class of a network that has parts."""
     if isinstance(network, EncoderDecoder):
         return AdaptedEncoderDecoder
+    if isinstance(network, RWKV):
+        return AdaptedRecurrent
     return AdaptedEncoder if isinstance(network, Encoder) else AdaptedDecoder
 
 
 def _has_prompt(input_ids: Tensor) -> bool:
-    return input_ids.numel() > 0 and bool(input_ids[0, 0] < 0)
+    return bool((input_ids < 0).any())
 
 
-def _padded(x: Tensor, count: int, value: float) -> Tensor:
+def _padded(x: Tensor, count: int, value: bool | int) -> Tensor:
     """Return a tensor with so many columns of a value before the others."""
     return torch.cat((x.new_full((*x.shape[:-1], count), value), x), dim=-1)
 

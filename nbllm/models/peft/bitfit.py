@@ -61,6 +61,7 @@ class BitFit(AdapterConfig):
 
     name: ClassVar[str] = "bitfit"
     label: ClassVar[str] = "BitFit"
+    relative_learning_rate: ClassVar[float] = 5.0
 
     targets: tuple[str, ...] | list[str] | str = ()
 

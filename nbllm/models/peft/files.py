@@ -14,7 +14,7 @@ import torch
 from nbllm.core.errors import UserError, WeightsError, listed
 from nbllm.core.io import atomic_directory, atomic_files, read_json, write_json
 from nbllm.models.network import Network
-from nbllm.models.peft import ia3_files, lora_files
+from nbllm.models.peft import ia3_files, lora_files, prompt_files
 from nbllm.models.peft.adapter import Adapter
 from nbllm.models.peft.peft_format import CONFIG, PREFIX, TENSORS, PeftFormat
 from nbllm.models.peft.stack import AdapterStack
@@ -23,7 +23,7 @@ from nbllm.models.tensor_file import TensorFile
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.nn.compiled import plain_name
 
-FORMATS: tuple[PeftFormat, ...] = (lora_files.FORMAT, ia3_files.FORMAT)
+FORMATS: tuple[PeftFormat, ...] = (lora_files.FORMAT, ia3_files.FORMAT, *prompt_files.FORMATS)
 _MAX_JSON = 1 << 22  # bytes
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 

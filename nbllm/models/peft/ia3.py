@@ -67,6 +67,7 @@ class IA3(AdapterConfig):
 
     name: ClassVar[str] = "ia3"
     label: ClassVar[str] = "(IA)3"
+    relative_learning_rate: ClassVar[float] = 15.0
 
     targets: tuple[str, ...] | list[str] | str = ("key", "value", "down")
     feed_forward: tuple[str, ...] | list[str] | str = ("down",)

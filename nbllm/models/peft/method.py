@@ -27,10 +27,12 @@ class AdapterConfig(PlainConfig):
     Attributes:
         name: In `ADAPTERS`.
         label: Its name for people.
+        relative_learning_rate: How many times LoRA's its learning rate is, unless one is given.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
+    relative_learning_rate: ClassVar[float] = 1.0
 
     def parts(self, model: nn.Module) -> dict[str, Part]:
         """Return new parts by the module of the model that each belongs to; "": the network itself.
@@ -39,6 +41,11 @@ class AdapterConfig(PlainConfig):
             UserError: The method makes no sense for the model, or a target names no module of it.
         """
         raise NotImplementedError
+
+    @property
+    def num_positions(self) -> int:
+        """How many positions its virtual tokens take."""
+        return 0
 
     def describe(self) -> str:
         """Return the settings that matter, in words."""
@@ -115,3 +122,12 @@ def network_for(model: nn.Module, where: str) -> Network:
     if not isinstance(model, Network):
         raise UserError(f"It needs one of our networks, not {type(model).__name__}.", where=where)
     return model
+
+
+def check_positions(network: Network, num_tokens: int, where: str) -> None:
+    """Raise `UserError` where so many virtual tokens leave a model no positions for a text."""
+    if num_tokens >= network.context_length:
+        raise UserError(
+            f"{num_tokens} virtual tokens leave nothing of the {network.context_length} positions.",
+            where=where,
+        )

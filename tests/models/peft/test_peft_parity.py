@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 
+import nbllm as nb
 from nbllm.models.loading import save_model
 from nbllm.models.network import build
 from nbllm.models.peft.files import read_peft, write_peft
@@ -13,6 +14,7 @@ from nbllm.models.presets import make_config
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.is_gradient_checkpointing:FutureWarning",  # within peft
+    "ignore:`past_key_values` is deprecated:FutureWarning",
     "ignore:Model has `tie_word_embeddings:UserWarning",
     "ignore:Setting `save_embedding_layers`:UserWarning",
 )
@@ -83,6 +85,74 @@ def randomize(model) -> None:
     for _, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad:
             parameter += torch.randn(parameter.shape, generator=drawn) * 0.2
+
+
+PROMPTS = {
+    "prompt": (peft.PromptTuningConfig, {"num_transformer_submodules": 1}, nb.PromptTuning()),
+    "p-mlp": (
+        peft.PromptEncoderConfig,
+        {"encoder_hidden_size": 5, "num_transformer_submodules": 1},
+        nb.PTuning(num_virtual_tokens=3, encoder_hidden_size=5),
+    ),
+    "p-lstm": (
+        peft.PromptEncoderConfig,
+        {
+            "encoder_hidden_size": 5,
+            "encoder_reparameterization_type": "LSTM",
+            "num_transformer_submodules": 1,
+        },
+        nb.PTuning(num_virtual_tokens=3, encoder_hidden_size=5, encoder="lstm"),
+    ),
+    "prefix": (peft.PrefixTuningConfig, {}, nb.PTuningV2(peft_order=True)),
+    "prefix-projected": (
+        peft.PrefixTuningConfig,
+        {"prefix_projection": True, "encoder_hidden_size": 5},
+        nb.PrefixTuning(num_virtual_tokens=3, encoder_hidden_size=5, peft_order=True),
+    ),
+}
+TASKS = {"bert": "FEATURE_EXTRACTION", "t5": "SEQ_2_SEQ_LM"}
+
+
+@pytest.mark.filterwarnings("ignore:for MLP:UserWarning")
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "t5", "bert"])
+def test_virtual_tokens_are_the_same(family, kind, tmp_path):
+    model = build(make_config(family, **{**TINY, **FAMILIES[family][1]}), seed=1).eval()
+    (tmp_path / "base").mkdir()
+    save_model(model, tmp_path / "base")
+    make, given, ours = PROMPTS[kind]
+    settings = make(num_virtual_tokens=3, task_type=TASKS.get(family, "CAUSAL_LM"), **given)
+    theirs = peft.get_peft_model(theirs_of(family, tmp_path / "base"), settings).eval()
+    randomize(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+    stack = AdapterStack(model)
+    before = logits(model, family)
+
+    def of_text(out):
+        return out[:, -IDS.shape[1] :] if family != "t5" else out
+
+    expected = of_text(logits(theirs, family))
+    opened = read_peft(stack, tmp_path / "theirs")
+    torch.testing.assert_close(logits(model, family), expected, atol=1e-5, rtol=1e-5)
+    assert (expected - before).abs().max() > 1e-5
+    opened.detach()
+
+    adapter = stack.attach(ours.replace(num_virtual_tokens=3))
+    assert adapter.num_parameters == theirs.get_nb_trainable_parameters()[0]
+    mine, other = list(adapter.parameters().values()), list(theirs.prompt_encoder.parameters())
+    with torch.no_grad():
+        for parameter, value in zip(mine, other, strict=True):
+            parameter.copy_(value)
+    found = logits(model, family)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for parameter, value in zip(mine, other, strict=True):
+        torch.testing.assert_close(parameter.grad, value.grad, rtol=1e-4, atol=1e-5)
+
+    write_peft(model, adapter, tmp_path / "ours", base="")
+    again = peft.PeftModel.from_pretrained(theirs_of(family, tmp_path / "base"), tmp_path / "ours").eval()
+    torch.testing.assert_close(of_text(logits(again, family)), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("family", "settings"), list(cases()))
