@@ -6,6 +6,7 @@ from .pii.step import privacy as privacy
 from .pipeline.pipeline import Pipeline as Pipeline
 from .pipeline.prepared import Prepared as Prepared
 from .pipeline.preparing import prepare as prepare
+from .pipeline.step import STEPS as STEPS
 from .quality.presets import quality as quality
 from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from anywidget import AnyWidget
 
     from nbllm.core.report.report import Report
+    from nbllm.data.pipeline.prepared import Prepared
+    from nbllm.data.pipeline.prepared_dataset import PreparedDataset
     from nbllm.runs.listing import RunList
     from nbllm.runs.run import Run
     from nbllm.training.external_loop import Loop
@@ -111,6 +113,8 @@ def install(shell: InteractiveShell) -> None:
     formatter.for_type_by_name("nbllm.training.external_loop", "Loop", _show_loop)
     formatter.for_type_by_name("nbllm.widgets.chat", "ChatPanel", _show_chat)
     formatter.for_type_by_name("nbllm.core.report.report", "Report", _show_report)
+    formatter.for_type_by_name("nbllm.data.pipeline.prepared", "Prepared", _show_prepared)
+    formatter.for_type_by_name("nbllm.data.pipeline.prepared_dataset", "PreparedDataset", _show_prepared_data)
     shell.events.register("post_run_cell", lambda *_: refresh())
     show_with(display)
 
@@ -135,6 +139,16 @@ def _show_runs(runs: RunList) -> None:
 
 def _show_chat(panel: ChatPanel) -> None:
     _show(panel, panel.title, panel)
+
+
+def _show_prepared(prepared: Prepared) -> None:
+    from nbllm.widgets.data import DataPanel
+
+    _show(DataPanel(prepared), f"Data prepared in {prepared.folder.name!r}", prepared)
+
+
+def _show_prepared_data(data: PreparedDataset) -> None:
+    _show_prepared(data.prepared)
 
 
 def _show_report(report: Report) -> None:

@@ -145,6 +145,15 @@ class Step:
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.repr}
         return {"step": self.title, **settings}
 
+    def reasons(self, rule: str, text: str) -> Sequence[tuple[int, int]]:
+        """Return what in a text a rule objects to, for a person who looks at it: spans of characters, ascending.
+
+        Args:
+            rule: The name of one of `rules`.
+            text: A document that it removed, or the beginning of it.
+        """
+        return ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Filter(Step):
@@ -257,4 +266,6 @@ class _Steps(Registry[type[Step]]):
         return named
 
 
-STEPS: Registry[type[Step]] = _Steps("preparation step")
+STEPS: Registry[type[Step]] = _Steps(
+    "preparation step", "nbllm.data.quality", "nbllm.data.deduplication", "nbllm.data.pii"
+)

@@ -18,13 +18,14 @@ from nbllm.data.pipeline.step import STEPS, Filter, Rule
 from nbllm.data.quality.characters import character_table
 from nbllm.data.quality.gopher import Published, check_published, ratio
 from nbllm.data.quality.limits import MOST_UNITS
+from nbllm.data.quality.reasons import Explained
 
 SHORT = 30  # characters
 
 
 @STEPS.register("fineweb")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FineWeb(Filter):
+class FineWeb(Explained, Filter):
     """Drops documents of unfinished, repeated or short lines.
 
     Where a threshold is None, it is the published one. The paper drops a document whose share of lines that end in

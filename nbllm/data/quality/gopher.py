@@ -28,6 +28,7 @@ from nbllm.data.arrow_text import Texts
 from nbllm.data.pipeline.step import STEPS, Filter, Rule
 from nbllm.data.quality.characters import character_table
 from nbllm.data.quality.limits import MOST_UNITS
+from nbllm.data.quality.reasons import Explained
 
 Published = Literal["paper", "code"]
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -47,7 +48,7 @@ def ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float
 
 @STEPS.register("gopher")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gopher(Filter):
+class Gopher(Explained, Filter):
     """Keeps documents by number and length of words, symbols, bullets, ellipses, letters and stop words.
 
     The code differs from the paper: words of punctuation and symbols alone do not count as words and in the mean
@@ -159,7 +160,7 @@ def word_hashes(words: tuple[str, ...]) -> NDArray[np.uint64]:
 
 @STEPS.register("gopher-repetition")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GopherRepetition(Filter):
+class GopherRepetition(Explained, Filter):
     """Drops documents that repeat lines, paragraphs or n-grams of words: table A1.
 
     The code differs from the paper, which speaks of the characters "contained within" repeated text: its shares are of
