@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from nbllm.training.optim import Optimizer
 from nbllm.training.ranks import Ranks
 from nbllm.training.schedules import schedule_factor
 from nbllm.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from nbllm.lm import LM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +61,11 @@ class Stepper:
 
     Attributes:
         folder: The run's directory, for what is kept there beside events and checkpoints; None: there is none.
+        lm: The model that the network is part of, for its adapters; None: there are none.
     """
 
     folder: Path | None = None
+    lm: LM | None = None
 
     def __init__(
         self,

@@ -247,7 +247,7 @@ class Trainer(Session):
         self.stepper: Stepper = (objective.stepper or Stepper)(
             self.lm.model, objective, self.optimizer, source, self.config, self._device, self.ranks
         )
-        self.stepper.folder = self.path
+        self.stepper.folder, self.stepper.lm = self.path, self.lm
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
 

@@ -71,6 +71,7 @@ def ours(lm: nb.LM, *, full: bool) -> Step:
     stepper = RolloutStepper(
         lm.model, objective, optimizer, RowSource(prepared.store), config, "cpu", OneRank()
     )
+    stepper.lm = lm
     state = TrainState(values=config.values)
 
     def step() -> int:

@@ -216,3 +216,31 @@ def test_hacking_is_answered_by_a_rule_and_replayed(lm, tmp_path):
     assert nb.replay(run, progress=False).identical
     with pytest.raises(UserError, match="reward hacking"):
         nb.train(lm, nb.data.load("pydocs").select(range(2)), rules=[rule], folder=tmp_path, steps=2)
+
+
+@pytest.mark.parametrize("adapter", [nb.LoRA(rank=4, targets=("query", "value")), nb.IA3()])
+def test_adapters_are_in_the_weights_while_answers_are_sampled(lm, adapter):
+    from nbllm.finetuning.alignment.merged import adapters_merged
+
+    lm.attach(adapter)
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in lm.adapters[0].parameters().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    lm.model.embedding.weight.requires_grad_(True)  # as a person may have unfrozen it
+    ids = torch.tensor([[3, 7, 5, 9]])
+    parameters = dict(lm.model.named_parameters())
+    before = {name: (each, each.detach().clone(), each.requires_grad) for name, each in parameters.items()}
+    logits = lm.model(ids)
+    with adapters_merged(lm):
+        assert (lm.adapters[0].state == "merged") == all(
+            part.can_merge for part in lm.adapters[0].parts.values()
+        )
+        torch.testing.assert_close(lm.model(ids), logits)
+    assert lm.adapters[0].state == "on"
+    after = dict(lm.model.named_parameters())
+    assert after.keys() == before.keys()
+    for name, (parameter, value, trained) in before.items():
+        assert after[name] is parameter and torch.equal(parameter, value)
+        assert parameter.requires_grad == trained
+    assert torch.equal(lm.model(ids), logits)
