@@ -23,11 +23,13 @@ class Funnel:
         counts: One for each step, the first for reading.
         tokens: How tokens were counted.
         omitted: What could not be read, and how often.
+        notes: What else is to be said of the input.
     """
 
     counts: Sequence[StepCount]
     tokens: str
     omitted: dict[str, int]
+    notes: Sequence[str] = ()
 
     @property
     def raw(self) -> Amount:
@@ -57,7 +59,7 @@ class Funnel:
         if removed:
             header = ("step", "rule", "removes", "broken", "documents dropped", "bytes")
             parts.append(html.table(removed, header, caption="What was removed, and why"))
-        notes = [f"Tokens are {self.tokens}."]
+        notes = [f"Tokens are {self.tokens}.", *self.notes]
         notes += [
             f"Left out, since it could not be read: {count:,} x {kind}."
             for kind, count in self.omitted.items()

@@ -93,7 +93,7 @@ class Prepared:
     @property
     def funnel(self) -> Funnel:
         """How much each step left, and why it removed the rest."""
-        return Funnel(self.counts, self.manifest["tokens"], self.manifest["omitted"])
+        return Funnel(self.counts, self.manifest["tokens"], self.manifest["omitted"], self.manifest["notes"])
 
     @property
     def ledger(self) -> pd.DataFrame:

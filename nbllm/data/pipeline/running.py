@@ -186,6 +186,8 @@ class Run:
     def _forget(self, results: Sequence[UnitResult]) -> None:
         """Gather what could not be read."""
         for result in results:
+            for note in result.notes:
+                self.omissions.note(note)
             for kind, count in result.omitted.items():
                 self.omissions.counts[kind] += count
                 places = self.omissions.examples.setdefault(kind, [])
@@ -199,6 +201,7 @@ class Run:
             "fingerprint": names[-1],
             "source": source.described,
             "omitted": dict(self.omissions.counts),
+            "notes": self.omissions.notes,
             "tokens": self.counter.how,
             "steps": [_described(place) for place in placed(self.steps)],
             "stages": [

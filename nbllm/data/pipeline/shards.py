@@ -23,7 +23,7 @@ from nbllm.data.sources.budget import Budget
 from nbllm.data.sources.collecting import document_batch, document_bytes
 from nbllm.data.sources.files import list_files, read_files
 from nbllm.data.sources.inputs import DAMAGE
-from nbllm.data.sources.loading import load
+from nbllm.data.sources.loading import check_settings, load
 from nbllm.data.sources.omissions import Omissions
 from nbllm.data.sources.paths import paths_of, paths_of_list
 from nbllm.data.sources.reading import Reading
@@ -200,6 +200,7 @@ def find_files(source: Any, reading: Reading) -> list[tuple[Path, str]] | None:
         (path / name).is_file() for path, _ in paths for name in ("state.json", "dataset_dict.json")
     ):
         return None
+    check_settings(paths, reading)
     files = sorted(list_files(paths, reading), key=lambda file: file[1])
     for (path, name), (other, next_name) in itertools.pairwise(files):
         if name == next_name:

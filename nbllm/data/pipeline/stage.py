@@ -116,7 +116,7 @@ class Stage:
         parts = _Numbered(folder, unit, self.part_bytes)
         names = self._write(parts.unfinished(omissions, advance), in_order)
         found = sorted({*parts.finished, *names})
-        result = UnitResult(found, dict(omissions.counts), dict(omissions.examples))
+        result = UnitResult(found, dict(omissions.counts), dict(omissions.examples), omissions.notes)
         with disk_errors(folder):
             write_json(record, dataclasses.asdict(result))
         return result
@@ -179,11 +179,13 @@ class UnitResult:
         parts: The names of its parts.
         omitted: How many things of each kind could not be read and were left out.
         examples: Where some of them are.
+        notes: What else is to be said of the input.
     """
 
     parts: list[str]
     omitted: dict[str, int]
     examples: dict[str, list[str]]
+    notes: list[str]
 
 
 class _Numbered:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nbllm.core.errors import DataError
+from nbllm.core.errors import DataError, UserError
 from nbllm.core.registry import Registry
 from nbllm.core.terminal import visible_line
-from nbllm.data.sources import arrow_files, csv_files, json_files, splits, text_files
+from nbllm.data.sources import arrow_files, csv_files, json_files, splits, text_files, warc_files, xml_dumps
 from nbllm.data.sources.budget import LimitReachedError
 from nbllm.data.sources.documents import Document
 from nbllm.data.sources.inputs import DAMAGE, UNPACKERS, Input, inner_suffix
+from nbllm.data.sources.licences import allows, licence_of, wanted_licences
 from nbllm.data.sources.reading import Reading
 from nbllm.data.sources.zip_files import open_zip
 
@@ -25,6 +26,8 @@ for _suffixes, _reader in (
     ((".csv", ".tsv"), csv_files.read_csv),
     ((".parquet",), arrow_files.read_parquet),
     ((".arrow", ".feather"), arrow_files.read_arrow),
+    ((".warc", ".wet"), warc_files.read_warc),
+    ((".xml",), xml_dumps.read_xml),
 ):
     for _suffix in _suffixes:
         TABLES.register(_suffix)(_reader)
@@ -32,8 +35,8 @@ for _suffixes, _reader in (
 # What a folder is searched for. A single file of any other suffix is read as text.
 TEXT_SUFFIXES = frozenset(
     (
-        ".txt .text .md .rst .tex .html .xml .py .pyi .js .ts .c .h .cc .cpp .hpp .java .go .rs .rb .sh .sql"
-        " .r .jl"
+        ".txt .text .md .rst .tex .html .py .pyi .js .jsx .ts .tsx .c .h .cc .cpp .cxx .hpp .hh .cs .java .kt .scala"
+        " .go .rs .rb .php .lua .pl .swift .m .mm .hs .ml .clj .ex .erl .dart .f90 .sh .sql .r .jl"
     ).split()
 )
 UNREADABLE = frozenset(".tar .tgz .7z .rar .pdf .docx .epub .pkl .pickle .npy .npz".split())
@@ -122,7 +125,23 @@ def _folder_files(folder: Path, prefix: str, reading: Reading) -> list[tuple[Pat
         if others:
             kinds = ", ".join(f"{count} x {suffix}" for suffix, count in others.most_common())
             reading.omissions.note(f"Files of other kinds in the folder were not read: {kinds}.")
+    if reading.licences is not None:
+        names = _licensed(folder, names, reading)
     return [(folder / name, os.path.join(prefix, name)) for name in names]
+
+
+def _licensed(folder: Path, names: Sequence[str], reading: Reading) -> list[str]:
+    """Return the files that stand under a licence that is wanted; how many others there are becomes a note."""
+    assert reading.licences is not None
+    wanted, known = wanted_licences(reading.licences), dict[Path, str | None]()
+    found = {name: licence_of(folder / name, folder, known) for name in names}
+    left = Counter(
+        licence or "none that is known" for licence in found.values() if not allows(licence, wanted)
+    )
+    if left:
+        kinds = ", ".join(f"{count} x {visible_line(licence)}" for licence, count in left.most_common(20))
+        reading.omissions.note(f"Files under other licences were not read: {kinds}.")
+    return [name for name in names if allows(found[name], wanted)]
 
 
 def _is_readable(suffix: str) -> bool:
@@ -219,7 +238,13 @@ def _read_input(file: Input, reading: Reading) -> Iterator[Document]:
         )
         return
     empty = True
-    reader = TABLES[file.suffix] if file.suffix in TABLES else text_files.read_text
+    reader = _reader_of(file)
+    if reading.min_score is not None and reader not in (json_files.read_jsonl, xml_dumps.read_xml):
+        raise UserError(
+            f"min_score={reading.min_score} has no meaning for this file.",
+            where=file.where,
+            hint="Dumps of Reddit and StackExchange and JSON Lines with a number 'score' have one.",
+        )
     for document in reader(file, reading):
         empty = False
         yield document
@@ -227,6 +252,20 @@ def _read_input(file: Input, reading: Reading) -> Iterator[Document]:
         reading.omissions.add(
             "empty file", "The file has no text.", where=file.where, hint="Remove it or give another file."
         )
+
+
+def _reader_of(file: Input) -> Reader:
+    """Return what reads a file, by its suffix; dumps of Reddit have none (RC_2019-01.zst), but lines of JSON."""
+    if file.suffix in TABLES:
+        return TABLES[file.suffix]
+    if file.packed and not file.suffix:
+        try:
+            with file.open() as packed, UNPACKERS[file.packed](packed) as content:
+                if content.read(1) == b"{":
+                    return json_files.read_jsonl
+        except DAMAGE:
+            pass  # reading it says what is wrong
+    return text_files.read_text
 
 
 def _is_lfs_pointer(file: Input) -> bool:

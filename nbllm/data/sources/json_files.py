@@ -12,6 +12,7 @@ from nbllm.data.sources.documents import Document
 from nbllm.data.sources.inputs import Input
 from nbllm.data.sources.omissions import Omissions
 from nbllm.data.sources.reading import Reading
+from nbllm.data.sources.reddit import is_reddit, post_text
 from nbllm.data.sources.text_files import decoded_lines, encoding_of, report_undecodable
 
 
@@ -33,7 +34,13 @@ def read_jsonl(file: Input, reading: Reading) -> Iterator[Document]:
         if not isinstance(record, dict):
             _wrong_shape(f"Line {number} is {_kind(record)}, not an object", where, reading.omissions)
             continue
-        document = choice.document(record, f"{file.name}:{number}", where)
+        if reading.min_score is not None and not _scores(record, where, reading):
+            continue
+        if reading.column is None and is_reddit(record):
+            text = post_text(record)
+            document = None if text is None else Document(text, f"{file.name}:{number}", where)
+        else:
+            document = choice.document(record, f"{file.name}:{number}", where)
         if document is not None:
             yield document
 
@@ -103,6 +110,18 @@ def json_rows(value: Any, column: str | None) -> list[Any] | None:
     if value and all(isinstance(entry, list) and not is_conversation(entry) for entry in value.values()):
         return _transposed(value)
     return [value]
+
+
+def _scores(record: Mapping[str, Any], where: str, reading: Reading) -> bool:
+    """Return whether a row has the score that is asked for; a row without a score is an omission."""
+    assert reading.min_score is not None
+    score = record.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float):
+        reading.omissions.add(
+            "no score", "The row has no number 'score'.", where=where, hint="Leave out min_score."
+        )
+        return False
+    return score >= reading.min_score
 
 
 def _is_split(value: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nbllm.data.sources.reading import Reading
 
 
-def load(
+def load(  # noqa: PLR0913 - each is a question of its own about the source
     source: str | os.PathLike[str] | Dataset | Iterable[Any],
     *,
     column: str | None = None,
@@ -32,6 +32,8 @@ def load(
     subset: str | None = None,
     split: str | None = None,
     max_bytes: int | None = None,
+    min_score: int | None = None,
+    licences: str | Collection[str] | None = None,
 ) -> Dataset:
     """Load text from anywhere.
 
@@ -43,6 +45,8 @@ def load(
               .xz); a ZIP archive or a folder of such files; a pattern such as "data/*.txt"; a list of these;
             - a `datasets.Dataset`, a data frame of pandas or polars, a `pyarrow.Table`, a column of one;
             - texts, or rows (mappings), or conversations (lists of messages);
+            - a web archive (.warc, of which the main text of each page is taken, or .wet; needs nbllm[web]), a dump
+              of MediaWiki (Wikipedia; XML), of StackExchange (Posts.xml) or Reddit, a book of Project Gutenberg;
             - the name of a data set on the hub, or a clone of its repository. No other network is used.
         column: The column of a table that holds the text. If not given: `text`; else the one with conversations;
             else the only one that holds text, where labels such as `id` or `url` count as none.
@@ -55,6 +59,9 @@ def load(
         split: The split of such a data set, or the files in a folder whose names tell it. If not given, "train",
             where the files of a folder or an archive are those of several splits.
         max_bytes: The most bytes to read, unpacked. If not given, a hundred times what the files have on disk.
+        min_score: The least score of a post, in a dump of StackExchange or Reddit or JSON Lines with a number `score`.
+        licences: Of a source tree, the licences under which files are read: "permissive", or SPDX identifiers. A file
+            names its own (SPDX-License-Identifier), or the nearest LICENSE or COPYING above it counts.
 
     Returns:
         A data set with the columns `text` and `source` (topic, file, or file:line). Conversations also have
@@ -72,13 +79,20 @@ def load(
     omissions = Omissions(on_error)
     reading = Reading(
         omissions=omissions, column=column, sample_by=sample_by, encoding=encoding, split=split, subset=subset,
-        budget=Budget(max_bytes),
+        budget=Budget(max_bytes), min_score=min_score, licences=licences,
     )  # fmt: skip
     if not isinstance(source, str | os.PathLike):
         return _from_object(source, reading)
     name = os.fspath(source)
     if isinstance(source, str) and name in SOURCES:
-        _refuse(subset=subset, split=split, column=column, encoding=encoding)
+        _refuse(
+            subset=subset,
+            split=split,
+            column=column,
+            encoding=encoding,
+            min_score=min_score,
+            licences=licences,
+        )
         return _collect(SOURCES[name](omissions), f"{name}.", name, omissions)
     paths = paths_of(source)
     if len(paths) == 1 and (saved := _saved(paths[0][0], reading)) is not None:
@@ -88,7 +102,7 @@ def load(
     _check_hub_name(name, isinstance(source, str))
     from nbllm.data.sources.hub import fetch
 
-    _refuse(encoding=encoding)
+    _refuse(encoding=encoding, min_score=min_score, licences=licences)
     dataset = fetch(name, subset, split or "train")
     return _from_dataset(dataset, reading, name)
 
@@ -114,13 +128,26 @@ def _collect(documents: Iterator[Document], title: str, where: str, omissions: O
     return dataset
 
 
-def _from_files(paths: list[tuple[Path, str]], title: str, where: str, reading: Reading) -> Dataset:
-    from nbllm.data.sources.files import is_archive_or_folder, read_paths
+def check_settings(paths: list[tuple[Path, str]], reading: Reading) -> None:
+    """Refuse settings that have no meaning for these files.
+
+    Raises:
+        UserError: There is one.
+    """
+    from nbllm.data.sources.files import is_archive_or_folder
 
     if not any(is_archive_or_folder(path) for path, _ in paths):
         _refuse(split=reading.split)
     if not any(path.is_dir() for path, _ in paths):
+        _refuse(licences=reading.licences)
+    if not any(path.is_dir() for path, _ in paths):
         _refuse(subset=reading.subset)
+
+
+def _from_files(paths: list[tuple[Path, str]], title: str, where: str, reading: Reading) -> Dataset:
+    from nbllm.data.sources.files import read_paths
+
+    check_settings(paths, reading)
     return _collect(read_paths(paths, reading), f"{title}.", where, reading.omissions)
 
 
@@ -173,6 +200,7 @@ def _from_object(source: Any, reading: Reading) -> Dataset:
     if isinstance(source, list | tuple) and (paths := paths_of_list(source)):
         return _from_files(paths, f"{len(source)} files and folders", "the list", reading)
     _refuse(subset=reading.subset, split=reading.split, encoding=reading.encoding)
+    _refuse(min_score=reading.min_score, licences=reading.licences)
     if isinstance(source, datasets.Dataset):
         return _from_dataset(source, reading, "the data set")
     if isinstance(source, datasets.DatasetDict | datasets.IterableDatasetDict):
@@ -210,6 +238,7 @@ def _from_dataset(dataset: Dataset, reading: Reading, where: str) -> Dataset:
     """Check the text column of a data set and call it `text`."""
     from nbllm.data.sources.arrow_files import check_column, example_row
 
+    _refuse(min_score=reading.min_score, licences=reading.licences)
     omissions = reading.omissions
     choice = ColumnChoice(reading.column, omissions, where)
     example = example_row(dataset.features.arrow_schema)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+from collections.abc import Collection
 
 from nbllm.core.errors import UserError
 from nbllm.data.sources.budget import Budget
+from nbllm.data.sources.licences import wanted_licences
 from nbllm.data.sources.omissions import Omissions
 
 SAMPLE_BY = ("document", "paragraph", "line")
@@ -26,6 +28,8 @@ class Reading:
     encoding: str | None = None
     split: str | None = None
     subset: str | None = None
+    min_score: int | None = None
+    licences: str | Collection[str] | None = None
     budget: Budget = dataclasses.field(default_factory=lambda: Budget(None))
 
     def __post_init__(self) -> None:
@@ -37,6 +41,12 @@ class Reading:
             raise UserError(
                 f"sample_by is {self.sample_by!r}; it must be one of {', '.join(map(repr, SAMPLE_BY))}."
             )
+        if self.min_score is not None and (
+            isinstance(self.min_score, bool) or not isinstance(self.min_score, int)
+        ):
+            raise UserError(f"min_score must be a whole number, not {self.min_score!r}.")
+        if self.licences is not None:
+            wanted_licences(self.licences)
         if self.encoding is None:
             return
         try:

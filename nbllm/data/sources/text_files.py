@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator
 
 from nbllm.data.sources.documents import Document
+from nbllm.data.sources.gutenberg import book, is_book, without_licence
 from nbllm.data.sources.inputs import DAMAGE, Input
 from nbllm.data.sources.reading import Reading
 
@@ -47,12 +48,15 @@ def read_text(file: Input, reading: Reading) -> Iterator[Document]:
     """Yield the documents of a text file; blank lines separate paragraphs, and blank documents are left out."""
     if reading.sample_by == "document":
         text = _whole(file, reading)
+        if is_book(text):
+            text = book(text)
+            reading.omissions.note("Project Gutenberg's licence was left out.")
         if text.strip():
             yield Document(text, file.name, file.where)
         return
     block: list[str] = []
     first = 1
-    for number, line in _text_lines(decoded_lines(file, reading), file, reading):
+    for number, line in without_licence(_text_lines(decoded_lines(file, reading), file, reading)):
         if line.strip():
             first = first if block else number
             block.append(line)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BLOCK = 1 << 17
+WINDOW = 1 << 31  # what `zstd --long=31` looks back, which Reddit's dumps are packed with
 PACKED_BLOCK = 1 << 11  # small: a hostile archive unpacks to forty thousand times as much at once
 
 
@@ -19,7 +20,7 @@ class _ZstdReader(io.RawIOBase):
         import zstandard
 
         self._file = file
-        self._new = zstandard.ZstdDecompressor().decompressobj
+        self._new = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj
         self._error = zstandard.ZstdError
         self._frame = self._new()
         self._pending = memoryview(b"")  # unpacked and not yet asked for
