@@ -21,6 +21,7 @@ from .inference import SamplingConfig as SamplingConfig
 from .lm import LM as LM
 from .models import ModelConfig as ModelConfig
 from .models.peft.bitfit import BitFit as BitFit
+from .models.peft.bottleneck import Houlsby as Houlsby, Pfeiffer as Pfeiffer
 from .models.peft.ia3 import IA3 as IA3
 from .models.peft.lora import LoRA as LoRA
 from .models.peft.p_tuning import PTuning as PTuning

@@ -131,6 +131,7 @@ TECHNIQUES = (
     Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA"),
     Technique("3.5", "(IA)3", "nbllm.models.peft.ia3.IA3"),
     Technique("3.5", "BitFit", "nbllm.models.peft.bitfit.BitFit"),
+    Technique("3.5", "Bottleneck adapters (Houlsby, Pfeiffer)", "nbllm.models.peft.bottleneck"),
     Technique("3.5", "Prompt tuning", "nbllm.models.peft.prompt_tuning.PromptTuning"),
     Technique("3.5", "Prefix tuning", "nbllm.models.peft.prefix_tuning.PrefixTuning"),
     Technique("3.5", "P-tuning", "nbllm.models.peft.p_tuning.PTuning"),

@@ -33,6 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "p_tuning": {"num_virtual_tokens": 3, "encoder": "lstm", "encoder_hidden_size": 5},
     "prefix_tuning": {"num_virtual_tokens": 3, "encoder_hidden_size": 5},
     "p_tuning_v2": {"num_virtual_tokens": 3},
+    "houlsby": {"reduction_factor": 4},
+    "pfeiffer": {"reduction_factor": 4, "activation": "gelu"},
 }
 LOW_RANK = ("key", "value")
 CHANGED: dict[tuple[str, str], dict[str, Any]] = {  # where the layers have other names

@@ -104,10 +104,12 @@ class Recurrent(nn.Module):
     """A recurrent network: what it keeps of the past is one vector, of whatever length that was."""
 
     reads_prefix = False
+    num_virtual_tokens = 0
 
     def __init__(self):
         super().__init__()
         self.config = RecurrentConfig()
+        self.context_length = self.config.max_positions
         generator = torch.Generator().manual_seed(0)
         self.embedding = nn.Parameter(torch.randn(300, 16, generator=generator))
         self.mix = nn.Parameter(0.4 * torch.randn(16, 16, generator=generator))

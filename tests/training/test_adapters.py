@@ -41,6 +41,8 @@ SETTINGS = {
     "p_tuning": nb.PTuning(num_virtual_tokens=3, encoder="lstm", encoder_hidden_size=8),
     "prefix_tuning": nb.PrefixTuning(num_virtual_tokens=3),
     "p_tuning_v2": nb.PTuningV2(num_virtual_tokens=3),
+    "houlsby": nb.Houlsby(reduction_factor=8),
+    "pfeiffer": nb.Pfeiffer(reduction_factor=8),
 }
 
 
