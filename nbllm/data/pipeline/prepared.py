@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from nbllm.core.report.sections import Section
     from nbllm.data.pipeline.prepared_dataset import PreparedDataset
 
 SCHEMA = "nbllm-prepared/1"
@@ -94,6 +95,12 @@ class Prepared:
     def funnel(self) -> Funnel:
         """How much each step left, and why it removed the rest."""
         return Funnel(self.counts, self.manifest["tokens"], self.manifest["omitted"], self.manifest["notes"])
+
+    def sections(self) -> list[Section]:
+        """Return the preparation as a part of a report: `nb.evaluate(lm).add(prepared)`."""
+        from nbllm.data.pipeline.sections import preparation_sections
+
+        return preparation_sections(self)
 
     @property
     def ledger(self) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from nbllm.data.pipeline.thresholds import Outlook
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nbllm.core.report.sections import Section
     from nbllm.data.pipeline.prepared import Prepared
 
 
@@ -53,6 +54,15 @@ class PreparedDataset(Dataset):
     def signals(self) -> pd.DataFrame:
         """A row for every document that was read, with what was measured and what removed it."""
         return self.prepared.signals
+
+    @property
+    def reports(self) -> dict[str, Any]:
+        """What the steps that need the whole corpus tell of their work, by step: recall and precision of `dedup`."""
+        return self.prepared.reports
+
+    def sections(self) -> list[Section]:
+        """Return the preparation as a part of a report: `nb.evaluate(lm).add(clean)`."""
+        return self.prepared.sections()
 
     @property
     def funnel(self) -> Funnel:

@@ -38,7 +38,8 @@ class PreparationView {
     this.copied = element("span", { class: "muted", role: "status" });
     const code = element("div", null,
       element("p", { class: "muted", text: "The same steps, with the thresholds as they are set here:" }), this.code,
-      element("button", { type: "button", class: "data-button", text: "Copy", onclick: () => this.#copy() }), " ", this.copied);
+      element("button", { type: "button", class: "data-button", text: "Copy", onclick: () => this.#copy() }), " ", this.copied,
+      element("p", { class: "muted" }, "As a part of a report: ", element("code", { text: "nb.evaluate(lm).add(clean)" }), "."));
     /** @type {[string, HTMLElement][]} */
     this.parts = [["Steps", this.steps.node], ["Thresholds", this.thresholds.node], ["Documents", this.documents.node],
       ["Duplicates", this.duplicates.node], ["Code", code]];

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from nbllm.core.report import Report
 from nbllm.data.pipeline.code import code_of, with_threshold
 from nbllm.data.pipeline.differing import differing
 from nbllm.data.pipeline.histograms import histogram
+from nbllm.data.pipeline.pipeline import Pipeline
 from nbllm.data.pipeline.step import STEPS, Filter
 from nbllm.data.quality.reasons import find_reasons
 
@@ -87,3 +89,14 @@ def test_two_texts_are_compared_word_by_word():
     assert "".join(text for text, _ in one) == "the cat sat, there"
     assert [text for text, marked in one if marked] == ["cat", ","]
     assert [text for text, marked in other if marked] == ["dog"]
+
+
+def test_a_preparation_is_a_part_of_a_report(tmp_path):
+    texts = ["It was the best of times and the worst of times. " * 2, "short", "<b>short</b> & 1"]
+    clean = Pipeline([STEPS["gopher"](min_words=5)]).run(texts, tmp_path / "out")
+    report = Report("made").add(clean.dataset())
+    steps, why, settings = report.sections
+    assert [row[:2] for row in steps.rows] == [("(raw)", 3), ("read", 3), ("gopher", 1)]
+    assert ("gopher", "words, at least", "document", 2, 2, "21 B") in why.rows
+    assert dict(settings.entries)["gopher: words, at least"] == "at least 5 words"
+    assert Report.load(report.save(tmp_path / "report.json")) == report
