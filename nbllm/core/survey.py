@@ -87,6 +87,9 @@ TECHNIQUES = (
         "Deduplication of substrings (suffix array)",
         "nbllm.data.deduplication.substrings.RepeatedSubstrings",
     ),
+    Technique(
+        "3.1", "Deduplication by meaning (embeddings)", "nbllm.data.deduplication.semantic.SemanticDuplicates"
+    ),
     Technique("3.1", "Packing", "nbllm.data.pack"),
     Technique("3.1", "Packing with isolated documents", "nbllm.objectives.isolation"),
     Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),

@@ -20,7 +20,7 @@ def drop_documents(ids: NDArray[np.int64], decisions: pa.Table, *, value: str) -
 
     Args:
         ids: int64 (document,).
-        decisions: Rows of documents of the batch, with the columns `id`, `partner`, `jaccard` and `value`.
+        decisions: Rows of documents of the batch, with the columns `id`, `partner` and `value`, and `jaccard` if known.
         value: The column of what was measured.
     """
     document = documents_of(ids, decisions)
@@ -33,7 +33,7 @@ def drop_documents(ids: NDArray[np.int64], decisions: pa.Table, *, value: str) -
         rule=np.zeros(document.size, np.int32),
         value=decisions[value].to_numpy()[order],
         partner=decisions["partner"].to_numpy()[order],
-        jaccard=decisions["jaccard"].to_numpy()[order],
+        jaccard=decisions["jaccard"].to_numpy()[order] if "jaccard" in decisions.column_names else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from nbllm.core.errors import UserError, nearest
 from nbllm.data.deduplication.exact import ExactDuplicates
 from nbllm.data.deduplication.near import NearDuplicates
+from nbllm.data.deduplication.semantic import SemanticDuplicates
 from nbllm.data.deduplication.substrings import RepeatedSubstrings
 from nbllm.data.pipeline.step import CorpusStep
 
@@ -14,6 +15,7 @@ METHODS: dict[str, type[CorpusStep]] = {
     "exact": ExactDuplicates,
     "near": NearDuplicates,
     "substring": RepeatedSubstrings,
+    "semantic": SemanticDuplicates,
 }
 
 
@@ -22,8 +24,10 @@ def dedup(method: str = "near", **settings: Any) -> CorpusStep:
 
     Args:
         method: "exact", equal documents, paragraphs or lines; "near", documents that share most of their word 5-grams;
-            "substring", runs of 50 and more tokens within documents.
-        settings: Those of the step: see `ExactDuplicates`, `NearDuplicates`, `RepeatedSubstrings`.
+            "substring", runs of 50 and more tokens within documents; "semantic", documents that say the same, by the
+            embeddings of an encoder (`model=lm`).
+        settings: Those of the step: see `ExactDuplicates`, `NearDuplicates`, `RepeatedSubstrings`,
+            `SemanticDuplicates`.
 
     Raises:
         UserError: There is no such method, or no such setting, or a setting makes no sense.

@@ -21,6 +21,7 @@ from nbllm.data.arrow_text import Texts
 from nbllm.data.deduplication.bands import RECALL, Bands, check_bands, choose_bands
 from nbllm.data.deduplication.decisions import drop_documents
 from nbllm.data.deduplication.report import NearDuplicateReport, Share
+from nbllm.data.deduplication.samples import drawn
 from nbllm.data.deduplication.signatures import permutations, shingles_of
 from nbllm.data.kernels.minhash import band_keys, minhash, set_keys
 from nbllm.data.kernels.near_duplicates import (
@@ -179,12 +180,12 @@ class NearDuplicates(CorpusStep):
     ) -> tuple[Share, Share]:
         """Return recall and precision on a sample, which the ids alone determine."""
         sets = corpus.sets
-        sample = np.sort(_drawn(corpus.ids, np.flatnonzero((sets.sizes > 0) & ~copies), self.sample))
+        sample = np.sort(drawn(corpus.ids, np.flatnonzero((sets.sizes > 0) & ~copies), self.sample))
         found, true = np.empty(sample.size, np.int64), np.empty(sample.size, np.int64)
         compare_sample(sets, sample, copies, self.threshold, parents, found, true)
         having = true > 0
         recall = Share(float((found[having] / true[having]).sum()), int(having.sum()))
-        checked = _drawn(corpus.ids[removed], np.arange(removed.size), self.sample)
+        checked = drawn(corpus.ids[removed], np.arange(removed.size), self.sample)
         right = 0
         for one, other in zip(removed[checked], partners[checked], strict=True):
             shared = np.intersect1d(corpus.shingles(one), corpus.shingles(other)).size
@@ -241,10 +242,3 @@ def _read(tables: Tables, column: str, dtype: Any) -> NDArray[Any]:
     """Return a column of all tables as one array."""
     parts = [table[column].to_numpy() for table in tables]
     return np.concatenate([np.empty(0, dtype), *parts])
-
-
-def _drawn(ids: NDArray[np.int64], among: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return `count` of the places `among`, those whose hashed ids are the smallest."""
-    mixed = ids[among].view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
-    return among[np.argsort(mixed ^ (mixed >> np.uint64(29)), kind="stable")[:count]]
