@@ -131,6 +131,18 @@ TECHNIQUES = (
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),
     Technique("3.5", "Supervised and instruction tuning", "nbllm.finetuning.finetune"),
+    Technique("3.5", "Instruction data: layouts, mixtures, weights", "nbllm.finetuning.layouts"),
+    Technique(
+        "3.5",
+        "Supervised fine-tuning of encoder-decoders",
+        "nbllm.objectives.supervised.SupervisedTextToText",
+    ),
+    Technique(
+        "3.5",
+        "Domain adaptation by continued pre-training with replay",
+        "nbllm.finetuning.continued.Continued",
+    ),
+    Technique("3.5", "Forgetting, measured", "nbllm.finetuning.forgetting"),
     Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA"),
     Technique("3.5", "(IA)3", "nbllm.models.peft.ia3.IA3"),
     Technique("3.5", "BitFit", "nbllm.models.peft.bitfit.BitFit"),

@@ -2,6 +2,7 @@ from .alignment.best_of_n import best_of_n as best_of_n
 from .alignment.rewards import REWARDS as REWARDS, register_reward as register_reward
 from .alignment.rollouts import read_rollout as read_rollout
 from .examples import Example as Example
+from .forgetting import Forgetting as Forgetting, forgetting as forgetting
 from .instruction_sets import INSTRUCTION_SETS as INSTRUCTION_SETS
 from .layouts import LAYOUTS as LAYOUTS, read_example as read_example, read_examples as read_examples
 from .method import METHODS as METHODS, Method as Method

@@ -81,11 +81,15 @@ class Method(PlainConfig, ABC):
         """Return settings of the run that follow from the method's own arguments, such as the name of a reward."""
         return {}
 
+    def prepare_validation(self, data: Any, lm: LM, config: TrainConfig) -> Prepared:
+        """Make rows of held-out data, which is like the other unless a method says so; as `prepare`."""
+        return self.prepare(data, lm, config)
+
     def sample_prompts(self, store: SampleStore, lm: LM) -> tuple[str, ...]:
         """Return what the samples of a run continue, unless it is given.
 
         Args:
-            store: The rows that it trains on.
+            store: The rows that it is measured on, or else those that it trains on.
             lm: The model.
         """
         return TrainConfig.sample_prompts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.core.errors import DataError
-from nbllm.data.sources.chats import plain_text
+from nbllm.data.sources.chats import Message, plain_text
 from nbllm.finetuning.examples import Example
 from nbllm.finetuning.tokens import TokenizedExample
 from nbllm.inference.text import encode_source
@@ -58,9 +59,7 @@ def samples_of_pairs(tokenizer: Any, example: Example, *, train_on: str = "assis
     if example.messages:
         turns = [n for n, message in enumerate(example.messages) if message["role"] == "assistant"]
         for turn in turns[-1:] if train_on == "answer" else turns:
-            before = example.messages[:turn]
-            only_question = len(before) == 1 and before[0]["role"] == "user"
-            asked = before[0]["content"] if only_question else plain_text(before)
+            asked = _question(example.messages[:turn])
             weight = example.turn_weights[turn] if example.turn_weights else 1.0
             pairs.append((asked, example.messages[turn]["content"], weight))
     else:
@@ -77,3 +76,9 @@ def samples_of_pairs(tokenizer: Any, example: Example, *, train_on: str = "assis
     if not samples:
         raise DataError("Nothing of the example is to be trained.")
     return samples
+
+
+def _question(before: Sequence[Message]) -> str:
+    """Return what an encoder reads of the messages before an answer."""
+    only_question = len(before) == 1 and before[0]["role"] == "user"
+    return before[0]["content"] if only_question else plain_text(before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,14 @@ def finetune(
     Args:
         lm: The model; with an adapter that is on, that alone is trained.
         data: Examples: conversations in OpenAI's or ShareGPT's layout, instruction/input/output, prompt/completion or
-            text; a list, a data set, a JSON or JSON Lines file, or what `nb.data.load` takes by name.
-        method: "sft", supervised fine-tuning; from pairs of answers "dpo", "ipo", "orpo" or "simpo", from answers with
-            labels "kto", and "reward", a reward model (`nbllm.finetuning.alignment.preferences` has the layouts); or
-            another of `nbllm.finetuning.METHODS`.
+            text, or another layout of `nbllm.finetuning.layouts`; a list, a data set, a file, a folder, a name; a
+            mapping of names to such, or a `Mixture` with weights, has the loss of each reported.
+        method: "sft", supervised fine-tuning; "continued", pre-training that goes on with text of a domain; from pairs
+            of answers "dpo", "ipo", "orpo" or "simpo", from answers with labels "kto", and "reward", a reward model
+            (`nbllm.finetuning.alignment.preferences` has the layouts); or another of `nbllm.finetuning.METHODS`.
         adapter: An adapter to attach and train, such as nb.LoRA(rank=8) or nb.PrefixTuning(); None: that of the
             model, or all parameters.
-        validation: Held-out examples, measured at intervals.
+        validation: Held-out examples, measured at intervals; a mapping of names to data sets has each measured.
         name: The run's name.
         folder: Where runs are kept.
         **config: The method's own arguments, such as train_on of "sft" ("assistant", "answer" or "everything") and beta
@@ -70,13 +72,14 @@ def finetune(
     others = {each: config.pop(each) for each in _OF_TRAIN if each in config}
     trained = chosen.trained(lm)
     settings = _settings(chosen, trained, config, adapter)
-    stores = []
-    for what, examples in (("training", data), ("validation", validation)):
-        if examples is not None:
-            prepared = chosen.prepare(examples, trained, settings)
-            sys.stdout.write(f"{what}: {prepared}\n")
-            stores.append(prepared.store)
-    config.setdefault("sample_prompts", chosen.sample_prompts(stores[0], trained))
+    data, validation = _parts(data, validation)
+    prepared = [chosen.prepare(data, trained, settings)]
+    if validation is not None:
+        prepared.append(chosen.prepare_validation(validation, trained, settings))
+    for what, each in zip(("training", "validation"), prepared, strict=False):
+        sys.stdout.write(f"{what}: {each}\n")
+    stores = [each.store for each in prepared]
+    config.setdefault("sample_prompts", chosen.sample_prompts(stores[-1], trained))
     attached = None if adapter is None else trained.attach(adapter, seed=settings.seed)
     config |= {name: getattr(settings, name) for name in ("objective", "lr", "batch_size", "sequence_length")}
     try:
@@ -85,6 +88,13 @@ def finetune(
         if attached is not None and attached.state == "on":
             attached.detach()
         raise
+
+
+def _parts(data: Any, validation: Any) -> tuple[Any, Any]:
+    """Return training and held-out data; of a `DatasetDict` these are its splits."""
+    if isinstance(data, Mapping) and "train" in data and data.keys() <= {"train", "validation", "test"}:
+        return data["train"], data.get("validation") if validation is None else validation
+    return data, validation
 
 
 def _settings(method: Method, lm: LM, given: dict[str, Any], adapter: AdapterConfig | None) -> TrainConfig:

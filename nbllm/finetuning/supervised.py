@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from nbllm.core.config import check_choice
 from nbllm.finetuning.method import METHODS, Method
 from nbllm.finetuning.preparing import Prepared, prepare
@@ -12,6 +14,7 @@ from nbllm.finetuning.tokens import TRAIN_ON
 from nbllm.inference.chat_templates import TEMPLATES, use_template
 
 if TYPE_CHECKING:
+    from nbllm.data.sample_store import SampleStore
     from nbllm.lm import LM
     from nbllm.training.config import TrainConfig
 
@@ -47,6 +50,18 @@ class Supervised(Method):
         if self.template is not None:
             use_template(lm.tokenizer, self.template)
         return lm
+
+    def sample_prompts(self, store: SampleStore, lm: LM) -> tuple[str, ...]:
+        """Return the questions of two examples, as the model is asked them."""
+        prompts = []
+        for row in range(min(2, store.num_rows)):
+            inputs, targets, examples = (
+                store.columns[name][row] for name in ("inputs", "targets", "examples")
+            )
+            trained = np.flatnonzero(targets >= 0)
+            asked = inputs[examples >= 0] if _is_pair(lm) else inputs[: trained[0] + 1]
+            prompts.append(str(lm.tokenizer.decode(asked.tolist(), skip_special_tokens=_is_pair(lm))))
+        return tuple(prompts)
 
     def prepare(self, data: Any, lm: LM, config: TrainConfig) -> Prepared:
         """Make rows of examples; errors as `nbllm.finetuning.preparing.prepare`."""

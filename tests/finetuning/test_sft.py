@@ -265,9 +265,11 @@ def test_a_template_by_name_is_saved_with_the_model(lm, tokenizer, tmp_path):
     own = copy.deepcopy(tokenizer)
     lm.tokenizer = own
     run = nb.finetune(
-        lm, [PAIR], template="alpaca", folder=tmp_path, **{**SETTINGS, "steps": 1, "batch_size": 1}
+        lm, [PAIR], template="alpaca", folder=tmp_path, **{**SETTINGS, "steps": 1, "sample_interval": 1}
     )
     run.wait(progress=False)
+    # Samples answer the questions of examples, as the model is asked them.
+    assert run.events("sample")[0]["prompt"] == "### Instruction:\nWhat?\n\nThis\n\n### Response:\n"
     assert "### Response:\n[[That<|endoftext|>]]" in repr(show(PAIR, lm))
     assert nb.load(run).tokenizer.chat_template == own.chat_template
     use_template(own, "plain")
