@@ -1,4 +1,4 @@
-"""Intervals of proportions, of independent answers and of answers that come in clusters."""
+"""Intervals of proportions and of their ratios, of independent answers and of answers that come in clusters."""
 
 from __future__ import annotations
 
@@ -112,3 +112,52 @@ def student_cdf(value: float, degrees: int) -> float:
     if degrees % 2:
         within = 2 / math.pi * (angle + within)
     return (1 + within) / 2
+
+
+def relative_risk(
+    successes: float, trials: float, other_successes: float, other_trials: float, confidence: float
+) -> tuple[float, Interval]:
+    """Return the ratio of two independent proportions and its interval, that of its logarithm.
+
+    Where one of the two counts is 0, a half is added to both, and to the trials.
+
+    Args:
+        successes: Of the first, from 0 to `trials`.
+        trials: Greater than 0.
+        other_successes: Of the second.
+        other_trials: Greater than 0.
+        confidence: Between 0 and 1.
+
+    Source: Katz et al. 1978, "Obtaining Confidence Intervals for the Risk Ratio in Cohort Studies"; for zeros Walter
+        1975, "The Distribution of Levin's Measure of Attributable Risk".
+    """
+    if not successes or not other_successes:
+        successes, trials, other_successes, other_trials = (
+            value + 0.5 for value in (successes, trials, other_successes, other_trials)
+        )
+    ratio = successes / trials / (other_successes / other_trials)
+    variance = 1 / successes - 1 / trials + 1 / other_successes - 1 / other_trials
+    return ratio, _of_logarithm(ratio, math.sqrt(max(0.0, variance)), confidence)
+
+
+def odds_ratio(counts: tuple[float, float, float, float], confidence: float) -> tuple[float, Interval]:
+    """Return the odds ratio of a table of counts and its interval, that of its logarithm.
+
+    Where a count is 0, a half is added to each.
+
+    Args:
+        counts: With both properties, with the first alone, with the second alone, with none.
+        confidence: Between 0 and 1.
+
+    Source: Woolf 1955, "On Estimating the Relation between Blood Group and Disease"; for zeros Haldane 1956, "The
+        Estimation and Significance of the Logarithm of a Ratio of Frequencies".
+    """
+    both, first, second, none = (count + 0.5 for count in counts) if 0 in counts else counts
+    ratio = both * none / (first * second)
+    error = math.sqrt(1 / both + 1 / first + 1 / second + 1 / none)
+    return ratio, _of_logarithm(ratio, error, confidence)
+
+
+def _of_logarithm(ratio: float, error: float, confidence: float) -> Interval:
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * error
+    return ratio * math.exp(-half), ratio * math.exp(half)

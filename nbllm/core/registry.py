@@ -17,8 +17,8 @@ class Registry(Generic[T]):
 
     Args:
         kind: What is registered, for error messages: "schedule", "metric".
-        packages: Names of packages whose modules register entries; they are imported at the first look-up, so that a
-            registry can have entries in packages above its own.
+        packages: Names of modules, or of packages whose modules register entries; they are imported at the first
+            look-up, so that a registry can have entries in packages above its own.
     """
 
     def __init__(self, kind: str, *packages: str) -> None:
@@ -58,6 +58,6 @@ class Registry(Generic[T]):
 
 
 def import_modules(package: str) -> None:
-    """Import every module of a package, so that each registers what it defines."""
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+    """Import a module, or a package and every module of it, so that each registers what it defines."""
+    for module in pkgutil.iter_modules(getattr(importlib.import_module(package), "__path__", [])):
         importlib.import_module(f"{package}.{module.name}")

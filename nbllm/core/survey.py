@@ -75,6 +75,9 @@ TECHNIQUES = (
     Technique("3.1", "Comparison of tokenizers", "nbllm.data.compare_tokenizers"),
     Technique("3.1", "Vocabulary expansion", "nbllm.data.expand_vocabulary"),
     Technique("3.1", "Privacy redaction", "nbllm.data.privacy"),
+    Technique("3.1", "Toxicity", "nbllm.data.toxicity"),
+    Technique("3.1", "Harm audit of filters", "nbllm.data.harm_audit"),
+    Technique("3.1", "Associations of identity groups", "nbllm.data.identity_associations"),
     Technique("3.1", "Decontamination", "nbllm.data.decontaminate"),
     Technique(
         "3.1", "Deduplication of near-duplicates (MinHash)", "nbllm.data.deduplication.near.NearDuplicates"

@@ -1,5 +1,8 @@
 from .decontamination import decontaminate as decontaminate
 from .deduplication.methods import dedup as dedup
+from .harm.associations import identity_associations as identity_associations
+from .harm.audit import harm_audit as harm_audit
+from .harm.toxicity import toxicity as toxicity
 from .loader import WindowSource as WindowSource
 from .packing import pack as pack
 from .pii.step import privacy as privacy

@@ -106,27 +106,21 @@ class _Runs:
     """
 
     def __init__(self, kind: str, length: int, units: Sequence[tuple[int, bytes]]) -> None:
-        from nbllm.data.kernels.overlap import mark_hashes
-
-        self.kind, self._length, self._units = kind, length, units
+        self.kind, self._units = kind, units
         hashes, places = [np.empty(0, np.uint64)], [np.empty((0, 3), np.int64)]
         for number, (_, text) in enumerate(units):
-            runs, found = self._find(text)
+            runs, found = find_runs(text, length, kind == "words")
             hashes.append(found)
             places.append(np.column_stack([np.full(len(runs), number), runs]))
         together = np.concatenate(hashes)
         order = np.argsort(together, kind="stable")
         self._hashes, self._places = together[order], np.concatenate(places)[order]
-        size = 1 << max(0, (len(order) * _BITS_A_HASH // 64).bit_length())
-        self._marks = np.zeros(size, np.uint64)
-        mark_hashes(self._hashes, self._marks)
+        self._known = KnownRuns(length, kind == "words", self._hashes)
 
     def hits(self, text: bytes) -> Iterator[Hit]:
         """Yield each example once with a run that a text has too; equal hashes are compared as texts."""
-        if not len(self._hashes):
-            return
         seen: set[int] = set()
-        runs, hashes = self._find(text, self._hashes, self._marks)
+        runs, hashes = find_runs(text, self._known.length, self._known.by_word, self._known)
         first = np.searchsorted(self._hashes, hashes)
         last = np.searchsorted(self._hashes, hashes, side="right")
         for (start, stop), low, high in zip(runs.tolist(), first.tolist(), last.tolist(), strict=True):
@@ -140,21 +134,48 @@ class _Runs:
     def _spelt(self, run: bytes) -> bytes:
         return run if self.kind == "words" else run.replace(b" ", b"")
 
-    def _find(
-        self, text: bytes, known: NDArray[np.uint64] | None = None, marks: NDArray[np.uint64] | None = None
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """Return the runs of a text, (run, 2), and their hashes; all, or those that are known."""
-        from nbllm.data.kernels.overlap import run_hashes
 
-        nothing = np.empty(0, np.uint64)
-        capacity = _RUNS if known is not None else len(text)
-        while True:
-            runs, hashes = np.empty((capacity, 2), np.int64), np.empty(capacity, np.uint64)
-            data = np.frombuffer(text, np.uint8)
-            count = run_hashes(
-                data, self._length, self.kind == "words", nothing if known is None else known,
-                nothing if marks is None else marks, runs, hashes,
-            )  # fmt: skip
-            if count <= capacity:
-                return runs[:count], hashes[:count]
-            capacity = count
+class KnownRuns:
+    """Hashes of runs, to be looked for in texts.
+
+    Args:
+        length: Words or characters of a run.
+        by_word: Whether runs are of words.
+        hashes: Of the runs.
+    """
+
+    def __init__(self, length: int, by_word: bool, hashes: NDArray[np.uint64]) -> None:
+        from nbllm.data.kernels.overlap import mark_hashes
+
+        self.length, self.by_word = length, by_word
+        self.hashes = np.sort(hashes)
+        self.marks = np.zeros(1 << (len(hashes) * _BITS_A_HASH // 64).bit_length(), np.uint64)
+        mark_hashes(self.hashes, self.marks)
+
+
+def find_runs(
+    text: bytes, length: int, by_word: bool, known: KnownRuns | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return where the runs of a normalised text stand, (run, 2) bytes, and their hashes, (run,).
+
+    Args:
+        text: Words with a space between.
+        length: Words or characters of a run.
+        by_word: Whether runs are of words.
+        known: Only those whose hashes these are; two runs may have the same.
+    """
+    from nbllm.data.kernels.overlap import run_hashes
+
+    nothing = np.empty(0, np.uint64)
+    if known is not None and not len(known.hashes):
+        return np.empty((0, 2), np.int64), nothing
+    capacity = _RUNS if known is not None else len(text)
+    while True:
+        runs, hashes = np.empty((capacity, 2), np.int64), np.empty(capacity, np.uint64)
+        count = run_hashes(
+            np.frombuffer(text, np.uint8), length, by_word, nothing if known is None else known.hashes,
+            nothing if known is None else known.marks, runs, hashes,
+        )  # fmt: skip
+        if count <= capacity:
+            return runs[:count], hashes[:count]
+        capacity = count

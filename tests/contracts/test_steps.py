@@ -11,6 +11,7 @@ import pytest
 from datasets import Dataset
 
 import nbllm.data
+from nbllm.data.harm.groups import groups
 from nbllm.data.pipeline import shards
 from nbllm.data.pipeline.pipeline import Pipeline
 from nbllm.data.pipeline.step import STEPS, Step
@@ -19,7 +20,14 @@ for module in pkgutil.walk_packages(nbllm.data.__path__, "nbllm.data."):
     if "chat_template_worker" not in module.name:  # a script
         importlib.import_module(module.name)
 
-MADE: dict[str, Step] = {"privacy": nbllm.data.privacy()}  # those that cannot be made without arguments
+MADE: dict[str, Step] = {  # those that cannot be made without arguments
+    "privacy": nbllm.data.privacy(key=bytes(32)),
+    "toxicity": nbllm.data.toxicity(max_share=0.01),
+    "groups": groups(),
+    "decontaminate": nbllm.data.decontaminate(
+        ["they would be at the gate in the morning with all that they own"]
+    ),
+}
 PROSE = (
     "The people of the town have said that they would be at the gate in the morning with all that they own. "
     "And so it was to be: before the sun had risen, a long row of carts stood on the road to the river.\n"

@@ -11,6 +11,8 @@ import pytest
 from nbllm.core.proportions import (
     clustered_error,
     clustered_wilson,
+    odds_ratio,
+    relative_risk,
     student_cdf,
     student_quantile,
     wilson,
@@ -164,3 +166,32 @@ def test_a_tie_among_choices_leaves_an_accuracy_a_proportion():
     correct = np.array([1, 0, 0.5, 1, 0, 0.25] * 10)
     found = estimate(METRICS["accuracy"](), {"correct": correct}, EvaluationConfig())
     assert found.method == "wilson" and found.interval == wilson(correct.sum(), 60, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("a", "n", "b", "m"), [(10, 40, 30, 200), (1, 5, 9, 10), (3, 300, 3, 300), (5, 5, 2, 9)]
+)
+def test_ratios_are_those_of_scipy(a, n, b, m):
+    from scipy.stats import contingency
+
+    for confidence in (0.9, 0.95):
+        theirs = contingency.relative_risk(a, n, b, m)
+        ratio, interval = relative_risk(a, n, b, m, confidence)
+        expected = theirs.confidence_interval(confidence)
+        assert ratio == pytest.approx(theirs.relative_risk) and interval == pytest.approx(
+            (expected.low, expected.high)
+        )
+        if a < n:
+            sample = contingency.odds_ratio([[a, n - a], [b, m - b]], kind="sample")
+            ratio, interval = odds_ratio((a, n - a, b, m - b), confidence)
+            expected = sample.confidence_interval(confidence)
+            assert ratio == pytest.approx(sample.statistic)
+            assert interval == pytest.approx((expected.low, expected.high))
+
+
+def test_ratios_of_nothing_are_finite():
+    for counts in [(0, 10, 5, 10), (5, 10, 0, 10), (0, 10, 0, 10), (10, 10, 0, 10)]:
+        ratio, (low, high) = relative_risk(*counts, 0.95)
+        assert 0 < low < ratio < high < math.inf
+    assert relative_risk(0, 10, 0, 10, 0.95)[0] == 1
+    assert odds_ratio((0, 5, 5, 0), 0.95)[0] == pytest.approx(0.25 / 30.25)

@@ -14,7 +14,7 @@ from nbllm.data.arrow_text import Texts
 from nbllm.data.pii import phones
 from nbllm.data.pii.finding import Findings, Names, check_kinds, find_personal_data
 from nbllm.data.pii.placeholders import KEY_BYTES, fingerprint, mask, own_key, placeholder
-from nbllm.data.pipeline.step import STEPS, Editor, Edits, Rule
+from nbllm.data.pipeline.step import STEPS, Editor, Edits, Rule, function_name
 
 Action = Literal["replace", "remove", "tag", "drop"]
 ACTIONS = ("replace", "remove", "tag", "drop")
@@ -49,9 +49,7 @@ class Privacy(Editor):
 
     def describe(self) -> dict[str, Any]:
         """Return the settings: of the key its fingerprint, of the function of names where it is from."""
-        function = getattr(self.names, "__qualname__", type(self.names).__qualname__)
-        names = None if self.names is None else f"{getattr(self.names, '__module__', '')}.{function}"
-        return {**super().describe(), "names": names, "key": fingerprint(self.key)}
+        return {**super().describe(), "names": function_name(self.names), "key": fingerprint(self.key)}
 
     def find(self, texts: Texts) -> Findings:
         """Return what is found in a batch, each with its proof; nothing is changed."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.cache import cache_folder, make_folder
 from nbllm.core.errors import UserError, nearest
 from nbllm.data.deduplication.methods import dedup
+from nbllm.data.harm.toxicity import toxicity
 from nbllm.data.pii.step import privacy
 from nbllm.data.pipeline.pipeline import Pipeline
 from nbllm.data.pipeline.shards import dataset_digest
@@ -46,7 +47,7 @@ def prepare(
     Args:
         text: A data set, a file, a folder of them, or anything else that `nbllm.data.load` takes.
         steps: Steps, or the name of a set of quality rules ("gopher", "c4", "fineweb", "refinedweb", see
-            `nbllm.data.quality`); near-duplicates are then removed and personal data is replaced, too.
+            `nbllm.data.quality`); near-duplicates are then removed, toxic words counted, and personal data is replaced.
         out: The folder to write, as `Pipeline.run` describes it; in the cache if not given.
         tokenizer: Counts the tokens of the funnel; without one they are estimated.
         on: A `distributed.Client` that does the work.
@@ -68,14 +69,14 @@ def prepare(
 
 
 def recipe(name: str) -> list[Step]:
-    """Return the steps that a name stands for: its rules of quality, then deduplication and privacy.
+    """Return the steps that a name stands for: its rules of quality, then deduplication, tags of toxicity and privacy.
 
     Raises:
         UserError: There are no rules of that name.
     """
     if name not in PRESETS:
         raise UserError(f"There is no preparation named {name!r}.", hint=nearest(name, PRESETS))
-    return [*quality(name), dedup(), privacy()]
+    return [*quality(name), dedup(), toxicity(), privacy()]
 
 
 def _loaded(text: Any, reading: dict[str, Any]) -> Any:

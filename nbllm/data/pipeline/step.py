@@ -16,6 +16,8 @@ A step is registered by name: `@STEPS.register("gopher")` above the class.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -267,5 +269,23 @@ class _Steps(Registry[type[Step]]):
 
 
 STEPS: Registry[type[Step]] = _Steps(
-    "preparation step", "nbllm.data.quality", "nbllm.data.deduplication", "nbllm.data.pii"
+    "preparation step",
+    "nbllm.data.quality",
+    "nbllm.data.deduplication",
+    "nbllm.data.pii",
+    "nbllm.data.harm",
+    "nbllm.data.decontamination",
 )
+
+
+def function_name(function: Any) -> str | None:
+    """Return what a step says of a function it was given: where it is from, and a digest of its code.
+
+    What a function takes from outside of it, such as the weights of a model, the digest does not cover.
+    """
+    if function is None:
+        return None
+    named = function if hasattr(function, "__qualname__") else type(function)
+    code = getattr(function, "__code__", None) or getattr(named.__call__, "__code__", None)
+    digest = "" if code is None else f" {hashlib.sha256(marshal.dumps(code, 2)).hexdigest()[:16]}"
+    return f"{named.__module__}.{named.__qualname__}{digest}"
