@@ -162,6 +162,7 @@ TECHNIQUES = (
         "Reward models (Bradley-Terry, with margins, centred)",
         "nbllm.finetuning.alignment.reward_model.RewardModel",
     ),
+    Technique("3.5", "Accuracy and calibration of a reward model", "nbllm.finetuning.reward_report"),
     Technique("3.5", "DPO, with cDPO and robust DPO", "nbllm.finetuning.alignment.dpo.DPO"),
     Technique("3.5", "IPO", "nbllm.finetuning.alignment.ipo.IPO"),
     Technique("3.5", "KTO", "nbllm.finetuning.alignment.kto.KTO"),

@@ -1,4 +1,5 @@
 from .alignment.best_of_n import best_of_n as best_of_n
+from .alignment.reward_report import reward_report as reward_report
 from .alignment.rewards import REWARDS as REWARDS, register_reward as register_reward
 from .alignment.rollouts import read_rollout as read_rollout
 from .examples import Example as Example
