@@ -15,10 +15,15 @@ from nbllm.data.kernels.utf8 import (
     QUOTE,
     SENTENCE_END,
     SPACE,
+    WORKSPACE,
+    Words,
+    count_byte,
+    count_words,
     decode,
     kinds_of,
-    next_line,
-    next_word,
+    new_lines,
+    new_words,
+    read_lines,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from nbllm.data.quality.characters import CharacterTable
 
 # The rules by which a line or span is removed.
+BRACKET = 123
 BLANK, END, WORDS, LONG_WORD, JAVASCRIPT, POLICY, CITATION = range(7)
 SENTENCES, LOREM_IPSUM, CURLY_BRACKETS = range(3)  # the columns of the counts
 
@@ -139,17 +145,6 @@ def read_words(data: NDArray[np.uint8], start: int, stop: int, table: CharacterT
 
 
 @kernel
-def count_words(data: NDArray[np.uint8], start: int, stop: int, table: CharacterTable) -> int:
-    """Return the number of words."""
-    count, place = 0, start
-    while True:
-        first, place, _, _, _, _ = next_word(data, place, stop, table)
-        if first == place:
-            return count
-        count += 1
-
-
-@kernel
 def ends_well(last: int, kinds: int, full_stops: int, space_behind: int, as_code: bool) -> bool:
     """Return whether a line ends in punctuation; an ellipsis, and all but five marks of ASCII, the code refuses."""
     if not as_code:
@@ -165,6 +160,7 @@ def judge_line(
     table: CharacterTable,
     phrases: Phrases,
     demands: Demands,
+    words: Words,
     counts: NDArray[np.int64],
 ) -> tuple[int, float]:
     """Return the rule that a line breaks, or -1, and what was measured; add to the document's counts.
@@ -177,15 +173,15 @@ def judge_line(
     last, kinds, full_stops, space_behind, sentences = read_line(data, start, stop, table, phrases.citations)
     if demands.end and not ends_well(last, kinds, full_stops, space_behind, demands.as_code):
         return END, np.nan
-    words = runs if demands.as_code else count_words(data, start, stop, table)
-    if words < demands.min_words:
-        return WORDS, float(words)
+    number = runs if demands.as_code else count_words(data, start, stop, table, words)
+    if number < demands.min_words:
+        return WORDS, float(number)
     if demands.as_code:
         counts[LOREM_IPSUM] += contains(data, start, stop, phrases.lorem_ipsum)
     if contains(data, start, stop, phrases.javascript):
         return JAVASCRIPT, np.nan
     if demands.as_code:
-        counts[CURLY_BRACKETS] += count_brackets(data, start, stop)
+        counts[CURLY_BRACKETS] += count_byte(data, start, stop, BRACKET)
     if contains(data, start, stop, phrases.policy):
         return POLICY, np.nan
     counts[SENTENCES] += sentences
@@ -193,12 +189,21 @@ def judge_line(
 
 
 @kernel
-def count_brackets(data: NDArray[np.uint8], start: int, stop: int) -> int:
-    """Return how many "{" there are."""
-    found = 0
-    for place in range(start, stop):
-        found += data[place] == 123
-    return found
+def record(
+    edits: NDArray[np.int64],
+    values: NDArray[np.float64],
+    number: int,
+    document: int,
+    start: int,
+    stop: int,
+    rule: int,
+    value: float,
+) -> int:
+    """Write an edit at place `number`, if there is one; return the place of the next."""
+    if number < edits.shape[0]:
+        edits[number, 0], edits[number, 1], edits[number, 2], edits[number, 3] = document, start, stop, rule
+        values[number] = value
+    return number + 1
 
 
 @kernel
@@ -227,6 +232,7 @@ def filter_lines(
         How many edits there are.
     """
     data, offsets = texts.data, texts.offsets
+    words, lines = new_words(WORKSPACE), new_lines(WORKSPACE)
     number = 0
     for document in range(texts.valid.shape[0]):
         if not texts.valid[document]:
@@ -234,30 +240,30 @@ def filter_lines(
         origin, stop = offsets[document], offsets[document + 1]
         if not demands.as_code:
             counts[document, LOREM_IPSUM] = contains(data, origin, stop, phrases.lorem_ipsum)
-            counts[document, CURLY_BRACKETS] = count_brackets(data, origin, stop)
-        place = origin
+            counts[document, CURLY_BRACKETS] = count_byte(data, origin, stop, BRACKET)
+        place, behind = origin, origin
         while place < stop:
-            begin = place
-            first, end, place, _, _ = next_line(data, place, stop, table)
-            rule, value = BLANK, np.nan
-            if first < end:
-                rule, value = judge_line(data, first, end, table, phrases, demands, counts[document])
-            if rule >= 0:
-                if number < edits.shape[0]:
-                    row = edits[number]
-                    row[0], row[1], row[2], row[3] = document, begin - origin, place - origin, rule
-                    values[number] = value
-                number += 1
-                continue
-            while first < end:
-                behind = behind_citation(data, first, end, table, phrases.citations)
-                if behind >= 0:
-                    if number < edits.shape[0]:
-                        row = edits[number]
-                        row[0], row[1], row[2], row[3] = document, first - origin, behind - origin, CITATION
-                        values[number] = np.nan
-                    number += 1
-                    first = behind
-                else:
-                    first += 1
+            count, _, place = read_lines(data, place, stop, table, lines)
+            for line in range(count):
+                begin, first, end = lines.begins[line], lines.starts[line], lines.ends[line]
+                if begin > behind:
+                    number = record(
+                        edits, values, number, document, behind - origin, begin - origin, BLANK, np.nan
+                    )
+                behind = lines.nexts[line]
+                rule, value = judge_line(data, first, end, table, phrases, demands, words, counts[document])
+                if rule >= 0:
+                    number = record(
+                        edits, values, number, document, begin - origin, behind - origin, rule, value
+                    )
+                    continue
+                while first < end:
+                    after = behind_citation(data, first, end, table, phrases.citations)
+                    if after >= 0:
+                        number = record(
+                            edits, values, number, document, first - origin, after - origin, CITATION, np.nan
+                        )
+                    first = max(after, first + 1)
+        if behind < stop:
+            number = record(edits, values, number, document, behind - origin, stop - origin, BLANK, np.nan)
     return number

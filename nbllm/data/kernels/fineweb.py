@@ -8,8 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.data.kernels.jit import kernel
-from nbllm.data.kernels.repetition import first_places, repeated_length
-from nbllm.data.kernels.utf8 import QUOTE, SENTENCE_END, last_flags, next_line, next_word, raw_line
+from nbllm.data.kernels.repetition import first_places, new_buckets, repeated_length
+from nbllm.data.kernels.utf8 import (
+    QUOTE,
+    SENTENCE_END,
+    WORKSPACE,
+    count_byte,
+    count_words,
+    last_flags,
+    new_lines,
+    new_words,
+    read_lines,
+    read_raw_lines,
+)
 
 if TYPE_CHECKING:
     from nbllm.data.arrow_text import Texts
@@ -49,60 +60,33 @@ def count_lines(
         counts: The result.
     """
     data, offsets, valid = texts.data, texts.offsets, texts.valid
+    ends = SENTENCE_END if as_code else SENTENCE_END | QUOTE
     longest = 0
     for document in range(valid.shape[0]):
         longest = max(longest, offsets[document + 1] - offsets[document])
     room = min(most, longest // 2 + 1)
-    slots = 16
-    while slots < 2 * room:
-        slots *= 2
-    buckets, first_of = np.empty(slots, np.int32), np.empty(room, np.int32)
-    hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
-    ends = SENTENCE_END if as_code else SENTENCE_END | QUOTE
+    buckets, first = new_buckets(room), np.empty(room, np.int32)
+    words, lines = new_words(WORKSPACE), new_lines(room)
     for document in range(valid.shape[0]):
         if not valid[document]:
             continue
-        stop = offsets[document + 1]
-        place = offsets[document]
+        place, stop = offsets[document], offsets[document + 1]
         row = counts[document]
-        looked_at = 0
+        row[6] = count_byte(data, place, stop, 10)
+        row[5] = count_words(data, place, stop, table, words)
+        looked_at = -1
         while place < stop:
-            first = place
             if as_code:
-                end, place, value, length, blank = raw_line(data, place, stop, table)
-                row[4] += length
+                count, all_points, place = read_raw_lines(data, place, stop, table, lines)
+                row[4] += all_points
             else:
-                first, end, place, value, length = next_line(data, place, stop, table)
-                blank = first == end
-                row[4] += 0 if blank else length
-            if blank:
-                continue
-            row[0] += 1
-            if last_flags(data, first, end, table)[1] & ends:
-                row[1] += 1
-            if length < short:
-                row[2] += 1
-            if looked_at < room:
-                hashes[looked_at], lengths[looked_at] = value, length
-                looked_at += 1
-        if first_places(hashes, looked_at, buckets, first_of):
-            row[3] = repeated_length(first_of, lengths, looked_at)[0]
-        _count_words(data, offsets[document], stop, table, row)
-
-
-@kernel
-def _count_words(
-    data: NDArray[np.uint8],
-    start: int,
-    stop: int,
-    table: CharacterTable,
-    row: NDArray[np.int64],
-) -> None:
-    for place in range(start, stop):
-        row[6] += data[place] == 10
-    place = start
-    while True:
-        first, place, _, _, _, _ = next_word(data, place, stop, table)
-        if first == place:
-            return
-        row[5] += 1
+                count, _, place = read_lines(data, place, stop, table, lines)
+            row[0] += count
+            for line in range(count):
+                row[1] += last_flags(data, lines.starts[line], lines.ends[line], table) & ends != 0
+                row[2] += lines.lengths[line] < short
+                row[4] += 0 if as_code else lines.lengths[line]
+            if looked_at < 0:
+                looked_at = count
+                if first_places(lines.hashes, count, buckets, first):
+                    row[3] = repeated_length(first, lines.lengths, count)[0]

@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.data.kernels.jit import kernel
-from nbllm.data.kernels.utf8 import LETTER, PLAIN, UNSPACED, next_line, next_word
+from nbllm.data.kernels.utf8 import (
+    LETTER,
+    PLAIN,
+    UNSPACED,
+    WORKSPACE,
+    Words,
+    new_lines,
+    new_words,
+    read_lines,
+    read_words,
+)
 
 if TYPE_CHECKING:
     from nbllm.data.arrow_text import Texts
@@ -73,35 +83,31 @@ def count_symbols(data: NDArray[np.uint8], start: int, stop: int) -> tuple[int, 
 
 @kernel
 def count_words(
-    data: NDArray[np.uint8],
-    start: int,
-    stop: int,
-    table: CharacterTable,
-    stop_hashes: NDArray[np.uint64],
-    row: NDArray[np.int64],
-) -> None:
-    """Add to the first seven counts of a document what its words are."""
-    seen = np.uint64(0)
-    place = start
-    while True:
-        first, place, value, length, points, kinds = next_word(data, place, stop, table)
-        if first == place:
-            break
-        row[0] += 1
+    words: Words, count: int, stop_hashes: NDArray[np.uint64], seen: np.uint64, row: NDArray[np.int64]
+) -> np.uint64:
+    """Add to the first six counts of a document; return `seen` with the bits of the stop words that occur."""
+    plain, points, spaced, spaced_length, letters = 0, 0, 0, 0, 0
+    found = seen
+    for word in range(count):
+        kinds = words.kinds[word]
         if kinds & PLAIN:
-            row[1] += 1
-            row[2] += points
+            plain += 1
+            points += words.points[word]
         if not kinds & UNSPACED:
-            row[3] += 1
-            row[4] += length
-        if kinds & LETTER:
-            row[5] += 1
+            spaced += 1
+            spaced_length += words.lengths[word]
+        letters += kinds & LETTER != 0
+        value = words.hashes[word]
         for index in range(stop_hashes.shape[0]):
             if stop_hashes[index] == value:
-                seen |= np.uint64(1) << np.uint64(index)
-    while seen:
-        row[6] += 1
-        seen &= seen - np.uint64(1)
+                found |= np.uint64(1) << np.uint64(index)
+    row[0] += count
+    row[1] += plain
+    row[2] += points
+    row[3] += spaced
+    row[4] += spaced_length
+    row[5] += letters
+    return found
 
 
 @kernel
@@ -113,21 +119,29 @@ def count_documents(
     Args:
         texts: The documents.
         table: The kinds of all characters.
-        stop_hashes: The hashes of at most 64 words, as `next_word` returns them.
+        stop_hashes: The hashes of at most 64 words, as `read_words` has them.
         counts: The result.
     """
     data, offsets, valid = texts.data, texts.offsets, texts.valid
+    words, lines = new_words(WORKSPACE), new_lines(WORKSPACE)
     for document in range(valid.shape[0]):
         if not valid[document]:
             continue
-        place, stop = offsets[document], offsets[document + 1]
+        start, stop = offsets[document], offsets[document + 1]
         row = counts[document]
-        count_words(data, place, stop, table, stop_hashes, row)
-        row[7], row[8] = count_symbols(data, place, stop)
+        place, seen = start, np.uint64(0)
         while place < stop:
-            first, end, place, _, _ = next_line(data, place, stop, table)
-            row[9] += 1
-            if first < end:
-                row[10] += 1
-                row[11] += starts_with_bullet(data, first, end)
-                row[12] += ends_in_ellipsis(data, first, end)
+            count, place = read_words(data, place, stop, table, words)
+            seen = count_words(words, count, stop_hashes, seen, row)
+        while seen:
+            row[6] += 1
+            seen &= seen - np.uint64(1)
+        row[7], row[8] = count_symbols(data, start, stop)
+        place = start
+        while place < stop:
+            count, all_lines, place = read_lines(data, place, stop, table, lines)
+            row[9] += all_lines
+            row[10] += count
+            for line in range(count):
+                row[11] += starts_with_bullet(data, lines.starts[line], lines.ends[line])
+                row[12] += ends_in_ellipsis(data, lines.starts[line], lines.ends[line])

@@ -23,3 +23,8 @@ def kernel(function: Function) -> Function:
         return cast("Function", numba.njit(nogil=True, cache=True)(function))
     except RuntimeError:
         return cast("Function", numba.njit(nogil=True)(function))
+
+
+def inlined(function: Function) -> Function:
+    """Compile `function` into every kernel that calls it: no call, and no counting of references to its arrays."""
+    return cast("Function", numba.njit(nogil=True, inline="always")(function))

@@ -7,10 +7,23 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nbllm.data.kernels.c4 import count_words
+from nbllm.data.kernels.c4 import record
 from nbllm.data.kernels.jit import kernel
 from nbllm.data.kernels.phrases import any_stands_at, stands_at
-from nbllm.data.kernels.utf8 import EXTENDER, LETTER, NUMBER, SPACE, UPPER, decode, kinds_of, next_line
+from nbllm.data.kernels.utf8 import (
+    EXTENDER,
+    LETTER,
+    NUMBER,
+    SPACE,
+    UPPER,
+    WORKSPACE,
+    count_words,
+    decode,
+    kinds_of,
+    new_lines,
+    new_words,
+    read_lines,
+)
 
 if TYPE_CHECKING:
     from nbllm.data.arrow_text import Texts
@@ -161,32 +174,30 @@ def correct_lines(
     """
     data = texts.data
     spans = np.empty((limits.max_words + 2, 3), np.int64)
+    workspace, lines = new_words(WORKSPACE), new_lines(WORKSPACE)
     number = 0
     for document in range(texts.valid.shape[0]):
         if not texts.valid[document]:
             continue
-        origin, stop = texts.offsets[document], texts.offsets[document + 1]
-        place = origin
+        place = origin = texts.offsets[document]
+        stop = texts.offsets[document + 1]
         while place < stop:
-            begin = place
-            first, end, place, _, _ = next_line(data, place, stop, table)
-            if first == end:
-                continue
-            words = count_words(data, first, end, table)
-            counts[document, TOTAL] += words
-            rule, value = judge_line(data, first, end, table, phrases.counted, limits, words)
-            found = 0
-            if rule >= 0:
-                spans[0, 0], spans[0, 1], spans[0, 2] = begin, place, rule
-                found = 1
-            elif words <= limits.max_words:
-                found = find_spans(data, first, end, phrases, spans)
-            for index in range(found):
-                counts[document, REMOVED] += count_words(data, spans[index, 0], spans[index, 1], table)
-                if number < edits.shape[0]:
-                    row = edits[number]
-                    row[0], row[3] = document, spans[index, 2]
-                    row[1], row[2] = spans[index, 0] - origin, spans[index, 1] - origin
-                    values[number] = value
-                number += 1
+            count, _, place = read_lines(data, place, stop, table, lines)
+            for line in range(count):
+                first, end = lines.starts[line], lines.ends[line]
+                words = count_words(data, first, end, table, workspace)
+                counts[document, TOTAL] += words
+                rule, value = judge_line(data, first, end, table, phrases.counted, limits, words)
+                found = 0
+                if rule >= 0:
+                    spans[0, 0], spans[0, 1], spans[0, 2] = lines.begins[line], lines.nexts[line], rule
+                    found = 1
+                elif words <= limits.max_words:
+                    found = find_spans(data, first, end, phrases, spans)
+                for index in range(found):
+                    begin, behind, broken = spans[index, 0], spans[index, 1], spans[index, 2]
+                    counts[document, REMOVED] += count_words(data, begin, behind, table, workspace)
+                    number = record(
+                        edits, values, number, document, begin - origin, behind - origin, broken, value
+                    )
     return number

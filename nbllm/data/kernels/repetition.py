@@ -12,7 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nbllm.data.kernels.jit import kernel
-from nbllm.data.kernels.utf8 import BASIS, PRIME, SPACE, decode, kinds_of, mixed, next_line, next_word
+from nbllm.data.kernels.utf8 import (
+    BASIS,
+    PRIME,
+    SPACE,
+    Lines,
+    decode,
+    kinds_of,
+    mixed,
+    new_lines,
+    new_words,
+    read_lines,
+    read_words,
+)
 
 if TYPE_CHECKING:
     from nbllm.data.arrow_text import Texts
@@ -34,6 +46,15 @@ ODD = np.uint64(0x9E3779B97F4A7C15)
 def bucket(value: np.uint64, mask: int) -> int:
     """Return where a hash is looked for first, of `mask + 1` buckets."""
     return np.int64(mixed(value)) & mask  # type: ignore[return-value]
+
+
+@kernel
+def new_buckets(room: int) -> NDArray[np.int32]:
+    """Return a workspace for the hashes of `room` things: a power of two, of which half stays free."""
+    slots = 16
+    while slots < 2 * room:
+        slots *= 2
+    return np.empty(slots, np.int32)
 
 
 @kernel
@@ -69,6 +90,82 @@ def first_places(
 
 
 @kernel
+def lengthen(
+    words: NDArray[np.uint64],
+    num_words: int,
+    n: int,
+    places: NDArray[np.int32],
+    hashes: NDArray[np.uint64],
+    count: int,
+) -> int:
+    """Make n-grams of words of the (n - 1)-grams at `places`; return how many there are: the last may have no word."""
+    while count > 0 and places[count - 1] + n > num_words:
+        count -= 1
+    for index in range(count):
+        hashes[index] = hashes[index] * ODD + words[places[index] + n - 1]
+    return count
+
+
+@kernel
+def most_frequent(first: NDArray[np.int32], count: int, tally: NDArray[np.int32]) -> int:
+    """Count what each place is the first of; return the earliest of those that occur most often."""
+    for place in range(count):
+        tally[place] = 0
+    for place in range(count):
+        tally[first[place]] += 1
+    best = 0
+    for place in range(count):
+        if tally[place] > tally[best]:
+            best = place
+    return best
+
+
+@kernel
+def covered(
+    places: NDArray[np.int32],
+    first: NDArray[np.int32],
+    count: int,
+    n: int,
+    lengths: NDArray[np.int32],
+    only: int,
+) -> int:
+    """Return the characters of the words in n-grams, each word once.
+
+    Args:
+        places: (n-grams,) the first word of each, ascending.
+        first: (n-grams,) the first n-gram that is the same.
+        count: Number of n-grams.
+        n: Words of each.
+        lengths: (words,) characters of each.
+        only: Of all occurrences of this one; -1: of those that occurred before.
+    """
+    characters, behind = 0, 0
+    for index in range(count):
+        if first[index] == only or (only < 0 and first[index] != index):
+            for word in range(max(places[index], behind), places[index] + n):
+                characters += lengths[word]
+            behind = places[index] + n
+    return characters
+
+
+@kernel
+def keep_repeated(
+    places: NDArray[np.int32],
+    hashes: NDArray[np.uint64],
+    first: NDArray[np.int32],
+    count: int,
+    tally: NDArray[np.int32],
+) -> int:
+    """Keep those n-grams that occur more than once; return how many: a longer one that is repeated begins with one."""
+    kept = 0
+    for index in range(count):
+        if tally[first[index]] > 1:
+            places[kept], hashes[kept] = places[index], hashes[index]
+            kept += 1
+    return kept
+
+
+@kernel
 def hash_ngrams(words: NDArray[np.uint64], count: int, n: int, hashes: NDArray[np.uint64]) -> int:
     """Write the hash of each n-gram of words; return how many there are."""
     power = np.uint64(1)
@@ -82,49 +179,6 @@ def hash_ngrams(words: NDArray[np.uint64], count: int, n: int, hashes: NDArray[n
         if place >= n - 1:
             hashes[place - n + 1] = value
     return max(count - n + 1, 0)
-
-
-@kernel
-def most_frequent(first: NDArray[np.int32], count: int, tally: NDArray[np.int32]) -> tuple[int, int]:
-    """Return the first place of what occurs most often, of several the earliest, and how often it occurs."""
-    for place in range(count):
-        tally[place] = 0
-    for place in range(count):
-        tally[first[place]] += 1
-    best = 0
-    for place in range(count):
-        if tally[place] > tally[best]:
-            best = place
-    return best, tally[best] if count else 0
-
-
-@kernel
-def covered_by_top(
-    first: NDArray[np.int32], count: int, n: int, lengths: NDArray[np.int32], tally: NDArray[np.int32]
-) -> int:
-    """Return the characters of the words that the most frequent n-gram covers; 0 where none occurs twice."""
-    best, occurrences = most_frequent(first, count, tally)
-    if occurrences < 2:
-        return 0
-    covered, behind = 0, 0
-    for place in range(count):
-        if first[place] == best:
-            for word in range(max(place, behind), place + n):
-                covered += lengths[word]
-            behind = place + n
-    return covered
-
-
-@kernel
-def covered_by_repeats(first: NDArray[np.int32], count: int, n: int, lengths: NDArray[np.int32]) -> int:
-    """Return the characters of the words in n-grams that occurred before, each word once."""
-    covered, behind = 0, 0
-    for place in range(count):
-        if first[place] != place:
-            for word in range(max(place, behind), place + n):
-                covered += lengths[word]
-            behind = place + n
-    return covered
 
 
 @kernel
@@ -172,33 +226,17 @@ def share(part: int, whole: int) -> float:
 
 
 @kernel
-def find_lines(
-    data: NDArray[np.uint8],
-    start: int,
-    stop: int,
-    table: CharacterTable,
-    hashes: NDArray[np.uint64],
-    lengths: NDArray[np.int32],
-    by_paragraph: bool,
-) -> int:
-    """Write hash and length of each line that is not blank, or of each group of lines between blank ones."""
-    count = 0
-    place = start
-    inside = False
-    while place < stop:
-        first, end, place, value, length = next_line(data, place, stop, table)
-        if first == end:
-            inside = False
-        elif by_paragraph and inside:
-            hashes[count - 1] = mixed(hashes[count - 1]) * PRIME + value
-            lengths[count - 1] += length
-        elif count == hashes.shape[0]:
-            break
+def join_paragraphs(lines: Lines, count: int) -> int:
+    """Make one entry of the lines between blank ones, in place: hash and length; return how many there are."""
+    paragraphs = 0
+    for line in range(count):
+        if paragraphs and not lines.gaps[line]:
+            lines.hashes[paragraphs - 1] = mixed(lines.hashes[paragraphs - 1]) * PRIME + lines.hashes[line]
+            lines.lengths[paragraphs - 1] += lines.lengths[line]
         else:
-            hashes[count], lengths[count] = value, length
-            count += 1
-            inside = True
-    return count
+            lines.hashes[paragraphs], lines.lengths[paragraphs] = lines.hashes[line], lines.lengths[line]
+            paragraphs += 1
+    return paragraphs
 
 
 @kernel
@@ -230,28 +268,6 @@ def split_at_line_feeds(
         if run == 0:
             return count
         place += run
-    return count
-
-
-@kernel
-def find_words(
-    data: NDArray[np.uint8],
-    start: int,
-    stop: int,
-    table: CharacterTable,
-    hashes: NDArray[np.uint64],
-    lengths: NDArray[np.int32],
-    code_points: bool,
-) -> int:
-    """Write hash and length of each word; the length in code points, or in characters without extenders."""
-    count, place = 0, start
-    while count < hashes.shape[0]:
-        first, place, value, length, points, _ = next_word(data, place, stop, table)
-        if first == place:
-            break
-        hashes[count] = value
-        lengths[count] = points if code_points else length
-        count += 1
     return count
 
 
@@ -292,36 +308,36 @@ def repetition(
     for document in range(valid.shape[0]):
         longest = max(longest, offsets[document + 1] - offsets[document])
     room = min(most, longest // 2 + 1)
-    slots = 16
-    while slots < 2 * room:
-        slots *= 2
-    buckets = np.empty(slots, np.int32)
-    hashes, words = np.empty(room, np.uint64), np.empty(room, np.uint64)
-    lengths, first, tally = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
+    buckets = new_buckets(room)
+    hashes, words, lines = np.empty(room, np.uint64), new_words(room), new_lines(room)
+    places, first, tally = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
     for document in range(valid.shape[0]):
         if not valid[document]:
             continue
         start, stop = offsets[document], offsets[document + 1]
         row = shares[document]
+        count, _, _ = read_lines(data, start, stop, table, lines)
         for kind in range(2):
-            count = find_lines(data, start, stop, table, hashes, lengths, kind == 1)
-            repeats = first_places(hashes, count, buckets, first)
+            if kind == 1:
+                count = join_paragraphs(lines, count)
+            repeats = first_places(lines.hashes, count, buckets, first)
             if repeats:
                 row[kind] = share(repeats, count)
-                part, whole = repeated_length(first, lengths, count)
+                part, whole = repeated_length(first, lines.lengths, count)
                 row[2 + kind] = share(part, whole)
-        num_words = find_words(data, start, stop, table, words, lengths, False)
+        num_words, _ = read_words(data, start, stop, table, words)
         total = 0
         for word in range(num_words):
-            total += lengths[word]
+            places[word], hashes[word] = word, words.hashes[word]
+            total += words.lengths[word]
+        count = num_words
         for n in range(2, 11):
-            count = hash_ngrams(words, num_words, n, hashes)
+            count = lengthen(words.hashes, num_words, n, places, hashes, count)
             if first_places(hashes, count, buckets, first) == 0:
-                break  # a longer n-gram that is repeated begins with a shorter one that is
-            if n < 5:
-                row[2 + n] = share(covered_by_top(first, count, n, lengths, tally), total)
-            else:
-                row[2 + n] = share(covered_by_repeats(first, count, n, lengths), total)
+                break
+            best = most_frequent(first, count, tally)
+            row[2 + n] = share(covered(places, first, count, n, words.lengths, best if n < 5 else -1), total)
+            count = keep_repeated(places, hashes, first, count, tally)
 
 
 @kernel
@@ -340,11 +356,8 @@ def repetition_as_code(
     for document in range(valid.shape[0]):
         longest = max(longest, offsets[document + 1] - offsets[document])
     room = min(most, longest // 2 + 2)
-    slots = 16
-    while slots < 2 * room:
-        slots *= 2
-    buckets = np.empty(slots, np.int32)
-    hashes, words = np.empty(room, np.uint64), np.empty(room, np.uint64)
+    buckets = new_buckets(room)
+    hashes, words = np.empty(room, np.uint64), new_words(room)
     lengths, first, tally = np.empty(room, np.int32), np.empty(room, np.int32), np.empty(room, np.int32)
     for document in range(valid.shape[0]):
         start, stop = offsets[document], offsets[document + 1]
@@ -360,18 +373,18 @@ def repetition_as_code(
             repeats = first_places(hashes, count, buckets, first)
             row[kind] = share(repeats, count)
             row[2 + kind] = share(repeated_length(first, lengths, count)[0], points)
-        num_words = find_words(data, start, stop, table, words, lengths, True)
+        num_words, _ = read_words(data, start, stop, table, words)
         for n in range(2, 11):
-            count = hash_ngrams(words, num_words, n, hashes)
+            count = hash_ngrams(words.hashes, num_words, n, hashes)
             if n < 5 and count > 0:
                 first_places(hashes, count, buckets, first)
-                best, occurrences = most_frequent(first, count, tally)
+                best = most_frequent(first, count, tally)
                 length = n - 1
                 for word in range(best, best + n):
-                    length += lengths[word]
-                row[2 + n] = share(length * occurrences, points)
+                    length += words.points[word]
+                row[2 + n] = share(length * tally[best], points)
             elif n >= 5:
-                part = skipped_repeats(hashes, count, n, lengths, buckets)
+                part = skipped_repeats(hashes, count, n, words.points, buckets)
                 if part == 0:
                     break
                 row[2 + n] = share(part, points)

@@ -20,7 +20,6 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from nbllm.core.errors import UserError
@@ -149,13 +148,13 @@ class Gopher(Explained, Filter):
 
 
 def word_hashes(words: tuple[str, ...]) -> NDArray[np.uint64]:
-    """Return the hash of each word, as `next_word` returns it."""
-    from nbllm.data.kernels.utf8 import next_word
+    """Return the hash of each word, as the kernels have it."""
+    from nbllm.data.kernels.utf8 import new_words, read_words
 
-    texts = Texts.of(pa.array(words, pa.string()))
-    table = character_table()
-    spans = zip(texts.offsets[:-1], texts.offsets[1:], strict=True)
-    return np.array([next_word(texts.data, start, stop, table)[2] for start, stop in spans], np.uint64)
+    workspace = new_words(MOST_STOP_WORDS)
+    text = np.frombuffer(" ".join(words).encode(), np.uint8)
+    count, _ = read_words(text, 0, text.size, character_table(), workspace)
+    return workspace.hashes[:count].copy()
 
 
 @STEPS.register("gopher-repetition")

@@ -89,10 +89,14 @@ def filled_lines(text):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def paragraphs(text):
-    found = [[]]
+def paragraphs(text, most=None):
+    """Return the paragraphs of the first `most` lines that are not blank."""
+    found, number = [[]], 0
     for line in text.splitlines():
         if line.strip():
+            number += 1
+            if number == (most or 0) + 1 and most:
+                break
             found[-1].append(line.strip())
         elif found[-1]:
             found.append([])
@@ -116,7 +120,7 @@ def covered(tokens, n, starts):
 
 
 def repetition(text, most=None):
-    lines, parts, tokens = filled_lines(text)[:most], paragraphs(text)[:most], words(text)[:most]
+    lines, parts, tokens = filled_lines(text)[:most], paragraphs(text, most), words(text)[:most]
     shares = {}
     for name, units in (("line", lines), ("paragraph", parts)):
         number, characters = repeated(units)
