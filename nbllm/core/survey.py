@@ -69,6 +69,7 @@ TECHNIQUES = (
     Technique("2.1", "Parallel attention and feed-forward", "nbllm.models.Block"),
     Technique("2.1", "Mixture of experts", "nbllm.nn.mixture_of_experts.MixtureOfExperts"),
     Technique("3.1", "Data sources", "nbllm.data.load"),
+    Technique("3.1", "Mixtures of texts", "nbllm.data.mix"),
     Technique("3.1", "Preparation in one call, with a ledger", "nbllm.data.prepare"),
     Technique("3.1", "Pipelines of preparation steps", "nbllm.data.Pipeline"),
     Technique("3.1", "Tokenization (byte-level BPE, Unigram, WordPiece)", "nbllm.data.train_tokenizer"),

@@ -4,6 +4,7 @@ from .harm.associations import identity_associations as identity_associations
 from .harm.audit import harm_audit as harm_audit
 from .harm.toxicity import toxicity as toxicity
 from .loader import WindowSource as WindowSource
+from .mixture import mix as mix
 from .packing import pack as pack
 from .pii.step import privacy as privacy
 from .pipeline.pipeline import Pipeline as Pipeline
