@@ -43,7 +43,8 @@ def finetune(
             mapping of names to such, or a `Mixture` with weights, has the loss of each reported.
         method: "sft", supervised fine-tuning; "continued", pre-training that goes on with text of a domain; from pairs
             of answers "dpo", "ipo", "orpo" or "simpo", from answers with labels "kto", and "reward", a reward model
-            (`nbllm.finetuning.alignment.preferences` has the layouts); or another of `nbllm.finetuning.METHODS`.
+            (`nbllm.finetuning.alignment.preferences` has the layouts); from prompts (`alignment.prompts`) and reward=,
+            a function or a reward model, "ppo", "grpo" or "rloo"; or another of `nbllm.finetuning.METHODS`.
         adapter: An adapter to attach and train, such as nb.LoRA(rank=8) or nb.PrefixTuning(); None: that of the
             model, or all parameters.
         validation: Held-out examples, measured at intervals; a mapping of names to data sets has each measured.

@@ -24,7 +24,8 @@ class PolicyMethod(Method):
 
     Args:
         reward: A function of a prompt and an answer that returns a number; its further parameters are given the
-            fields of the prompt's example by name. Or the name of one in `nbllm.finetuning.REWARDS`.
+            fields of the prompt's example by name. Or the name of one in `nbllm.finetuning.REWARDS`; or a reward model,
+            its folder, or the run that trains it (`method="reward"`).
 
     Raises:
         UserError: It is missing, or no such thing.

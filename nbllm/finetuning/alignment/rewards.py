@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nbllm.core.cache import cache_folder, make_folder
 from nbllm.core.errors import RunError, UserError
+from nbllm.core.io import expand_user
 from nbllm.core.registry import Registry
+from nbllm.lm import LM
+from nbllm.models.network import check_can
+from nbllm.nn.compiled import state_by_name
+from nbllm.opening import load
+from nbllm.runs.recorded import RecordedRun
 
 if TYPE_CHECKING:
     from nbllm.finetuning.alignment.rollouts import Answers
@@ -26,6 +35,7 @@ REWARDS: Registry[RewardFunction] = Registry("reward")
 that further parameters name. They can be checked by anybody who has the same examples, and so are known in every
 process; a function that is given to `nb.finetune` is known in its kernel alone."""
 
+_MODEL = "model:"  # before the folder of a reward model
 _of_this_kernel: dict[str, RewardFunction] = {}
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -74,8 +84,15 @@ def name_of(reward: Any) -> str:
     Raises:
         UserError: It is no reward.
     """
+    if isinstance(reward, LM):
+        return f"{_MODEL}{_kept(reward)}"
+    if isinstance(reward, (str, Path, RecordedRun)) and reward not in REWARDS:
+        path = expand_user(reward.path if isinstance(reward, RecordedRun) else reward)
+        if not path.is_dir():
+            REWARDS[str(path)]  # raises, with the nearest name
+        return f"{_MODEL}{path.resolve()}"
     if isinstance(reward, str):
-        return reward if reward in REWARDS else _no_reward(reward)
+        return reward
     if callable(reward) and not isinstance(reward, type):
         _check_parameters(reward)
         named = reward if hasattr(reward, "__qualname__") else type(reward)
@@ -83,14 +100,28 @@ def name_of(reward: Any) -> str:
         _of_this_kernel[name] = reward
         return name
     raise UserError(
-        f"The reward must be a function of a prompt and an answer, not {type(reward).__name__}.",
+        f"The reward must be a function of a prompt and an answer, or a reward model; not {type(reward).__name__}.",
         hint="def reward(prompt, answer): return float('please' in answer)",
     )
 
 
-def _no_reward(name: str) -> str:
-    REWARDS[name]  # raises, with the nearest name
-    raise AssertionError
+def _kept(lm: LM) -> Path:
+    """Return the folder in the cache that holds a reward model, so that its run goes on in any process."""
+    check_can(lm.model, "reward")
+    digest = hashlib.blake2b(repr(lm.config).encode(), digest_size=16)
+    for name, tensor in state_by_name(lm.model).items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    parent = cache_folder() / "rewards"
+    make_folder(parent)
+    path = parent / digest.hexdigest()
+    if not path.is_dir():
+        with lm.lock:
+            plain = lm.copy()  # with its adapters merged, as the digest has them
+            if plain.adapters:
+                plain.merge()
+            plain.save(path)
+    return path
 
 
 def _check_parameters(function: RewardFunction) -> None:
@@ -111,6 +142,8 @@ def reward_named(name: str) -> Reward:
     Raises:
         RunError: It is a function that this kernel does not know.
     """
+    if name.startswith(_MODEL):
+        return ModelReward(load(name.removeprefix(_MODEL)))
     if name in _of_this_kernel:
         return FunctionReward(name, _of_this_kernel[name])
     if name in REWARDS:
@@ -153,6 +186,38 @@ class FunctionReward:
                 raise RunError(f"The reward {self.name!r} is {value}.", where=f"the answer {text[:80]!r}")
             found.append(value)
         return torch.tensor(found, dtype=torch.float32)
+
+
+class ModelReward:
+    """The rewards of answers by a reward model, with its own tokenizer and chat template.
+
+    Args:
+        lm: The model, which has a score head.
+
+    Raises:
+        UserError: It has none.
+    """
+
+    def __init__(self, lm: LM) -> None:
+        check_can(lm.model, "reward")
+        self.lm = lm
+
+    def __call__(self, answers: Answers) -> Float[Tensor, " sequence"]:
+        """Return the score of each answer after its prompt, as one text or one conversation.
+
+        Raises:
+            RunError: A score is not finite.
+        """
+        whole: list[Any] = [
+            prompt.content + text
+            if isinstance(prompt.content, str)
+            else [*prompt.content, {"role": "assistant", "content": text}]
+            for prompt, text in zip(answers.prompts, answers.texts, strict=True)
+        ]
+        scores = torch.tensor(self.lm.reward(whole), dtype=torch.float32)
+        if not bool(scores.isfinite().all()):
+            raise RunError("A score of the reward model is not finite.")
+        return scores
 
 
 def _fields_of(function: RewardFunction) -> tuple[str, ...]:
