@@ -95,6 +95,7 @@ TECHNIQUES = (
         "3.1", "Deduplication by meaning (embeddings)", "nbllm.data.deduplication.semantic.SemanticDuplicates"
     ),
     Technique("3.1", "Quality by heuristics: Gopher, C4, FineWeb, RefinedWeb", "nbllm.data.quality"),
+    Technique("3.1", "Quality by a classifier", "nbllm.data.train_classifier"),
     Technique("3.1", "Packing", "nbllm.data.pack"),
     Technique("3.1", "Packing with isolated documents", "nbllm.objectives.isolation"),
     Technique("3.2", "Causal decoder", "nbllm.models.Decoder"),

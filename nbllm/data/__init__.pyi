@@ -11,6 +11,7 @@ from .pipeline.pipeline import Pipeline as Pipeline
 from .pipeline.prepared import Prepared as Prepared
 from .pipeline.preparing import prepare as prepare
 from .pipeline.step import STEPS as STEPS
+from .quality.classifier import QualityClassifier as QualityClassifier, train_classifier as train_classifier
 from .quality.presets import quality as quality
 from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split
