@@ -76,6 +76,7 @@ TECHNIQUES = (
     Technique("3.1", "Comparison of tokenizers", "nbllm.data.compare_tokenizers"),
     Technique("3.1", "Vocabulary expansion", "nbllm.data.expand_vocabulary"),
     Technique("3.1", "Privacy redaction", "nbllm.data.privacy"),
+    Technique("3.1", "Canaries and their exposure", "nbllm.data.canaries"),
     Technique("3.1", "Toxicity", "nbllm.data.toxicity"),
     Technique("3.1", "Harm audit of filters", "nbllm.data.harm_audit"),
     Technique("3.1", "Associations of identity groups", "nbllm.data.identity_associations"),

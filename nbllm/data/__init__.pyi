@@ -1,3 +1,8 @@
+from .canaries import (
+    Canaries as Canaries,
+    canary_exposure as canary_exposure,
+    plant_canaries as plant_canaries,
+)
 from .decontamination import decontaminate as decontaminate
 from .deduplication.methods import dedup as dedup
 from .harm.associations import identity_associations as identity_associations
