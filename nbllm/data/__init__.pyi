@@ -18,6 +18,7 @@ from .pipeline.preparing import prepare as prepare
 from .pipeline.step import STEPS as STEPS
 from .quality.classifier import QualityClassifier as QualityClassifier, train_classifier as train_classifier
 from .quality.presets import quality as quality
+from .row_packing import pack_rows as pack_rows
 from .sources import SOURCES as SOURCES, load as load
 from .splitting import split as split
 from .token_store import TokenStore as TokenStore
