@@ -26,7 +26,7 @@ SECTIONS = {
 }
 
 # Where the techniques of a section are shown, unless they say otherwise; the tour shows the rest.
-NOTEBOOKS = {"2.1": "01-transformer", "3.2": "03-architectures", "3.3": "03-architectures"}
+NOTEBOOKS = {"2.1": "01-transformer", "3.1": "02-data", "3.2": "03-architectures", "3.3": "03-architectures"}
 
 
 @dataclasses.dataclass(frozen=True)
