@@ -88,6 +88,8 @@ def _of_conversation(tokenizer: Any, example: Example, train_on: str) -> Tokeniz
         trained, weights = np.zeros(len(tokens), bool), np.ones(len(tokens), np.float32)
         turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         for turn in turns[-1:] if train_on == "answer" else turns:
+            if train_on != "everything" and example.turn_weights and not example.turn_weights[turn]:
+                continue  # where an answer that counts nothing lies need not be rendered
             prompt, answered = _around_answer(tokenizer, messages, turn, text, template)
             begin, end = (_shared(_encode(tokenizer, part), tokens) for part in (prompt, answered))
             trained[begin:end] = True
