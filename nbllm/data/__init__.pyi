@@ -16,7 +16,13 @@ from .pipeline.pipeline import Pipeline as Pipeline
 from .pipeline.prepared import Prepared as Prepared
 from .pipeline.preparing import prepare as prepare
 from .pipeline.step import STEPS as STEPS
-from .quality.classifier import QualityClassifier as QualityClassifier, train_classifier as train_classifier
+from .quality.classifier import (
+    Classified as Classified,
+    QualityClassifier as QualityClassifier,
+    train_classifier as train_classifier,
+)
+from .quality.ngram_model import NgramModel as NgramModel, train_ngram_model as train_ngram_model
+from .quality.perplexity import ModelPerplexity as ModelPerplexity, NgramPerplexity as NgramPerplexity
 from .quality.presets import quality as quality
 from .row_packing import pack_rows as pack_rows
 from .sources import SOURCES as SOURCES, load as load

@@ -8,7 +8,6 @@ as with all duplicates.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from nbllm.data.deduplication.clusters import spherical_kmeans
 from nbllm.data.deduplication.decisions import drop_documents
 from nbllm.data.deduplication.report import METADATA, Share
 from nbllm.data.deduplication.samples import drawn
+from nbllm.data.model_digest import model_digest
 from nbllm.data.pipeline.step import STEPS, CorpusStep, Edits, Rule, Tables
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class SemanticDuplicates(CorpusStep):
 
     def describe(self) -> dict[str, Any]:
         """Return name and settings, and a digest of the model's weights."""
-        return super().describe() | {"model": _digest(self.model)}
+        return super().describe() | {"model": model_digest(self.model.model)}
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -221,12 +221,3 @@ def _gather(tables: Tables, workdir: Path) -> tuple[NDArray[np.int64], NDArray[n
             vectors[places[done : done + len(part)]] = part
             done += len(part)
     return np.sort(ids), np.asarray(vectors)
-
-
-def _digest(model: Embedder) -> str:
-    """Return a SHA-256 of a model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
