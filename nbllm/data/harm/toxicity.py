@@ -18,8 +18,9 @@ from nbllm.core.errors import UserError
 from nbllm.data.arrow_text import Texts
 from nbllm.data.harm.phrases import Phrases, read_phrases
 from nbllm.data.pipeline.step import STEPS, Filter, Rule, function_name
+from nbllm.data.quality.classifier import QualityClassifier
 
-Classifier = Callable[[list[str]], Sequence[float]]  # texts -> how toxic each is, from 0 to 1
+Judge = Callable[[list[str]], Sequence[float]]  # texts -> how toxic each is, from 0 to 1
 
 WORDS = Path(__file__).with_name("words.txt")
 _AT_ONCE = 64  # texts that a classifier is given
@@ -38,7 +39,7 @@ class Toxicity(Filter):
     """
 
     words: tuple[str, ...]
-    classifier: Classifier | None = dataclasses.field(default=None, repr=False)
+    classifier: QualityClassifier | Judge | None = dataclasses.field(default=None, repr=False)
     max_share: float | None = None
     max_score: float | None = None
 
@@ -62,7 +63,9 @@ class Toxicity(Filter):
         """Return the settings; of the words a digest, of the classifier where it is from."""
         digest = hashlib.sha256("\n".join(self.words).encode()).hexdigest()
         words = f"{len(self.words)} ({digest})"
-        return {**super().describe(), "words": words, "classifier": function_name(self.classifier)}
+        given = self.classifier
+        classifier = given.fingerprint if isinstance(given, QualityClassifier) else function_name(given)
+        return {**super().describe(), "words": words, "classifier": classifier}
 
     @functools.cached_property
     def _phrases(self) -> Phrases:
@@ -83,9 +86,12 @@ class Toxicity(Filter):
         return found
 
 
-def _scores(classifier: Classifier, texts: Texts) -> NDArray[np.float64]:
+def _scores(classifier: QualityClassifier | Judge, texts: Texts) -> NDArray[np.float64]:
     scores = np.full(texts.num_documents, np.nan)
     numbers = [number for number in np.flatnonzero(texts.valid).tolist() if texts[number]]
+    if isinstance(classifier, QualityClassifier):
+        scores[numbers] = classifier.score(texts)[numbers]
+        return scores
     for start in range(0, len(numbers), _AT_ONCE):
         some = numbers[start : start + _AT_ONCE]
         given = [cast("bytes", texts[number]).decode("utf-8", "replace") for number in some]
@@ -108,7 +114,7 @@ def _scores(classifier: Classifier, texts: Texts) -> NDArray[np.float64]:
 def toxicity(
     words: str | os.PathLike[str] | Iterable[str] | None = None,
     *,
-    classifier: Classifier | None = None,
+    classifier: QualityClassifier | Judge | None = None,
     max_share: float | None = None,
     max_score: float | None = None,
 ) -> Toxicity:
@@ -117,14 +123,18 @@ def toxicity(
     Toxic words also stand in text that quotes, reports or reclaims them: `nb.data.harm_audit` shows whose text a limit
     removes.
 
+    A classifier is trained in seconds on toxic and harmless text, or brought along:
+
+    >>> trained = nb.data.train_classifier(toxic, harmless)
+    >>> nb.data.toxicity(classifier=trained, max_score=0.9)
     >>> scorer = transformers.pipeline("text-classification", model=path, top_k=None)
     >>> nb.data.toxicity(classifier=lambda texts: [each[0]["score"] for each in scorer(texts)])
 
     Args:
         words: Toxic words and phrases, or a file with one a line; None: a small English list of our own. They are found
             as whole words in any case; in scripts without spaces, wherever their characters stand.
-        classifier: Is given a list of texts and returns for each how toxic it is: a trained classifier, or a language
-            model that judges.
+        classifier: One that `train_classifier` returned; or a function that is given a list of texts and returns how
+            toxic each is: another classifier, or a language model that judges.
         max_share: Of toxic words among all words: 0 drops every document with one (as C4's rule does).
         max_score: Of the classifier.
 
@@ -132,7 +142,7 @@ def toxicity(
         UserError: A limit is no number, or there is one for a classifier that is not there.
         DataError: The file cannot be read, or there is no word.
     """
-    if classifier is not None and not callable(classifier):
+    if not (classifier is None or callable(classifier) or isinstance(classifier, QualityClassifier)):
         raise UserError(f"classifier must be a function, not {type(classifier).__name__}.")
     for name, limit in (("max_share", max_share), ("max_score", max_score)):
         if limit is not None and (

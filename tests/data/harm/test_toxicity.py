@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from nbllm.core.errors import DataError, UserError
-from nbllm.data import toxicity
+from nbllm.data import toxicity, train_classifier
 from nbllm.data.arrow_text import Texts
 from nbllm.data.harm.phrases import Phrases, read_phrases
 from nbllm.data.overlap import normalized
@@ -68,6 +68,20 @@ def test_a_classifier_scores_what_has_text():
     other = toxicity(classifier=lambda texts: [0.0] * len(texts), max_score=0.5)
     another = toxicity(classifier=lambda texts: [1.0] * len(texts), max_score=0.5)
     assert other.describe() != another.describe()
+
+
+def test_a_classifier_trained_here_scores_too():
+    toxic = [f"you {word} stupid fool number {i}" for i in range(30) for word in ("awful", "nasty")]
+    harmless = [f"the {word} garden has tree number {i}" for i in range(30) for word in ("quiet", "green")]
+    trained = train_classifier(toxic, harmless, buckets=1 << 12)
+    step = toxicity(classifier=trained, max_score=0.5)
+    texts = texts_of("you nasty stupid fool", None, "the green garden", "")
+    scores = step.signals(texts)["toxicity/score"]
+    assert scores[0] > 0.5 > scores[2] and np.isnan(scores[[1, 3]]).all()
+    assert trained.fingerprint in str(step.describe())
+    assert np.array_equal(
+        pickle.loads(pickle.dumps(step)).signals(texts)["toxicity/score"], scores, equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("made", [lambda texts: [0.0], lambda texts: ["x"] * len(texts), lambda texts: None])

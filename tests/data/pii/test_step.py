@@ -14,6 +14,7 @@ from nbllm.core.errors import CacheError, UserError
 from nbllm.data.arrow_text import Texts
 from nbllm.data.pii.placeholders import KEY_BYTES, mask, own_key, placeholder
 from nbllm.data.pii.step import privacy
+from nbllm.data.pipeline.pipeline import Pipeline
 from nbllm.data.pipeline.step import STEPS
 
 KEY = bytes(range(32))
@@ -135,3 +136,26 @@ def test_without_the_extra_telephone_numbers_are_left_and_this_is_said(monkeypat
     step = privacy()
     assert "pip install 'nbllm[privacy]'" in capsys.readouterr().out
     assert edited(step, "(212) 555-0123") == ["(212) 555-0123"]
+
+
+def test_a_pipeline_gives_the_same_placeholders_on_any_number_of_workers_and_a_masked_ledger(tmp_path):
+    step = privacy(names=find_ann_and_bob, key=KEY)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "abcd":
+        lines = [
+            json.dumps({"text": text}) for text in ("Ann", "Bob", f"{name}: Ann or Bob, ann@example.com")
+        ]
+        (source / f"{name}.jsonl").write_text("\n".join(lines))
+    pipeline = Pipeline([step], part_bytes=40)
+    made = [pipeline.run(source, tmp_path / str(workers), workers=workers) for workers in (1, 3)]
+    first, second = ([path.read_bytes() for path in prepared.files] for prepared in made)
+    assert first == second and len(first) > 1
+    kept = made[0].dataset()["text"][:]
+    ann, bob = (placeholder("name", name, KEY).decode() for name in (b"Ann", b"Bob"))
+    assert kept.count(ann) == kept.count(bob) == 4 and sum(text.count(ann) for text in kept) == 8
+    ledger = made[0].ledger
+    assert set(ledger["text"]) == {mask(b"Ann"), mask(b"Bob"), mask(b"ann@example.com")}
+    assert set(ledger["rule"]) == {"privacy: name", "privacy: email"} and set(ledger["kind"]) == {"span"}
+    spans = {(row.start, row.stop) for row in ledger.itertuples() if row.rule == "privacy: email"}
+    assert {"a: Ann or Bob, ann@example.com"[start:stop] for start, stop in spans} == {"ann@example.com"}
