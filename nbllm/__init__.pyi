@@ -27,6 +27,7 @@ from .models.peft.lora import LoRA as LoRA
 from .models.peft.p_tuning import PTuning as PTuning
 from .models.peft.prefix_tuning import PrefixTuning as PrefixTuning, PTuningV2 as PTuningV2
 from .models.peft.prompt_tuning import PromptTuning as PromptTuning
+from .models.peft.qlora import QLoRA as QLoRA
 from .models.preset_list import presets as presets
 from .nn.compute.doctor import doctor as doctor
 from .opening import load as load

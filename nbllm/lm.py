@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import math
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -221,6 +222,7 @@ class LM:
     def copy(self) -> LM:
         """Return a model with weights of its own, equal to these: to be trained or changed while this one stays."""
         from nbllm.models.network import build_without_weights
+        from nbllm.models.quantized import install_quantized, quantized_state
         from nbllm.nn.compiled import state_by_name
 
         model = build_without_weights(self.config).to(self.model.dtype).to_empty(device=self.model.device)
@@ -228,6 +230,7 @@ class LM:
         with self.lock:
             state = state_by_name(self.model)
             own = {adapter.name: {n: p.clone() for n, p in adapter.parameters().items()} for adapter in on}
+            install_quantized(model, *quantized_state(self.model))
             model.load_state_dict({name: state[name] for name in model.state_dict()})
         model.attention_backend = self.model.attention_backend
         other = LM(
@@ -325,6 +328,51 @@ class LM:
                 adapter.on()
         return self
 
+    def quantize(self, *, block_size: int = 64, double_quantization: bool = True) -> LM:
+        """Hold the linear layers in 4 bits (NF4) from now on, in an eighth of the memory that float32 takes.
+
+        Embedding, head and normalizations stay as they are. Each pass multiplies by ordinary numbers that it makes of
+        the 4 bits, one layer at a time; an adapter can be trained beside them (`nb.QLoRA`).
+
+        Args:
+            block_size: Weights that share a scale.
+            double_quantization: Whether the scales are quantized too, to 8 bits.
+
+        Raises:
+            UserError: They are already, a weight is not finite, or an adapter is merged.
+            RunError: A run trains this model.
+
+        Source: Dettmers et al. 2023, arXiv:2305.14314, section 3.
+        """
+        from nbllm.models.quantized import quantize_layers
+
+        with self._without_adapters():
+            quantize_layers(self.model, block_size=block_size, double_quantization=double_quantization)
+        return self
+
+    def dequantize(self) -> LM:
+        """Hold all weights as ordinary numbers again, with the values that they have in 4 bits.
+
+        Raises:
+            RunError: A run trains this model.
+        """
+        from nbllm.models.quantized import dequantize_layers
+
+        with self._without_adapters():
+            dequantize_layers(self.model)
+        return self
+
+    @contextlib.contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        """Switch adapters off for a while, in which the model's layers are changed."""
+        self.refuse_while_trained()
+        if any(adapter.state == "merged" for adapter in self.adapters):
+            raise UserError("An adapter is merged.", hint="Unmerge it (lm.unmerge()), or detach it.")
+        with self.lock, contextlib.ExitStack() as stack:
+            for adapter in self.adapters:
+                stack.enter_context(adapter.disabled())
+            yield
+
     def save_adapter(self, path: Path | str, *, name: str | None = None) -> Path:
         """Save an adapter alone, in peft's layout: `attach` opens it, and peft does on the transformers model.
 
@@ -384,7 +432,10 @@ class LM:
             )
         if path.suffix.lower() == ".gguf":
             from nbllm.models.gguf import save_gguf
+            from nbllm.models.quantized import quantized_layers
 
+            if quantized_layers(self.model):
+                raise UserError("GGUF has no NF4.", where=path, hint="Dequantize first: lm.dequantize().")
             with self.lock:
                 save_gguf(
                     self.model, self.tokenizer, path, dtype=dtype, sampling=self.sampling,
@@ -773,7 +824,7 @@ class LM:
             (row.part, row.what, row.shape, row.parameters, round(row.num_bytes / 1e6, 2))
             for row in self.model.describe()
         ]
-        total = sum(parameter.nbytes for parameter in self.model.parameters())
+        total = self.model.num_bytes
         rows.append(
             (
                 "total",

@@ -112,6 +112,8 @@ def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerB
     from nbllm.models.encoder_decoder import EncoderDecoder
     from nbllm.models.loading import read_config_file
     from nbllm.models.peft.checkpoint import read_adapters
+    from nbllm.models.quantized import read_quantized
+    from nbllm.models.tensor_files import weights_of
 
     tokenizer = load_tokenizer(directory) if tokenizer is None else tokenizer
     stated, where = read_generation_config(directory), directory / GENERATION_CONFIG
@@ -128,6 +130,7 @@ def assemble(model: Network, directory: Path, *, tokenizer: PreTrainedTokenizerB
         ends = usable_end_tokens(older.get("eos_token_id"), size, None)
     decoder_tokens = stated_decoder_tokens(stated or older, size, where) if is_pair else None
     lm = LM(model, tokenizer, sampling=sampling, end_tokens=ends, decoder_tokens=decoder_tokens)
+    read_quantized(model, weights_of(directory))
     read_adapters(lm.adapter_stack, directory)
     return lm
 

@@ -153,6 +153,7 @@ TECHNIQUES = (
     ),
     Technique("3.5", "Forgetting, measured", "nbllm.finetuning.forgetting"),
     Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA"),
+    Technique("3.5", "QLoRA", "nbllm.models.peft.qlora.QLoRA"),
     Technique("3.5", "(IA)3", "nbllm.models.peft.ia3.IA3"),
     Technique("3.5", "BitFit", "nbllm.models.peft.bitfit.BitFit"),
     Technique("3.5", "Bottleneck adapters (Houlsby, Pfeiffer)", "nbllm.models.peft.bottleneck"),

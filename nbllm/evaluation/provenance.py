@@ -39,9 +39,11 @@ def model_fingerprint(lm: LM | Remote) -> str:
         return lm.fingerprint
     import torch
 
+    from nbllm.models.quantized import quantized_state
+
     digest = hashlib.sha256()
     with lm.lock, torch.no_grad():
-        for name, parameter in sorted(lm.model.named_parameters()):
+        for name, parameter in sorted([*lm.model.named_parameters(), *quantized_state(lm.model)[0].items()]):
             digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
             flat = parameter.detach().to("cpu").reshape(-1).view(torch.uint8)
             digest.update(flat.numpy().data)

@@ -21,6 +21,7 @@ from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
 from nbllm.models.families.own import OWN
 from nbllm.models.network import Network, build_without_weights
+from nbllm.models.quantized import weights_by_name, write_quantized
 from nbllm.models.tensor_files import INDEX, TensorFiles
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.nn.compiled import parameters_by_name
@@ -241,6 +242,7 @@ def save_model(
         write_json(directory / "generation_config.json", {**stated, **(generation or {})})
     if weights:
         _write_tensors(_family_tensors(model, family), directory, max_shard_bytes)
+        write_quantized(model, directory)
 
 
 def _as_list(ids: int | list[int] | None) -> list[int | None]:
@@ -314,7 +316,8 @@ def _check_tied(files: TensorFiles, embedding: Tensor, name: str) -> None:
 
 def _family_tensors(model: Network, family: Family) -> dict[str, Tensor]:
     """Return the weights under the family's names and in its shapes."""
-    state = {name: parameter.detach() for name, parameter in parameters_by_name(model).items()}
+    state: dict[str, Tensor] = {name: p.detach() for name, p in parameters_by_name(model).items()}
+    state |= weights_by_name(model)
     tensors = {}
     for rule in family.rules(model.config):
         tensors[rule.source] = rule.join([state[name] for name in rule.targets])

@@ -20,6 +20,7 @@ from nbllm.models.config import ModelConfig, check_fixed
 from nbllm.nn.hooks import keep_methods
 from nbllm.nn.joined import empty_parameters
 from nbllm.nn.mixture_of_experts import MixtureOfExperts, Routing, load_balancing_loss
+from nbllm.nn.nf4_linear import NF4Linear
 from nbllm.nn.normalization import NORMS
 
 _SCALED_DOWN_BY_DEEPNORM = (
@@ -149,7 +150,14 @@ class Network(nn.Module):
     @property
     def num_parameters(self) -> int:
         """How many elements the parameters have; a tied head counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        in_4_bits = sum(module.num_weights for module in self.modules() if isinstance(module, NF4Linear))
+        return in_4_bits + sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the parameters, in bytes."""
+        in_4_bits = sum(module.num_bytes for module in self.modules() if isinstance(module, NF4Linear))
+        return in_4_bits + sum(parameter.nbytes for parameter in self.parameters())
 
     @property
     def num_active_parameters(self) -> int:
@@ -391,7 +399,17 @@ def _row(part: str, what: str, modules: Sequence[nn.Module | None], copies: int)
     weights: list[Any] = [
         weight for module in modules if module is not None for weight in module.parameters()
     ]
+    in_4_bits = [
+        layer
+        for module in modules
+        if module is not None
+        for layer in module.modules()
+        if isinstance(layer, NF4Linear)
+    ]
     once = weights[: len(weights) // copies] if "*" in part else weights
     shapes = [" x ".join(map(str, weight.shape)) for weight in once if weight.dim() > 1]
-    num_bytes = sum(weight.nbytes for weight in weights)
-    return Row(part, what, ", ".join(shapes) or "-", sum(weight.numel() for weight in weights), num_bytes)
+    for layer in in_4_bits[: len(in_4_bits) // copies] if "*" in part else in_4_bits:
+        shapes.append(f"{layer.out_features} x {layer.in_features} in 4 bits")
+    num_bytes = sum(weight.nbytes for weight in weights) + sum(layer.num_bytes for layer in in_4_bits)
+    count = sum(weight.numel() for weight in weights) + sum(layer.num_weights for layer in in_4_bits)
+    return Row(part, what, ", ".join(shapes) or "-", count, num_bytes)

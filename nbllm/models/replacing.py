@@ -9,6 +9,7 @@ from typing import Any
 
 from nbllm.core.errors import UserError
 from nbllm.core.io import atomic_directory, atomic_files, read_json
+from nbllm.models.quantized import NF4_FILE
 from nbllm.models.tensor_files import INDEX, SINGLE
 
 CONFIG = "config.json"
@@ -79,7 +80,7 @@ def _stale(directory: Path, new: Path) -> Iterator[Path]:
             plain = Path(name).name == name and name.endswith(".safetensors")
             if plain and not (new / name).exists():
                 yield directory / name
-    for name in (SINGLE, INDEX, *_READ_IF_PRESENT):
+    for name in (SINGLE, INDEX, NF4_FILE, *_READ_IF_PRESENT):
         if not (new / name).exists():
             yield directory / name
     for template in (directory / _TEMPLATES).glob("*.jinja"):

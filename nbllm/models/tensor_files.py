@@ -39,7 +39,7 @@ class TensorFiles:
         self._stack = contextlib.ExitStack()
         self._opened: dict[Path, TensorFile] = {}
         self._stored: dict[str, tuple[Path, str]] = {}
-        directory = _weights_of(directory)
+        directory = weights_of(directory)
         try:
             self.main = _find(directory)
             if self.main.name == SINGLE:
@@ -163,7 +163,7 @@ class TensorFiles:
         return {name: directory / file for name, file in entries.items()}
 
 
-def _weights_of(directory: Path) -> Path:
+def weights_of(directory: Path) -> Path:
     """Return where a directory's weights are: in a checkpoint of a run that trains an adapter, in the run's base."""
     try:
         base = BaseWeights.referred_to_by(directory)

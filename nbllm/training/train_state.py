@@ -126,7 +126,8 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     from nbllm.models.peft.checkpoint import read_tensors
 
     for name, stored in read_parameters(folder):  # one at a time: there may be no memory for a second model
-        optimizer.masters[name].copy_(stored)
+        if name in optimizer.masters:  # a layer in 4 bits has none
+            optimizer.masters[name].copy_(stored)
     for name, update in read_tensors(folder).items():
         optimizer.masters[name].copy_(update)
     optimizer.publish()

@@ -18,6 +18,7 @@ from nbllm.models.peft.files import CONFIG, FORMATS, read_peft, write_peft
 from nbllm.models.peft.known import ADAPTERS
 from nbllm.models.peft.stack import AdapterStack
 from nbllm.models.presets import make_config
+from nbllm.models.quantized import quantize_layers
 
 TINY = {"vocab_size": 61, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "intermediate_size": 24}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -34,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prefix_tuning": {"num_virtual_tokens": 3, "encoder_hidden_size": 5},
     "p_tuning_v2": {"num_virtual_tokens": 3},
     "houlsby": {"reduction_factor": 4},
+    "qlora": {"rank": 2, "block_size": 16},
     "pfeiffer": {"reduction_factor": 4, "activation": "gelu"},
 }
 LOW_RANK = ("key", "value")
@@ -51,9 +53,12 @@ CASES = [(method, network) for method in ADAPTERS for network in NETWORKS if (me
 IDS = torch.tensor([[3, 7, 5, 9, 11, 4], [8, 2, 6, 1, 12, 13]])
 
 
-def make(network: str):
+def make(network: str, method: str = ""):
     family, shape = NETWORKS[network]
-    return build(make_config(family, **{**TINY, **shape}), seed=1).eval()
+    model = build(make_config(family, **{**TINY, **shape}), seed=1).eval()
+    if method == "qlora":
+        quantize_layers(model, block_size=16)
+    return model
 
 
 def settings(method: str, network: str):
@@ -73,7 +78,7 @@ def randomize(adapter) -> None:
 
 @pytest.mark.parametrize(("method", "network"), CASES)
 def test_it_is_attached_switched_and_taken_away(method, network):
-    model = make(network)
+    model = make(network, method)
     state = copy.deepcopy(model.state_dict())
     with torch.no_grad():
         plain, fast = logits(model), is_computed(model)
@@ -128,15 +133,15 @@ def test_its_start_depends_on_the_seed_alone(method, network):
 
 @pytest.mark.parametrize(("method", "network"), CASES)
 def test_merged_it_computes_the_same_and_unmerged_the_weights_are_as_before(method, network):
-    model = make(network)
+    model = make(network, method)
     state = copy.deepcopy(model.state_dict())
     stack = AdapterStack(model)
     adapter = stack.attach(settings(method, network))
     randomize(adapter)
     with torch.no_grad():
         adapted = logits(model)
-        if not all(part.can_merge for part in adapter.parts.values()):
-            with pytest.raises(UserError, match="cannot be merged"):
+        if method == "qlora" or not all(part.can_merge for part in adapter.parts.values()):
+            with pytest.raises(UserError, match="cannot be merged|Weights in 4 bits"):
                 adapter.merge()
             assert torch.equal(logits(model), adapted)
             return
@@ -151,7 +156,7 @@ def test_merged_it_computes_the_same_and_unmerged_the_weights_are_as_before(meth
 
 @pytest.mark.parametrize(("method", "network"), CASES)
 def test_files_hold_it(method, network, tmp_path):
-    model = make(network)
+    model = make(network, method)
     stack = AdapterStack(model)
     adapter = stack.attach(settings(method, network))
     randomize(adapter)

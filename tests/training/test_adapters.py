@@ -1,12 +1,17 @@
 """A run that trains an adapter: steered, checkpointed, forked and replayed as any other."""
 
+import peft
 import pytest
 import torch
+import transformers
 
 import nbllm as nb
-from nbllm.core.errors import RunError, UserError
+from nbllm.core.errors import RunError, UserError, WeightsError
+from nbllm.evaluation.provenance import model_fingerprint
+from nbllm.inference.runners.compiled_spec import is_computed
 from nbllm.models.peft.files import CONFIG
 from nbllm.models.peft.known import ADAPTERS
+from nbllm.models.quantized import quantized_layers
 
 IDS = torch.tensor([[3, 7, 5, 9, 11, 4]])
 
@@ -43,6 +48,7 @@ SETTINGS = {
     "p_tuning_v2": nb.PTuningV2(num_virtual_tokens=3),
     "houlsby": nb.Houlsby(reduction_factor=8),
     "pfeiffer": nb.Pfeiffer(reduction_factor=8),
+    "qlora": nb.QLoRA(rank=2),
 }
 
 
@@ -52,8 +58,8 @@ def test_every_method_is_trained_resumed_and_replayed(method, tokenizer, store, 
     lm = nb.LM.new(
         family, tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=2, max_positions=64, seed=1
     )
-    base = {name: value.clone() for name, value in lm.model.state_dict().items()}
     adapter = lm.attach(SETTINGS[method], seed=1)
+    base = {n: value.clone() for n, value in lm.model.state_dict().items() if "adapters." not in n}
     before = {name: value.clone() for name, value in adapter.parameters().items()}
     run = nb.train(lm, store, folder=tmp_path, **{**config, "steps": 8, "checkpoint_interval": 2})
     run.stop()
@@ -171,3 +177,62 @@ class TestLM:
         scores = lm.score("the import statement")
         with adapter.disabled():
             assert lm.generate(prompts, **settings) == plain and lm.score("the import statement") != scores
+
+
+class TestWeightsInFourBits:
+    def test_they_are_shown_saved_copied_and_released(self, lm, tmp_path):
+        plain, before = lm.model(IDS), lm.model.num_bytes
+        count, described = lm.num_parameters, sum(row.parameters for row in lm.model.describe())
+        fingerprint = model_fingerprint(lm)
+        lm.quantize()
+        assert lm.num_parameters == count and sum(row.parameters for row in lm.model.describe()) == described
+        in_blocks = 4 * sum(layer.num_weights for layer in quantized_layers(lm.model).values())
+        assert lm.model.num_bytes < before - 0.85 * in_blocks
+        assert "in 4 bits" in lm._repr_html_() and model_fingerprint(lm) != fingerprint
+        in_4_bits = lm.model(IDS)
+        assert 1e-6 < (in_4_bits - plain).abs().max() < 0.1
+        assert lm.generate("a", max_new_tokens=4)
+        with pytest.raises(UserError, match="not quantized yet"):
+            lm.quantize()
+        with pytest.raises(UserError, match="dequantize"):
+            lm.save(tmp_path / "model.gguf")
+        assert torch.equal(lm.copy().model(IDS), in_4_bits)
+
+        lm.save(tmp_path / "model")
+        opened = nb.load(tmp_path / "model")
+        assert quantized_layers(opened.model) and torch.equal(opened.model(IDS), in_4_bits)
+        assert model_fingerprint(opened) == model_fingerprint(lm)
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+        torch.testing.assert_close(theirs(IDS).logits, in_4_bits, atol=1e-5, rtol=1e-5)
+        (tmp_path / "model" / "nf4.safetensors").write_bytes(b"damaged")
+        with pytest.raises(WeightsError, match="in 4 bits cannot be read"):
+            nb.load(tmp_path / "model")
+        lm.dequantize().save(tmp_path / "model")
+        assert not (tmp_path / "model" / "nf4.safetensors").exists()
+        torch.testing.assert_close(lm.model(IDS), in_4_bits, atol=1e-5, rtol=1e-5)
+        assert is_computed(lm.model)  # joined again
+
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # within peft
+    def test_an_adapter_on_them_is_merged_once_they_are_released(self, lm, tmp_path):
+        adapter = lm.attach(nb.QLoRA(rank=2, dora=True))
+        assert len(quantized_layers(lm.model)) == len(adapter.parts) and "in 4 bits" in repr(adapter)
+        for parameter in adapter.parameters().values():
+            parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.1
+        adapted = lm.model(IDS)
+        with pytest.raises(UserError, match=r"lm\.dequantize"):
+            lm.merge()
+        lm.save_adapter(tmp_path / "adapter")
+        lm.dequantize()
+        torch.testing.assert_close(lm.model(IDS), adapted, atol=1e-5, rtol=1e-5)
+        adapter.off()
+        lm.save(tmp_path / "base")
+        adapter.on()
+        base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        torch.testing.assert_close(theirs(IDS).logits, adapted, atol=1e-5, rtol=1e-5)
+        lm.merge()
+        torch.testing.assert_close(lm.model(IDS), adapted, atol=1e-5, rtol=1e-5)
+        with pytest.raises(UserError, match="merged"):
+            lm.quantize()
+        lm.unmerge()
+        assert adapter.state == "on"

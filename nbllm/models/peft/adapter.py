@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,10 @@ class Adapter:
                 self._stack.unmerge(self)
             for path, part in self.parts.items():
                 module = self._stack.model.get_submodule(path)
-                part.to(next(module.parameters()))
+                tensors = itertools.chain(
+                    module.parameters(), module.buffers()
+                )  # weights in 4 bits are buffers
+                part.to(next(each for each in tensors if each.is_floating_point()))
                 part.order = self._stack.place(self)
                 add_part(module, self.name, part, mixin=self._stack.mixin(path))
             self.state = "on"

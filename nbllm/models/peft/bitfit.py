@@ -12,6 +12,7 @@ from nbllm.core.errors import UserError
 from nbllm.models.peft.adapted import Call, Part, empty, plain_class
 from nbllm.models.peft.method import ADAPTERS, AdapterConfig, is_named
 from nbllm.nn.linear import Linear
+from nbllm.nn.nf4_linear import NF4Linear
 from nbllm.nn.normalization import LayerNorm
 
 
@@ -75,7 +76,7 @@ class BitFit(AdapterConfig):
         biased = {
             name: cast(Any, module).bias
             for name, module in model.named_modules()
-            if plain_class(module) in (Linear, LayerNorm) and cast(Any, module).bias is not None
+            if plain_class(module) in (Linear, NF4Linear, LayerNorm) and cast(Any, module).bias is not None
         }
         if not biased:
             raise UserError(

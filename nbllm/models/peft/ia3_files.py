@@ -23,6 +23,7 @@ from nbllm.models.peft.peft_format import (
     names_of,
     our_targets,
     their_targets,
+    weight_of,
 )
 
 _KNOWN = "exclude_modules fan_in_fan_out feedforward_modules init_ia3_weights target_modules"
@@ -40,7 +41,7 @@ def read(
         if vector is None:
             continue
         names = names_of(rule)
-        weights = [model.get_parameter(target) for target in rule.targets]
+        weights = [weight_of(model, target) for target in rule.targets]
         rows, inputs = [len(weight) for weight in weights], weights[0].shape[-1]
         if vector.shape == (1, inputs):
             parts = [vector.flatten()] * len(names)
@@ -77,7 +78,7 @@ def write(model: Network, adapter: Adapter) -> tuple[dict[str, Any], dict[str, T
             parts = [
                 present[name].factor.detach().cpu()
                 if name in present
-                else torch.ones(len(model.get_parameter(target)))
+                else torch.ones(len(weight_of(model, target)))
                 for name, target in zip(names, rule.targets, strict=True)
             ]
             vector = rule.join([part[:, None] for part in parts])

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from nbllm.models.peft import bitfit, bottleneck, ia3, lora, p_tuning, prefix_tuning, prompt_tuning
+from nbllm.models.peft import bitfit, bottleneck, ia3, lora, p_tuning, prefix_tuning, prompt_tuning, qlora
 from nbllm.models.peft.method import ADAPTERS
 
-__all__ = ["ADAPTERS", "bitfit", "bottleneck", "ia3", "lora", "p_tuning", "prefix_tuning", "prompt_tuning"]
+__all__ = [
+    "ADAPTERS",
+    "bitfit",
+    "bottleneck",
+    "ia3",
+    "lora",
+    "p_tuning",
+    "prefix_tuning",
+    "prompt_tuning",
+    "qlora",
+]

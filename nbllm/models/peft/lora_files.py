@@ -34,6 +34,7 @@ from nbllm.models.peft.peft_format import (
     our_targets,
     path_of,
     their_targets,
+    weight_of,
 )
 
 # Read below, or of no effect once the tensors are there.
@@ -134,7 +135,7 @@ def write(model: Network, adapter: Adapter) -> tuple[dict[str, Any], dict[str, T
     return config, tensors
 
 
-FORMAT = PeftFormat("LORA", ("lora",), read, write)
+FORMAT = PeftFormat("LORA", ("lora", "qlora"), read, write)
 
 
 def _check(config: Mapping[str, Any], where: Path) -> None:
@@ -155,7 +156,7 @@ def _check_shapes(
     if names == [HEAD]:
         weights: list[Tensor] = [cast(Any, model).head_weight]
     else:
-        weights = [model.get_parameter(target) for target in rule.targets]
+        weights = [weight_of(model, target) for target in rule.targets]
     if names == [EMBEDDING]:
         weights = [weights[0].t()]
     rows = [len(weight) for weight in weights]
@@ -224,14 +225,14 @@ def _joined(
         if part is not None and (shared or len(held) == 1):
             b = part.lora_b.detach().cpu()
         else:
-            outputs = len(model.get_parameter(target))
+            outputs = len(weight_of(model, target))
             b = torch.zeros(outputs, ranks[0] if shared else sum(ranks), dtype=held[0].lora_b.dtype)
             if part is not None:
                 at = sum(ranks[: list(parts).index(name)])
                 b[:, at : at + len(part.lora_a)] = part.lora_b.detach().cpu()
         rows.append(b)
         if held[0].magnitude is not None:  # a row without update has the norm that it had
-            norms = model.get_parameter(target).norm(dim=1) if part is None else cast(Tensor, part.magnitude)
+            norms = weight_of(model, target).norm(dim=1) if part is None else cast(Tensor, part.magnitude)
             magnitudes.append(norms.detach().cpu()[:, None])
     a = [held[0].lora_a] if shared else [part.lora_a for part in held]
     magnitude = rule.join(magnitudes)[:, 0] if magnitudes else None

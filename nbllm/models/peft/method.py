@@ -16,6 +16,7 @@ from nbllm.core.registry import Registry
 from nbllm.models.network import Network
 from nbllm.models.peft.adapted import Part, plain_class
 from nbllm.nn.linear import Linear
+from nbllm.nn.nf4_linear import NF4Linear
 
 ALL_LINEAR = "all-linear"
 
@@ -66,7 +67,7 @@ def linear_layers(model: nn.Module, targets: Iterable[str], where: str) -> list[
     Raises:
         UserError: A target names none.
     """
-    names = [name for name, module in model.named_modules() if plain_class(module) is Linear]
+    names = [name for name, module in model.named_modules() if plain_class(module) in (Linear, NF4Linear)]
     found: set[str] = set()
     for target in targets:
         fits = {

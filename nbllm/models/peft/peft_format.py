@@ -88,6 +88,13 @@ def path_of(name: str) -> str:
     return "" if name == "head" else name
 
 
+def weight_of(model: Network, name: str) -> Tensor:
+    """Return a weight by its name, of a layer in 4 bits too."""
+    module, _, kind = name.rpartition(".")
+    out: Tensor = getattr(model.get_submodule(module), kind)
+    return out
+
+
 def their_targets(model: Network, modules: Mapping[str, Any]) -> list[str]:
     """Return names for peft's `target_modules`: ends of names where these mean just the modules, else whole names."""
     ends = {module.rpartition(".")[2] for module in modules}

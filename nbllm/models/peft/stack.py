@@ -16,6 +16,7 @@ from nbllm.models.peft.adapted_network import mixin_for
 from nbllm.models.peft.adapter import Adapter
 from nbllm.models.peft.head import EMBEDDING, HEAD, tie_again, untie
 from nbllm.models.peft.method import AdapterConfig
+from nbllm.models.quantized import quantized_layers
 
 DEFAULT = "default"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -108,6 +109,11 @@ class AdapterStack:
                     hint="Keep the adapter beside the model: lm.save_adapter(path).",
                 )
         self._check_apart({*self._merged(), *adapters})
+        if quantized_layers(self.model):
+            raise UserError(
+                "Weights in 4 bits cannot take what an adapter adds to them.",
+                hint="Hold them as ordinary numbers first: lm.dequantize().",
+            )
         self.guard()
         if any(adapter.parts.keys() & {"", EMBEDDING} for adapter in adapters):
             self._untied = untie(self.model) or self._untied
@@ -173,7 +179,8 @@ class AdapterStack:
     def num_base_parameters(self) -> int:
         """How many elements the model's own parameters have."""
         own = {id(p) for adapter in self.adapters for p in adapter.parameters().values()}
-        return sum(p.numel() for p in self.model.parameters() if id(p) not in own)
+        in_4_bits = sum(layer.num_weights for layer in quantized_layers(self.model).values())
+        return in_4_bits + sum(p.numel() for p in self.model.parameters() if id(p) not in own)
 
     def __getitem__(self, name: str) -> Adapter:
         for adapter in self.adapters:
