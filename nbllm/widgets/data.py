@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from nbllm.core.errors import RefusedError, UserError
+from nbllm.core.errors import DataError, RefusedError, UserError
 from nbllm.data.pipeline.counts import Amount, StepCount
 from nbllm.data.pipeline.inspection import (
     NEWLY_DROPPED,
@@ -18,6 +18,9 @@ from nbllm.data.pipeline.inspection import (
 )
 from nbllm.data.pipeline.prepared import Prepared
 from nbllm.widgets.base import Message, Panel
+
+if TYPE_CHECKING:
+    from nbllm.data.harm.audit import Treatment
 
 MOST_ENTRIES = 20  # of a page
 
@@ -44,7 +47,7 @@ class DataPanel(Panel):
     def receive(self, message: Message) -> None:
         """Note what a viewer asks; the panel's thread answers."""
         kind = message.get("type")
-        if kind not in ("hello", "outlook", "page", "pairs"):
+        if kind not in ("hello", "outlook", "page", "pairs", "audit"):
             raise RefusedError(f"This panel knows no message {kind!r}.")
         self._asked[message["viewer"], kind] = message
         self._woken.set()
@@ -109,6 +112,15 @@ class DataPanel(Panel):
         entries = [_pair(each) for each in self._inspection.pairs(start, count)]
         return "pairs", {"start": start, "total": self._inspection.num_pairs, "entries": entries}
 
+    def _audit(self, _: Message) -> tuple[str, dict[str, Any]]:
+        from nbllm.data.harm.audit import harm_audit
+
+        try:
+            audit = harm_audit(self.prepared)
+        except DataError as error:
+            return "audit", {"note": f"{error.what} {error.hint or ''}".strip(), "rows": []}
+        return "audit", {"note": audit.note, "rows": [_treatment(row) for row in audit.surest_first()]}
+
     def _thresholds(self, message: Message) -> dict[str, float]:
         given = message.get("thresholds")
         if not isinstance(given, dict):
@@ -158,6 +170,14 @@ def _pair(pair: ShownPair) -> dict[str, Any]:
         "id": _id(pair.id), "partner": _id(pair.partner), "step": pair.step,
         "jaccard": pair.jaccard if math.isfinite(pair.jaccard) else None,
         "removed": list(pair.removed), "kept": list(pair.kept),
+    }  # fmt: skip
+
+
+def _treatment(row: Treatment) -> dict[str, Any]:
+    return {
+        "step": row.step, "axis": row.axis, "group": row.group, "documents": row.documents, "removed": row.removed,
+        "interval": list(row.interval), "rest": row.rest_share, "ratio": row.ratio,
+        "between": list(row.ratio_interval), "differs": row.differs,
     }  # fmt: skip
 
 

@@ -81,4 +81,6 @@ def test_a_preparation_is_looked_at_and_its_thresholds_are_moved(panel):
     expect(pairs.first.locator("mark").first).to_be_visible()
     expect(panel.get_by_role("tabpanel", name="Duplicates")).to_contain_text("Jaccard 0.")
     picture(panel, "duplicates")
+    panel.get_by_role("tab", name="Audit").click()
+    expect(panel.get_by_role("tabpanel", name="Audit")).to_contain_text("nb.data.harm_audit")
     assert page.evaluate("window.hacked") is None

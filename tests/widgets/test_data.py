@@ -5,6 +5,7 @@ import json
 import pytest
 
 import nbllm as nb
+from nbllm.data.harm.groups import groups
 from nbllm.widgets.data import DataPanel
 
 BASE = "The river rose in the night and the old bridge that led to the mill was carried off with its stones. "
@@ -77,6 +78,21 @@ def test_documents_come_with_the_reason_and_duplicates_with_their_partner(viewer
     assert [text for text, marked in pair["removed"] if marked] == ["no one"]
     assert [text for text, marked in pair["kept"] if marked] == ["nobody"]
     assert 0.6 <= pair["jaccard"] < 1 and pair["id"] != pair["partner"]
+
+
+def test_the_audit_is_shown_where_groups_were_tagged_and_else_how_to_get_it(viewer, listen, tmp_path):
+    viewer.say("audit")
+    told = viewer.wait("audit")
+    assert told["rows"] == [] and "nb.data.harm_audit(" in told["note"]
+    texts = (
+        [f"A doctor of the hospital spoke of medicine, for {i} hours." for i in range(6)] + GOOD + ["no"] * 5
+    )
+    steps = [groups({"place": {"hospital": ["hospital"]}}), nb.data.quality("gopher", min_words=30)]
+    other = listen(DataPanel(nb.data.Pipeline(steps).run(texts, tmp_path / "out")))
+    other.say("audit")
+    row = next(row for row in other.wait("audit")["rows"] if row["step"] == "gopher")
+    assert (row["axis"], row["group"], row["documents"], row["removed"]) == ("place", "hospital", 6, 6)
+    assert row["rest"] == pytest.approx(5 / 9) and row["ratio"] > 1
 
 
 @pytest.mark.parametrize(

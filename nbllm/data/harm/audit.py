@@ -95,8 +95,18 @@ class HarmAudit:
             raise UserError(f"No step {step!r} removed documents.", hint=f"Steps that did: {known}.")
         return found
 
+    def surest_first(self) -> list[Treatment]:
+        """Return the rows, those first whose ratio differs from 1 most surely."""
+
+        def surely(row: Treatment) -> float:
+            low, high = row.ratio_interval
+            return max(low, 1 / high)  # how far 1 is outside the interval, as a factor
+
+        return sorted(self.rows, key=surely, reverse=True)
+
     @property
-    def _note(self) -> str:
+    def note(self) -> str:
+        """How much was compared, how much would differ by chance, and of which groups nothing is told."""
         differ = sum(row.differs for row in self.rows)
         sentence = (
             f"Of {counted(len(self.rows), 'ratios')}, {differ} differ from 1 at {CONFIDENCE:.0%}; "
@@ -106,10 +116,6 @@ class HarmAudit:
         return f"{counted(self.num_documents, 'documents')}. {sentence}{few}"
 
     def _cells(self) -> list[tuple[str, ...]]:
-        def surely(row: Treatment) -> float:
-            low, high = row.ratio_interval
-            return max(low, 1 / high)  # how far 1 is outside the interval, as a factor
-
         return [
             (
                 row.step,
@@ -121,15 +127,15 @@ class HarmAudit:
                 f"{row.ratio:.2f} ({row.ratio_interval[0]:.2f} to {row.ratio_interval[1]:.2f})"
                 + (" *" if row.differs else ""),
             )
-            for row in sorted(self.rows, key=surely, reverse=True)[:_SHOWN]
+            for row in self.surest_first()[:_SHOWN]
         ]
 
     def __repr__(self) -> str:
-        return f"{self._note}\n{text_table([_HEADER, *self._cells()])}"
+        return f"{self.note}\n{text_table([_HEADER, *self._cells()])}"
 
     def _repr_html_(self) -> str:
         more = f"the first {_SHOWN} of {len(self.rows):,}" if len(self.rows) > _SHOWN else None
-        return fragment(f"<p>{escape(self._note)}</p>{table(self._cells(), _HEADER, caption=more)}")
+        return fragment(f"<p>{escape(self.note)}</p>{table(self._cells(), _HEADER, caption=more)}")
 
 
 _HEADER = ("step", "axis", "group", "documents", "removed", "removed of others", "ratio (* differs from 1)")

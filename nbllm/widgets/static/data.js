@@ -1,8 +1,9 @@
 // @ts-check
-/** The panel of a preparation: steps, thresholds, documents, duplicates, code. */
+/** The panel of a preparation: steps, thresholds, documents, duplicates, whose text was removed, code. */
 import { element, errorBox, formatBytes, formatCount, suppressShortcuts } from "./common.js";
 import { Connection, LossNote } from "./connection.js";
 import { setAttribute, setShown, setText } from "./dom.js";
+import { AuditTable } from "./data_audit.js";
 import { DocumentList } from "./data_documents.js";
 import { DuplicateList } from "./data_duplicates.js";
 import { StepTable } from "./data_steps.js";
@@ -34,6 +35,7 @@ class PreparationView {
     this.documents = new DocumentList((name, start, count) =>
       this.#ask("page", { name, start, count, thresholds: this.thresholds.moved }));
     this.duplicates = new DuplicateList((start, count) => this.#ask("pairs", { start, count }));
+    this.audit = new AuditTable(() => this.#ask("audit", {}));
     this.code = element("pre", { class: "data-code", tabindex: 0, "aria-label": "The preparation as Python" });
     this.copied = element("span", { class: "muted", role: "status" });
     const code = element("div", null,
@@ -42,7 +44,7 @@ class PreparationView {
       element("p", { class: "muted" }, "As a part of a report: ", element("code", { text: "nb.evaluate(lm).add(clean)" }), "."));
     /** @type {[string, HTMLElement][]} */
     this.parts = [["Steps", this.steps.node], ["Thresholds", this.thresholds.node], ["Documents", this.documents.node],
-      ["Duplicates", this.duplicates.node], ["Code", code]];
+      ["Duplicates", this.duplicates.node], ["Audit", this.audit.node], ["Code", code]];
     this.tabs = element("div", { class: "data-tabs", role: "tablist", onkeydown: (/** @type {KeyboardEvent} */ event) => this.#key(event) });
     for (const [name, node] of this.parts) {
       this.tabs.append(element("button", {
@@ -94,6 +96,7 @@ class PreparationView {
       this.thresholds.showOutlook(content);
       setText(this.code, content.code);
     } else if (content.type === "page" && content.request === this.newest.page) this.documents.show(content);
+    else if (content.type === "audit") this.audit.show(content);
     else if (content.type === "pairs" && content.request === this.newest.pairs) this.duplicates.show(content);
     else if (content.type === "refused") this.error.show(content.reason);
     else if (content.type === "problem") this.error.show(content.text);
@@ -143,6 +146,7 @@ class PreparationView {
     }
     if (name === "Documents") this.documents.open();
     if (name === "Duplicates") this.duplicates.open();
+    if (name === "Audit") this.audit.open();
   }
 
   /** @param {KeyboardEvent} event */
