@@ -46,6 +46,7 @@ class Objective(ABC, Generic[Network]):
         special_tokens: Those that a tokenizer must have, each with all names that it may have; the first is the one
             by which `nbllm.objectives.add_tokens` adds it.
         can_isolate: Whether documents that share a window can be kept from seeing each other (`isolate`).
+        loss_unit: What its loss is counted in; "": what has no unit.
         metrics: Names of what `loss` measures besides (`objectives.measures.measure`); a run reports the mean of each.
         sources: Names of the data sets that a batch's rows come from, where they are several.
         settings: What can be given to `nb.train` by name and changed while a run goes on: `runs.settings.Setting`s with
@@ -62,6 +63,7 @@ class Objective(ABC, Generic[Network]):
     counts_every_token: ClassVar[bool] = False
     special_tokens: ClassVar[tuple[tuple[str, ...], ...]] = ()
     can_isolate: ClassVar[bool] = False
+    loss_unit: ClassVar[str] = "nats/token"
     metrics: ClassVar[tuple[str, ...]] = ()
     sources: tuple[str, ...] = ()
     only_examples: ClassVar[bool] = False

@@ -17,11 +17,11 @@ from nbllm.data.provenance import source_of
 from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.lm import LM
+from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
 from nbllm.runs.locating import FOLDER, locate
 from nbllm.runs.run import Run
 from nbllm.runs.store import check_name, create
-from nbllm.runs.summary import NATS
 from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
@@ -253,7 +253,7 @@ def _record(
     return new_record(
         config=settings.to_dict(),
         model=lm.config.to_dict(),
-        loss_unit=NATS,
+        loss_unit=OBJECTIVES[settings.objective].loss_unit,
         data=data,
         base=lm.origin,
         settings=[setting.to_dict() for setting in settings.settings],

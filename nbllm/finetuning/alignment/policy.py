@@ -84,6 +84,7 @@ class PolicyObjective(Objective["CausalNetwork"]):
     """
 
     needs = "generate"
+    loss_unit = ""
     only_examples = True
     stepper = RolloutStepper
     kl_estimator: ClassVar[str] = "k1"

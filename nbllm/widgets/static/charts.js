@@ -148,7 +148,7 @@ export class ChartsPart {
     const { ui, session } = this.panel;
     const tables = shown.map((card) => session.store.pointsOf(card.key).steps);
     const extra = this.card.metrics.slice(0, MOST_EXTRA);
-    const metrics = [...SMALL.keys(), ...extra].filter((metric) => tables.some((table) => hasAny(table, metric)));
+    const metrics = [...extra, ...SMALL.keys()].filter((metric) => tables.some((table) => hasAny(table, metric)));
     const runs = shown.map(({ key, state, color }, i) => [key, state, color, tables[i].line]);
     const what = JSON.stringify([ui.axis, ui.view, metrics, runs]);
     const wait = this.smallAt + SMALL_PERIOD - performance.now();
