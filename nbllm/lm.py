@@ -239,7 +239,7 @@ class LM:
         )  # fmt: skip
         other.origin = self.origin
         for adapter in on:
-            other.adapter_stack.attach(adapter.config, name=adapter.name).load(own[adapter.name])
+            other.adapter_stack.attach(adapter.config, name=adapter.name, seed=None).load(own[adapter.name])
         for mine, adapter in zip(other.adapters, on, strict=True):
             mine.trains = adapter.trains
         other.adapter_stack.divide_training()

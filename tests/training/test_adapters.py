@@ -76,6 +76,30 @@ def test_every_method_is_trained_resumed_and_replayed(method, tokenizer, store, 
     assert nb.replay(run, progress=False).identical
 
 
+@pytest.mark.parametrize(
+    ("family", "objective", "method"),
+    [
+        ("bert", "masked_lm", nb.PTuningV2(num_virtual_tokens=3)),
+        ("bert", "masked_lm", nb.LoRA(rank=2, targets=("all-linear", "head"))),
+        ("t5", "span_corruption", nb.PromptTuning(num_virtual_tokens=3)),
+        ("t5", "span_corruption", nb.PrefixTuning(num_virtual_tokens=3)),
+        ("rwkv", "causal_lm", nb.PromptTuning(num_virtual_tokens=3)),
+    ],
+)
+def test_networks_of_other_kinds_are_trained(family, objective, method, texts, tmp_path):
+    tokenizer = nb.objectives.add_tokens(nb.data.train_tokenizer(texts, vocab_size=320), objective)
+    shape = {"num_layers": 2, "hidden_size": 32, "max_positions": 64, "seed": 1}
+    lm = nb.LM.new(family, tokenizer=tokenizer, **shape, **({} if family == "rwkv" else {"num_heads": 2}))
+    before = {n: p.clone() for n, p in lm.attach(method, seed=1).parameters().items()}
+    settings = {"steps": 3, "batch_size": 2, "sequence_length": 24, "precision": "float32", "num_threads": 1}
+    run = nb.train(lm, texts, objective=objective, folder=tmp_path, **settings)
+    run.wait(progress=False)
+    assert run.state == "finished"
+    after = lm.adapters[0].parameters()
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    assert nb.load(run).adapters[0].config == method
+
+
 def test_examples_are_packed_behind_virtual_tokens(lm, tmp_path):
     """The loss of several examples in a row is that of each alone."""
     examples = [{"prompt": "Say", "completion": " it."}, {"prompt": "Name", "completion": " it now."}] * 4

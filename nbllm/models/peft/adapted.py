@@ -52,8 +52,13 @@ class Part(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
-        """Give its parameters new values, drawn from a generator on the CPU."""
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
+        """Give its parameters new values.
+
+        Args:
+            draw: A generator on the CPU.
+            module: The module that it belongs to; it has not got the part yet.
+        """
         raise NotImplementedError
 
 

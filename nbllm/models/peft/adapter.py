@@ -49,7 +49,8 @@ class Adapter:
     def initialize(self, seed: int) -> None:
         """Draw new parameters, each by its name and the seed alone."""
         for path, part in self.parts.items():
-            part.initialize(generator(seed, self.config.name, path))
+            module = self._stack.model.get_submodule(path)
+            part.initialize(generator(seed, self.config.name, path), module)
 
     @property
     def num_parameters(self) -> int:

@@ -34,7 +34,7 @@ class BiasShift(Part):
         self.shift = empty(*bias.shape, like=bias)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Make it 0: nothing is drawn."""
         self.shift.zero_()
 

@@ -37,7 +37,7 @@ class Bottleneck(Part):
         self.up, self.up_bias = empty(width, size, like=like), empty(width, like=like)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Draw `down` normally, and make all else zero, so that nothing is added."""
         draw_normal(self.down, _STD, draw)
         for parameter in (self.down_bias, self.up, self.up_bias):

@@ -54,7 +54,7 @@ def read_adapters(stack: AdapterStack, folder: Path) -> None:
         tensors = read_tensors(folder)
         for record in stored["adapters"]:
             config = ADAPTERS[str(record["method"])].from_dict(record["settings"])
-            adapter = stack.attach(config, name=str(record["name"]))
+            adapter = stack.attach(config, name=str(record["name"]), seed=None)
             own = adapter.parameters().keys()
             adapter.load({name: tensors.pop(name) for name in own if name in tensors}, folder / TENSORS_FILE)
         for adapter, record in zip(stack.adapters, stored["adapters"], strict=True):

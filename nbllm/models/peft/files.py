@@ -63,7 +63,7 @@ def read_peft(stack: AdapterStack, folder: Path, *, name: str | None = None) -> 
             where=folder / TENSORS,
             hint="Open the model that it was trained on.",
         )
-    adapter = stack.attach(method, name=name)
+    adapter = stack.attach(method, name=name, seed=None)
     try:
         adapter.load({adapter.full_name(key): value for key, value in values.items()}, folder / TENSORS)
     except WeightsError:

@@ -31,7 +31,7 @@ class Scaling(Part):
         nn.init.ones_(self.factor)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Make every factor 1: nothing is drawn."""
         self.factor.fill_(1.0)
 

@@ -57,7 +57,7 @@ class LowRank(Part):
             self.magnitude = nn.Parameter(weight.detach().norm(dim=1))
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Draw `lora_a` uniformly, and make `lora_b` zero, so that the update is zero.
 
         Source: peft's `LoraLayer.reset_lora_parameters` (Kaiming's bound for a = sqrt(5), 1 / sqrt(inputs)).
@@ -126,7 +126,7 @@ class LowRankEmbedding(LowRank):
         super().__init__(weight.t(), **settings)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Make `lora_a` zero and draw `lora_b` normally, as peft does for embeddings."""
         self.lora_a.zero_()
         draw_normal(self.lora_b, 1.0, draw)

@@ -55,7 +55,7 @@ class EncodedPrompt(NetworkPart):
                 module.to_empty(device=like.device).to(like.dtype)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Draw vectors normally, and the encoder uniformly, as torch draws its layers."""
         draw_normal(self.embedding, 1.0, draw)
         for name, parameter in self.named_parameters():

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
 from nbllm.models.network import Network
-from nbllm.models.peft.adapted import Part, draw_normal, draw_uniform, empty
+from nbllm.models.peft.adapted import Part, draw_normal, draw_uniform, empty, plain_class
 from nbllm.models.peft.adapted_network import NetworkPart
 from nbllm.models.peft.method import ADAPTERS, AdapterConfig, check_count, check_positions, network_for
+from nbllm.nn.key_prefix import KeyPrefix
 
 
 class KeysAndValues(NetworkPart):
@@ -50,8 +51,18 @@ class KeysAndValues(NetworkPart):
                 self.transform.to_empty(device=like.device).to(like.dtype)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
-        """Draw vectors normally, and what transforms them uniformly, as torch draws its layers."""
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
+        """Begin with the keys and values of tokens drawn at random (Li and Liang 2021, section 7.4).
+
+        Where they are made of vectors, draw these normally, and what makes them uniformly, as torch draws its layers.
+        """
+        if self.transform is None:
+            network = cast(Network, module)
+            ids = torch.randint(network.config.vocab_size, (1, self.num_prefix_tokens), generator=draw)
+            held = keys_and_values(network, ids.to(network.device))
+            if self._places is None:
+                self.embedding.copy_(held.permute(3, 0, 1, 2, 4).flatten(1))
+                return
         draw_normal(self.embedding, 1.0, draw)
         for layer in self.transform or ():
             if isinstance(layer, nn.Linear):
@@ -67,6 +78,32 @@ class KeysAndValues(NetworkPart):
         """Return keys and values."""
         out: Tensor = self.flat().unflatten(1, self._shape).permute(1, 2, 3, 0, 4)
         return out if self._places is None else out[self._places]
+
+
+class _Recorder(KeyPrefix):
+    """Takes what a network computes as keys and values of a text."""
+
+    def __init__(self, network: Network) -> None:
+        config = network.config
+        super().__init__(torch.zeros(1, 2, config.num_kv_heads, 0, config.head_dim), 1)
+        self.held: list[Tensor] = []
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one layer's."""
+        self.held.append(torch.cat((key, value)))
+        return key, value
+
+
+@torch.no_grad()
+def keys_and_values(
+    network: Network, ids: Int[Tensor, "1 token"]
+) -> Float[Tensor, "layer 2 kv_head token head_dim"]:
+    """Return the keys and values of a text in every layer; of an encoder-decoder, of the text that is written."""
+    recorder = _Recorder(network)
+    given = (ids, ids) if network.config.network == "encoder_decoder" else (ids,)
+    kind: Any = plain_class(network)  # without the virtual tokens of other adapters
+    kind.hidden(network, *given, cache=recorder)
+    return torch.stack(recorder.held)
 
 
 @ADAPTERS.register("prefix_tuning")

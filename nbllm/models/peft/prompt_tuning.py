@@ -31,13 +31,12 @@ class Prompt(NetworkPart):
         super().__init__()
         table = network.get_parameter("embedding.weight")
         self.num_prompt_tokens, self._start = num_tokens, start
-        self._table: tuple[Tensor, ...] = (table.detach(),)  # in a tuple: it is no parameter of the part
         self.embedding = empty(num_tokens, prompt_width(network), like=table)
 
     @torch.no_grad()
-    def initialize(self, draw: torch.Generator) -> None:
+    def initialize(self, draw: torch.Generator, module: nn.Module) -> None:
         """Draw the vectors, or the tokens whose embeddings they begin as."""
-        table, self._table = self._table[0], ()  # which is the model's, and needed only now
+        table = module.get_parameter("embedding.weight")
         if self._start == "vocabulary" and table.shape[1] == self.embedding.shape[1]:
             chosen = torch.randint(len(table), (self.num_prompt_tokens,), generator=draw)
             self.embedding.copy_(table[chosen.to(table.device)])

@@ -43,13 +43,13 @@ class AdapterStack:
         self._unmerged: dict[str, Tensor] = {}
         self._untied = False  # whether merging has untied the head from the embedding
 
-    def attach(self, config: AdapterConfig, *, name: str | None = None, seed: int = 0) -> Adapter:
+    def attach(self, config: AdapterConfig, *, name: str | None = None, seed: int | None = 0) -> Adapter:
         """Attach a new adapter and switch it on; those that are on stay on, and are no longer trained.
 
         Args:
             config: Its settings.
             name: Its name; None: "default", or "default-2" and so on.
-            seed: Of its parameters.
+            seed: Of its parameters; None: they are loaded next, and not drawn.
 
         Raises:
             UserError: The name is taken, or the method makes no sense for this model.
@@ -68,7 +68,7 @@ class AdapterStack:
                 hint="Unmerge it, or detach it to keep it in the weights for good.",
             )
         adapter = Adapter(self, name, config, config.parts(self.model))
-        if not any(each.is_meta for each in adapter.parameters().values()):
+        if seed is not None and not any(each.is_meta for each in adapter.parameters().values()):
             adapter.initialize(seed)
         for other in self.adapters:
             other.trains = False

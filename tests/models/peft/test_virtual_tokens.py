@@ -5,6 +5,7 @@ import torch
 
 import nbllm as nb
 from nbllm.core.errors import UserError
+from nbllm.core.seeding import generator
 from nbllm.models.network import build
 from nbllm.models.peft.stack import AdapterStack
 from nbllm.models.presets import make_config
@@ -194,6 +195,20 @@ def test_an_encoder_decoder_with_a_cache_and_padding(method):
     real = torch.tensor([[0, 1, 1, 1, 1]]).expand(2, -1)
     found = model(TEXT, decoded, decoder_attention_mask=real)[:, 1:]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_prefix_begins_as_the_keys_of_tokens():
+    """Drawn with the seed, also beside other virtual tokens."""
+    model = make("rotary")
+    stack = AdapterStack(model)
+    stack.attach(nb.PromptTuning(num_virtual_tokens=3), name="prompt")
+    adapter = stack.attach(nb.PTuningV2(num_virtual_tokens=2), name="prefix", seed=7)
+    stack.switch("prefix")
+    ids = torch.randint(61, (1, 2), generator=generator(7, "p_tuning_v2", ""))
+    expected = make("rotary")(torch.cat((ids.expand(2, -1), TEXT), dim=1))[:, 2:]
+    torch.testing.assert_close(model(TEXT), expected, atol=1e-5, rtol=1e-5)
+    assert adapter.state == "on"
 
 
 def test_too_many_leave_no_positions():
