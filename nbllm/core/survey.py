@@ -98,6 +98,8 @@ TECHNIQUES = (
     Technique("3.1", "Quality by heuristics: Gopher, C4, FineWeb, RefinedWeb", "nbllm.data.quality"),
     Technique("3.1", "Quality by a classifier", "nbllm.data.train_classifier"),
     Technique("3.1", "Quality by perplexity", "nbllm.data.NgramPerplexity"),
+    Technique("3.1", "Importance resampling (DSIR)", "nbllm.data.ImportanceResampling"),
+    Technique("3.1", "Language identification", "nbllm.data.Language"),
     Technique("3.1", "Packing", "nbllm.data.pack"),
     Technique("3.1", "Packing whole documents (best-fit decreasing, greedy)", "nbllm.data.pack_rows"),
     Technique("3.1", "Packing with isolated documents", "nbllm.objectives.isolation"),

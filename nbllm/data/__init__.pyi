@@ -21,6 +21,12 @@ from .quality.classifier import (
     QualityClassifier as QualityClassifier,
     train_classifier as train_classifier,
 )
+from .quality.importance import (
+    ImportanceResampling as ImportanceResampling,
+    ImportanceWeights as ImportanceWeights,
+    importance_weights as importance_weights,
+)
+from .quality.language import Language as Language
 from .quality.ngram_model import NgramModel as NgramModel, train_ngram_model as train_ngram_model
 from .quality.perplexity import ModelPerplexity as ModelPerplexity, NgramPerplexity as NgramPerplexity
 from .quality.presets import quality as quality

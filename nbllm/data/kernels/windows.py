@@ -73,3 +73,13 @@ def window_starts(
         phase = mix(epoch_key ^ GOLDEN) % size
         window = permute(position % num_windows, num_windows, epoch_key)
         starts[row] = np.int64((phase + window * np.uint64(stride)) % size)
+
+
+@kernel
+def mix_all(values: NDArray[np.uint64], key: np.uint64) -> NDArray[np.uint64]:
+    """Return 64 bits for each value, which depend on it and the key alone."""
+    result = np.empty_like(values)
+    secret = mix(key)
+    for place in range(values.shape[0]):
+        result[place] = mix(values[place] ^ secret)
+    return result
