@@ -93,7 +93,9 @@ class Expansion:
         return rows
 
     def _words(self) -> list[tuple[Any, ...]]:
-        return [(repr(each.text), each.count, each.num_subtokens, each.gain) for each in self.tokens[:_SHOWN]]
+        return [
+            (_visible(each.text), each.count, each.num_subtokens, each.gain) for each in self.tokens[:_SHOWN]
+        ]
 
     @property
     def _note(self) -> str:
@@ -113,6 +115,11 @@ class Expansion:
         return fragment(
             f"<p>{escape(self._note)}</p>{figures}{table(self._words(), _WORDS, caption=caption)}"
         )
+
+
+def _visible(text: str) -> str:
+    """Return a token as it is written in Python, its spaces as dots: a page shows several as one."""
+    return repr(text).replace(" ", "·")
 
 
 _WORDS = ("new token", "count", "subtokens before", "tokens saved")
@@ -151,6 +158,11 @@ def expand_vocabulary(
     Source: Gee et al. 2022, "Fast Vocabulary Transfer for Language Model Compression", arXiv:2402.09977 (means of
         subtokens).
     """
+    if not hasattr(lm, "refuse_while_trained"):
+        raise UserError(
+            f"The first argument must be a model, not {type(lm).__name__}.",
+            hint="nb.data.expand_vocabulary(lm, texts)",
+        )
     if isinstance(num_tokens, bool) or not isinstance(num_tokens, int) or num_tokens < 1:
         raise UserError(f"num_tokens must be a whole number of at least 1, not {num_tokens!r}.")
     if initialize not in INITIALIZATIONS:

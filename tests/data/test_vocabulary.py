@@ -155,6 +155,8 @@ def test_what_cannot_be_expanded_is_refused_and_nothing_changed():
     ]:
         with pytest.raises(error, match=message):
             expand_vocabulary(lm, *settings)
+    with pytest.raises(UserError, match="must be a model, not str"):
+        expand_vocabulary("gpt2", ["text"])
     with pytest.raises(UserError, match="no initialization 'zeros'"):
         expand_vocabulary(lm, DOMAIN, initialize="zeros")
     lm.refuse_resizing_while(lambda: (_ for _ in ()).throw(RunError("being trained")))
