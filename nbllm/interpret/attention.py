@@ -98,6 +98,11 @@ def checked_part(model: Network, part: str | None, *, has_decoder_text: bool) ->
     Raises:
         UserError: The model has no attention to be shown, or no such part, or the text of its decoder is missing.
     """
+    if model.num_virtual_tokens:
+        raise UserError(
+            f"An adapter puts {model.num_virtual_tokens} tokens without a text before it, which cannot be shown.",
+            hint="Switch it off: with lm.adapters[0].disabled(): ...",
+        )
     if not isinstance(model, EncoderDecoder):
         if not isinstance(model, (Decoder, Encoder)):
             raise UserError(f"Attention is shown of transformers; this is {model.kind}.")

@@ -29,6 +29,10 @@ from nbllm.lm import LM
 from nbllm.models.config import ModelConfig
 from nbllm.models.decoder import Decoder
 from nbllm.models.loading import load_model
+from nbllm.models.network import build
+from nbllm.models.peft.prefix_tuning import PTuningV2
+from nbllm.models.peft.stack import AdapterStack
+from nbllm.models.presets import make_config
 from nbllm.nn.attention import Attention
 
 IDS = torch.randint(131, (23,), generator=torch.Generator().manual_seed(1))
@@ -223,3 +227,13 @@ def test_a_text_is_read_as_generate_reads_it():
 def test_what_cannot_be_is_refused(text, asked, reason):
     with pytest.raises(UserError, match=reason):
         attention_weights(tiny(), text, **asked)
+
+
+def test_virtual_tokens_of_an_adapter_cannot_be_shown():
+    shape = {"vocab_size": 131, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
+    model = build(make_config("llama", **shape), seed=1)
+    adapter = AdapterStack(model).attach(PTuningV2(num_virtual_tokens=2))
+    with pytest.raises(UserError, match="2 tokens without a text"):
+        attention_weights(model, [3, 4])
+    with adapter.disabled():
+        assert attention_weights(model, [3, 4]).shape == (1, 2, 2, 2)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nbllm.models.peft.head import EMBEDDING
+from nbllm.models.quantized import quantized_layers
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -27,6 +28,9 @@ def adapters_merged(lm: LM | None) -> Iterator[None]:
     """
     on = [] if lm is None else [adapter for adapter in lm.adapters if adapter.state == "on"]
     if lm is None or not on or lm.model.dtype != torch.float32 or not all(map(_can_merge, on)):
+        yield
+        return
+    if quantized_layers(lm.model):  # 4 bits take no updates
         yield
         return
     trained = {name: parameter.requires_grad for name, parameter in lm.model.named_parameters()}

@@ -16,6 +16,7 @@ from nbllm.finetuning.alignment.preference_rows import prepare_whole_pairs
 from nbllm.finetuning.method import METHODS, Method, Prepared
 from nbllm.inference.reward import Scoring
 from nbllm.models.network import build
+from nbllm.models.quantized import quantized_layers
 from nbllm.nn.compiled import state_by_name
 from nbllm.objectives.base import OBJECTIVES, Batch, Objective, Rows
 from nbllm.objectives.measures import measure
@@ -125,8 +126,10 @@ def with_score_head(lm: LM, *, seed: int = 0) -> LM:
     config = lm.config.replace(score_head=True, mask_head=False, pooler=lm.config.network == "encoder")
     FAMILIES[config.family].check(config)
     source = lm.copy()
+    if quantized_layers(source.model):
+        source.dequantize()
     if source.adapters:
-        source.merge()
+        source.adapter_stack.merge(*source.adapters)
         for adapter in reversed(source.adapters):
             adapter.detach()
     model = build(config, seed=seed).to(dtype=lm.model.dtype, device=lm.model.device)

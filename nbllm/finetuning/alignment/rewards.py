@@ -119,7 +119,7 @@ def _kept(lm: LM) -> Path:
         with lm.lock:
             plain = lm.copy()  # with its adapters merged, as the digest has them
             if plain.adapters:
-                plain.merge()
+                plain.adapter_stack.merge(*plain.adapters)
             plain.save(path)
     return path
 

@@ -255,6 +255,10 @@ def test_names_with_a_compilers_prefix_load_fully(tmp_path):
     renamed = {
         n.replace("base_model.model.", "base_model.model._orig_mod."): t for n, t in load_file(file).items()
     }
+    save_file({f"shard0.{name}": tensor for name, tensor in renamed.items()}, file)
+    with pytest.raises(WeightsError, match="does not belong"):  # all of it or nothing
+        read_peft(AdapterStack(model), tmp_path / "ours")
+    assert not any("lora" in name for name, _ in model.named_parameters())
     save_file(renamed, file)
     read_peft(AdapterStack(model), tmp_path / "ours")
     assert torch.equal(model(IDS), adapted)
