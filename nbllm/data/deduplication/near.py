@@ -33,6 +33,7 @@ from nbllm.data.kernels.near_duplicates import (
     distinct,
     join_band,
     roots,
+    sample_keys,
     settle_clusters,
 )
 from nbllm.data.pipeline.step import STEPS, CorpusStep, Edits, Rule, Tables
@@ -182,7 +183,8 @@ class NearDuplicates(CorpusStep):
         sets = corpus.sets
         sample = np.sort(drawn(corpus.ids, np.flatnonzero((sets.sizes > 0) & ~copies), self.sample))
         found, true = np.empty(sample.size, np.int64), np.empty(sample.size, np.int64)
-        compare_sample(sets, sample, copies, self.threshold, parents, found, true)
+        keys = np.sort(sample_keys(sets, sample, self.threshold))
+        compare_sample(sets, sample, keys, copies, self.threshold, parents, found, true)
         having = true > 0
         recall = Share(float((found[having] / true[having]).sum()), int(having.sum()))
         checked = drawn(corpus.ids[removed], np.arange(removed.size), self.sample)

@@ -31,7 +31,7 @@ from nbllm.data.kernels.suffixes import (
 )
 from nbllm.data.pipeline.step import STEPS, CorpusStep, Edits, Rule, Tables
 
-PIECE = 1 << 23  # tokens that are sorted together, at 25 bytes each
+PIECE = 1 << 23  # tokens that are sorted together, at 34 bytes each
 
 
 @STEPS.register("repeated-substrings")
@@ -129,20 +129,24 @@ def tokens_of(texts: Texts) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDAr
 
 
 def sort_windows(tokens: NDArray[np.uint32], own: int, length: int) -> NDArray[np.int32]:
-    """Return the positions before `own` at which a window of `length` tokens begins, ordered by its tokens."""
+    """Return the positions before `own` at which a window of `length` tokens begins, ordered by its tokens.
+
+    One that equals the one before it is given as -1 - position.
+    """
     size = tokens.size
     keys = (tokens.astype(np.uint64) << np.uint64(32)) | np.arange(size, dtype=np.uint64)
     keys.sort()
     order, ranks, opens = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.bool_)
     group_first(keys, order, ranks, opens)
+    scratch = np.empty(size, np.uint64)
     known, together = 1, size
     while known < length and together:
         step = min(known, length - known)
         fresh = ranks.copy()
-        together = split_groups(step, order, ranks, fresh, opens, keys)
+        together = split_groups(step, order, ranks, fresh, opens, keys, scratch)
         ranks = fresh
         known += step
-    return order[: keep_windows(tokens, order, own, length, opens)]
+    return order[: keep_windows(tokens, order, opens, own, length, np.empty(size, np.bool_))]
 
 
 def _gather(tables: Tables, workdir: Path) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint32]]:

@@ -239,9 +239,26 @@ def prefix_size(size: int, threshold: float) -> int:
 
 
 @kernel
+def sample_keys(sets: ShingleSets, sample: NDArray[np.int64], threshold: float) -> NDArray[np.uint64]:
+    """Return the least shingles of the documents of a sample: shingle in the high half, place in the sample below."""
+    count = 0
+    for place in range(sample.shape[0]):
+        count += prefix_size(int(sets.sizes[sample[place]]), threshold)
+    keys = np.empty(count, np.uint64)
+    write = 0
+    for place in range(sample.shape[0]):
+        begin = sets.begins[sample[place]]
+        for i in range(begin, begin + prefix_size(int(sets.sizes[sample[place]]), threshold)):
+            keys[write] = (np.uint64(sets.shingles[i]) << np.uint64(32)) | np.uint64(place)
+            write += 1
+    return keys
+
+
+@kernel
 def compare_sample(
     sets: ShingleSets,
     sample: NDArray[np.int64],
+    keys: NDArray[np.uint64],
     copies: NDArray[np.bool_],
     threshold: float,
     parents: NDArray[np.int64],
@@ -255,26 +272,18 @@ def compare_sample(
     Args:
         sets: The documents' shingles.
         sample: (sampled) documents that are no copies.
+        keys: (key) the `sample_keys`, ascending.
         copies: (document) those with exactly the shingles of a smaller one, which are not counted.
         threshold: Least similarity.
         parents: (document) the first document of each one's cluster.
         found: (sampled) buffer to fill: documents similar to each that are in its cluster.
         true: (sampled) buffer to fill: documents similar to each.
     """
-    num_entries = 0
-    for place in range(sample.shape[0]):
-        num_entries += prefix_size(int(sets.sizes[sample[place]]), threshold)
-    keys = np.empty(num_entries, np.uint64)  # shingle in the high bits, place in the sample in the low ones
-    write = 0
     seen = np.zeros(1 << 20, np.bool_)
-    for place in range(sample.shape[0]):
-        found[place], true[place] = 0, 0
-        begin = sets.begins[sample[place]]
-        for i in range(begin, begin + prefix_size(int(sets.sizes[sample[place]]), threshold)):
-            keys[write] = (np.uint64(sets.shingles[i]) << np.uint64(32)) | np.uint64(place)
-            seen[sets.shingles[i] >> np.uint32(12)] = True
-            write += 1
-    keys.sort()
+    for key in keys:
+        seen[key >> np.uint64(44)] = True
+    found[:] = 0
+    true[:] = 0
     compared = np.full(sample.shape[0], -1, np.int64)  # the last document that each was compared with
     for document in range(sets.sizes.shape[0]):
         if copies[document] or sets.sizes[document] == 0:
@@ -285,7 +294,7 @@ def compare_sample(
             if not seen[shingle >> np.uint32(12)]:
                 continue
             entry = int(np.searchsorted(keys, np.uint64(shingle) << np.uint64(32)))
-            while entry < num_entries and keys[entry] >> np.uint64(32) == np.uint64(shingle):
+            while entry < keys.shape[0] and keys[entry] >> np.uint64(32) == np.uint64(shingle):
                 place = int(np.int64(keys[entry] & np.uint64(0xFFFFFFFF)))
                 entry += 1
                 other = int(sample[place])

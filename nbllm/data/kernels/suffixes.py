@@ -23,6 +23,7 @@ SEED = np.uint64(0xCBF29CE484222325)
 PRIME = np.uint64(0x9FB21C651E98DF25)
 S32 = np.uint64(32)
 LOW = np.uint64(0xFFFFFFFF)
+DIGIT = np.uint64(2047)
 
 
 @kernel
@@ -117,6 +118,46 @@ def group_first(
 
 
 @kernel
+def sort_by_rank(
+    keys: NDArray[np.uint64], begin: int, stop: int, scratch: NDArray[np.uint64], counts: NDArray[np.int64]
+) -> None:
+    """Sort keys by their high halves; equal ones keep their order.
+
+    Few are inserted one by one; many are distributed by 11 bits at a time, which is linear whatever they are.
+
+    Args:
+        keys: (key) sorted in place between `begin` and `stop`.
+        begin: The first to be sorted.
+        stop: The one behind the last.
+        scratch: (key) as long as `keys`.
+        counts: (2,048) scratch.
+    """
+    if stop - begin <= 64:
+        for place in range(begin + 1, stop):
+            key = keys[place]
+            hole = place
+            while hole > begin and keys[hole - 1] >> S32 > key >> S32:
+                keys[hole] = keys[hole - 1]
+                hole -= 1
+            keys[hole] = key
+        return
+    for shift in (32, 43, 54):
+        counts[:] = 0
+        for place in range(begin, stop):
+            counts[(keys[place] >> np.uint64(shift)) & DIGIT] += 1
+        if counts[(keys[begin] >> np.uint64(shift)) & DIGIT] == stop - begin:
+            continue  # all are alike in these bits
+        total = begin
+        for digit in range(counts.shape[0]):
+            counts[digit], total = total, total + counts[digit]
+        for place in range(begin, stop):
+            digit = (keys[place] >> np.uint64(shift)) & DIGIT
+            scratch[counts[digit]] = keys[place]
+            counts[digit] += 1
+        keys[begin:stop] = scratch[begin:stop]
+
+
+@kernel
 def split_groups(
     step: int,
     order: NDArray[np.int32],
@@ -124,6 +165,7 @@ def split_groups(
     fresh: NDArray[np.int32],
     opens: NDArray[np.bool_],
     keys: NDArray[np.uint64],
+    scratch: NDArray[np.uint64],
 ) -> int:
     """Tell the members of each group apart by the group of the position `step` behind.
 
@@ -134,11 +176,13 @@ def split_groups(
         fresh: (position) equal to `ranks`; set to the groups afterwards.
         opens: (position) whether a group begins at each place of `order`; changed in place.
         keys: (position) scratch.
+        scratch: (position) more of it.
 
     Returns:
         The number of positions that are in groups of two and more.
     """
     size = order.shape[0]
+    counts = np.empty(2048, np.int64)
     together = 0
     begin = 0
     while begin < size:
@@ -150,7 +194,7 @@ def split_groups(
                 behind = order[place] + step
                 rank = np.uint64(ranks[behind] + 1) if behind < size else np.uint64(0)
                 keys[place] = (rank << S32) | np.uint64(order[place])
-            keys[begin:stop].sort()
+            sort_by_rank(keys, begin, stop, scratch, counts)
             rank_place = begin
             for place in range(begin, stop):
                 order[place] = np.int32(keys[place] & LOW)
@@ -167,13 +211,21 @@ def split_groups(
 
 @kernel
 def keep_windows(
-    tokens: NDArray[np.uint32], order: NDArray[np.int32], own: int, length: int, full: NDArray[np.bool_]
+    tokens: NDArray[np.uint32],
+    order: NDArray[np.int32],
+    opens: NDArray[np.bool_],
+    own: int,
+    length: int,
+    full: NDArray[np.bool_],
 ) -> int:
     """Move the positions at which a window begins to the front of `order`, and return their number.
+
+    A window that equals the one before it is written as -1 - position.
 
     Args:
         tokens: (position) of the piece.
         order: (position) the sorted positions; changed in place.
+        opens: (position) whether a group begins at each place of `order`.
         own: Only positions before this one are the piece's; the others are the next one's.
         length: Tokens of a window.
         full: (position) scratch.
@@ -183,10 +235,14 @@ def keep_windows(
         count = 0 if tokens[place] == END else count + 1
         full[place] = count >= length and place < own
     write = 0
+    alone = True  # whether no window of this group has been written
     for place in range(order.shape[0]):
-        if full[order[place]]:
-            order[write] = order[place]
+        position = order[place]
+        alone = alone or opens[place]
+        if full[position]:
+            order[write] = position if alone else -1 - position
             write += 1
+            alone = False
     return write
 
 
@@ -243,12 +299,15 @@ def merge_pieces(
 ) -> None:
     """Merge the sorted windows of all pieces, and note for each repeated one where the first of its kind is.
 
+    Equal windows of a piece are taken at once: those of later pieces come behind them.
+
     A window that overlaps the first of its kind, as within a row of equal tokens, is not noted: what it repeats would
     not be left.
 
     Args:
         corpus: (position) the tokens.
-        orders: (window) the sorted windows of one piece behind those of another, as positions within the piece.
+        orders: (window) the sorted windows of one piece behind those of another, as positions within the piece;
+            -1 - position where a window equals the one before it.
         limits: (piece + 1) the windows of piece i are `orders[limits[i]:limits[i + 1]]`.
         starts: (piece) the position of each in the corpus.
         length: Tokens of a window.
@@ -278,6 +337,11 @@ def merge_pieces(
         elif window >= first + length:
             firsts[window] = first + 1
         cursors[piece] += 1
+        while cursors[piece] < limits[piece + 1] and orders[cursors[piece]] < 0:
+            window = int(starts[piece]) - 1 - int(orders[cursors[piece]])
+            if window >= first + length:
+                firsts[window] = first + 1
+            cursors[piece] += 1
         if cursors[piece] < limits[piece + 1]:
             heads[piece] = starts[piece] + orders[cursors[piece]]
         else:
