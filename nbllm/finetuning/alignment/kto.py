@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nbllm.finetuning.alignment.dpo import BETA
-from nbllm.finetuning.alignment.log_probabilities import log_probabilities
+from nbllm.finetuning.alignment.log_probabilities import log_probabilities, next_tokens
 from nbllm.finetuning.alignment.preference_rows import prepare_verdicts
 from nbllm.finetuning.method import METHODS, Method, Prepared
 from nbllm.objectives.base import OBJECTIVES, Batch, Objective, Rows
@@ -52,8 +52,8 @@ class KahnemanTversky(Objective[HiddenAndHead]):
         made = {name: windows[name] for name in ("desirable", "reference_answer", "reference_other")}
         for name, prefix in (("answer", ""), ("other", "other_")):
             longest = int(windows[f"{name}_length"].max())
-            made[f"{prefix}inputs"] = windows[name][:, : longest - 1]
-            made[f"{prefix}targets"] = windows[f"{name}_targets"][:, 1:longest]
+            both = next_tokens(windows[name], windows[f"{name}_targets"], longest)
+            made[f"{prefix}inputs"], made[f"{prefix}targets"] = both
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in made.items()}
 
     def loss(self, network: HiddenAndHead, batch: Batch) -> tuple[Tensor, int]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nbllm.nn.linear_log_probabilities import linear_log_probabilities
 from nbllm.objectives.base import IGNORED
 from nbllm.objectives.causal_lm import HiddenAndHead
+
+_BLOCK = 64  # positions
 
 
 class TokenLogProbabilities(NamedTuple):
@@ -31,6 +35,27 @@ class TokenLogProbabilities(NamedTuple):
     def means(self) -> Float[Tensor, " sequence"]:
         """Return that of each answer's tokens on average; 0 where none is left."""
         return self.each.sum(-1) / self.counted.sum(-1).clamp(min=1)
+
+
+def next_tokens(
+    tokens: NDArray[np.int64], targets: NDArray[np.int64], longest: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return inputs and the token after each of them, as wide as the longest of a batch needs.
+
+    The width is a multiple of `_BLOCK`, or that of a whole row: kernels of attention compute the last, partial block
+    with other rounding, by which in bfloat16 an answer would be more or less probable in a wider batch. So it is as
+    probable in every batch, and under the reference before the first step.
+
+    Args:
+        tokens: (..., position), padded at the end.
+        targets: (..., position), those that are to be predicted at their own places, -100 elsewhere.
+        longest: The largest number of tokens that is no padding.
+    """
+    most = tokens.shape[-1]
+    width = min(-(-(longest - 1) // _BLOCK) * _BLOCK, most)
+    after = np.full((*tokens.shape[:-1], width), IGNORED, np.int64)
+    after[..., : min(width, most - 1)] = targets[..., 1 : width + 1]
+    return tokens[..., :width].astype(np.int64), after
 
 
 def log_probabilities(

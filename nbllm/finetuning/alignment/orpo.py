@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nbllm.finetuning.alignment.pairwise import Answers, PairMethod, PairObjective, all_tokens
+from nbllm.finetuning.alignment.log_probabilities import next_tokens
+from nbllm.finetuning.alignment.pairwise import SIDES, Answers, PairMethod, PairObjective, all_tokens
 from nbllm.finetuning.method import METHODS
-from nbllm.objectives.base import OBJECTIVES, Batch, Rows
+from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Rows
 from nbllm.objectives.measures import measure
 from nbllm.runs.settings import Setting
 
@@ -38,9 +39,10 @@ class OddsRatioPreference(PairObjective):
     def batch(self, windows: Rows, rng: Any) -> Batch:
         """Return the batch of the base, and "answer", (pair, 2, position), whether a target is of the answer."""
         made = dict(super().batch(windows, rng))
-        own = torch.from_numpy(windows["chosen_targets"][:, 1 : made["targets"].shape[-1] + 1])
-        answer = made["targets"] != -100
-        answer[:, 0] = own != -100
+        longest = max(int(windows[f"{side}_length"].max()) for side in SIDES)
+        own = next_tokens(windows["chosen"], windows["chosen_targets"], longest)[1]
+        answer = made["targets"] != IGNORED
+        answer[:, 0] = torch.from_numpy(own != IGNORED)
         return made | {"answer": answer}
 
     def targets(self, windows: Rows, side: str) -> Any:

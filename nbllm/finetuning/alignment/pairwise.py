@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nbllm.finetuning.alignment.log_probabilities import TokenLogProbabilities, log_probabilities
+from nbllm.finetuning.alignment.log_probabilities import TokenLogProbabilities, log_probabilities, next_tokens
 from nbllm.finetuning.alignment.preference_rows import prepare_pairs
 from nbllm.finetuning.method import Method, Prepared
 from nbllm.objectives.base import IGNORED, OBJECTIVES, Batch, Objective, Rows
@@ -71,9 +71,11 @@ class PairObjective(Objective[HiddenAndHead]):
             rng: Nothing is drawn.
         """
         longest = max(int(windows[f"{side}_length"].max()) for side in SIDES)
-        tokens = np.stack([windows[side][:, :longest] for side in SIDES], 1)
-        targets = np.stack([self.targets(windows, side)[:, :longest] for side in SIDES], 1)
-        made = {"inputs": tokens[..., :-1], "targets": targets[..., 1:]}
+        tokens = np.stack([windows[side] for side in SIDES], 1)
+        targets = np.stack([self.targets(windows, side) for side in SIDES], 1)
+        made: dict[str, Any] = dict(
+            zip(("inputs", "targets"), next_tokens(tokens, targets, longest), strict=True)
+        )
         made |= {name: windows[name] for name in ("margin", "weight", "mean_length")}
         if self.uses_reference:
             made["reference"] = np.stack([windows[f"reference_{side}"] for side in SIDES], 1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.progress import progress
 from nbllm.data.sample_store import write_samples
-from nbllm.finetuning.alignment.log_probabilities import log_probabilities
+from nbllm.finetuning.alignment.log_probabilities import log_probabilities, next_tokens
 from nbllm.finetuning.alignment.preferences import Pair, Verdict, read_pairs, read_verdicts
 from nbllm.finetuning.examples import Example
 from nbllm.finetuning.preparing import Prepared
@@ -294,8 +294,8 @@ def _reference(
     with _as_the_run_computes(lm, config) as network, progress(label, len(order), " texts") as bar:
         for rows in batches(order, lambda row: int(lengths[row]), _BATCH_TOKENS):
             longest = int(lengths[rows[0]])
-            inputs = torch.from_numpy(tokens[rows, : longest - 1].astype(np.int64)).to(network.device)
-            after = torch.from_numpy(targets[rows, 1:longest].astype(np.int64)).to(network.device)
+            made = next_tokens(tokens[rows], targets[rows], longest)
+            inputs, after = (torch.from_numpy(array).to(network.device) for array in made)
             out[rows] = log_probabilities(network, inputs, after).sums().cpu().numpy()
             bar.update(len(rows))
     return out

@@ -60,6 +60,31 @@ def test_a_dpo_run_is_steered_rewound_forked_and_replayed(lm, tmp_path):
     assert nb.replay(again, progress=False).identical
 
 
+def test_in_bfloat16_too_nothing_is_lost_or_won_before_the_first_step(tokenizer, tmp_path):
+    """Though answers are in batches of another width than where the reference read them."""
+    lm = nb.LM.new("llama", tokenizer=tokenizer, num_layers=2, hidden_size=64, num_heads=2, max_positions=256)
+    rows = [
+        {
+            "prompt": "Say it.",
+            "chosen": f" {word} and" * (3 + 7 * place),
+            "rejected": f" no {word}" * (9 - place),
+        }
+        for place, word in enumerate(WORDS)
+    ]
+    settings = SETTINGS | {
+        "precision": "bfloat16",
+        "sequence_length": 200,
+        "validation_interval": 0,
+        "beta": 50,
+    }
+    run = nb.finetune(
+        lm, rows, method="dpo", adapter=nb.LoRA(rank=2), folder=tmp_path, steps=1, **settings
+    ).wait(progress=False)
+    first = run.events("step")[0]
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert abs(first["reward_chosen"]) < 1e-5 and abs(first["reward_rejected"]) < 1e-5
+
+
 def test_an_adapter_that_was_on_stays_on_in_the_reference(lm, tmp_path):
     """What it learnt by supervised fine-tuning is part of the reference, though training goes on with it."""
     adapter = lm.attach(nb.LoRA(rank=2))
