@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from nbllm.data.quality.characters import CharacterTable
 
 # The rules by which a line or span is removed.
-BRACKET = 123
+BRACKET = 123  # {
+OPENING = 91  # [
 BLANK, END, WORDS, LONG_WORD, JAVASCRIPT, POLICY, CITATION = range(7)
 SENTENCES, LOREM_IPSUM, CURLY_BRACKETS = range(3)  # the columns of the counts
 
@@ -66,7 +67,7 @@ def behind_citation(
     data: NDArray[np.uint8], place: int, stop: int, table: CharacterTable, citations: Texts
 ) -> int:
     """Return the place behind a citation marker, such as "[12]", "[]" or "[edit]", at `place`, or -1."""
-    if data[place] != 91:
+    if data[place] != OPENING:
         return -1
     for index in range(citations.valid.shape[0]):
         first, behind = citations.offsets[index], citations.offsets[index + 1]
@@ -104,10 +105,11 @@ def read_line(
     inside, ended, wide = False, False, False
     place = start
     while place < stop:
-        behind = behind_citation(data, place, stop, table, citations)
-        if behind >= 0:
-            place = behind
-            continue
+        if data[place] == OPENING:
+            behind = behind_citation(data, place, stop, table, citations)
+            if behind >= 0:
+                place = behind
+                continue
         code, place = decode(data, place, stop)
         kinds = kinds_of(code, table)
         if kinds & SPACE:
@@ -258,7 +260,9 @@ def filter_lines(
                     )
                     continue
                 while first < end:
-                    after = behind_citation(data, first, end, table, phrases.citations)
+                    after = -1
+                    if data[first] == OPENING:
+                        after = behind_citation(data, first, end, table, phrases.citations)
                     if after >= 0:
                         number = record(
                             edits, values, number, document, first - origin, after - origin, CITATION, np.nan
