@@ -57,10 +57,8 @@ def _is_mark(
     marks: NDArray[np.uint8],
     mark_offsets: NDArray[np.int64],
     assigned: NDArray[np.bool_],
-    first_mark: NDArray[np.intp],
 ) -> bool:
-    lowered = _lower(data[place])
-    for mark in range(first_mark[lowered], first_mark[lowered + 1]):
+    for mark in range(assigned.shape[0]):
         if _stands_at(data, place, end, marks, mark_offsets[mark], mark_offsets[mark + 1], assigned[mark]):
             return True
     return False
@@ -119,6 +117,7 @@ def candidate_windows(
     marks: NDArray[np.uint8],
     mark_offsets: NDArray[np.int64],
     assigned: NDArray[np.bool_],
+    begins: NDArray[np.bool_],
     windows: NDArray[np.int64],
 ) -> int:
     """Find the windows of documents that hold a candidate. The time is linear in the bytes.
@@ -129,19 +128,18 @@ def candidate_windows(
         data: (bytes,) of all documents.
         offsets: (documents + 1,).
         valid: (documents,).
-        marks: (bytes,) the words that go with secrets, one behind the other, in small letters, sorted.
+        marks: (bytes,) the words that go with secrets, of two letters at least, one behind the other, in small letters.
         mark_offsets: (marks + 1,), where each begins.
         assigned: (marks,), whether a mark counts only with ":" or "=" soon after it.
+        begins: (256 * 256,), whether two bytes, in letters of either case, begin a mark.
         windows: (windows, 4) to fill: document, family, first byte within the document, the byte behind the last.
 
     Returns:
         How many windows there are; those beyond the size of `windows` are not written.
     """
-    first_mark = np.zeros(257, np.intp)  # by first byte
-    for mark in range(assigned.shape[0]):
-        first_mark[marks[mark_offsets[mark]] + 1] += 1
-    for byte in range(256):
-        first_mark[byte + 1] += first_mark[byte]
+    counts = np.zeros(256, np.bool_)  # whether a byte may complete a candidate
+    counts[_ZERO : _NINE + 1] = True
+    counts[_AT] = counts[_DOT] = counts[_COLON] = True
     count = 0
     start, stop = np.zeros(NUM_FAMILIES, np.int64), np.zeros(NUM_FAMILIES, np.int64)
     digits, seen = np.zeros(NUM_DIGITS, np.int64), np.zeros(4, np.int64)
@@ -153,10 +151,13 @@ def candidate_windows(
         seen[0] = seen[1] = 0
         seen[2] = seen[3] = -DIGITS_WITHIN
         for place in range(begin, end):
-            at = place - begin
-            family = _family(data[place], at, digits, seen)
-            if _is_mark(data, place, end, marks, mark_offsets, assigned, first_mark):
-                family = MARK
+            byte = data[place]
+            family, at = -1, place - begin
+            if counts[byte]:
+                family = _family(byte, at, digits, seen)
+            elif place + 1 < end and begins[np.intp(byte) * 256 + data[place + 1]]:
+                if _is_mark(data, place, end, marks, mark_offsets, assigned):
+                    family = MARK
             if family < 0:
                 continue
             if start[family] >= 0 and at - BEFORE[family] > stop[family]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nbllm.core.errors import UserError, nearest
 from nbllm.data.arrow_text import Texts
-from nbllm.data.pii import phones
+from nbllm.data.pii import phones, secret_keys
 from nbllm.data.pii.detector import DETECTORS, Find
 
 Names = Callable[
@@ -155,21 +155,15 @@ def _find_names(document: bytes, names: Names) -> Iterator[Find]:
 def _windows(texts: Texts) -> NDArray[np.int64]:
     from nbllm.data.kernels.candidates import candidate_windows
 
-    capacity = _FIRST_WINDOWS
+    marks = secret_keys.marks()
+    capacity = max(_FIRST_WINDOWS, texts.data.size // 128)
     while True:
         windows = np.empty((capacity, 4), np.int64)
-        count = candidate_windows(*texts, *_marks(), windows)
+        count = candidate_windows(*texts, marks.letters, marks.offsets, marks.assigned, marks.begins, windows)
         if count <= capacity:
             windows = windows[:count]
             return windows[np.lexsort((windows[:, 2], windows[:, 0]))]
         capacity = count
-
-
-@functools.cache
-def _marks() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    from nbllm.data.pii.secret_keys import marks
-
-    return marks()
 
 
 class _Spans:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,17 +96,35 @@ def _is_mixed(value: bytes) -> bool:
     return re.search(rb"\d", value) is not None and re.search(rb"[A-Za-z]", value) is not None
 
 
-def marks() -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the words that begin secrets, for the kernel: their bytes, where each begins, and which are names."""
+class Marks(NamedTuple):
+    """The words that go with secrets, as the kernel looks for them.
+
+    Attributes:
+        letters: uint8 (bytes,), all words one behind the other, in small letters.
+        offsets: int64 (words + 1,), where each begins.
+        assigned: bool (words,), whether it is the name that a secret is assigned to.
+        begins: bool (256 * 256,), whether two bytes, in letters of either case, begin one.
+    """
+
+    letters: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    assigned: NDArray[np.bool_]
+    begins: NDArray[np.bool_]
+
+
+@functools.cache
+def marks() -> Marks:
+    """Return the beginnings of the services' secrets, of private keys, and the names that secrets are assigned to."""
     found = {word: False for _, words, _ in _SERVICES for word in words.split()} | {"-----begin": False}
     found |= dict.fromkeys(_NAMES.split(), True)
     words = sorted(found)
+    begins = np.zeros((256, 256), np.bool_)
+    for word in words:
+        for first, second in itertools.product(*({letter, letter.upper()} for letter in word[:2])):
+            begins[ord(first), ord(second)] = True
     offsets = np.cumsum([0, *map(len, words)], dtype=np.int64)
-    return (
-        np.frombuffer("".join(words).encode(), np.uint8),
-        offsets,
-        np.array([found[word] for word in words]),
-    )
+    letters = np.frombuffer("".join(words).encode(), np.uint8)
+    return Marks(letters, offsets, np.array([found[word] for word in words]), begins.ravel())
 
 
 DETECTORS.register("secret")(Detector("secret", MARK, find_secrets))

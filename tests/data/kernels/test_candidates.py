@@ -15,13 +15,16 @@ MARKS = {b"akia": False, b"secret": True, b"sk-": False}
 
 def windows(texts, capacity=10_000):
     words = sorted(MARKS)
+    begins = np.zeros((256, 256), np.bool_)
+    for word in words:
+        for first in word[:1] + word[:1].upper():
+            for second in word[1:2] + word[1:2].upper():
+                begins[first, second] = True
     marks = np.frombuffer(b"".join(words), np.uint8)
     offsets = np.cumsum([0, *map(len, words)], dtype=np.int64)
+    assigned = np.array([MARKS[word] for word in words])
     out = np.full((capacity, 4), -7, np.int64)
-    count = candidates.candidate_windows(
-        *texts, marks, offsets, np.array([MARKS[word] for word in words]), out
-    )
-    return count, out
+    return candidates.candidate_windows(*texts, marks, offsets, assigned, begins.ravel(), out), out
 
 
 def candidate_places(text):
