@@ -3,7 +3,8 @@
 `signatures`: from raw text to signatures of 128 permutations of word 5-grams, documents of 1.1 KB, in turn, the fastest
 of three; the others with their own hashing, of the tokens that each document's words are made into by `str.lower` and a
 regular expression (which is also timed alone). `threads`: what one and two threads do of it, and of a loop in
-registers, which tells what the machine has to give. `million [DOCUMENTS]`: a
+registers, which tells what the machine has to give. `hostile`: a single huge line, of which twice as much takes
+about twice as long. `million [DOCUMENTS]`: a
 million generated documents, a fifth of them edits of others, through `Pipeline([dedup()])` in a new process: minutes,
 the peak of its memory (VmHWM), and its own report.
 """
@@ -31,6 +32,7 @@ import pyarrow.parquet as pq
 import rensa
 
 from nbllm.data.arrow_text import Texts
+from nbllm.data.deduplication.methods import dedup
 from nbllm.data.deduplication.signatures import signatures_of
 
 LETTERS, WORDS = 6, 157  # of a word, of a document: with spaces 1.1 KB
@@ -151,6 +153,29 @@ def threads() -> None:
         )
 
 
+def hostile() -> None:
+    """Print how much longer twice a hostile text takes: about twice as long where nothing is quadratic."""
+    kinds = {"one line of words": None, "a.": b"a.", "invalid UTF-8": b"\xff", "zero bytes": b"\0"}
+    methods = {"near": dedup(), "exact": dedup("exact"), "substring": dedup("substring")}
+    for name, unit in kinds.items():
+        for method, step in methods.items():
+            used = []
+            for size in (1_000, 25_000_000, 50_000_000):  # the first compiles
+                data = (
+                    b"".join(documents(-(-size // 1099), 3)[0])[:size]
+                    if unit is None
+                    else unit * (size // len(unit))
+                )
+                texts = Texts.of(pa.array([data], pa.large_binary()))
+                began = time.process_time()
+                with tempfile.TemporaryDirectory() as folder:
+                    step.solve([step.scan(texts, np.arange(1))], Path(folder))
+                used.append(time.process_time() - began)
+            print(
+                f"{name:20} {method:10} 50 MB take {used[2]:5.1f} s, {used[2] / used[1]:.1f} times as long as 25 MB"
+            )
+
+
 def similarity(one: bytes, other: bytes) -> float:
     first, second = set(tokens(one.decode())), set(tokens(other.decode()))
     return len(first & second) / len(first | second)
@@ -182,12 +207,14 @@ def million(count: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["signatures", "threads", "million"])
+    parser.add_argument("what", nargs="?", choices=["signatures", "threads", "hostile", "million"])
     parser.add_argument("count", nargs="?", type=int, default=1_000_000)
     chosen = parser.parse_args()
     if chosen.what in (None, "signatures"):
         signatures()
     if chosen.what in (None, "threads"):
         threads()
+    if chosen.what in (None, "hostile"):
+        hostile()
     if chosen.what in (None, "million"):
         million(chosen.count)
