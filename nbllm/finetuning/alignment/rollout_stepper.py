@@ -16,8 +16,8 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.core.seeding import derive
-from nbllm.finetuning.alignment.merged import adapters_merged
 from nbllm.finetuning.alignment.rollouts import Answers, write_rollout
+from nbllm.finetuning.alignment.sampling_form import for_sampling
 from nbllm.models.batching import batches
 from nbllm.objectives.base import Batch
 from nbllm.objectives.measures import recorded_measures
@@ -117,7 +117,7 @@ class RolloutStepper(Stepper):
         """Return answers to the prompts drawn at `position`, sampled with the randomness of these names."""
         rows = self.source.draw(position, int(self.policy.values["prompts"]))
         seed = derive(self.config.seed, "rollout", *names) % 2**31
-        with adapters_merged(self.lm):
+        with for_sampling(self.causal, self.lm):
             return self.policy.sample(self.causal, cast("dict[str, NDArray[Any]]", rows), seed)
 
     def _scaled(self, rewards: Tensor, answers: Answers) -> Tensor:

@@ -220,7 +220,7 @@ def test_hacking_is_answered_by_a_rule_and_replayed(lm, tmp_path):
 
 @pytest.mark.parametrize("adapter", [nb.LoRA(rank=4, targets=("query", "value")), nb.IA3()])
 def test_adapters_are_in_the_weights_while_answers_are_sampled(lm, adapter):
-    from nbllm.finetuning.alignment.merged import adapters_merged
+    from nbllm.finetuning.alignment.sampling_form import for_sampling
 
     lm.attach(adapter)
     draw = torch.Generator().manual_seed(0)
@@ -232,12 +232,14 @@ def test_adapters_are_in_the_weights_while_answers_are_sampled(lm, adapter):
     parameters = dict(lm.model.named_parameters())
     before = {name: (each, each.detach().clone(), each.requires_grad) for name, each in parameters.items()}
     logits = lm.model(ids)
-    with adapters_merged(lm):
+    lm.model.attention_backend = "per_head"
+    with for_sampling(lm.model, lm):
+        assert lm.model.attention_backend == "auto"
         assert (lm.adapters[0].state == "merged") == all(
             part.can_merge for part in lm.adapters[0].parts.values()
         )
         torch.testing.assert_close(lm.model(ids), logits)
-    assert lm.adapters[0].state == "on"
+    assert (lm.adapters[0].state, lm.model.attention_backend) == ("on", "per_head")
     after = dict(lm.model.named_parameters())
     assert after.keys() == before.keys()
     for name, (parameter, value, trained) in before.items():

@@ -1,4 +1,4 @@
-"""Adapters in the weights while a policy samples: what computes a model without adapters fastest then serves it."""
+"""The form in which a policy samples: that which is computed fastest without gradients."""
 
 from __future__ import annotations
 
@@ -13,19 +13,32 @@ from nbllm.models.quantized import quantized_layers
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
+    from nbllm.models.network import Network
     from nbllm.models.peft.adapter import Adapter
 
 
 @contextmanager
-def adapters_merged(lm: LM | None) -> Iterator[None]:
-    """Within the block, have the adapters that are on in the weights, where that changes nothing but rounding.
+def for_sampling(network: Network, lm: LM | None) -> Iterator[None]:
+    """Within the block, let a network be computed as is fastest without gradients, where that changes but rounding.
 
-    So it is in float32 alone: in bfloat16, sampler and trainer would be two distributions. Afterwards the weights are
-    restored to the bit, and what was trained is trained again.
+    The attention backend, which is the fastest for training, is left to the run's recorded choices; and adapters that
+    are on are in the weights, so that the decoding kernel computes the network. They are in float32 alone: in bfloat16,
+    sampler and trainer would be two distributions. Afterwards all is as before, the weights to the bit.
 
     Args:
-        lm: The model; None: there is nothing to merge.
+        network: The policy.
+        lm: The model that it is part of, for its adapters; None: it has none.
     """
+    backend, network.attention_backend = network.attention_backend, "auto"
+    try:
+        with _merged(lm):
+            yield
+    finally:
+        network.attention_backend = backend
+
+
+@contextmanager
+def _merged(lm: LM | None) -> Iterator[None]:
     on = [] if lm is None else [adapter for adapter in lm.adapters if adapter.state == "on"]
     if lm is None or not on or lm.model.dtype != torch.float32 or not all(map(_can_merge, on)):
         yield
