@@ -9,6 +9,9 @@ from nbllm.core.errors import UserError
 from nbllm.models import continuations
 from nbllm.models.continuations import continuation_likelihoods
 from nbllm.models.network import build
+from nbllm.models.peft.prefix_tuning import PTuningV2
+from nbllm.models.peft.prompt_tuning import PromptTuning
+from nbllm.models.peft.stack import AdapterStack
 from nbllm.models.presets import make_config
 from nbllm.models.scoring import token_log_probabilities
 
@@ -55,6 +58,22 @@ def test_each_continuation_is_as_probable_as_alone(family, more, row, pairs, mon
         expected = values[len(context) - 1 :] if context else values
         assert len(ours.values) == len(after) - (not context)
         torch.testing.assert_close(ours.values, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [PromptTuning(num_virtual_tokens=3), PTuningV2(num_virtual_tokens=3)])
+def test_so_it_is_behind_the_virtual_tokens_of_an_adapter(method, pairs, monkeypatch):
+    monkeypatch.setattr(continuations, "ROW_ON_CPU", 150)
+    model = build(make_config("llama", **SHAPE))
+    plain = continuation_likelihoods(model, pairs)
+    AdapterStack(model).attach(method)
+    found = continuation_likelihoods(model, pairs)
+    alone = token_log_probabilities(
+        model, [[*context, *after] for context, after in pairs], max_batch_tokens=1
+    )
+    for (context, _), ours, values, before in zip(pairs, found, alone, plain, strict=True):
+        expected = values[len(context) - 1 :] if context else values
+        torch.testing.assert_close(ours.values, expected, rtol=0, atol=1e-5)
+        assert not len(expected) or not torch.equal(ours.values, before.values)
 
 
 def test_greedy_says_whether_the_model_would_write_it(pairs):

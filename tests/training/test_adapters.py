@@ -167,6 +167,29 @@ class TestLM:
             lm.save_adapter(tmp_path)
         assert not (tmp_path / CONFIG).exists()
 
+    @pytest.mark.parametrize(
+        "method", [nb.PromptTuning(num_virtual_tokens=5), nb.PTuningV2(num_virtual_tokens=5)]
+    )
+    def test_an_encoder_decoder_writes_with_virtual_tokens(self, texts, method):
+        tokenizer = nb.objectives.add_tokens(
+            nb.data.train_tokenizer(texts, vocab_size=320), "span_corruption"
+        )
+        shape = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "max_positions": 64}
+        lm = nb.LM.new("t5", tokenizer=tokenizer, **shape)
+        for parameter in lm.model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(4))
+        prompts, settings = ["a", "the import statement"], {"max_new_tokens": 8, "temperature": 0}
+        plain = lm.generate(prompts, **settings)
+        adapter = lm.attach(method, seed=3)
+        for parameter in adapter.parameters().values():
+            torch.nn.init.normal_(parameter, std=8, generator=torch.Generator().manual_seed(2))
+        found = lm.generate(prompts, **settings)
+        assert found != plain and found == [lm.generate(prompt, **settings) for prompt in prompts]
+        assert lm.generate(prompts, num_beams=1, **settings) == found
+        with adapter.disabled():
+            assert lm.generate(prompts, **settings) == plain
+
     def test_generation_uses_it(self, lm):
         plain = lm.generate("a", max_new_tokens=12, temperature=0)
         adapter = lm.attach(nb.LoRA(rank=4, targets=("query", "value", "down")))

@@ -182,7 +182,7 @@ class AdaptedDecoder(AdaptedNetwork):
                 raise UserError(
                     "A prompt before packed texts would see all of them.", hint="Use packing='joined'."
                 )
-            visible = _seeing_prompt(visible, virtual - prompt, new)
+            visible = _seeing_prompt(visible, virtual - new, new)
         given |= {
             "cache": kept, "positions": positions, "attention_mask": attention_mask, "visible": visible,
             "span_positions": span_positions,
