@@ -24,8 +24,10 @@ import pyarrow as pa
 
 import nbllm as nb
 from nbllm.data.arrow_text import Texts
+from nbllm.data.pipeline.step import Editor
 from nbllm.data.quality.fineweb import FineWeb
 from nbllm.data.quality.gopher import Gopher, GopherRepetition
+from nbllm.data.quality.presets import quality
 
 SIZE = 1100  # bytes of a document
 STEPS = (GopherRepetition(), Gopher(), FineWeb())
@@ -118,7 +120,10 @@ def main() -> None:
         ):
             for _ in range(arguments.repeats):
                 times["ours"].append(seconds(lambda: measure(texts)) / len(documents))
-                times["two threads"].append(seconds(lambda: list(pool.map(measure, halves))) / len(documents))
+                wall = time.perf_counter
+                times["one thread"].append(seconds(lambda: measure(texts), wall) / len(documents))
+                both = seconds(lambda: list(pool.map(measure, halves)), wall)
+                times["two threads"].append(both / len(documents))
                 times["datatrove"].append(seconds(theirs) / len(some))
                 times["copy"].append(seconds(lambda: np.copyto(target, block)) / (2 * block.nbytes))
     best = {name: statistics.median(values) for name, values in times.items()}
@@ -130,6 +135,23 @@ def main() -> None:
     print(f"two threads against one       {best['one thread'] / best['two threads']:6.2f} times as fast")
     print(f"a copy in memory              {1e-9 / best['copy']:6.2f} GB/s, read and written")
     print(f"first call of a new process   {float(first.stdout):6.2f} s")
+    measure_bait()
+
+
+def measure_bait(size: int = 1_000_000) -> None:
+    """Print how long text that is made to be slow takes, and how much longer twice as much of it."""
+    steps = [*STEPS, *quality("c4-code"), quality("refinedweb")[-1]]
+    print(f"\nbait of {size:,} characters: slowest step, nanoseconds a byte; twice the text, times the time")
+    for bait in ("a", "a ", "\n", "a\n", ".", "[1", "\u0301", "中", "lorem ipsu"):
+        slowest = []
+        for step in steps:
+            run = step.edits if isinstance(step, Editor) else step.signals
+            once, twice = (Texts.of(pa.array([(bait * size)[: size * times]])) for times in (1, 2))
+            run(once)
+            short, long = (min(seconds(lambda t=t, r=run: r(t)) for _ in range(3)) for t in (once, twice))
+            slowest.append((short / once.data.size * 1e9, long / short, step.name))
+        worst = max(slowest)
+        print(f"{bait!r:14} {worst[0]:8.1f}  {max(ratio for _, ratio, _ in slowest):5.2f}  {worst[2]}")
 
 
 def split(text: str, language: str) -> list[str]:
