@@ -57,8 +57,13 @@ def _is_mark(
     marks: NDArray[np.uint8],
     mark_offsets: NDArray[np.int64],
     assigned: NDArray[np.bool_],
+    first: int,
 ) -> bool:
-    for mark in range(assigned.shape[0]):
+    """Whether a mark stands at `place`, of those from `first` on that begin with the same two letters."""
+    one, other = marks[mark_offsets[first]], marks[mark_offsets[first] + 1]
+    for mark in range(first, assigned.shape[0]):
+        if marks[mark_offsets[mark]] != one or marks[mark_offsets[mark] + 1] != other:
+            return False
         if _stands_at(data, place, end, marks, mark_offsets[mark], mark_offsets[mark + 1], assigned[mark]):
             return True
     return False
@@ -117,7 +122,7 @@ def candidate_windows(
     marks: NDArray[np.uint8],
     mark_offsets: NDArray[np.int64],
     assigned: NDArray[np.bool_],
-    begins: NDArray[np.bool_],
+    begins: NDArray[np.int16],
     windows: NDArray[np.int64],
 ) -> int:
     """Find the windows of documents that hold a candidate. The time is linear in the bytes.
@@ -128,10 +133,11 @@ def candidate_windows(
         data: (bytes,) of all documents.
         offsets: (documents + 1,).
         valid: (documents,).
-        marks: (bytes,) the words that go with secrets, of two letters at least, one behind the other, in small letters.
+        marks: (bytes,) the words that go with secrets, of two letters at least, one behind the other, in small letters,
+            sorted.
         mark_offsets: (marks + 1,), where each begins.
         assigned: (marks,), whether a mark counts only with ":" or "=" soon after it.
-        begins: (256 * 256,), whether two bytes, in letters of either case, begin a mark.
+        begins: (256 * 256,), the first mark that begins with two bytes, in letters of either case; -1 for none.
         windows: (windows, 4) to fill: document, family, first byte within the document, the byte behind the last.
 
     Returns:
@@ -155,8 +161,9 @@ def candidate_windows(
             family, at = -1, place - begin
             if counts[byte]:
                 family = _family(byte, at, digits, seen)
-            elif place + 1 < end and begins[np.intp(byte) * 256 + data[place + 1]]:
-                if _is_mark(data, place, end, marks, mark_offsets, assigned):
+            elif place + 1 < end:
+                first = begins[np.intp(byte) * 256 + data[place + 1]]
+                if first >= 0 and _is_mark(data, place, end, marks, mark_offsets, assigned, first):
                     family = MARK
             if family < 0:
                 continue

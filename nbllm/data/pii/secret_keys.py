@@ -103,13 +103,13 @@ class Marks(NamedTuple):
         letters: uint8 (bytes,), all words one behind the other, in small letters.
         offsets: int64 (words + 1,), where each begins.
         assigned: bool (words,), whether it is the name that a secret is assigned to.
-        begins: bool (256 * 256,), whether two bytes, in letters of either case, begin one.
+        begins: int16 (256 * 256,), the first word that begins with two bytes, in letters of either case; -1 for none.
     """
 
     letters: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     assigned: NDArray[np.bool_]
-    begins: NDArray[np.bool_]
+    begins: NDArray[np.int16]
 
 
 @functools.cache
@@ -118,10 +118,10 @@ def marks() -> Marks:
     found = {word: False for _, words, _ in _SERVICES for word in words.split()} | {"-----begin": False}
     found |= dict.fromkeys(_NAMES.split(), True)
     words = sorted(found)
-    begins = np.zeros((256, 256), np.bool_)
-    for word in words:
+    begins = np.full((256, 256), -1, np.int16)
+    for number, word in reversed([*enumerate(words)]):
         for first, second in itertools.product(*({letter, letter.upper()} for letter in word[:2])):
-            begins[ord(first), ord(second)] = True
+            begins[ord(first), ord(second)] = number
     offsets = np.cumsum([0, *map(len, words)], dtype=np.int64)
     letters = np.frombuffer("".join(words).encode(), np.uint8)
     return Marks(letters, offsets, np.array([found[word] for word in words]), begins.ravel())

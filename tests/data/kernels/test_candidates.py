@@ -10,16 +10,16 @@ import pytest
 from nbllm.data.arrow_text import Texts
 from nbllm.data.kernels import candidates
 
-MARKS = {b"akia": False, b"secret": True, b"sk-": False}
+MARKS = {b"akia": False, b"secret": True, b"sec": True, b"sk-": False}
 
 
 def windows(texts, capacity=10_000):
     words = sorted(MARKS)
-    begins = np.zeros((256, 256), np.bool_)
-    for word in words:
+    begins = np.full((256, 256), -1, np.int16)
+    for number, word in reversed([*enumerate(words)]):
         for first in word[:1] + word[:1].upper():
             for second in word[1:2] + word[1:2].upper():
-                begins[first, second] = True
+                begins[first, second] = number
     marks = np.frombuffer(b"".join(words), np.uint8)
     offsets = np.cumsum([0, *map(len, words)], dtype=np.int64)
     assigned = np.array([MARKS[word] for word in words])
