@@ -3,10 +3,9 @@
 `signatures`: from raw text to signatures of 128 permutations of word 5-grams, documents of 1.1 KB, in turn, the fastest
 of three; the others with their own hashing, of the tokens that each document's words are made into by `str.lower` and a
 regular expression (which is also timed alone). `threads`: what one and two threads do of it, and of a loop in
-registers, which tells what the machine has to give. `hostile`: a single huge line, of which twice as much takes
-about twice as long. `million [DOCUMENTS]`: a
-million generated documents, a fifth of them edits of others, through `Pipeline([dedup()])` in a new process: minutes,
-the peak of its memory (VmHWM), and its own report.
+registers, which tells what the machine has to give. `hostile`: a single huge line, of which twice as much takes about
+twice as long. `million [DOCUMENTS]`: a million generated documents, a fifth of them edits of others, through
+`Pipeline([dedup()])` in a new process: minutes, the peak of its memory (VmHWM), and its own report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """The Numba code of `nbllm.data` and nothing else: arrays in, arrays out, buffers and keys passed in.
 
-Each kernel has a NumPy reference in `tests/data/test_kernels.py`.
+Each kernel has a reference in NumPy or plain Python in `tests/data`.
 """
