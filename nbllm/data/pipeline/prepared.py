@@ -59,6 +59,14 @@ class Prepared:
             )
 
     @classmethod
+    def open(cls, folder: Path) -> Self | None:
+        """Return what is in a folder, or None where no pipeline has written it."""
+        try:
+            return cls(folder)
+        except DataError:
+            return None
+
+    @classmethod
     def find(cls, folder: Path, fingerprint: str) -> Self | None:
         """Return what is in a folder, if it was made by the same steps of the same input and is undamaged."""
         try:

@@ -19,6 +19,8 @@ from nbllm.core.errors import DataError, UserError, nearest
 from nbllm.core.io import sha256_file
 from nbllm.core.terminal import visible_line
 from nbllm.data.pipeline.applying import ID, TEXT, TOKENS
+from nbllm.data.pipeline.finishing import MANIFEST
+from nbllm.data.pipeline.prepared import Prepared
 from nbllm.data.sources.budget import Budget
 from nbllm.data.sources.collecting import document_batch, document_bytes
 from nbllm.data.sources.files import list_files, read_files
@@ -196,9 +198,7 @@ def find_files(source: Any, reading: Reading) -> list[tuple[Path, str]] | None:
         paths = paths_of(source)
     else:
         paths = []
-    if not paths or any(
-        (path / name).is_file() for path, _ in paths for name in ("state.json", "dataset_dict.json")
-    ):
+    if not paths or (len(paths) == 1 and _is_saved(paths[0][0])):
         return None
     check_settings(paths, reading)
     files = sorted(list_files(paths, reading), key=lambda file: file[1])
@@ -210,6 +210,13 @@ def find_files(source: Any, reading: Reading) -> list[tuple[Path, str]] | None:
                 hint="Give the folder that both lie in: documents are told apart by their file's name.",
             )
     return files
+
+
+def _is_saved(folder: Path) -> bool:
+    """Return whether a folder is a saved data set, or what a pipeline has written: `load` keeps its columns."""
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return True
+    return (folder / MANIFEST).is_file() and Prepared.open(folder) is not None
 
 
 def make_units(

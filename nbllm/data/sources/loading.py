@@ -43,6 +43,7 @@ def load(  # noqa: PLR0913 - each is a question of its own about the source
             - an embedded source (`pydocs`, `pydocs-all`, `pystdlib`); a file of that name is given as "./pydocs";
             - a file of text, JSONL, JSON, CSV, TSV, Parquet, Arrow or Feather, also packed (.gz, .zst, .bz2,
               .xz); a ZIP archive or a folder of such files; a pattern such as "data/*.txt"; a list of these;
+            - a folder that `nbllm.data.Pipeline` or `save_to_disk` has written;
             - a `datasets.Dataset`, a data frame of pandas or polars, a `pyarrow.Table`, a column of one;
             - texts, or rows (mappings), or conversations (lists of messages);
             - a web archive (.warc, of which the main text of each page is taken, or .wet; needs nbllm[web]), a dump
@@ -185,10 +186,21 @@ def _load_from_disk(folder: Path, reading: Reading) -> Dataset | None:
                 f"There is no split {split!r}.", where=folder, hint=f"The splits are {listed(splits)}."
             )
         return splits[split]
+    if (folder / "manifest.json").is_file() and (prepared := _prepared(folder)) is not None:
+        _refuse(split=reading.split, subset=reading.subset)
+        return prepared
     if (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file():
         _refuse(split=reading.split, subset=reading.subset)
         return datasets.Dataset.load_from_disk(str(folder))
     return None
+
+
+def _prepared(folder: Path) -> Dataset | None:
+    """Return what `Pipeline.run` has written into a folder; None for any other folder."""
+    from nbllm.data.pipeline.prepared import Prepared
+
+    found = Prepared.open(folder)
+    return None if found is None else found.dataset()
 
 
 def _from_object(source: Any, reading: Reading) -> Dataset:

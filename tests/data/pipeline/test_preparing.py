@@ -32,6 +32,18 @@ def test_a_prepared_data_set_is_packed_and_transformed_like_any_other(tmp_path):
     assert nb.data.load(clean)["text"][:] == clean["text"][:]
 
 
+def test_what_a_pipeline_wrote_is_loaded_and_prepared_again_from_its_folder(tmp_path):
+    texts = ["one two", "x", "three # four"]
+    nb.data.Pipeline([Length(3)]).run(texts, tmp_path / "a")
+    loaded = nb.data.load(tmp_path / "a")
+    assert loaded["text"][:] == ["one two", "three # four"]
+    assert set(loaded.ledger["rule"]) == {"long enough"}
+    again = nb.data.prepare(tmp_path / "a", [Length(8)])
+    assert again["text"][:] == ["three # four"]
+    assert again["source"][:] == loaded["source"][1:]
+    assert nb.data.split(tmp_path / "a", 0.5)[0]["text"][0] in texts
+
+
 def test_tokens_are_counted_where_a_tokenizer_is_given(tmp_path):
     tokenizer = nb.data.train_tokenizer(["a"], kind="byte")
     clean = nb.data.prepare(["ab 12", "abc # x"], [CutLines()], out=tmp_path, tokenizer=tokenizer)
