@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
 
 from nbllm.core.errors import UserError, WeightsError
 from nbllm.models.loading import CONFIG, read_parameters
+from nbllm.models.peft.checkpoint import read_tensors
 from nbllm.nn.compiled import parameters_by_name
 from nbllm.training.launcher import is_training
 
@@ -65,12 +67,12 @@ def _is_opened_from(lm: LM, run: Run) -> bool:
 
 
 def _has_weights(lm: LM, directory: Path) -> bool:
-    """Say whether a model directory holds the model's weights, rounded to the dtype that the model has."""
+    """Say whether a model directory holds the model's weights and adapters, rounded to the dtype that the model has."""
     own = parameters_by_name(lm.model)
     num_equal = 0
     with lm.lock, torch.no_grad():
         try:
-            for name, stored in read_parameters(directory):
+            for name, stored in itertools.chain(read_parameters(directory), read_tensors(directory).items()):
                 parameter = own.get(name)
                 if parameter is None or parameter.shape != stored.shape:
                     return False

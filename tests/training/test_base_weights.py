@@ -9,6 +9,7 @@ import torch
 import nbllm as nb
 from nbllm.core.base_weights import BaseWeights
 from nbllm.core.errors import WeightsError
+from nbllm.evaluation.run_weights import weights_step
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.rules import Rule, unfreeze
 
@@ -36,6 +37,7 @@ def test_the_weights_are_there_once(run, lm):
         assert info.bytes < size
         assert checkpoints.verify(info.path) == []
     assert weights_in(run.path / "base") == {"model.safetensors"}
+    assert weights_step(lm, run) == infos[-1].step
     assert torch.equal(nb.load(run).model(IDS), lm.model(IDS))
     assert torch.equal(nb.load(infos[-1].path).model(IDS), lm.model(IDS))
 
