@@ -141,8 +141,10 @@ TECHNIQUES = (
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),
-    Technique("3.5", "Supervised and instruction tuning", "nbllm.finetuning.finetune"),
-    Technique("3.5", "Instruction data: layouts, mixtures, weights", "nbllm.finetuning.layouts"),
+    Technique("3.5", "Supervised and instruction tuning", "nbllm.finetuning.finetune", "05-finetuning"),
+    Technique(
+        "3.5", "Instruction data: layouts, mixtures, weights", "nbllm.finetuning.layouts", "05-finetuning"
+    ),
     Technique(
         "3.5",
         "Supervised fine-tuning of encoder-decoders",
@@ -154,7 +156,7 @@ TECHNIQUES = (
         "nbllm.finetuning.continued.Continued",
     ),
     Technique("3.5", "Forgetting, measured", "nbllm.finetuning.forgetting"),
-    Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA"),
+    Technique("3.5", "LoRA, rank-stabilized LoRA and DoRA", "nbllm.models.peft.lora.LoRA", "05-finetuning"),
     Technique("3.5", "QLoRA", "nbllm.models.peft.qlora.QLoRA"),
     Technique("3.5", "(IA)3", "nbllm.models.peft.ia3.IA3"),
     Technique("3.5", "BitFit", "nbllm.models.peft.bitfit.BitFit"),
@@ -171,9 +173,13 @@ TECHNIQUES = (
         "Reward models (Bradley-Terry, with margins, centred)",
         "nbllm.finetuning.alignment.reward_model.RewardModel",
     ),
-    Technique("3.5", "Accuracy and calibration of a reward model", "nbllm.finetuning.reward_report"),
+    Technique(
+        "3.5", "Accuracy and calibration of a reward model", "nbllm.finetuning.reward_report", "05-finetuning"
+    ),
     Technique("3.5", "PPO from a reward (RLHF)", "nbllm.finetuning.alignment.ppo.PPO"),
-    Technique("3.5", "GRPO, Dr. GRPO, token mean (DAPO)", "nbllm.finetuning.alignment.grpo.GRPO"),
+    Technique(
+        "3.5", "GRPO, Dr. GRPO, token mean (DAPO)", "nbllm.finetuning.alignment.grpo.GRPO", "05-finetuning"
+    ),
     Technique("3.5", "RLOO", "nbllm.finetuning.alignment.rloo.RLOO"),
     Technique("3.5", "Verifiable rewards", "nbllm.finetuning.alignment.rewards.REWARDS"),
     Technique("3.5", "Best of n and rejection sampling", "nbllm.finetuning.alignment.best_of_n.best_of_n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_LARGE = 10_000_000  # parameters of a model whose memory is given back at once
 MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
 
 
@@ -280,8 +282,11 @@ class Trainer(Session):
 
     def _forget_model(self) -> None:
         """Drop the weights and the optimizer's state: whoever holds this trainer does not need them."""
+        is_large = "lm" in self.__dict__ and self.lm.num_parameters >= _LARGE
         for name in ("lm", "optimizer", "stepper", "validation"):
             self.__dict__.pop(name, None)
+        if is_large:
+            gc.collect()  # cycles hold the weights until the next collection, which may come late
 
     def _loop(self) -> EndRun:
         while (end := self.boundary()) is None:
