@@ -7,7 +7,7 @@ at the tokens of answers, the end token included, and false at the padding behin
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 _SMALLEST_STD = 1e-4  # beside which a standard deviation is added, as in trl
@@ -15,20 +15,6 @@ _SMALLEST_STD = 1e-4  # beside which a standard deviation is added, as in trl
 PerToken = Float[Tensor, "sequence token"]
 Mask = Bool[Tensor, "sequence token"]
 PerSequence = Float[Tensor, " sequence"]
-
-
-def answer_mask(
-    tokens: Int[Tensor, "sequence token"], end_ids: tuple[int, ...]
-) -> Bool[Tensor, "sequence token"]:
-    """Return where answers are: up to their first end token, which belongs to them.
-
-    Args:
-        tokens: (sequence, token) the answers alone; an end token in a prompt does not end its answer.
-        end_ids: The tokens that end a text.
-    """
-    is_end = torch.isin(tokens, torch.tensor(end_ids, dtype=tokens.dtype, device=tokens.device))
-    ended_before = is_end.long().cumsum(1) - is_end.long()
-    return ended_before == 0
 
 
 def at_last_token(scores: PerSequence, mask: Mask) -> PerToken:

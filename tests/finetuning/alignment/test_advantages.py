@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from nbllm.finetuning.alignment.advantages import (
-    answer_mask,
     at_last_token,
     generalized_advantages,
     group_advantages,
@@ -11,15 +10,21 @@ from nbllm.finetuning.alignment.advantages import (
     token_rewards,
     whitened,
 )
+from nbllm.finetuning.alignment.prompts import Prompt
+from nbllm.finetuning.alignment.rollouts import Answers
 
 MASK = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
 
 
-def test_an_answer_ends_with_its_first_end_token():
-    # t0 t1 eos pad, of which padding may be the end token again; and an answer that was cut.
-    tokens = torch.tensor([[5, 6, 2, 0], [5, 6, 2, 2], [3, 5, 6, 7]])
-    assert answer_mask(tokens, (2,)).tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
-    assert answer_mask(tokens, (2, 3)).tolist()[2] == [1, 0, 0, 0]
+def test_the_score_is_read_at_the_end_of_the_answer_whatever_the_prompt_holds():
+    """t0 t1 eos pad: the reward is index 2's; an end token in the prompt ends nothing (trl#3750, #2012)."""
+    prompts, tokens = [[9, 2, 2], [9]], [[5, 6, 2], [3, 5, 6, 7]]
+    answers = Answers([Prompt("a"), Prompt("b")], prompts, tokens, [True, False], ["", ""])
+    batch = answers.to_batch("cpu")
+    assert batch["mask"].tolist() == [[True, True, True, False], [True] * 4]
+    assert batch["inputs"].tolist() == [[9, 2, 2, 5, 6], [9, 3, 5, 6, 0]]
+    placed = at_last_token(torch.tensor([1.0, 2.0]), batch["mask"])
+    assert placed.tolist() == [[0, 0, 1, 0], [0, 0, 0, 2]]
 
 
 def test_the_score_stands_at_the_last_token():
