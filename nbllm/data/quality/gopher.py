@@ -51,8 +51,8 @@ class Gopher(Explained, Filter):
     """Keeps documents by number and length of words, symbols, bullets, ellipses, letters and stop words.
 
     The code differs from the paper: words of punctuation and symbols alone do not count as words and in the mean
-    length (but in the shares), whose unit is code points; shares of lines are of all lines, blank ones too. It has a
-    mean word length of 0 where the paper's is not defined.
+    length (but in the shares), whose unit is code points; shares of lines are of all lines, blank ones too. Its mean
+    word length is of the words of all scripts.
 
     Attributes:
         min_words: Words at least.
