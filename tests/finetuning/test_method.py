@@ -31,7 +31,7 @@ class Anchored(SupervisedFineTuning):
     """Supervised fine-tuning with a share of the distance to what the reference predicts; counts its steps."""
 
     only_examples = True
-    settings = (Setting(name="share", low=0.0, high=10.0, default=0.5),)
+    settings = (Setting(name="share", low=0.0, high=10.0, default=0.5, help="Of the distance."),)
     options: ClassVar = {"kind": "square", "twice": False}
 
     def begin_with(self, network):
