@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from nbllm.core.errors import DataError, SkippedWarning
-from nbllm.data import load
+from nbllm.data import Pipeline, load
 from nbllm.data.sources.html_pages import decode_page, plain_text
 
 pytest.importorskip("trafilatura")
@@ -103,3 +103,12 @@ def test_posts_become_plain_text():
     post = "<p>One &amp; <b>two</b></p>\n<pre><code>  x = 1\n    y</code></pre><ul><li>a</li><li>b</li></ul>"
     post += "<script>no</script>"
     assert plain_text(post) == "One & two\n\n  x = 1\n    y\n\n- a\n\n- b"
+
+
+def test_a_pipeline_reads_archives_and_says_what_it_did_not_use(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "crawl.warc.gz").write_bytes(archive(PAGES))
+    prepared = Pipeline([]).run(tmp_path / "in", tmp_path / "out")
+    assert prepared.dataset()["source"][:] == load(tmp_path / "in")["source"][:]
+    assert "1 x page without a main text" in prepared.manifest["notes"][0]
+    assert "without a main text" in prepared._repr_html_()
