@@ -159,6 +159,8 @@ class RolloutStepper(Stepper):
             What is known of each answer, (sequence,) by name; and what the updates came to.
         """
         policy = self.policy
+        assert policy.reference is not None
+        policy.reference.note_trained()  # also of what was unfrozen while the divergence costs nothing
         known = {**batch, **self._observed(batch)}
         known |= policy.advantages(known, scores)
         mask = batch["mask"]

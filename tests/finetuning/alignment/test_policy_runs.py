@@ -178,6 +178,14 @@ def test_answers_that_are_all_cut_are_counted_and_finite(lm, tmp_path):
     assert {row["reward"] for row in rows} == {1.0}
 
 
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_bfloat16(lm, tmp_path, method):
+    run = finetune(lm, tmp_path, method, precision="bfloat16", adapter=nb.LoRA(rank=2), steps=3)
+    run.wait(progress=False)
+    assert run.state == "finished", run.reason
+    assert nb.replay(run, progress=False).identical
+
+
 def test_held_out_prompts_are_measured(lm, tmp_path):
     run = nb.finetune(
         lm, PROMPTS, method="grpo", reward=letters, validation=PROMPTS[:3], folder=tmp_path,
