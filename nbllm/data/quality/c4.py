@@ -1,7 +1,7 @@
 """C4's rules: which lines of a page are kept, and which pages.
 
 Source: Raffel et al. 2020, "Exploring the limits of transfer learning", JMLR 21, section 2.2. `published="code"`
-decides as datatrove's C4QualityFilter does (commit a649de7), which has the numbers of the paper's first version.
+decides as datatrove's C4QualityFilter does (version 0.10), which has the numbers of the paper's first version.
 
 Of C4's other rules, the list of bad words is `nb.data.toxicity`'s, repeated spans of three sentences are
 `nb.data.dedup`'s, and the language is `Language`'s.

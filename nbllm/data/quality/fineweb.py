@@ -1,7 +1,7 @@
 """FineWeb's three rules, and the fourth of its code.
 
 Source: Penedo et al. 2024, "The FineWeb datasets", arXiv:2406.17557, section 3.5. `published="code"` measures as
-datatrove's FineWebQualityFilter does (commit a649de7), on the words that `nbllm.data.quality.gopher` describes.
+datatrove's FineWebQualityFilter does (version 0.10), on the words that `nbllm.data.quality.gopher` describes.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ not UTF-8 count as U+FFFD.
 
 Source: Rae et al. 2021, "Scaling language models", arXiv:2112.11446, appendix A.1.1 and table A1. The paper leaves open
 what a word is and what its shares are shares of. `published="code"` measures as datatrove's GopherQualityFilter and
-GopherRepetitionFilter do (commit a649de7), on the words above.
+GopherRepetitionFilter do (version 0.10), on the words above.
 """
 
 from __future__ import annotations
