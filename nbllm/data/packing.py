@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,7 +24,7 @@ from nbllm.core.terminal import say
 from nbllm.data.document_bounds import document_bounds
 from nbllm.data.encoding import DocumentEncoder
 from nbllm.data.texts import as_dataset, iterate_documents
-from nbllm.data.token_store import OFFSETS, RECORD, SCHEMA, TOKENS, StoreRecord, TokenStore
+from nbllm.data.token_store import OFFSETS, RECORD, SCHEMA, StoreRecord, TokenStore, shard_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 GROUP_CHARACTERS = 1 << 22  # text read at once
+SHARD_BYTES = 1 << 30  # of a file of tokens
 
 
 def pack(
@@ -81,8 +83,10 @@ def pack(
         if (found := _find(path)) is not None:
             return found
         remove_abandoned(parent)
+        dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         record = StoreRecord(
-            dtype="uint16" if vocab_size <= 1 << 16 else "uint32",
+            dtype=dtype,
+            shard_tokens=SHARD_BYTES // np.dtype(dtype).itemsize,
             num_tokens=0,
             num_documents=len(dataset),
             num_bytes=num_bytes,
@@ -97,9 +101,9 @@ def pack(
             if path.exists():  # damaged; who reads it has its files open
                 shutil.rmtree(path)
             with atomic_directory(path) as aside:
-                offsets = _write_tokens(aside / TOKENS, dataset, encoder, template, record)
+                offsets = _write_tokens(aside, dataset, encoder, template, record)
                 offsets.astype("<i8").tofile(aside / OFFSETS)
-                sums = {name: sha256_file(aside / name) for name in (TOKENS, OFFSETS)}
+                sums = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
                 record = dataclasses.replace(record, num_tokens=int(offsets[-1]), sha256=sums)
                 write_json(aside / RECORD, dataclasses.asdict(record))
         except OSError as error:
@@ -167,11 +171,14 @@ def _groups(dataset: Dataset) -> Iterator[list[tuple[str, list[Message] | None]]
 
 
 def _write_tokens(
-    path: Path, dataset: Dataset, encoder: DocumentEncoder, template: str | None, record: StoreRecord
+    folder: Path, dataset: Dataset, encoder: DocumentEncoder, template: str | None, record: StoreRecord
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Encode group by group into `path`; return the offsets, (document + 1)."""
+    """Encode group by group into the files of `folder`; return the offsets, (document + 1)."""
     offsets = [np.zeros(1, np.int64)]
-    with open(path, "wb") as file, progress("encoding the text", record.num_bytes, "B") as bar:
+    with (
+        contextlib.closing(_Shards(folder, record)) as shards,
+        progress("encoding the text", record.num_bytes, "B") as bar,
+    ):
         for group in _groups(dataset):
             plain = [text for text, messages in group if messages is None or template is None]
             size = sum(len(text.encode()) for text, _ in group) / max(sum(len(text) for text, _ in group), 1)
@@ -190,13 +197,13 @@ def _write_tokens(
                     # The end that the template writes is the end of the document, which is written for all.
                     documents.append(ids[:-1] if len(ids) and ids[-1] == record.eos_id else ids)
                     advance(len(text))
-            ends = _write_group(file, documents, record)
+            ends = _write_group(shards, documents, record)
             offsets.append(ends + offsets[-1][-1])
     return np.concatenate(offsets)
 
 
 def _write_group(
-    file: BinaryIO, documents: list[NDArray[np.int64]], record: StoreRecord
+    shards: _Shards, documents: list[NDArray[np.int64]], record: StoreRecord
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Write the tokens of some documents; return where each ends, counted from the first of them."""
     from nbllm.data.kernels.packing import append_documents
@@ -211,5 +218,28 @@ def _write_group(
             f"The tokenizer gave the id {ids[wrong]}, but says that it has {record.vocab_size:,} tokens.",
             hint="The tokenizer's files do not belong together; load it again.",
         )
-    tokens.astype(tokens.dtype.newbyteorder("<"), copy=False).tofile(file)
+    shards.write(tokens)
     return ends
+
+
+class _Shards:
+    """Writes tokens into files of equal length, one after the other."""
+
+    def __init__(self, folder: Path, record: StoreRecord) -> None:
+        self._folder, self._most = folder, record.shard_tokens
+        self._number, self._space = 0, record.shard_tokens
+        self._file: BinaryIO = open(folder / shard_name(0), "wb")
+
+    def write(self, tokens: NDArray[np.integer]) -> None:
+        tokens = tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
+        while len(tokens):
+            if not self._space:
+                self.close()
+                self._number, self._space = self._number + 1, self._most
+                self._file = open(self._folder / shard_name(self._number), "wb")
+            part, tokens = tokens[: self._space], tokens[self._space :]
+            part.tofile(self._file)
+            self._space -= len(part)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,4 +1,4 @@
-"""A binary file of integers, read piece by piece and known by its checksum."""
+"""Binary files of integers, read piece by piece and known by their checksums."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,65 @@ class TokenFile:
                 return os.read(self._descriptor, count)
         except OSError as error:
             raise damaged(self.path, f"{self.path.name} cannot be read ({error.strerror})") from error
+
+
+class TokenShards:
+    """Reads integers that lie in several files, one after the other, as if these were one.
+
+    Args:
+        files: The files, in their order.
+    """
+
+    def __init__(self, files: Sequence[TokenFile]) -> None:
+        self._files = list(files)
+        self._ends = np.cumsum([file.count for file in self._files])
+        self.count = int(self._ends[-1])
+
+    def read(self, start: int, stop: int) -> NDArray[np.integer]:
+        """Return the elements from `start` up to `stop`: (element).
+
+        Raises:
+            DataError: A file was changed.
+        """
+        parts = []
+        while True:
+            number = min(int(np.searchsorted(self._ends, start, side="right")), len(self._files) - 1)
+            file, begins = self._files[number], int(self._ends[number]) - self._files[number].count
+            end = min(stop, int(self._ends[number]))
+            parts.append(file.read(start - begins, end - begins))
+            if end >= stop:
+                return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            start = end
+
+    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.integer]:
+        """Return `length` elements from each start on, where the first element follows the last: (window, length).
+
+        Args:
+            starts: (window) indices in `[0, count)`.
+            length: At most `count`.
+
+        Raises:
+            DataError: A file was changed.
+        """
+        if len(self._files) == 1:
+            return self._files[0].windows(starts, length)
+        rows = []
+        for start in starts.tolist():
+            before_end = min(length, self.count - start)
+            parts = [self.read(start, start + before_end)]
+            if before_end < length:
+                parts.append(self.read(0, length - before_end))
+            rows.append(np.concatenate(parts))
+        return np.stack(rows)
+
+    def verify(self) -> None:
+        """Read everything and compare it with the checksums.
+
+        Raises:
+            DataError: A file's content is not what was written.
+        """
+        for file in self._files:
+            file.verify()
 
 
 def damaged(file: Path, reason: str) -> DataError:

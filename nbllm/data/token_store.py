@@ -14,18 +14,24 @@ from nbllm.core.config import PlainConfig
 from nbllm.core.errors import DataError, UserError
 from nbllm.core.io import expand_user, read_json
 from nbllm.core.quantities import counted
-from nbllm.data.token_file import TokenFile, damaged
+from nbllm.data.token_file import TokenFile, TokenShards, damaged
 
-SCHEMA = "nbllm-tokens/1"
-RECORD, TOKENS, OFFSETS = "store.json", "tokens.bin", "offsets.bin"
+SCHEMA = "nbllm-tokens/2"
+RECORD, OFFSETS = "store.json", "offsets.bin"
 MAX_RECORD = 1 << 20  # bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StoreRecord(PlainConfig):
-    """What `store.json` says of the arrays beside it."""
+    """What `store.json` says of the arrays beside it.
+
+    Attributes:
+        shard_tokens: How many tokens each file of them has, but for the last.
+        sha256: Of each file, by name.
+    """
 
     dtype: str
+    shard_tokens: int
     num_tokens: int
     num_documents: int
     num_bytes: int
@@ -59,11 +65,22 @@ class TokenStore:
         self.vocab_size = record.vocab_size
         self.fingerprint = record.fingerprint
         dtype = np.dtype(record.dtype).newbyteorder("<").str
-        sizes = {TOKENS: (dtype, record.num_tokens), OFFSETS: ("<i8", record.num_documents + 1)}
-        self._files = {
-            name: TokenFile(path / name, dtype=kind, count=count, sha256=record.sha256[name])
-            for name, (kind, count) in sizes.items()
-        }
+        starts = range(0, record.num_tokens, record.shard_tokens)
+        names = [shard_name(number) for number in range(len(starts))]
+        self._tokens = TokenShards(
+            [
+                TokenFile(
+                    path / name,
+                    dtype=dtype,
+                    count=min(record.shard_tokens, record.num_tokens - start),
+                    sha256=record.sha256[name],
+                )
+                for name, start in zip(names, starts, strict=True)
+            ]
+        )
+        self._offsets = TokenFile(
+            path / OFFSETS, dtype="<i8", count=record.num_documents + 1, sha256=record.sha256[OFFSETS]
+        )
 
     @classmethod
     def open(cls, path: str | Path) -> TokenStore:
@@ -81,8 +98,8 @@ class TokenStore:
         Raises:
             DataError: A file's content is not what was written.
         """
-        for file in self._files.values():
-            file.verify()
+        self._tokens.verify()
+        self._offsets.verify()
 
     def read(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
         """Return the tokens from `start` up to `stop`, or to the end: (token).
@@ -90,7 +107,7 @@ class TokenStore:
         Raises:
             DataError: The files were changed since they were opened.
         """
-        return self._checked(self._files[TOKENS].read(start, self.num_tokens if stop is None else stop))
+        return self._checked(self._tokens.read(start, self.num_tokens if stop is None else stop))
 
     def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
         """Return `length` tokens from each start on, where the first token follows the last: (window, length).
@@ -102,12 +119,12 @@ class TokenStore:
         Raises:
             DataError: The files were changed since they were opened.
         """
-        return self._checked(self._files[TOKENS].windows(starts, length))
+        return self._checked(self._tokens.windows(starts, length))
 
     @functools.cached_property
     def offsets(self) -> NDArray[np.int64]:
         """(document + 1) int64: where each document begins among the tokens; the last entry is the end."""
-        offsets = self._files[OFFSETS].read(0, len(self) + 1).astype(np.int64)
+        offsets = self._offsets.read(0, len(self) + 1).astype(np.int64)
         if offsets[0] != 0 or offsets[-1] != self.num_tokens or (np.diff(offsets) < 1).any():
             raise damaged(self.path / OFFSETS, f"{OFFSETS} does not divide the tokens into documents")
         return offsets
@@ -115,7 +132,7 @@ class TokenStore:
     def _checked(self, tokens: NDArray[np.integer]) -> NDArray[np.int64]:
         if tokens.max(initial=0) >= self.vocab_size:  # compiled code would read beyond the embedding
             raise damaged(
-                self.path / TOKENS, f"it holds the token {tokens.max()} of a vocabulary of {self.vocab_size}"
+                self.path, f"it holds the token {tokens.max()} of a vocabulary of {self.vocab_size}"
             )
         return tokens.astype(np.int64)
 
@@ -149,6 +166,11 @@ class TokenStore:
         return TokenStore.open, (self.path,)
 
 
+def shard_name(number: int) -> str:
+    """Return the name of a file of tokens, counted from 0."""
+    return f"tokens-{number:05d}.bin"
+
+
 def _read_record(path: Path) -> StoreRecord:
     file = path / RECORD
     if not file.is_file():
@@ -162,7 +184,10 @@ def _read_record(path: Path) -> StoreRecord:
                 hint="Pack the text again.",
             )
         record = StoreRecord.from_dict(values)
-        sums = [record.sha256.get(name) for name in (TOKENS, OFFSETS)]
+        shards = -(-record.num_tokens // record.shard_tokens) if record.shard_tokens > 0 else 0
+        if not 0 < shards <= len(record.sha256):
+            raise ValueError("it names fewer files than it has tokens for")
+        sums = [record.sha256.get(name) for name in (OFFSETS, *map(shard_name, range(shards)))]
     except DataError:
         raise
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -85,22 +85,47 @@ def test_the_fingerprint_names_text_and_tokenizer(tokenizer):
 def test_what_was_packed_is_used_again_and_damage_is_packed_again(tokenizer, caplog):
     first = pack(data(), tokenizer)
     expected = first.read()
-    file = first.path / store_module.TOKENS
+    file = first.path / store_module.shard_name(0)
     made = file.stat().st_mtime_ns
-    assert (pack(data(), tokenizer).path / store_module.TOKENS).stat().st_mtime_ns == made
+    assert (pack(data(), tokenizer).path / store_module.shard_name(0)).stat().st_mtime_ns == made
 
     content = bytearray(file.read_bytes())
     content[5] ^= 1  # one flipped bit
     file.write_bytes(content)
-    with pytest.raises(DataError, match=r"checksum of tokens.bin"):
+    with pytest.raises(DataError, match=r"checksum of tokens-00000.bin"):
         TokenStore.open(first.path).verify()
     np.testing.assert_array_equal(pack(data(), tokenizer).read(), expected)
     assert "Packing again" in caplog.text
 
     file.write_bytes(bytes(content[:-2]))
-    with pytest.raises(DataError, match=r"tokens.bin has .* bytes instead of"):
+    with pytest.raises(DataError, match=r"tokens-00000.bin has .* bytes instead of"):
         TokenStore.open(first.path)
     np.testing.assert_array_equal(pack(data(), tokenizer).read(), expected)
+
+
+def test_a_large_text_lies_in_several_files_and_is_read_as_one(tokenizer, tmp_path, monkeypatch):
+    whole = pack(data(), tokenizer, folder=tmp_path / "one")
+    monkeypatch.setattr(packing_module, "SHARD_BYTES", 2 * 37)
+    store = pack(data(), tokenizer, folder=tmp_path / "many")
+    shards = sorted(store.path.glob("tokens-*.bin"))
+    assert len(shards) == -(-whole.num_tokens // 37) > 3
+    assert {file.stat().st_size for file in shards[:-1]} == {74}
+    np.testing.assert_array_equal(store.read(), whole.read())
+    np.testing.assert_array_equal(store.read(30, 90), whole.read(30, 90))
+    starts = np.array([0, 36, 37, 70, whole.num_tokens - 3])
+    for length in (0, 1, 38, whole.num_tokens):
+        np.testing.assert_array_equal(store.windows(starts, length), whole.windows(starts, length))
+    for number in range(len(whole)):
+        np.testing.assert_array_equal(store.document(number), whole.document(number))
+    content = bytearray(shards[2].read_bytes())
+    content[3] ^= 1
+    shards[2].write_bytes(content)
+    with pytest.raises(DataError, match=r"checksum of tokens-00002.bin"):
+        TokenStore.open(store.path).verify()
+    shards[1].unlink()
+    with pytest.raises(DataError, match=r"tokens-00001.bin cannot be opened"):
+        TokenStore.open(store.path)
+    np.testing.assert_array_equal(pack(data(), tokenizer, folder=tmp_path / "many").read(), whole.read())
 
 
 @pytest.mark.parametrize(
@@ -109,7 +134,7 @@ def test_what_was_packed_is_used_again_and_damage_is_packed_again(tokenizer, cap
         ("{", "record cannot be read"),
         ("[]", "record cannot be read"),
         ('{"schema": "nbllm-tokens/9"}', "of version 'nbllm-tokens/9'"),
-        ('{"schema": "nbllm-tokens/1"}', "record cannot be read"),
+        ('{"schema": "nbllm-tokens/2"}', "record cannot be read"),
     ],
 )
 def test_a_bad_record_is_named(tokenizer, record, message):

@@ -11,7 +11,7 @@ from datasets import Dataset
 from nbllm.core.errors import DataError
 from nbllm.data import TokenStore, WindowSource, pack, train_tokenizer
 from nbllm.data.token_file import TokenFile
-from nbllm.data.token_store import OFFSETS, RECORD, TOKENS
+from nbllm.data.token_store import OFFSETS, RECORD, shard_name
 
 TEXTS = [f"document {n}: " + " ".join(f"word{(n * k) % 97}" for k in range(80)) for n in range(20)]
 
@@ -43,7 +43,7 @@ def test_what_is_read_does_not_change_with_the_file(store):
     cut = WindowSource(store, length=33, overlap=1)
     windows, documents = cut.draw(0, 8), store.document(3)
     before = windows.copy(), documents.copy()
-    path = store.path / TOKENS
+    path = store.path / shard_name(0)
     with open(path, "r+b") as file:
         file.write(bytes(path.stat().st_size))
     np.testing.assert_array_equal(windows, before[0])
@@ -54,7 +54,7 @@ def test_what_is_read_does_not_change_with_the_file(store):
 def test_a_file_that_is_changed_while_it_is_in_use(store, change):
     cut = WindowSource(store, length=33, overlap=1)
     cut.draw(0, 8)
-    path = store.path / TOKENS
+    path = store.path / shard_name(0)
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     size = {"overwritten": len(content), "truncated": len(content) - 2, "emptied": 0}.get(change)
@@ -75,9 +75,9 @@ def test_a_file_that_is_changed_while_it_is_in_use(store, change):
 def test_a_file_that_is_touched_deleted_or_replaced_serves_on(store, tokenizer):
     cut = WindowSource(store, length=33, overlap=1)
     expected = cut.draw(0, 64)
-    os.utime(store.path / TOKENS, (0, 0))
+    os.utime(store.path / shard_name(0), (0, 0))
     np.testing.assert_array_equal(cut.draw(0, 64), expected)
-    os.unlink(store.path / TOKENS)
+    os.unlink(store.path / shard_name(0))
     np.testing.assert_array_equal(cut.draw(0, 64), expected)
     shutil.rmtree(store.path)
     again = pack(Dataset.from_dict({"text": TEXTS}), tokenizer)
@@ -86,8 +86,8 @@ def test_a_file_that_is_touched_deleted_or_replaced_serves_on(store, tokenizer):
 
 
 def test_a_pipe_is_not_opened(store):
-    os.unlink(store.path / TOKENS)
-    os.mkfifo(store.path / TOKENS)
+    os.unlink(store.path / shard_name(0))
+    os.mkfifo(store.path / shard_name(0))
     with pytest.raises(DataError, match="cannot be opened"):
         TokenStore.open(store.path)
 
