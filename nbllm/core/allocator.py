@@ -37,9 +37,7 @@ def kept_memory() -> Iterator[bool]:
     with _lock:
         _users += 1
         if _users == 1:
-            library.malloc_trim(
-                0
-            )  # free blocks of other threads' arenas, which this thread may not be able to use
+            library.malloc_trim(0)  # what other threads' arenas have free, and this thread cannot use
             _set(library, _KEEP)
     try:
         yield True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,10 @@ from nbllm.nn.compute.profile import onednn_matmul
 # Elements of the largest matrix that oneDNN is given: it copies operands into a layout of its own and returns new
 # memory, which for a large vocabulary's logits would be hundreds of megabytes. Binder has 2 GB.
 _MOST_FOR_ONEDNN = 1 << 23
+# oneDNN keeps the code that it generates for each shape, some 0.3 MB: for 1,024 shapes by default, and answers, prompts
+# and batches of varying length soon have so many. A training step of one length needs some twenty.
+_ONEDNN_CODES = 64
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_ONEDNN_CODES))  # read when oneDNN is first used
 
 
 def matmul_dtype(operand: Tensor, rows: int) -> torch.dtype:

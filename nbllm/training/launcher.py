@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
@@ -42,13 +43,19 @@ class Launcher:
     """Starts, resumes and forks runs; a `Run` handle holds one, since `runs` knows nothing of training.
 
     Args:
-        lm: The model in this kernel that a thread's run gives its weights to, or `None`. A fork leaves it alone.
+        lm: The model in this kernel that a thread's run gives its weights to, or `None`. A fork leaves it alone. The
+            handle does not keep it alive: once nobody else holds it, there is no one to give weights to.
         where: "thread" or "process"; `None` is where the run's record says.
     """
 
     def __init__(self, lm: LM | None = None, where: str | None = None) -> None:
-        self.lm = lm
+        self._lm = None if lm is None else weakref.ref(lm)
         self.where = where
+
+    @property
+    def lm(self) -> LM | None:
+        """The model, while anybody holds it."""
+        return None if self._lm is None else self._lm()
 
     def start(self, path: Path) -> Run:
         """Start a trainer on the run and return a handle at once.
@@ -59,7 +66,8 @@ class Launcher:
         path = path.resolve()  # the working directory may change while the run goes on
         run = Run(path, launcher=self)
         check_record(path, run.record)
-        if self.lm is not None and self.lm.config.vocab_size != run.record["model"]["vocab_size"]:
+        lm = self.lm
+        if lm is not None and lm.config.vocab_size != run.record["model"]["vocab_size"]:
             raise RunError(
                 "The model was resized since this run began; the run's weights no longer fit into it.",
                 where=path,
@@ -71,7 +79,7 @@ class Launcher:
         if (self.where or run.record["where"]) == "process":
             _start_process(path, patience)
         else:
-            _start_thread(path, self.lm, patience)
+            _start_thread(path, lm, patience)
         return run
 
     def resume(self, run: Run) -> Run:

@@ -283,6 +283,7 @@ class Trainer(Session):
     def _forget_model(self) -> None:
         """Drop the weights and the optimizer's state: whoever holds this trainer does not need them."""
         is_large = "lm" in self.__dict__ and self.lm.num_parameters >= _LARGE
+        self.publish_to = None
         for name in ("lm", "optimizer", "stepper", "validation"):
             self.__dict__.pop(name, None)
         if is_large:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -60,3 +64,32 @@ def test_it_is_torchs_matmul(dtype, rows, inner, columns):
 def test_where_autograd_is_to_follow_it_does():
     left, right = torch.randn(70, 4, requires_grad=True), torch.randn(4, 70)
     assert matmul(left, right).requires_grad
+
+
+# In a process of its own: oneDNN's settings are read once.
+SHAPES = """
+import torch
+from nbllm.nn.matmul import matmul
+from nbllm.nn.compute.profile import onednn_matmul
+
+weight = torch.ones(16, 16)
+for rows in [*range(1, 101), 1]:
+    onednn_matmul(torch.ones(rows, 16), weight)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_onednn_keeps_the_code_of_the_latest_shapes_alone():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONEDNN_")}
+    for added, made in (
+        ({}, 101),
+        ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, 100),
+    ):  # a person's own is kept
+        done = subprocess.run(
+            [sys.executable, "-c", SHAPES],
+            env={**environment, "ONEDNN_VERBOSE": "all", **added},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.count("create:cache_miss") == made

@@ -1,5 +1,9 @@
 """What `nb.train` takes as text: files, frames, shares to hold out."""
 
+import gc
+import threading
+import weakref
+
 import pandas as pd
 import pytest
 
@@ -172,3 +176,24 @@ def test_a_run_is_not_resumed_into_a_model_that_another_trains(lm, folder):
             first.resume()
     finally:
         second.stop()
+
+
+def test_the_handle_of_a_run_that_has_ended_does_not_keep_the_model(folder):
+    lm = nb.LM.new(
+        "gpt2",
+        tokenizer=train_tokenizer([TEXT], 280),
+        num_layers=1,
+        hidden_size=16,
+        num_heads=2,
+        max_positions=32,
+    )
+    held = weakref.ref(lm.model)
+    run = nb.train(lm, "input.txt", name="ended", **SMALL)
+    run.wait(progress=False)
+    for thread in threading.enumerate():
+        if thread.name == "nbllm run ended":
+            thread.join(30)
+    del lm
+    gc.collect()
+    assert held() is None
+    assert run.state == "finished"
