@@ -31,7 +31,8 @@ class ChatStream:
 
     def __init__(self, prompt: ChatPrompt, answer: Answer) -> None:
         self.prompt = prompt
-        self._answer = answer
+        # None once it is called: it holds the model, and what a cell showed is kept in Out.
+        self._answer: Answer | None = answer
         self._pieces: list[str] = []
         self._result: Generation | None = None
         self._error: BaseException | None = None
@@ -140,8 +141,10 @@ class ChatStream:
                 self._thread.start()
 
     def _write(self) -> None:
+        answer, self._answer = self._answer, None
+        assert answer is not None
         try:
-            self._result = self._answer(self._receive, self._stop.is_set)
+            self._result = answer(self._receive, self._stop.is_set)
         except BaseException as error:  # raised where the answer is read
             self._error = error
         finally:

@@ -1,7 +1,9 @@
 """A conversation from its messages to the answer: template, prompt, tokens with their probabilities, stream."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -359,3 +361,15 @@ def test_a_stop_is_obeyed_before_the_next_token(lm):
     )  # fmt: skip
     assert made.stopped_by == "caller"
     assert len(made.tokens) <= 6
+
+
+def test_an_answer_that_is_complete_does_not_keep_the_model(chatml):
+    lm = make_lm(chatml)
+    held = weakref.ref(lm.model)
+    stream = lm.chat("the cat", max_new_tokens=3, seed=3)
+    text = stream.text
+    stream._thread.join(10)  # it may still be about to end
+    del lm
+    gc.collect()
+    assert held() is None
+    assert stream.text == text
