@@ -17,8 +17,9 @@ NOTEBOOKS = sorted(notebooks_folder().glob("*.ipynb"))
 PRETRAINED = dict.fromkeys(  # which these open
     ("05-finetuning", "06-evaluation", "11-using-models"), "smollm2-135m-instruct"
 )
-MORE_MEMORY = {"05-finetuning": 3 << 30}  # which do not run on Binder, and say so
 BINDER_MEMORY = 2 << 30  # what mybinder.org gives a person for JupyterLab, the kernel and all that they start
+# It takes 2.04 GB of these 2.15 where it was measured; what the libraries take depends on the processor.
+MARGINS = {"05-finetuning": 1.1}
 
 
 @pytest.mark.notebook
@@ -30,7 +31,7 @@ BINDER_MEMORY = 2 << 30  # what mybinder.org gives a person for JupyterLab, the 
         for path in NOTEBOOKS
     ],
 )
-def test_the_notebook_executes_in_the_memory_that_binder_gives_or_it_asks_for(name, executed):
+def test_the_notebook_executes_in_the_memory_that_binder_gives(name, executed):
     if name in PRETRAINED:
         try:
             fetch(PRETRAINED[name])
@@ -40,7 +41,7 @@ def test_the_notebook_executes_in_the_memory_that_binder_gives_or_it_asks_for(na
     content = nbformat.read(made.path, as_version=4)
     assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
     # torch and JupyterLab alone are more than the least
-    assert 2e8 < made.memory < MORE_MEMORY.get(name, BINDER_MEMORY), size(made.memory)
+    assert 2e8 < made.memory < MARGINS.get(name, 1.0) * BINDER_MEMORY, size(made.memory)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
