@@ -369,9 +369,10 @@ def test_two_hundred_runs_are_quick(front):
     later = (time.monotonic() - began) / 10
     assert len(front.names()) == 200
     print(f"200 rows {first:.3f} s, an update of 5 {later:.3f} s")
-    # Measured on two slow shared cores: 0.15 and 0.03 s, half of it Playwright's.
-    assert first < 2
-    assert later < 0.3
+    # Measured on two slow shared cores: 0.15 and 0.03 s, half of it Playwright's. The limits are for work that grows
+    # with the square of the rows, on a machine that does much else.
+    assert first < 15
+    assert later < 3
 
 
 def test_at_most_twelve_are_picked(front):

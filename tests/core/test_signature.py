@@ -69,7 +69,11 @@ def test_every_setting_is_shown_with_its_default_and_described(name):
     function, kind = FUNCTIONS[name]
     shown = inspect.signature(function).parameters
     assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in shown.values())
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.name != "optimizer_settings"}
+    fields = {
+        f.name: f
+        for f in dataclasses.fields(kind)
+        if f.name not in ("optimizer_settings", "objective_settings")
+    }
     if name in ("chat", "LM.chat"):  # an answer is streamed, which a search with beams cannot be
         fields = {each: fields[each] for each in fields if each not in BEAMS}
         assert not set(shown) & set(BEAMS)

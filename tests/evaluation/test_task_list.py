@@ -8,6 +8,8 @@ def test_every_task_stands_in_the_table_once_with_what_a_person_needs():
     assert [each.name for each in table] == sorted(TASKS)
     assert isinstance(table[:2], TaskList) and len(table[:2]) == 2
     for each in table:
+        if not each.kind.__module__.startswith("nbllm."):
+            continue  # another test has registered it
         assert each.summary and each.figures, each.name
         assert each.source or each.name in ("perplexity", "translation"), each.name
     by_name = {each.name: each for each in table}
