@@ -238,8 +238,8 @@ def test_adapters_are_in_the_weights_while_answers_are_sampled(lm, adapter):
     ids = torch.tensor([[3, 7, 5, 9]])
     parameters = dict(lm.model.named_parameters())
     before = {name: (each, each.detach().clone(), each.requires_grad) for name, each in parameters.items()}
-    logits = lm.model(ids)
     lm.model.attention_backend = "per_head"
+    logits = lm.model(ids)
     with for_sampling(lm.model, lm):
         assert lm.model.attention_backend == "auto"
         assert (lm.adapters[0].state == "merged") == all(
