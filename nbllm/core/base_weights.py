@@ -6,15 +6,12 @@ each checkpoint, in `checkpoints/step-.../`, has the adapter and a file that nam
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from nbllm.core.io import atomic_directory, read_json, sha256_file, write_json
+from nbllm.core.io import atomic_directory, link_or_copy, read_json, sha256_file, write_json
 
 REFERENCE = "base.json"  # in a checkpoint
 FOLDER = "base"  # in a run's folder
@@ -97,7 +94,4 @@ class BaseWeights:
             return
         with atomic_directory(run / FOLDER) as aside:
             for name in self.files:
-                with contextlib.suppress(OSError):
-                    os.link(self.folder / name, aside / name)
-                    continue
-                shutil.copyfile(self.folder / name, aside / name)
+                link_or_copy(self.folder / name, aside / name)

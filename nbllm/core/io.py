@@ -146,6 +146,18 @@ def _second_name(file: Path, second: Path) -> None:
         os.replace(file, second)
 
 
+def link_or_copy(file: Path, second: Path) -> None:
+    """Give a file a second name; where file systems cannot, copy it.
+
+    Raises:
+        OSError: The disk is full, or cannot be written.
+    """
+    try:
+        os.link(file, second)
+    except (OSError, NotImplementedError):
+        shutil.copyfile(file, second)
+
+
 def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     """Open a regular file for reading; a pipe or a device would block, or never end.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nbllm.core.io import atomic_files, sha256_file, write_json
+from nbllm.core.io import atomic_files, link_or_copy, sha256_file, write_json
 from nbllm.data.pipeline.applying import REMOVED_BY
 from nbllm.data.pipeline.parts import DATA, LEDGER_PART, SIGNALS, Part, disk_errors
 
@@ -39,7 +37,7 @@ def finish(out: Path, stages: Sequence[tuple[Path, Sequence[Part]]], manifest: d
         files = []
         for number, part in enumerate(parts):
             name = f"{DATA_FOLDER}/part-{number:05d}.parquet"
-            _second_name(part.file(last, DATA), aside / name)
+            link_or_copy(part.file(last, DATA), aside / name)
             files.append({"file": name, **vars(part.left), "sha256": part.sha256[DATA]})
         _write(
             aside / LEDGER_FILE,
@@ -62,14 +60,6 @@ def _stale(out: Path, aside: Path) -> list[Path]:
     """Return the data files of an earlier run that the new one does not replace."""
     new = {file.name for file in (aside / DATA_FOLDER).iterdir()}
     return [file for file in (out / DATA_FOLDER).glob("part-*.parquet") if file.name not in new]
-
-
-def _second_name(file: Path, name: Path) -> None:
-    """Give a file a second name; where the file system has no such thing, copy it."""
-    try:
-        os.link(file, name)
-    except (OSError, NotImplementedError):
-        shutil.copyfile(file, name)
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> None:
