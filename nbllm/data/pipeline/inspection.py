@@ -212,8 +212,19 @@ class Inspection:
         return np.asarray(self._data.to_table(columns=["document_id"])["document_id"].to_numpy(), np.int64)
 
     @functools.cached_property
-    def _places(self) -> dict[int, int]:
-        return {int(each): place for place, each in enumerate(self._kept)}
+    def _kept_order(self) -> NDArray[np.intp]:
+        """(documents,) the places in `_kept`, by ascending id."""
+        return np.argsort(self._kept, kind="stable")
+
+    @functools.cached_property
+    def _quotes(self) -> Any:
+        import pyarrow.dataset as ds
+
+        return ds.dataset(str(self.prepared.folder / LEDGER_FILE), format="parquet")
+
+    def _drops(self, document: int) -> NDArray[np.intp]:
+        """Return the rows of the ledger that drop a document."""
+        return np.flatnonzero((self._ledger["id"] == document) & (self._ledger["kind"] == "document"))
 
     def _changed(self, name: str, thresholds: Mapping[str, float]) -> NDArray[np.int64]:
         then, now = self.at({}).ids, self.at(thresholds).ids
@@ -222,20 +233,15 @@ class Inspection:
 
     def _text(self, document: int) -> str | None:
         """Return a document's text: as it was kept, or as the ledger quotes it."""
-        place = self._places.get(document)
-        if place is not None:
-            return str(self._data.take([place], columns=["text"])["text"][0].as_py())
-        rows = np.flatnonzero((self._ledger["id"] == document) & (self._ledger["kind"] == "document"))
-        texts = [self._quoted(int(row)) for row in rows]
+        at = int(np.searchsorted(self._kept, document, sorter=self._kept_order))
+        if at < len(self._kept) and self._kept[self._kept_order[at]] == document:
+            found = self._data.take([int(self._kept_order[at])], columns=["text"])
+            return str(found["text"][0].as_py())
+        texts = (self._quoted(int(row)) for row in self._drops(document))
         return next((text for text in texts if text), None)
 
     def _quoted(self, row: int) -> str:
-        import pyarrow.dataset as ds
-
-        found = ds.dataset(str(self.prepared.folder / LEDGER_FILE), format="parquet").take(
-            [row], columns=["text"]
-        )
-        return found["text"][0].as_py() or ""
+        return self._quotes.take([row], columns=["text"])["text"][0].as_py() or ""
 
     def _document(self, document: int) -> ShownText:
         text = self._text(document) or ""
@@ -246,8 +252,7 @@ class Inspection:
         is_document = self._ledger["kind"][row] == "document"
         why = [self._reason(row)]
         if is_document:
-            others = np.flatnonzero((self._ledger["id"] == document) & (self._ledger["kind"] == "document"))
-            why += [self._reason(int(other)) for other in others if other != row]
+            why += [self._reason(int(other)) for other in self._drops(document) if other != row]
         text = self._quoted(row) or (self._text(document) or "" if is_document else "")
         length = int(self._ledger["stop"][row] - self._ledger["start"][row])
         return ShownText(document, tuple(why), tuple(self._marked(row, text)), length > len(text.encode()))
