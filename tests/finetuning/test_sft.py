@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -16,6 +15,7 @@ from nbllm.finetuning.tokens import tokenize
 from nbllm.inference.chat_templates import use_template
 from nbllm.objectives import OBJECTIVES
 from nbllm.objectives.isolation import seen_of
+from tests.finetuning.killing import kill_and_finish
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -177,15 +177,7 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(lm, tmp_path):
     run = nb.finetune(
         lm, chats, adapter=nb.LoRA(rank=2), folder=tmp_path, name="killed", where="process", **settings
     )
-    run.wait(step=60, timeout=120, progress=False)
-    process = psutil.Process(run.events("start")[-1]["pid"])
-    process.kill()
-    psutil.wait_procs([process], timeout=30)
-    again = nb.attach(run.path, where="thread")
-    again.resume()
-    again.wait(timeout=120, progress=False)
-    assert again.state == "finished"
-    assert nb.replay(again, progress=False).identical
+    kill_and_finish(run, step=60)
 
 
 def test_bad_calls(lm, tmp_path):

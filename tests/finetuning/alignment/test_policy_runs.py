@@ -1,12 +1,12 @@
 """Runs that learn from rewards: what is kept of them, and that they are replayed, rewound and forked exactly."""
 
-import psutil
 import pytest
 import torch
 
 import nbllm as nb
 from nbllm.core.errors import RunError, UserError
 from nbllm.training.train_state import TrainState
+from tests.finetuning.killing import kill_and_finish
 
 PROMPTS = ["def add", "import ", "the list", "for x in"]
 SETTINGS = {
@@ -92,15 +92,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(lm, tmp_path):
     run = nb.finetune(
         lm, prompts, method="ppo", name="killed", folder=tmp_path, where="process", **{**SETTINGS, **settings}
     )
-    run.wait(step=20, timeout=120, progress=False)
-    process = psutil.Process(run.events("start")[-1]["pid"])
-    process.kill()
-    psutil.wait_procs([process], timeout=30)
-    again = nb.attach(run.path, where="thread")
-    again.resume()
-    again.wait(timeout=120, progress=False)
-    assert again.state == "finished"
-    assert nb.replay(again, progress=False).identical
+    kill_and_finish(run, step=20)
 
 
 def test_the_coefficient_follows_its_target(lm, tmp_path):

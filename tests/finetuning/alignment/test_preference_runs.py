@@ -1,7 +1,6 @@
 """Runs that learn from pairs: their first loss, what they report, the reference, and that they are exact."""
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -11,6 +10,7 @@ from nbllm.data.sample_store import SampleStore
 from nbllm.finetuning import METHODS
 from nbllm.training.config import TrainConfig
 from nbllm.training.objective import make_objective
+from tests.finetuning.killing import kill_and_finish
 
 WORDS = ("one", "two", "six", "ten", "red", "bad")
 ROWS = [
@@ -151,12 +151,4 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(lm, tmp_path):
         lm, ROWS, method="dpo", adapter=nb.LoRA(rank=2), folder=tmp_path, name="killed", where="process",
         steps=200, **SETTINGS | {"checkpoint_interval": 50, "validation_interval": 0},
     )  # fmt: skip
-    run.wait(step=60, timeout=120, progress=False)
-    process = psutil.Process(run.events("start")[-1]["pid"])
-    process.kill()
-    psutil.wait_procs([process], timeout=30)
-    again = nb.attach(run.path, where="thread")
-    again.resume()
-    again.wait(timeout=120, progress=False)
-    assert again.state == "finished"
-    assert nb.replay(again, progress=False).identical
+    kill_and_finish(run, step=60)
