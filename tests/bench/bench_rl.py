@@ -9,9 +9,7 @@ too. Nothing is asserted.
 from __future__ import annotations
 
 import argparse
-import collections
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +30,7 @@ from nbllm.training.precision import DTYPES
 from nbllm.training.ranks import OneRank
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
+from tests.bench.turns import take_turns
 
 NAME, RANK = "smollm2-135m-instruct", 8
 PROMPTS, SAMPLES, LONGEST = 2, 4, 48
@@ -149,24 +148,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         lm.save(f"{folder}/model")
         steps = {"nbllm": ours(lm, full=options.full), "trl": theirs(Path(folder), full=options.full)}
-        tokens, seconds = collections.Counter[str](), collections.Counter[str]()
-        for number in range(options.rounds + 1):
-            for name, step in steps.items():
-                began = time.perf_counter()
-                count = step()
-                took = time.perf_counter() - began
-                print(f"round {number}: {name} {took:.1f} s, {count} tokens of answers", flush=True)
-                if number:  # the first one warms up
-                    tokens[name] += count
-                    seconds[name] += took
-        speeds = {name: tokens[name] / seconds[name] for name in steps}
-        for name in steps:
-            print(
-                f"{name}: {seconds[name] / options.rounds:.2f} s a step, {speeds[name]:.1f} tokens of answers/s"
-            )
+        turns = take_turns(steps, options.rounds)
+    for name in steps:
         print(
-            f"steps: {seconds['trl'] / seconds['nbllm']:.2f}x, tokens: {speeds['nbllm'] / speeds['trl']:.2f}x"
+            f"{name}: {turns.seconds[name] / options.rounds:.2f} s a step, "
+            f"{turns.speed(name):.1f} tokens of answers/s"
         )
+    print(
+        f"steps: {turns.seconds['trl'] / turns.seconds['nbllm']:.2f}x, "
+        f"tokens: {turns.speed('nbllm') / turns.speed('trl'):.2f}x"
+    )
 
 
 if __name__ == "__main__":

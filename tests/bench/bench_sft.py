@@ -9,9 +9,7 @@ Both take a step in turn in one process; tokens are those of conversations, with
 from __future__ import annotations
 
 import argparse
-import collections
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +33,7 @@ from nbllm.training.ranks import OneRank
 from nbllm.training.run_choices import make_choices
 from nbllm.training.step import Stepper
 from nbllm.training.train_state import TrainState
+from tests.bench.turns import take_turns
 
 NAME, RANK, LENGTH = "smollm2-135m-instruct", 8, 256
 EXAMPLES, ROWS = 6, 2  # of a batch; both are some 500 tokens
@@ -147,20 +146,10 @@ def main() -> None:
             "nbllm": ours(lm, rows, options.precision),
             "trl + peft": theirs(Path(folder), rows, options.precision),
         }
-        tokens, seconds = collections.Counter[str](), collections.Counter[str]()
-        for number in range(options.rounds + 1):
-            for who, step in steps.items():
-                began = time.perf_counter()
-                count = step()
-                took = time.perf_counter() - began
-                print(f"{who:12} {count:5} tokens in {took:5.2f} s", flush=True)
-                if number:  # the first step warms up
-                    tokens[who] += count
-                    seconds[who] += took
-    speeds = {who: tokens[who] / seconds[who] for who in steps}
-    for who, speed in speeds.items():
-        print(f"{who:12} {speed:8.0f} tokens/s")
-    print(f"ratio {speeds['nbllm'] / speeds['trl + peft']:.2f}")
+        turns = take_turns(steps, options.rounds)
+    for who in steps:
+        print(f"{who:12} {turns.speed(who):8.0f} tokens/s")
+    print(f"ratio {turns.speed('nbllm') / turns.speed('trl + peft'):.2f}")
 
 
 if __name__ == "__main__":
