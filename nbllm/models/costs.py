@@ -26,23 +26,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from nbllm.core.errors import UserError
 from nbllm.core.html import escape, fragment, table
 from nbllm.core.quantities import number, size
 from nbllm.core.text_table import text_table
 from nbllm.models.config import ModelConfig
+from nbllm.models.module_costs import PARTS, module_costs
 from nbllm.models.network import CausalNetwork, Network, build_without_weights
-from nbllm.nn.attention import Attention
 from nbllm.nn.cross_attention import CrossAttention
-from nbllm.nn.feed_forward import FeedForward
-from nbllm.nn.gelu import gelu_tanh
-from nbllm.nn.joined import JoinedLinears
-from nbllm.nn.mixture_of_experts import MixtureOfExperts
-from nbllm.nn.positions import Positions, TransformerXLPositions
-from nbllm.nn.time_mixing import ChannelMixing, TimeMixing
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -52,7 +43,7 @@ class Part:
     """What a part of a network costs.
 
     Attributes:
-        name: One of `_PARTS`: "embedding", "attention", "feed-forward", "norms", "head", ...
+        name: One of `PARTS`: "embedding", "attention", "feed-forward", "norms", "head", ...
         parameters: How many elements its parameters have.
         flops: Floating-point operations of a forward pass, per token.
         activations: Elements that a training step keeps for the backward pass, per token.
@@ -74,6 +65,7 @@ class Costs:
         sequence_length: Tokens of each, which is also how many keys a query is compared with. An encoder-decoder reads
             so many and writes as many.
         parts: The parts of the network.
+        score_flops: Of the operations of a forward pass, those of attention's scores and weighted values, per token.
         cache_elements_per_token: Elements of the key/value cache for each token of a sequence; of an encoder-decoder
             for each that is read and one that is written.
         state_elements: Elements of the cache that a sequence takes whatever its length.
@@ -83,6 +75,7 @@ class Costs:
     batch_size: int
     sequence_length: int
     parts: Sequence[Part]
+    score_flops: float
     cache_elements_per_token: int
     state_elements: int
 
@@ -100,6 +93,12 @@ class Costs:
     def flops_per_step(self) -> float:
         """Operations of a training step: forward and backward pass of the whole batch."""
         return 3 * self.flops_per_token * self.batch_size * self.sequence_length
+
+    @property
+    def causal_flops_per_step(self) -> float:
+        """The same without the scores that a causal mask hides: half of them."""
+        hidden = self.score_flops / 2
+        return 3 * (self.flops_per_token - hidden) * self.batch_size * self.sequence_length
 
     def weight_bytes(self, dtype: str) -> int:
         """Return the memory of the weights."""
@@ -218,141 +217,15 @@ def count_costs(config: ModelConfig, *, batch_size: int = 1, sequence_length: in
         raise UserError("batch_size and sequence_length must be at least 1.", where="costs")
     network = build_without_weights(config)
     parameters = Counter[str]()
-    flops, kept = defaultdict[str, float](float), defaultdict[str, float](float)
-    layers_per_block = config.num_layers / (config.num_layer_groups or config.num_layers)
-    shared = _layers_with_a_shared_input(network)
-    for path, module in network.named_modules():
-        name = _part_of(path, module)
-        uses = layers_per_block if path.startswith("blocks.") else 1.0
-        if ".relative." in f".{path}":  # of distances, not of tokens
-            uses = 0.0
-        if ".experts." in path:  # only the chosen ones compute a token
-            uses *= config.experts_per_token / config.num_experts
-        parameters[name] += sum(own.numel() for own in module.parameters(recurse=False))
-        flops[name] += uses * _flops(module, length)
-        kept[name] += 0 if module in shared else uses * _kept(module, length)
-        if isinstance(module, Positions):
-            stack = network.get_submodule(path.rpartition(".")[0])
-            kept["attention"] += _kept_for_positions(stack, module, config, (batch_size, length))
-            flops["attention"] += _flops_for_positions(module, config, (batch_size, length))
-    if config.parallel_block:  # both parts read one tensor, or both of their normalizations do
-        kept["norms"] -= config.num_layers * config.hidden_size
-    if not config.score_head and network.can != {"embed"}:
-        weight = cast(Tensor, network.head_weight)
-        if not any(module.weight is weight for module in network.modules() if isinstance(module, nn.Linear)):
-            flops["head"] += 2 * weight.numel()
-            kept["head"] += weight.shape[1]
-    names = [name for name in _PARTS if parameters[name] or flops[name]]
+    flops, kept, scores = defaultdict[str, float](float), defaultdict[str, float](float), 0.0
+    for each in module_costs(network, batch_size, length):
+        parameters[each.part] += each.parameters
+        flops[each.part] += each.flops
+        kept[each.part] += each.kept
+        scores += each.scores
+    names = [name for name in PARTS if parameters[name] or flops[name]]
     parts = [Part(name, parameters[name], flops[name], kept[name]) for name in names]
-    return Costs(config, batch_size, length, parts, *_cache_elements(network))
-
-
-_PARTS = (
-    "embedding", "attention", "cross-attention", "feed-forward", "time-mixing", "channel-mixing", "norms", "head",
-)  # fmt: skip
-
-
-def _part_of(path: str, module: nn.Module) -> str:
-    """Return the part of the network that a module belongs to, by the names that parts have in every network."""
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        return "norms"
-    names = path.replace("positions.relative", "attention").split(".")
-    for name in ("cross_attention", "attention", "feed_forward", "time_mixing", "channel_mixing", "head"):
-        if name in names:
-            return name.replace("_", "-")
-    return "head" if path in ("pooler", "head_projection", "score") else "embedding"
-
-
-def _flops(module: nn.Module, keys: int) -> int:
-    """Return the operations of a module for one token, those of the modules in it not included."""
-    if isinstance(module, nn.Linear):
-        return 2 * module.weight.numel()
-    if isinstance(module, (Attention, CrossAttention)):
-        return 4 * keys * module.query.out_features
-    return 0
-
-
-def _kept(module: nn.Module, keys: int) -> int:
-    """Return the elements that a module keeps of one token for the backward pass, likewise."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        return module.weight.numel()
-    if isinstance(module, CrossAttention):
-        return module.query.out_features + module.key.out_features + module.value.out_features
-    if isinstance(module, Attention):
-        heads = module.query.out_features + module.key.out_features
-        normalized = 0 if module.query_norm is None else heads
-        if module.softcap:  # no fused kernel bounds scores, so that these and the weights are kept
-            num_heads = module.query.out_features // module.head_dim
-            return 2 * num_heads * keys + module.value.out_features + normalized
-        return heads + module.value.out_features + normalized
-    if isinstance(module, MixtureOfExperts):  # what the experts of a token made of it, to be weighted
-        return module.experts_per_token * module.router.in_features
-    if isinstance(module, FeedForward):
-        width = module.up.out_features
-        if module.gate is None:
-            return 0 if module.activation is F.relu else width
-        factors = {F.silu: 2, gelu_tanh: 4}  # how often the inner part is kept, in whole or in parts
-        return factors.get(module.activation, 3) * width
-    if isinstance(
-        module, TimeMixing
-    ):  # both tokens of the mixtures; of the mean, its operands and states; the gate
-        return 9 * module.key.out_features
-    if isinstance(module, ChannelMixing):
-        return 4 * module.value.out_features + module.key.out_features
-    return 0
-
-
-def _layers_with_a_shared_input(network: Network) -> set[nn.Module]:
-    """Return the linear layers whose input another layer keeps already."""
-    shared: set[nn.Module] = set()
-    for module in network.modules():
-        if isinstance(module, JoinedLinears):
-            shared.update(getattr(module, name) for name in module.joined[1:])
-        if isinstance(module, CrossAttention):
-            shared.add(module.key)  # what the encoder made: one tensor for all layers
-    return shared
-
-
-def _flops_for_positions(scheme: Positions, config: ModelConfig, batch: tuple[int, int]) -> float:
-    """Return the operations of the layers of a stack for one token because of its position scheme."""
-    if not isinstance(scheme, TransformerXLPositions):
-        return 0.0
-    batch_size, length = batch
-    distances = length if scheme.causal else 2 * length - 1
-    once = 2 * sum(weight.numel() for weight in scheme.relative.parameters()) * distances
-    of_a_query = 2 * config.num_heads * config.head_dim * distances
-    return len(scheme.relative) * of_a_query + once / (batch_size * length)
-
-
-def _kept_for_positions(
-    stack: nn.Module, scheme: Positions, config: ModelConfig, batch: tuple[int, int]
-) -> float:
-    """Return the elements that the layers of a stack keep of one token because of its position scheme."""
-    blocks = cast(nn.ModuleList, stack.blocks)
-    layers = config.num_layers if config.num_layer_groups else len(blocks)
-    batch_size, length = batch
-    if isinstance(scheme, TransformerXLPositions):
-        # Attention weights, and the scores of all distances; queries, twice; once for the batch, places and W_R R.
-        queries, distances = config.num_heads * config.head_dim, length if scheme.causal else 2 * length - 1
-        of_batch = 4 * length + queries * distances / length
-        return layers * (config.num_heads * (length + distances) + 2 * queries + of_batch / batch_size)
-    if type(scheme).rotate is not Positions.rotate:  # queries and keys before and after
-        queries = config.num_heads * config.head_dim
-        # Of heads that are put together of two parts, the result of attention lies in another order: it is copied.
-        copied = queries if config.rotary_dim < config.head_dim or config.rotary_interleaved else 0
-        return float(layers * (queries + config.num_kv_heads * config.head_dim + copied))
-    if type(scheme).bias is Positions.bias:
-        return 0.0
-    weights = config.num_heads * length
-    if any(parameter.requires_grad for parameter in scheme.parameters()):
-        # No fused kernel has a gradient for the bias, so the attention weights are kept; and so are, once for the
-        # batch, the bias and its buckets.
-        return layers * weights + 2 * weights / batch_size
-    # Where the future is hidden, each layer does so in a copy of its own.
-    copies = layers if isinstance(stack, CausalNetwork) or getattr(stack, "is_decoder", False) else 1
-    return copies * weights / batch_size
+    return Costs(config, batch_size, length, parts, scores, *_cache_elements(network))
 
 
 def _cache_elements(network: Network) -> tuple[int, int]:

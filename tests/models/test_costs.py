@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nbllm.core.errors import UserError
 from nbllm.models import PRESETS, ModelConfig, build, make_config
 from nbllm.models.families import FAMILIES
+from nbllm.models.module_costs import module_costs
 from nbllm.models.network import NETWORKS, build_without_weights
 
 BATCH, LENGTH = 4, 128
@@ -179,3 +180,22 @@ def test_every_network_is_held_to_this():
     assert {config.network for config in CONFIGS.values()} == {
         name for name in NETWORKS if not name.startswith("test_")
     }
+
+
+def test_operations_of_gpt2_are_those_of_its_matrices_and_scores_however_its_head_is_tied():
+    config = make_config("gpt2")
+    for costs in (config.costs(), config.replace(tie_embeddings=False).costs()):
+        assert costs.flops_per_step / 1024 == 854_438_400
+        assert costs.causal_flops_per_step / 1024 == 797_815_296
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("length", [100, 256, 1024])
+def test_attention_by_blocks_keeps_its_weights_of_short_sequences(family, length):
+    config = make_config(family, **SMALL | {"max_positions": 1024})
+    network = build(config)
+    network.attention_backend = "blocked"
+    ids = torch.zeros(2, length, dtype=torch.long)
+    elements = sum(each.kept for each in module_costs(network, 2, length, keeps_weights=True)) * 2 * length
+    # Of rotary positions it lets go what "sdpa" and "per_head" hold: queries and keys before they are rotated.
+    assert 4 * elements == pytest.approx(kept(network, ids), rel=0.1)

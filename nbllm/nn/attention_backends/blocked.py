@@ -194,14 +194,23 @@ def _part(
 def _workspace_for_weights(query: Tensor, key: Tensor, blocks: list[_Block]) -> list[Tensor]:
     """Return a tensor a block, (batch, kv_head, head * query, key), or none where they would be too large."""
     batch, num_heads, num_kv_heads = query.shape[0], query.shape[1], key.shape[1]
-    elements = batch * num_heads * sum((block.last - block.first) * block.keys for block in blocks)
-    if elements > _KEEP_WITHIN * query.numel():
+    if not _num_kept(blocks, query.shape[2], query.shape[3]):
         return []
     groups = num_heads // num_kv_heads
     return [
         query.new_empty(batch, num_kv_heads, groups * (block.last - block.first), block.keys)
         for block in blocks
     ]
+
+
+def num_kept_weights(num_queries: int, num_keys: int, head_dim: int, *, causal: bool) -> int:
+    """Return how many attention weights of a head are kept for the backward pass."""
+    return _num_kept(_blocks(num_queries, num_keys, causal), num_queries, head_dim)
+
+
+def _num_kept(blocks: list[_Block], num_queries: int, head_dim: int) -> int:
+    elements = sum((block.last - block.first) * block.keys for block in blocks)
+    return elements if elements <= _KEEP_WITHIN * num_queries * head_dim else 0
 
 
 def empty_gradients(query: Tensor, key: Tensor) -> list[Tensor]:
