@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -133,19 +134,35 @@ class Decoder(CausalNetwork):
             before = torch.arange(past, device=positions.device).expand(len(positions), -1)
             of_keys = torch.cat((before, positions), dim=1) if past else positions
         where = self._places(past, count, positions, span_positions)
-        x = self.positions.embed(self.embed_tokens(input_ids), where)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+        x = self.begin_stream(input_ids, where)
         mask: Tensor | None = visible
         if visible is None and attention_mask is not None:
             mask = padded_causal_mask(attention_mask, count)
         seen = Places(slice(0, past + count) if of_keys is None else of_keys, where.length)
         full, windowed = self._contexts(where, seen, mask, cache, x)
         note_padding(None if attention_mask is None else attention_mask[:, past:])
-        for layer, block in enumerate(self.blocks):
+        for layer, block in self.numbered_blocks():
             x = block(x, full if self._sees_all(layer) else windowed)
         if cache is not None:
             cache.advance(count)
+        return self.finish_stream(x)
+
+    def begin_stream(
+        self, input_ids: Int[Tensor, "batch position"], where: Places
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the residual stream that the first block reads."""
+        x = self.positions.embed(self.embed_tokens(input_ids), where)
+        out: Tensor = x if self.embedding_norm is None else self.embedding_norm(x)
+        return out
+
+    def numbered_blocks(self) -> Iterable[tuple[int, nn.Module]]:
+        """Return the blocks in their order, each with its number."""
+        return enumerate(self.blocks)
+
+    def finish_stream(
+        self, x: Float[Tensor, "batch position hidden"]
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return what the head reads of the residual stream after the last block."""
         for last in (self.norm, self.head_projection):
             x = x if last is None else last(x)
         return x * self.config.hidden_size**-0.5 if self.config.scale_head else x

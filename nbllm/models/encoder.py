@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -133,17 +134,30 @@ class Encoder(Network):
         mask: Tensor | None = visible
         if visible is None and attention_mask is not None:
             mask = padding_mask(attention_mask)
-        x = self._embed(input_ids, token_types, places)
+        x = self.begin_stream(input_ids, token_types, places)
         bias = self.positions.bias(places, seen)
         bias = None if bias is None else bias.to(x)
         context = AttentionContext(
             causal=False, mask=with_bias(mask, bias), scheme=self.positions, positions=places, key_positions=seen,
             cache=cache, backend=self.attention_backend,
         )  # fmt: skip
+        for layer, block in self.numbered_blocks():
+            if num_layers is not None and layer >= num_layers:
+                break
+            x = block(x, context)
+        return self.finish_stream(x)
+
+    def numbered_blocks(self) -> Iterable[tuple[int, nn.Module]]:
+        """Return the block of each layer in their order, with the layer's number; a block may serve several layers."""
         each = self.config.num_layers / len(self.blocks)
-        for layer in range(self.config.num_layers if num_layers is None else num_layers):
-            x = self.blocks[int(layer / each)](x, context)
-        return x if self.norm is None else self.norm(x)
+        return ((layer, self.blocks[int(layer / each)]) for layer in range(self.config.num_layers))
+
+    def finish_stream(
+        self, x: Float[Tensor, "batch position hidden"]
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the hidden states of the residual stream after the last block."""
+        out: Tensor = x if self.norm is None else self.norm(x)
+        return out
 
     def logits(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, "... vocabulary"]:
         """Return the scores of every token of the vocabulary; there must be a head."""
@@ -229,7 +243,13 @@ class Encoder(Network):
             return None
         return (attention_mask.long().cumsum(1) - 1).clamp_(min=0)
 
-    def _embed(self, input_ids: Tensor, token_types: Tensor | None, places: Places) -> Tensor:
+    def begin_stream(
+        self,
+        input_ids: Int[Tensor, "batch position"],
+        token_types: Int[Tensor, "batch position"] | None,
+        places: Places,
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the residual stream that the first block reads; arguments as in `hidden`."""
         x: Tensor = self.embed_tokens(input_ids)
         if self.token_types is not None:
             x = x + (self.token_types.weight[0] if token_types is None else self.token_types(token_types))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -86,9 +87,7 @@ class Stack(nn.Module):
         positions = None if of_keys is None else of_keys[:, past:]
         length = check_length(self.positions, past + count, positions)
         where = Places(slice(past, past + count) if positions is None else positions, length)
-        x = self.positions.embed(x, where)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
+        x = self.begin_stream(x, where)
         mask: Tensor | None = None
         if attention_mask is not None:
             mask = (
@@ -108,11 +107,30 @@ class Stack(nn.Module):
             source=source,
             backend=backend,
         )
-        for block in self.blocks:
+        for _, block in self.numbered_blocks():
             x = block(x, context)
         if cache is not None:
             cache.advance(count)
-        return x if self.norm is None else self.norm(x)
+        return self.finish_stream(x)
+
+    def begin_stream(
+        self, x: Float[Tensor, "batch position hidden"], where: Places
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the residual stream that the first block reads, of the embedded tokens."""
+        x = self.positions.embed(x, where)
+        out: Tensor = x if self.embedding_norm is None else self.embedding_norm(x)
+        return out
+
+    def numbered_blocks(self) -> Iterable[tuple[int, nn.Module]]:
+        """Return the blocks in their order, each with its number."""
+        return enumerate(self.blocks)
+
+    def finish_stream(
+        self, x: Float[Tensor, "batch position hidden"]
+    ) -> Float[Tensor, "batch position hidden"]:
+        """Return the hidden states of the residual stream after the last block."""
+        out: Tensor = x if self.norm is None else self.norm(x)
+        return out
 
 
 @NETWORKS.register("encoder_decoder")
