@@ -11,6 +11,7 @@ from .harm.toxicity import toxicity as toxicity
 from .loader import WindowSource as WindowSource
 from .mixture import mix as mix
 from .packing import pack as pack
+from .pii.names import PresidioNames as PresidioNames, TaggedNames as TaggedNames
 from .pii.step import privacy as privacy
 from .pipeline.pipeline import Pipeline as Pipeline
 from .pipeline.prepared import Prepared as Prepared

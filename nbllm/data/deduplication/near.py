@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -96,9 +96,9 @@ class NearDuplicates(CorpusStep):
         return Bands(self.bands, self.rows)
 
     @property
-    def _keys(self) -> list[str]:
+    def keys(self) -> tuple[str, ...]:
         """The columns of keys: of the whole set, so that copies are joined first and then left aside; of the bands."""
-        return ["set", *(f"band {band}" for band in range(self.setting.bands))]
+        return ("set", *(f"band {band}" for band in range(self.setting.bands)))
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -120,7 +120,7 @@ class NearDuplicates(CorpusStep):
         columns = {
             "id": pa.array(ids),
             "shingles": pa.LargeListArray.from_arrays(pa.array(ends), pa.array(shingles)),
-            **{name: pa.array(keys[i]) for i, name in enumerate(self._keys)},
+            **{name: pa.array(keys[i]) for i, name in enumerate(self.keys)},
         }
         return pa.table(columns)
 
@@ -132,12 +132,14 @@ class NearDuplicates(CorpusStep):
         counts = np.zeros(3, np.int64)
         bits = max(1, num_documents.bit_length())
         low = np.uint64((1 << bits) - 1)
-        present = np.flatnonzero(corpus.sets.sizes).astype(np.uint64)
-        with progress("joining bands", len(self._keys), " bands") as bar:
-            for name in self._keys:
-                keys = _read(tables, name, np.uint64)[corpus.order]
-                entries = (keys[present] & ~low) | present
-                del keys
+        with progress("joining bands", len(self.keys), " bands") as bar:
+            for name in self.keys:
+                keys, ids = tables.sharing(name)
+                documents = np.searchsorted(corpus.ids, ids)
+                some = (
+                    corpus.sets.sizes[documents] > 0
+                )  # those without words share a key, and are not compared
+                entries = (keys[some] & ~low) | documents[some].astype(np.uint64)
                 entries.sort()
                 join_band(entries, bits, corpus.sets, self.threshold, parents, copies, counts)
                 bar.update(1)
@@ -152,7 +154,7 @@ class NearDuplicates(CorpusStep):
         recall, precision = self._measure(corpus, parents, copies, removed, partners[dropped])
         report = NearDuplicateReport(
             documents=num_documents,
-            without_words=num_documents - present.size,
+            without_words=int((corpus.sets.sizes == 0).sum()),
             removed=removed.size,
             clusters=int((sizes > 1).sum()),
             compared=int(counts[NUM_COMPARED]),
@@ -209,12 +211,10 @@ class _Corpus(NamedTuple):
 
     Attributes:
         ids: int64 (document,), ascending.
-        order: int64 (document,), where each stands in the tables.
         sets: The shingles, mapped from a file.
     """
 
     ids: NDArray[np.int64]
-    order: NDArray[np.int64]
     sets: ShingleSets
 
     def shingles(self, document: int) -> NDArray[np.uint32]:
@@ -232,15 +232,9 @@ def _collect(tables: Tables, workdir: Path) -> _Corpus:
             for chunk in table["shingles"].chunks:
                 sizes.append(np.diff(chunk.offsets.to_numpy()))
                 file.write(chunk.flatten().to_numpy())
-    ids, size = _read(tables, "id", np.int64), np.concatenate(sizes)
+    ids, size = tables.column("id", np.int64), np.concatenate(sizes)
     begins = np.cumsum(size) - size
     order = np.argsort(ids, kind="stable")
     shingles = np.memmap(path, np.uint32, "r") if path.stat().st_size else np.empty(0, np.uint32)
     shingles.flags.writeable = False
-    return _Corpus(ids[order], order, ShingleSets(np.asarray(shingles), begins[order], size[order]))
-
-
-def _read(tables: Tables, column: str, dtype: Any) -> NDArray[Any]:
-    """Return a column of all tables as one array."""
-    parts = [table[column].to_numpy() for table in tables]
-    return np.concatenate([np.empty(0, dtype), *parts])
+    return _Corpus(ids[order], ShingleSets(np.asarray(shingles), begins[order], size[order]))

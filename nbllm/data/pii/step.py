@@ -49,7 +49,10 @@ class Privacy(Editor):
 
     def describe(self) -> dict[str, Any]:
         """Return the settings: of the key its fingerprint, of the function of names where it is from."""
-        return {**super().describe(), "names": function_name(self.names), "key": fingerprint(self.key)}
+        names = function_name(self.names)
+        if dataclasses.is_dataclass(self.names):
+            names = f"{names} {self.names!r}"  # its model
+        return {**super().describe(), "names": names, "key": fingerprint(self.key)}
 
     def find(self, texts: Texts) -> Findings:
         """Return what is found in a batch, each with its proof; nothing is changed."""
@@ -98,15 +101,10 @@ def privacy(
     entropy. In the place of each stands its kind and letters that are the same for the same person in all documents, on
     any number of workers: "[EMAIL-K3V9Q2]". Displays and the ledger show finds masked.
 
-    Names need a function that finds them, such as a local model:
+    Names need a function that finds them: Microsoft's Presidio (extra `names`), or a token classifier of transformers:
 
-    >>> tagger = transformers.pipeline("token-classification", model=path, aggregation_strategy="simple")
-    >>> nb.data.privacy(names=lambda text: [(e["start"], e["end"]) for e in tagger(text) if e["entity_group"] == "PER"])
-
-    or Microsoft's Presidio:
-
-    >>> engine = presidio_analyzer.AnalyzerEngine()
-    >>> nb.data.privacy(names=lambda text: [(e.start, e.end) for e in engine.analyze(text, "en", ["PERSON"])])
+    >>> nb.data.privacy(names=nb.data.PresidioNames("en_core_web_sm"))
+    >>> nb.data.privacy(names=nb.data.TaggedNames("folder/of/a/model"))
 
     Args:
         kinds: "secret", "credentials" (user and password of a URL), "email", "iban", "card", "national_id" (of 13

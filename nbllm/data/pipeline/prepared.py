@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from nbllm.data.pipeline.counts import StepCount
 from nbllm.data.pipeline.finishing import LEDGER_FILE, MANIFEST, SIGNALS_FILE
 from nbllm.data.pipeline.funnel import Funnel
 from nbllm.data.pipeline.parts import disk_errors
-from nbllm.data.pipeline.thresholds import Outlook, outlook
+from nbllm.data.pipeline.thresholds import Outlook, StoredSignals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +147,11 @@ class Prepared:
         Raises:
             UserError: There is no such rule, or no signal is stored for it.
         """
-        return outlook(self.folder, self.manifest["steps"], thresholds)
+        return self._stored_signals.outlook(thresholds)
+
+    @functools.cached_property
+    def _stored_signals(self) -> StoredSignals:
+        return StoredSignals(self.folder, self.manifest["steps"])
 
     def dataset(self) -> PreparedDataset:
         """Return what was kept as a `datasets.Dataset`, mapped from a file where it is large."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,19 @@ from nbllm.data.pipeline.placed import Placed, placed
 from nbllm.data.pipeline.prepared import SCHEMA, Prepared
 from nbllm.data.pipeline.reading import Readable
 from nbllm.data.pipeline.shards import Source
+from nbllm.data.pipeline.shuffle import shuffle
 from nbllm.data.pipeline.stage import Decisions, Stage, UnitResult
 from nbllm.data.pipeline.step import CorpusStep, Editor, Filter, Step, Tables
 from nbllm.data.pipeline.tokens import TokenCounter
 from nbllm.data.sources.omissions import NUM_EXAMPLES, Omissions
 
-STAGES, CHECKSUMS, DECISIONS, SOLVED = "stages", "checksums.json", "decisions.arrow", "solved.json"
+STAGES, CHECKSUMS, DECISIONS, SOLVED, WORK = (
+    "stages",
+    "checksums.json",
+    "decisions.arrow",
+    "solved.json",
+    "work",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +187,9 @@ class Run:
         step = place.step
         assert isinstance(step, CorpusStep)
         with disk_errors(self.out):
-            self.executor.call(functools.partial(_solved, step, files, path))
+            with _empty(folder / WORK) as workdir:
+                shuffle(self.executor, files, step.keys, workdir)
+                self.executor.call(functools.partial(_solved, step, files, path, workdir))
             write_json(record, sha256_file(path))
         return path
 
@@ -268,12 +278,17 @@ def _metadata(decisions: Path) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in metadata.items()}
 
 
-def _solved(step: CorpusStep, files: Sequence[Path], path: Path) -> None:
+def _solved(step: CorpusStep, files: Sequence[Path], path: Path, workdir: Path) -> None:
     """Let a step decide, and write its decisions."""
-    workdir = path.parent / "work"
-    shutil.rmtree(workdir, ignore_errors=True)
-    workdir.mkdir()
+    Decisions.write(step.solve(Tables(files, workdir), workdir), path)
+
+
+@contextlib.contextmanager
+def _empty(folder: Path) -> Iterator[Path]:
+    """Give an empty folder, and delete it afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
-        Decisions.write(step.solve(Tables(files), workdir), path)
+        yield folder
     finally:
-        shutil.rmtree(workdir, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

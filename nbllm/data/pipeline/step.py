@@ -190,6 +190,14 @@ class CorpusStep(Step):
     The engine calls `scan` on every batch, `solve` once, then `apply` on every batch.
     """
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns of what `scan` returns, of uint64 keys: `Tables.sharing` gives the documents that share one.
+
+        They are found before `solve`, each column by whichever worker is free.
+        """
+        return ()
+
     def scan(self, texts: Texts, ids: NDArray[np.int64]) -> pa.Table:
         """Return what has to be known of each document: a few bytes each, kept on the disk.
 
@@ -239,10 +247,27 @@ class Tables(Iterable["pa.Table"]):
 
     Args:
         files: Arrow stream files, in the order of their shards.
+        folder: Where the documents that share keys were written (`pipeline.shuffle`); None: nowhere.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], folder: Path | None = None) -> None:
         self._files = list(files)
+        self._folder = folder
+
+    def column(self, name: str, dtype: Any) -> NDArray[Any]:
+        """Return a column of numbers, of all tables behind one another: (documents,)."""
+        parts = [table[name].to_numpy() for table in self]
+        return np.concatenate([np.empty(0, dtype), *parts])
+
+    def sharing(self, name: str) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return the documents whose key others have too, in one of `CorpusStep.keys`.
+
+        Returns:
+            (entries,) keys, ascending, of which the low bits that number the documents are zero; and (entries,) ids.
+        """
+        assert self._folder is not None
+        keys, ids = np.load(shared_file(self._folder, name))
+        return keys.view(np.uint64), ids
 
     def __iter__(self) -> Any:
         import pyarrow as pa
@@ -253,6 +278,11 @@ class Tables(Iterable["pa.Table"]):
 
     def __len__(self) -> int:
         return len(self._files)
+
+
+def shared_file(folder: Path, column: str) -> Path:
+    """Return where the documents that share a key of a column are written."""
+    return folder / f"{column}.npy"
 
 
 class _Steps(Registry[type[Step]]):

@@ -9,6 +9,9 @@ import pyarrow as pa
 import pytest
 
 from nbllm.data.arrow_text import Texts
+from nbllm.data.pipeline.executing import Threads
+from nbllm.data.pipeline.shuffle import shuffle
+from nbllm.data.pipeline.step import Tables
 
 WORDS = [f"word{number}" for number in range(3000)]
 
@@ -39,12 +42,17 @@ def decide(step, documents, workdir, *, ids=None, batches=1, order=None):
     """The decisions of a corpus step on documents, scanned in batches, in any order of the batches."""
     ids = np.arange(len(documents), dtype=np.int64) if ids is None else np.asarray(ids, np.int64)
     parts = np.array_split(np.argsort(ids), batches)
+    workdir.mkdir(parents=True, exist_ok=True)
     tables = [
         step.scan(Texts.of(pa.array([documents[i] for i in part], pa.large_string())), ids[part])
         for part in parts
     ]
-    workdir.mkdir(parents=True, exist_ok=True)
-    return step.solve([tables[i] for i in order or range(batches)], workdir)
+    files = [workdir / f"{number}.arrow" for number in range(batches)]
+    for number, file in zip(order or range(batches), files, strict=True):
+        with pa.ipc.new_stream(str(file), tables[number].schema) as writer:
+            writer.write_table(tables[number])
+    shuffle(Threads(1), files, step.keys, workdir)
+    return step.solve(Tables(files, workdir), workdir)
 
 
 @pytest.fixture(scope="session")
