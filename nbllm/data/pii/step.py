@@ -49,9 +49,10 @@ class Privacy(Editor):
 
     def describe(self) -> dict[str, Any]:
         """Return the settings: of the key its fingerprint, of the function of names where it is from."""
-        names = function_name(self.names)
-        if dataclasses.is_dataclass(self.names):
-            names = f"{names} {self.names!r}"  # its model
+        finder: Any = self.names
+        names = function_name(finder)
+        if dataclasses.is_dataclass(finder):
+            names = f"{names} {finder!r}"  # its model
         return {**super().describe(), "names": names, "key": fingerprint(self.key)}
 
     def find(self, texts: Texts) -> Findings:

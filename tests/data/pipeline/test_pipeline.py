@@ -154,7 +154,9 @@ def test_a_document_that_breaks_several_rules_is_counted_once_and_listed_for_eac
     assert ledger["text"].fillna("-").tolist() == ["ab", "-", "bbbbbb"]
 
 
-def test_thresholds_are_moved_without_running_anything(tmp_path, monkeypatch):
+@pytest.mark.parametrize("most_kept", [0, 1 << 24], ids=["read each time", "kept in memory"])
+def test_thresholds_are_moved_without_running_anything(tmp_path, monkeypatch, most_kept):
+    monkeypatch.setattr("nbllm.data.pipeline.thresholds.MOST_KEPT", most_kept)
     texts = documents(200, seed=3)
     steps = [Length(5, 30), Vowels(0.2)]
     prepared = Pipeline(steps, part_bytes=700).run(texts, tmp_path / "a")
@@ -167,6 +169,9 @@ def test_thresholds_are_moved_without_running_anything(tmp_path, monkeypatch):
             not_run.setattr(Length, "signals", None)
             not_run.setattr(Vowels, "signals", None)
             outlook = prepared.at(thresholds)
+            if most_kept:  # so a slider can be followed
+                not_run.setattr("nbllm.data.pipeline.thresholds.pq", None)
+                assert prepared.at(thresholds).kept == outlook.kept
         real = Pipeline(changed, part_bytes=700).run(
             texts, tmp_path / f"b{len(thresholds)}{changed[1].least}"
         )
