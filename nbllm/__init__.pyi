@@ -1,6 +1,7 @@
 from . import (
     core as core,
     data as data,
+    distributed as distributed,
     evaluation as evaluation,
     finetuning as finetuning,
     inference as inference,
@@ -15,6 +16,7 @@ from . import (
 from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
+from .distributed import Launch as Launch
 from .evaluation import evaluate as evaluate, reproduce as reproduce
 from .finetuning import finetune as finetune
 from .inference import SamplingConfig as SamplingConfig

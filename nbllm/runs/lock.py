@@ -20,6 +20,7 @@ from nbllm.runs.process import describe, same_kernel, this_process
 LOCK = "trainer.lock"
 HOLDER = "trainer.json"
 MAX_HOLDER = 1 << 16  # bytes
+HANDOVER_SECONDS = 10.0  # a trainer that has written its last event still holds the run for a moment
 PROBE = 0.25  # seconds that a trainer tries at least, since `is_held` holds the lock for a moment
 SILENCE = 30.0  # seconds without an event after which a trainer on another machine counts as lost
 _held: set[Path] = set()

@@ -18,12 +18,11 @@ from nbllm.core.errors import RunError, listed
 from nbllm.core.io import ASIDE, expand_user, is_link, sync_directory, write_json
 from nbllm.runs import checkpoint, commands, events
 from nbllm.runs.liveness import LIVE, judge
-from nbllm.runs.lock import HOLDER, LOCK, TrainerLock, is_held
+from nbllm.runs.lock import HANDOVER_SECONDS, HOLDER, LOCK, TrainerLock, is_held
 from nbllm.runs.skim import newest_session
 from nbllm.runs.store import PROCESS_LOG, RECORD, check_name, read_record, run_folders
 from nbllm.runs.summary import parent_name
 
-PATIENCE = 10.0  # seconds: a trainer that has written its last event still holds the run for a moment
 _ASIDE = re.compile(re.escape(ASIDE) + "[0-9a-f]{32}")
 _PARTS = {  # by folder in the run's own, how what is ours is named
     checkpoint.FOLDER: checkpoint.NAME,
@@ -189,7 +188,7 @@ def _not_live(path: Path, record: dict[str, Any], done: str) -> Iterator[None]:
             if state == "starting" and not is_held(path)
             else "Stop it first: run.stop().",
         )
-    with TrainerLock(path, PATIENCE):
+    with TrainerLock(path, HANDOVER_SECONDS):
         yield
 
 

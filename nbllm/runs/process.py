@@ -19,6 +19,12 @@ def this_process() -> dict[str, Any]:
     return {"pid": pid, "pid_started": _own_start(pid), "host": socket.gethostname(), "machine": _machine()}
 
 
+def parent_process() -> dict[str, Any]:
+    """Return the same of the process that started this one."""
+    pid = os.getppid()
+    return {**this_process(), "pid": pid, "pid_started": _started(pid)}
+
+
 def is_alive(process: Mapping[str, Any]) -> bool | None:
     """Say whether the process that `this_process` described runs; `None` when it cannot be seen from here.
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nbllm.core.errors import RefusedError
+from nbllm.distributed.ranks import Ranks
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
-from nbllm.training.ranks import Ranks
 
 
 class CheckpointWriter(Protocol):

@@ -21,6 +21,7 @@ from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
+from nbllm.training.place import processes_of
 from nbllm.training.requirements import check_fits, check_known_to_a_process
 from nbllm.training.run_choices import DECISIVE, make_choices
 from nbllm.training.run_record import check_record
@@ -31,7 +32,13 @@ ITS_OWN = ("created", "host", "parent", "replay")  # what a run's record does no
 
 
 def fork(
-    path: Path, name: str, *, step: int | None, changes: Mapping[str, Any], actor: str, where: str | None
+    path: Path,
+    name: str,
+    *,
+    step: int | None,
+    changes: Mapping[str, Any],
+    actor: str,
+    where: dict[str, Any] | None,
 ) -> Path:
     """Create a run beside `path` that goes on from one of its checkpoints.
 
@@ -42,7 +49,7 @@ def fork(
         changes: Settings of `TrainConfig` that differ from the parent's at that step; its present rules are taken over,
             and start counting from zero.
         actor: Who forks.
-        where: Where the fork executes; `None` is where the parent did.
+        where: Where the fork executes, as a record says it: `where` and `launch`; `None` is where the parent did.
 
     Raises:
         RunError: There is no good checkpoint of that step on the run's current branch; the message names the others.
@@ -55,8 +62,7 @@ def fork(
         timeline = read_timeline(path, recorded_rules(record))
         info = _branching_point(path, timeline, step)
         try:
-            new, config = _forked_record(path, record, timeline, info, changes)
-            new |= {"where": where or record["where"]}
+            new, config = _forked_record(path, record, timeline, info, changes, where or {})
             check_known_to_a_process(config, new["where"])
             new["parent"] = {"run": path.name, "step": info.step, "actor": actor}
             created = create(path.parent, name, new)
@@ -76,6 +82,7 @@ def _forked_record(
     timeline: Timeline,
     info: CheckpointInfo,
     changes: Mapping[str, Any],
+    place: Mapping[str, Any],
 ) -> tuple[dict[str, Any], TrainConfig]:
     """Return the record and the configuration of a fork; errors as `fork`."""
     if changes.get("optimizer", record["config"]["optimizer"]) != record["config"]["optimizer"]:
@@ -110,9 +117,11 @@ def _forked_record(
         record,
         config=config.to_dict(),
         cannot=limits(data["validation"]),  # a replay cannot be steered, a fork of it can
+        **place,
     )
-    if DECISIVE & changes.keys():
-        new |= make_choices(config, shape)
+    processes = processes_of(new)
+    if DECISIVE & changes.keys() or processes != processes_of(record):
+        new |= make_choices(config, shape, processes=processes)
     return new, config
 
 

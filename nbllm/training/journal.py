@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import psutil
 from nbllm.core.errors import RunError
 from nbllm.runs.arguments import short
 from nbllm.runs.events import EventWriter
-from nbllm.runs.process import this_process
 from nbllm.runs.timeline import MAX_COLUMNS, USUAL
 
 HEARTBEAT_SECONDS = 5.0
@@ -79,17 +78,15 @@ class Journal:
         """Write what was kept; return whether everything is on the disk now."""
         return self._try(self.writer.flush)
 
-    def start(self, *, step: int, where: str, checkpoint: str | None, choices: dict[str, Any] | None) -> None:
-        """A trainer took the run up at `step`."""
-        self.emit(
-            "start",
-            step=step,
-            from_step=step,
-            checkpoint=checkpoint,
-            choices=choices,
-            where=where,
-            **this_process(),
-        )
+    def start(self, *, step: int, process: Mapping[str, Any], **fields: Any) -> None:
+        """A trainer took the run up at `step`.
+
+        Args:
+            step: The step.
+            process: As `this_process` describes it; while it is there, the run is live.
+            fields: `where`, `checkpoint` and `choices`, for the record.
+        """
+        self.emit("start", step=step, from_step=step, **fields, **process)
 
     @property
     def memory(self) -> int:
@@ -102,10 +99,7 @@ class Journal:
 
     def fail(self, error: BaseException, *, step: int) -> None:
         """The run ended by an error, perhaps before it began."""
-        trace = _to_the_user(traceback.extract_tb(error.__traceback__))
-        place = f" (in {trace[-1].name}, {Path(trace[-1].filename).name}:{trace[-1].lineno})" if trace else ""
-        reason = f"{type(error).__name__}: {error}{place}"
-        self.emit("end", step=step, state="failed", reason=reason, digest=None)
+        self.emit("end", step=step, state="failed", reason=reason_of(error), digest=None)
 
     def _beat(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
@@ -122,6 +116,13 @@ class Journal:
             return False
         self._complained = False
         return True
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error says, and the line where it was raised."""
+    trace = _to_the_user(traceback.extract_tb(error.__traceback__))
+    place = f" (in {trace[-1].name}, {Path(trace[-1].filename).name}:{trace[-1].lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _to_the_user(trace: Sequence[traceback.FrameSummary]) -> Sequence[traceback.FrameSummary]:

@@ -1,10 +1,11 @@
-"""Where a trainer executes: a thread of this kernel, or a process that outlives it."""
+"""Where a trainer executes: a thread of this kernel, or one or several processes that outlive it."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -18,22 +19,22 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.errors import RunError
 from nbllm.core.io import open_log, open_regular
 from nbllm.core.switch_interval import short_switch_interval
+from nbllm.distributed.launch import Launch
 from nbllm.runs.commands import discard
 from nbllm.runs.events import EventWriter, event_files
-from nbllm.runs.lock import TrainerLock
+from nbllm.runs.lock import HANDOVER_SECONDS, TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import PROCESS_LOG, read_record
 from nbllm.training.at_exit import finish_or_stop
 from nbllm.training.fork import fork
+from nbllm.training.place import placed
 from nbllm.training.run_record import check_record
 from nbllm.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
 
-PLACES = ("thread", "process")
-HANDOVER_SECONDS = 10.0
 LOG_END = 1 << 14  # bytes of the log in which a reason is looked for
 
 _threads: dict[Path, tuple[threading.Thread, Trainer]] = {}
@@ -45,12 +46,15 @@ class Launcher:
     Args:
         lm: The model in this kernel that a thread's run gives its weights to, or `None`. A fork leaves it alone. The
             handle does not keep it alive: once nobody else holds it, there is no one to give weights to.
-        where: "thread" or "process"; `None` is where the run's record says.
+        where: "thread", "process", or on which processes; `None` is where the run's record says.
+
+    Raises:
+        UserError: `where` is none of these.
     """
 
-    def __init__(self, lm: LM | None = None, where: str | None = None) -> None:
+    def __init__(self, lm: LM | None = None, where: str | Launch | None = None) -> None:
         self._lm = None if lm is None else weakref.ref(lm)
-        self.where = where
+        self.where = None if where is None else placed(where)
 
     @property
     def lm(self) -> LM | None:
@@ -76,8 +80,11 @@ class Launcher:
         # A trainer that has written its last event may still hold the run for a moment; so may, by its path, that of a
         # run of this name that was deleted.
         patience = 0.0 if run.is_live and run.timeline.starts else HANDOVER_SECONDS
-        if (self.where or run.record["where"]) == "process":
-            _start_process(path, patience)
+        place = self.where or {name: run.record.get(name) for name in ("where", "launch")}
+        if place["launch"] is not None:
+            _start_process(path, patience, "supervisor", json.dumps(place["launch"]))
+        elif place["where"] == "process":
+            _start_process(path, patience, "worker")
         else:
             _start_thread(path, lm, patience)
         return run
@@ -148,13 +155,14 @@ def _train_quietly(trainer: Trainer) -> None:
         trainer.run()
 
 
-def _start_process(path: Path, patience: float) -> None:
+def _start_process(path: Path, patience: float, module: str, *arguments: str) -> None:
+    """Start `nbllm.training.<module>` on the run, in a process of its own."""
     with TrainerLock(path, patience):  # as above; the process takes it again
         _discard_old_commands(path)
         sessions, created = len(event_files(path)), read_record(path).get("created")
     with _open_log(path) as log:
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-            [sys.executable, "-m", "nbllm.training.worker", str(path)],
+            [sys.executable, "-m", f"nbllm.training.{module}", str(path), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

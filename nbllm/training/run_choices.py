@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 DECISIVE = frozenset({"device", "precision", "num_threads", "batch_size", "sequence_length"})
 
 
-def make_choices(config: TrainConfig, shape: ModelConfig) -> dict[str, Any]:
+def make_choices(config: TrainConfig, shape: ModelConfig, *, processes: int = 1) -> dict[str, Any]:
     """Choose for a run of `config` on a model of `shape`, by the machine's profile where the person leaves it open.
+
+    Args:
+        config: The run's settings.
+        shape: The model's.
+        processes: How many processes of a machine train the run; they share its cores.
 
     Returns:
         Two entries of the run's record, plain values: `choices`, and the `profile` that they follow from.
@@ -44,7 +49,7 @@ def make_choices(config: TrainConfig, shape: ModelConfig) -> dict[str, Any]:
         "precision": precision,
         "precision_because": because,
         "attention": attention,
-        "num_threads": config.num_threads or num_threads(profile),
+        "num_threads": config.num_threads or max(1, num_threads(profile) // processes),
         **compute.to_dict(),
     }
     return {"choices": choices, "profile": profile.to_dict()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, UserError
+from nbllm.distributed.launch import Launch
 from nbllm.models.config import ModelConfig
 from nbllm.runs.arguments import short
 from nbllm.runs.events import is_count
@@ -81,12 +82,21 @@ def _is_replay(value: Any) -> bool:
     )
 
 
+def _is_launch(value: Any) -> bool:
+    try:
+        Launch.from_dict(value)
+    except (UserError, TypeError):
+        return False
+    return True
+
+
 def _or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
 _ENTRIES: dict[str, tuple[str, Check]] = {
     "where": ("'thread' or 'process'", lambda value: value in ("thread", "process")),
+    "launch": ("null, or the settings of a Launch", _or_none(_is_launch)),
     "config": ("settings by name", _is_mapping),
     "model": ("settings by name", _is_mapping),
     "data.train": ("a packed text", _is_store),

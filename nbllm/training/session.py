@@ -15,12 +15,14 @@ from typing import Any
 
 from nbllm.core.errors import RefusedError
 from nbllm.core.terminal import say
+from nbllm.distributed.ranks import OneRank, Ranks, from_rank_zero
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.actions import action_of, changes_state, recordable
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.commands import CommandInbox
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.presence import GONE, Presence
+from nbllm.runs.process import this_process
 from nbllm.runs.rulebook import recorded_rules
 from nbllm.runs.settings import Setting, declared_limits
 from nbllm.runs.store import read_record
@@ -30,7 +32,6 @@ from nbllm.training.checkpoint_writer import CheckpointWriter, RankZeroWriter
 from nbllm.training.checks import refusal
 from nbllm.training.decider import Decider
 from nbllm.training.journal import Journal, SilentJournal
-from nbllm.training.ranks import OneRank, Ranks, from_rank_zero
 from nbllm.training.steering_decisions import (
     Decision,
     DoWork,
@@ -53,6 +54,8 @@ class Session(ABC):
         where: "thread", "process" or "loop", for the record.
         ranks: The processes that train the run together.
         writer: Writes the checkpoints; rank 0 does when not given.
+        owner: The process that holds the run for its ranks and records what ends them, as `this_process` describes
+            it; None: rank 0 does both.
 
     Attributes:
         paused: Whether the run waits until it is resumed or stopped.
@@ -72,8 +75,10 @@ class Session(ABC):
         where: str,
         ranks: Ranks | None = None,
         writer: CheckpointWriter | None = None,
+        owner: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = path
+        self.owner = owner
         self.where = where
         self.ranks = OneRank() if ranks is None else ranks
         self.writer = RankZeroWriter(self.ranks) if writer is None else writer
@@ -140,6 +145,11 @@ class Session(ABC):
     def step(self) -> int:
         """Steps taken on the current branch."""
         return self.state.step
+
+    @property
+    def reached(self) -> int:
+        """Steps taken, for the record; 0 as long as the session has not begun."""
+        return self.step if self._begun else 0
 
     @property
     def values(self) -> Mapping[str, Any]:
@@ -226,8 +236,9 @@ class Session(ABC):
         """
         if self._claimed or self.ranks.rank > 0:
             return
-        self._lock.timeout = patience
-        self._lock.acquire()
+        if self.owner is None:
+            self._lock.timeout = patience
+            self._lock.acquire()
         try:
             self.journal.open()
         except BaseException:
@@ -257,7 +268,10 @@ class Session(ABC):
             self.decider = Decider.of(self, timeline, base)
         self._begun = True
         name = None if base is None else base.name
-        self.journal.start(step=self.step, where=self.where, checkpoint=name, choices=choices)
+        process = this_process() if self.owner is None else self.owner
+        self.journal.start(
+            step=self.step, process=process, where=self.where, checkpoint=name, choices=choices
+        )
         for problem in problems:
             self.emit("warning", text=problem)
 
@@ -350,9 +364,10 @@ class Session(ABC):
         self.journal.end(step=self.step, state=end.state, reason=end.reason, digest=digest)
 
     def fail(self, error: BaseException) -> None:
-        """Record that an error ended the run, perhaps before it began."""
+        """Record that an error ended the run, perhaps before it began; where ranks have an owner, that does it."""
         self._say_if_gone()
-        self.journal.fail(error, step=self.step if self._begun else 0)
+        if self.owner is None:
+            self.journal.fail(error, step=self.reached)
 
     def _say_if_gone(self) -> None:
         """Say what no event can say any more."""

@@ -16,6 +16,7 @@ from nbllm.data.loader import make_source
 from nbllm.data.provenance import source_of
 from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
+from nbllm.distributed.launch import Launch
 from nbllm.lm import LM
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
@@ -26,9 +27,10 @@ from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.freezing import ParameterNames
-from nbllm.training.launcher import PLACES, Launcher, refuse_while_trained
+from nbllm.training.launcher import Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
+from nbllm.training.place import placed, processes_of
 from nbllm.training.requirements import check_fits, check_known_to_a_process, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState, only_adapters_are_trained, write_base, write_lm
@@ -61,7 +63,7 @@ def train(
     validation: float | Dataset | TokenStore | str | Path | Iterable[Any] | None = None,
     name: str | None = None,
     folder: str | Path = FOLDER,
-    where: str = "thread",
+    where: str | Launch = "thread",
     replace: bool = False,
     epochs: float | None = None,
     **config: Any,
@@ -80,7 +82,8 @@ def train(
             0.1, by document (`nb.data.split`); a single document is split by position.
         name: The run's name; made from the family and the time when not given.
         folder: Where runs are kept.
-        where: "thread" (of this process) or "process" (which goes on when this one ends). A script that ends waits for
+        where: "thread" (of this process), "process" (which goes on when this one ends), or `nb.Launch(processes=2)`:
+            several of these, each with its own share of every step. A script that ends waits for
             the runs of its threads, and Ctrl-C then stops them; a kernel that is shut down stops them. Stopped runs
             have a checkpoint, and `resume` goes on.
         replace: Whether a run of that name that has ended is deleted, with its checkpoints, once the new one is ready
@@ -103,9 +106,8 @@ def train(
     given = our_names(config if epochs is None else {"epochs": epochs, **config})
     epochs = _checked_epochs(given)
     settings = TrainConfig.from_dict(given)
-    if where not in PLACES:
-        raise UserError(f"where is {where!r}; it must be 'thread' or 'process'.")
-    check_known_to_a_process(settings, where)
+    place = placed(where)
+    check_known_to_a_process(settings, place["where"])
     check_network(settings, lm.model)  # before the text is read
     if replace:
         if name is None:
@@ -124,12 +126,12 @@ def train(
     beside = [name for each in on for name in each.parameters()]
     shape = lm.config.replace(max_positions=lm.model.context_length)
     check_fits(settings, shape, lm.tokenizer, training, held_out, adapter=beside)
-    settings = _counted(settings, epochs, lm, training)
+    settings = _counted(settings, epochs, lm, training, processes_of(place))
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
         folder,
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
-        _record(lm, settings, {"train": _describe(training, text), "validation": held}, where),
+        _record(lm, settings, {"train": _describe(training, text), "validation": held}, place),
     )
     state = TrainState(values=settings.values, frozen=settings.freeze)
     with first_checkpoint(path):
@@ -143,7 +145,7 @@ def train(
     return Launcher(lm).start(path)
 
 
-def attach(run: Run | str | Path, *, actor: str = "person", where: str | None = None) -> Run:
+def attach(run: Run | str | Path, *, actor: str = "person", where: str | Launch | None = None) -> Run:
     """Open any run, live or ended, of this kernel or another.
 
     Args:
@@ -197,20 +199,22 @@ def _checked_epochs(given: dict[str, Any]) -> float | None:
 
 
 def _counted(
-    settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore | SampleStore
+    settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore | SampleStore, processes: int
 ) -> TrainConfig:
     """Return the settings with epochs as steps, and with the steps of warm-up, which more steps must not stretch."""
     if epochs is not None:
-        settings = settings.replace(steps=_steps(epochs, settings, lm, training))
+        settings = settings.replace(steps=_steps(epochs, settings, lm, training, processes))
     return settings.replace(warmup_steps=settings.warmup)
 
 
-def _steps(epochs: float, settings: TrainConfig, lm: LM, training: TokenStore | SampleStore) -> int:
+def _steps(
+    epochs: float, settings: TrainConfig, lm: LM, training: TokenStore | SampleStore, processes: int
+) -> int:
     """Return the optimizer steps in which each token of the text is trained on about `epochs` times; say so."""
     objective = make_objective(settings, lm.tokenizer)
     length = objective.window_length(settings.sequence_length)
     windows = make_source(training, length=length, overlap=objective.overlap).windows_per_epoch
-    in_a_step = settings.batch_size * settings.accumulation
+    in_a_step = settings.batch_size * settings.accumulation * processes
     steps = max(1, math.ceil(epochs * windows / in_a_step))
     sys.stdout.write(
         f"epochs={epochs:g} are {steps:,} steps of {in_a_step} x {settings.sequence_length} tokens.\n"
@@ -248,7 +252,7 @@ def _store(lm: LM, data: Any) -> TokenStore | SampleStore:
 
 
 def _record(
-    lm: LM, settings: TrainConfig, data: dict[str, dict[str, Any] | None], where: str
+    lm: LM, settings: TrainConfig, data: dict[str, dict[str, Any] | None], place: dict[str, Any]
 ) -> dict[str, Any]:
     return new_record(
         config=settings.to_dict(),
@@ -258,8 +262,8 @@ def _record(
         base=lm.origin,
         settings=[setting.to_dict() for setting in settings.settings],
         cannot=limits(data["validation"]),
-        where=where,
-        **make_choices(settings, lm.config),
+        **place,
+        **make_choices(settings, lm.config, processes=processes_of(place)),
     )
 
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
 from nbllm.data.sample_store import RowSource
+from nbllm.distributed.ranks import Ranks
 from nbllm.models.network import Network
 from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import Batch, Objective
 from nbllm.objectives.measures import means_of, recorded_measures, reported_by
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
-from nbllm.training.ranks import Ranks
 from nbllm.training.schedules import schedule_factor
 from nbllm.training.train_state import TrainState
 

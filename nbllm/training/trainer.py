@@ -14,6 +14,7 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import make_source
 from nbllm.data.sample_store import SampleStore
+from nbllm.distributed.ranks import Ranks, from_rank_zero
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM
 from nbllm.models.loading import read_config
@@ -34,7 +35,6 @@ from nbllm.training.objective import make_objective
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES, choose_device
-from nbllm.training.ranks import Ranks, from_rank_zero
 from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
 from nbllm.training.steering_decisions import DoWork, EndRun
@@ -49,7 +49,7 @@ from nbllm.training.train_state import (
 from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _LARGE = 10_000_000  # parameters of a model whose memory is given back at once
 MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
@@ -64,6 +64,7 @@ class Trainer(Session):
         publish_to: A model that is given the new weights at each checkpoint and at the end, or `None`.
         ranks: The processes that train the run together, each with its own batches; one when not given.
         writer: Writes the checkpoints; rank 0 does when not given.
+        owner: The process that holds the run for its ranks; see `Session`.
 
     Raises:
         RunError: Its record makes no sense, another trainer has this run, or no checkpoint of it is good.
@@ -77,8 +78,9 @@ class Trainer(Session):
         publish_to: LM | None = None,
         ranks: Ranks | None = None,
         writer: CheckpointWriter | None = None,
+        owner: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(path, where=where, ranks=ranks, writer=writer)
+        super().__init__(path, where=where, ranks=ranks, writer=writer, owner=owner)
         check_record(path, self.record)
         self.publish_to = publish_to
         self._shared: BaseWeights | None = None  # the run's base, while the model's own weights are its

@@ -1,18 +1,63 @@
-"""`python -m nbllm.training.worker RUN`: the process that trains a run started with `where="process"`."""
+"""`python -m nbllm.training.worker RUN`: a process that trains a run, alone or as one rank of several.
+
+One that `nb.train` starts with `where="process"` trains alone. The ranks of an `nb.Launch` are started by
+`nbllm.training.supervisor`, or by torchrun, whose environment says which rank this is.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import signal
 import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nbllm.training.trainer import Trainer
+if TYPE_CHECKING:
+    from nbllm.training.trainer import Trainer
+
+LOOK_SECONDS = 0.2  # between looks whether the supervisor is still there
 
 
 def main(arguments: list[str]) -> int:
-    """Train the run directory named by the one argument; SIGTERM, SIGINT and SIGHUP end it at the next step, saved."""
-    trainer = Trainer(Path(arguments[0]), where="process")
+    """Train the run directory that is named; SIGTERM, SIGINT and SIGHUP end it at the next step, saved.
 
+    A rank is ended by SIGTERM at once, since it may wait for another that has gone; SIGINT ends the run by rank 0.
+    """
+    parser = argparse.ArgumentParser(prog="python -m nbllm.training.worker")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--reports", type=Path, help="the folder where a supervisor reads what ended a rank")
+    options = parser.parse_args(arguments)
+    if options.reports is None:
+        _train(options.run, _end_by_signals)
+    else:
+        _train_for_supervisor(options.run, options.reports)
+    return 0
+
+
+def _train(path: Path, prepare: Callable[[Trainer], None], *, has_owner: bool = False) -> None:
+    from nbllm.distributed.process_group import is_launched, joined_group
+    from nbllm.runs.process import parent_process
+    from nbllm.runs.store import read_record
+    from nbllm.training.trainer import Trainer
+
+    owner = parent_process() if has_owner else None
+    if not is_launched() and owner is None:
+        trainer = Trainer(path, where="process")
+        prepare(trainer)
+        trainer.run()
+        return
+    with joined_group(read_record(path)["choices"]["device"]) as ranks:
+        trainer = Trainer(path, where="process", ranks=ranks, owner=owner)
+        prepare(trainer)
+        trainer.run()
+
+
+def _end_by_signals(trainer: Trainer) -> None:
     def end(number: int, frame: object) -> None:
         trainer.exit_reason = f"signal {signal.Signals(number).name}"
 
@@ -21,8 +66,49 @@ def main(arguments: list[str]) -> int:
     # Windows has no such signal, and nohup has it ignored.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, end)
-    trainer.run()
-    return 0
+
+
+def _train_for_supervisor(path: Path, reports: Path) -> None:
+    """Train as one of its ranks; what fails is reported to it, and ends this process whatever else it is doing."""
+    rank = int(os.environ["RANK"])
+    if rank > 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with(os.getppid())
+    trainers: list[Trainer] = []
+
+    def prepare(trainer: Trainer) -> None:
+        trainers.append(trainer)
+
+        def end(number: int, frame: object) -> None:
+            (reports / ENDING).touch()
+            trainer.exit_reason = "the launch was interrupted"
+
+        if rank == 0:
+            signal.signal(signal.SIGINT, end)
+
+    try:
+        _train(path, prepare, has_owner=True)
+    except BaseException as error:
+        from nbllm.training.failures import report_failure
+
+        report_failure(reports, rank, error, trainers[0].reached if trainers else 0)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # threads of libraries would keep it alive, while the other ranks wait for it
+
+
+def _end_with(supervisor: int) -> None:
+    """End this process as soon as its supervisor has gone: nobody would start or stop it any more."""
+
+    def watch() -> None:
+        while os.getppid() == supervisor:
+            time.sleep(LOOK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch the supervisor", daemon=True).start()
+
+
+ENDING = "ending"  # the file by which rank 0 says that it has heard it is to end
 
 
 if __name__ == "__main__":

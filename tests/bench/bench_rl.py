@@ -19,6 +19,7 @@ import torch
 import nbllm as nb
 from nbllm.core.allocator import kept_memory
 from nbllm.data.sample_store import RowSource
+from nbllm.distributed.ranks import OneRank
 from nbllm.finetuning import METHODS
 from nbllm.finetuning.alignment.rollout_stepper import RolloutStepper
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
@@ -27,7 +28,6 @@ from nbllm.training.objective import make_objective
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES
-from nbllm.training.ranks import OneRank
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState
 from tests.bench.turns import take_turns

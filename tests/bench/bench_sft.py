@@ -21,6 +21,7 @@ import torch
 import nbllm as nb
 from nbllm.core.allocator import kept_memory
 from nbllm.data.sample_store import RowSource
+from nbllm.distributed.ranks import OneRank
 from nbllm.finetuning import prepare
 from nbllm.finetuning.rows import rows_of
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
@@ -29,7 +30,6 @@ from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES
-from nbllm.training.ranks import OneRank
 from nbllm.training.run_choices import make_choices
 from nbllm.training.step import Stepper
 from nbllm.training.train_state import TrainState

@@ -10,11 +10,11 @@ import torch
 
 import nbllm as nb
 from nbllm.core.errors import RefusedError, RunError
+from nbllm.distributed.ranks import from_rank_zero
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.run import Run
 from nbllm.training.checkpoint_writer import RankZeroWriter
 from nbllm.training.launcher import Launcher
-from nbllm.training.ranks import from_rank_zero
 from nbllm.training.steering_decisions import DoWork, EndRun, TakeAction, TakeStep, from_plain, to_plain
 from nbllm.training.trainer import Trainer
 

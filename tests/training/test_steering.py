@@ -474,7 +474,7 @@ def test_a_second_trainer_is_refused_with_the_name_of_the_first(start):
         ({"num_threads": 0}, "between 1 and"),
         ({"sample_prompts": [3]}, "list of texts"),
         ({"device": "tpu?"}, "no device"),
-        ({"where": "cloud"}, "'thread' or 'process'"),
+        ({"where": "cloud"}, "'thread', 'process' or nb.Launch"),
         ({"beta2": 1.0}, "at least 0 and at most"),
         ({"optimizer": "adamv"}, "Did you mean 'adamw'"),
         ({"optimizer_settings": {"beta3": 1.0}}, "adamw has no setting 'beta3'"),

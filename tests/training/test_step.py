@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nbllm.data import WindowSource
+from nbllm.distributed.ranks import OneRank
 from nbllm.models import build, make_config
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.nn.mixture_of_experts import load_balancing_loss, record_routing
@@ -16,7 +17,6 @@ from nbllm.objectives.measures import measure
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
-from nbllm.training.ranks import OneRank
 from nbllm.training.step import Stepper
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import Validation

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 import nbllm as nb
+from nbllm.distributed.ranks import OneRank
 from nbllm.finetuning.alignment.policy_loss import averaged, clipped_surrogate
 from nbllm.finetuning.alignment.prompts import Prompt
 from nbllm.finetuning.alignment.rollout_stepper import RolloutStepper
@@ -18,7 +19,6 @@ from nbllm.objectives import OBJECTIVES
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
-from nbllm.training.ranks import OneRank
 from nbllm.training.train_state import TrainState
 
 PROMPTS, SAMPLES, LONGEST = ("Why", "What is a list for"), 3, 7

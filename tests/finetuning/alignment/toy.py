@@ -7,12 +7,12 @@ import itertools
 import torch
 from torch import nn
 
+from nbllm.distributed.ranks import OneRank
 from nbllm.finetuning.alignment.rollout_stepper import RolloutStepper
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
-from nbllm.training.ranks import OneRank
 from nbllm.training.train_state import TrainState
 
 

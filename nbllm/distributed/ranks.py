@@ -12,6 +12,10 @@ from nbllm.core.errors import RunError
 T = TypeVar("T")
 
 
+class RankZeroError(RunError):
+    """Rank 0 has failed, which is why this rank cannot go on; the reason is the error that rank 0 raised."""
+
+
 class Ranks(Protocol):
     """What the loop needs of the processes that run it side by side, each with its own batches.
 
@@ -56,13 +60,13 @@ def from_rank_zero(ranks: Ranks, make: Callable[[], T]) -> T:
     """Return on every rank what `make`, which rank 0 alone calls, returns there: what JSON can hold.
 
     Raises:
-        RunError: On the other ranks, where `make` fails on rank 0.
+        RankZeroError: On the other ranks, where `make` fails on rank 0.
         Exception: On rank 0, what `make` raises.
     """
     if ranks.rank > 0:
         answer = ranks.broadcast(None)
         if "error" in answer:
-            raise RunError(f"Rank 0 has failed: {answer['error']}")
+            raise RankZeroError(f"Rank 0 has failed: {answer['error']}")
         made: T = answer["value"]
         return made
     try:

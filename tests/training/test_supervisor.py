@@ -1,0 +1,132 @@
+"""Runs of two processes: they train as one does, and what happens to one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+import nbllm as nb
+from nbllm.core.errors import RunError, UserError
+from nbllm.runs.process import is_alive
+from tests.training.launches import broken, processes_of, ranks_of, wait_until
+
+TWO = nb.Launch(processes=2)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A run whose steps do not depend on how many there are."""
+    return {
+        "steps": 30,
+        "batch_size": 2,
+        "sequence_length": 32,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "lr": 3e-3,
+        "checkpoint_interval": 5,
+        "validation_interval": 0,
+        "sample_interval": 0,
+        "precision": "float32",
+        "num_threads": 1,
+    }
+
+
+@pytest.fixture(scope="module")
+def make_lm(tokenizer):
+    def make():
+        shape = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "max_positions": 64}
+        return nb.LM.new("llama", tokenizer=tokenizer, seed=1, **shape)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_lm, store, plain, tmp_path_factory):
+    """A run of two processes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("runs")
+    run = nb.train(make_lm(), store, folder=folder, name="whole", where=TWO, **plain)
+    run.wait(progress=False)
+    return run
+
+
+def test_two_processes_train_as_one_that_accumulates_twice(undisturbed, make_lm, store, plain, tmp_path):
+    assert undisturbed.state == "finished"
+    assert (undisturbed.record["where"], undisturbed.record["launch"]) == ("process", TWO.to_dict())
+    one = nb.train(make_lm(), store, folder=tmp_path, name="one", **{**plain, "accumulation": 2})
+    one.wait(progress=False)
+    for metric in ("loss", "grad_norm", "tokens"):
+        steps, values = undisturbed.history(metric)
+        assert list(steps) == list(range(1, 31))
+        assert values == pytest.approx(one.history(metric)[1], rel=1e-4)
+    assert nb.load(undisturbed).origin == "whole"
+
+
+def test_the_run_belongs_to_the_supervisor_and_nothing_is_left_of_it(undisturbed):
+    start = undisturbed.events("start")[-1]
+    assert start["choices"]["num_threads"] == 1
+    wait_until(lambda: not processes_of(undisturbed))
+    assert is_alive(start) is False
+
+
+def test_killed_ranks_are_started_again_and_end_as_if_nothing_had_happened(
+    undisturbed, make_lm, store, plain, tmp_path
+):
+    run = nb.train(make_lm(), store, folder=tmp_path, name="killed", where=TWO, **plain)
+    for rank, step in ((1, 7), (0, 17)):
+        run.wait(step=step, progress=False)
+        starts = len(run.events("start"))
+        ranks_of(run)[rank].kill()
+        while len(run.events("start")) == starts:
+            assert run.is_live
+            time.sleep(0.01)
+    run.wait(progress=False)
+    assert run.state == "finished"
+    assert [e["from_step"] >= 5 for e in run.events("start")] == [False, True, True]
+    said = [event["text"] for event in run.events("warning")]
+    assert [text.partition(";")[0] for text in said] == [
+        f"rank {r}: it was killed by SIGKILL" for r in (1, 0)
+    ]
+    assert run.events("end")[-1]["digest"] == undisturbed.events("end")[-1]["digest"]
+    assert (run.history("loss")[1] == undisturbed.history("loss")[1]).all()
+
+
+def test_an_error_of_one_rank_ends_all_and_is_the_one_that_is_shown(
+    make_lm, store, plain, tmp_path, monkeypatch
+):
+    code = """
+from nbllm.training.step import Stepper
+batch = Stepper.batch
+def at_fault(self, position):
+    if position >= 13:
+        raise ValueError("no such batch")
+    return batch(self, position)
+Stepper.batch = at_fault
+"""
+    folders = [str(broken(tmp_path / "site", 1, code)), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    run = nb.train(make_lm(), store, folder=tmp_path, name="faulty", where=TWO, **plain)
+    with pytest.raises(
+        RunError, match=r"rank 1: ValueError: no such batch \(in at_fault, sitecustomize.py:\d+\)"
+    ):
+        run.wait(progress=False)
+    assert run.events("end")[-1]["rank"] == 1
+    assert len(run.events("start")) == 1  # it is not tried again
+    wait_until(lambda: not processes_of(run))
+
+
+def test_where_must_be_a_place(make_lm, store, tmp_path):
+    with pytest.raises(UserError, match=r"'thread', 'process' or nb.Launch"):
+        nb.train(make_lm(), store, folder=tmp_path, where=2)
+
+
+def test_a_signal_to_the_supervisor_stops_the_run_with_a_checkpoint(make_lm, store, plain, tmp_path):
+    run = nb.train(make_lm(), store, folder=tmp_path, name="asked", where=TWO, **{**plain, "steps": 10**6})
+    run.wait(step=3, progress=False)
+    os.kill(run.events("start")[-1]["pid"], signal.SIGTERM)
+    run.wait(progress=False)
+    assert (run.state, run.reason) == ("stopped", "the launch was interrupted")
+    assert run.checkpoints[-1].step == run.step
+    wait_until(lambda: not processes_of(run))
