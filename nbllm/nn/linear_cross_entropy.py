@@ -16,6 +16,7 @@ from nbllm.nn.matmul import add_matmul, matmul_dtype, matmul_into
 _CHUNK_ELEMENTS = 1 << 24
 _CHUNK_ROWS = 1024
 _FEWEST_ROWS = 128
+_GPU_CHUNKS = 8  # how many times as large they are on a GPU, which fewer rows do not fill
 # Below this a probability is nearly denormal and its logarithm inexact: those rows are recomputed.
 _TINY = 1e-30
 
@@ -58,7 +59,8 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
     Source: Wijmans et al. 2024, arXiv:2411.09009 (the logits need not be materialised).
     """
     if chunk is None:
-        chunk = max(_FEWEST_ROWS, min(_CHUNK_ROWS, _CHUNK_ELEMENTS // weight.shape[0]))
+        scale = 1 if hidden.device.type == "cpu" else _GPU_CHUNKS
+        chunk = max(_FEWEST_ROWS, min(scale * _CHUNK_ROWS, scale * _CHUNK_ELEMENTS // weight.shape[0]))
     assert chunk > 0, chunk
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
@@ -167,15 +169,10 @@ def _loss_of_chunk(inputs: Tensor, head: _Head, tokens: _Tokens, buffer: Tensor)
     targets, counted, weights, kept = tokens
     slope = head.logits(inputs, buffer)
     places = targets.clamp(min=0)[:, None]
-    torch.softmax(buffer, -1, out=buffer)
-    right = buffer.gather(1, places)
-    losses = -right.log()
-    unlikely = ~(right > _TINY)  # true for NaN as well
-    if buffer.device.type != "cpu" or bool(unlikely.any()):
-        logits = torch.empty_like(buffer)
-        head.logits(inputs, logits)
-        exact = logits.logsumexp(-1, keepdim=True) - logits.gather(1, places)
-        losses = torch.where(unlikely, exact, losses)
+    if buffer.device.type == "cpu":
+        losses, right = _softmax_and_loss(inputs, head, places, buffer)
+    else:
+        losses, right = _exact_softmax_and_loss(places, buffer)
     buffer.scatter_(1, places, right - 1)
     if slope is not None:
         buffer *= slope
@@ -188,6 +185,31 @@ def _loss_of_chunk(inputs: Tensor, head: _Head, tokens: _Tokens, buffer: Tensor)
         losses = losses * weights[:, None]
         buffer *= weights[:, None]
     return losses.sum()
+
+
+def _softmax_and_loss(inputs: Tensor, head: _Head, places: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """Make probabilities of the logits in `buffer`; return the losses and the right tokens' probabilities.
+
+    The quickest on a CPU: one pass, and only where a probability is tiny the logits are made again.
+    """
+    torch.softmax(buffer, -1, out=buffer)
+    right = buffer.gather(1, places)
+    losses = -right.log()
+    unlikely = ~(right > _TINY)  # true for NaN as well
+    if bool(unlikely.any()):
+        logits = torch.empty_like(buffer)
+        head.logits(inputs, logits)
+        exact = logits.logsumexp(-1, keepdim=True) - logits.gather(1, places)
+        losses = torch.where(unlikely, exact, losses)
+    return losses, right
+
+
+def _exact_softmax_and_loss(places: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """Do the same without asking what the result is, for which a GPU would have to be waited for."""
+    total = buffer.logsumexp(-1, keepdim=True)
+    losses = total - buffer.gather(1, places)
+    buffer.sub_(total).exp_()
+    return losses, torch.exp(-losses)
 
 
 def _empty_or_zero(weight: Tensor, *, empty: bool) -> Tensor:

@@ -1,9 +1,24 @@
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from nbllm.core.errors import UserError
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
+
+module = sys.modules["nbllm.nn.linear_cross_entropy"]  # the package's attribute of that name is the function
+
+
+@pytest.fixture(autouse=True, params=["as on a CPU", "as on a GPU"])
+def way(request, monkeypatch):
+    """Both ways of making losses and probabilities of logits."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(
+            module,
+            "_softmax_and_loss",
+            lambda _, __, places, buffer: module._exact_softmax_and_loss(places, buffer),
+        )
 
 
 def problem(tokens=37, hidden=16, vocabulary=29, dtype=torch.float32, scale=1.0):
