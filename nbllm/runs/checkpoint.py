@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from nbllm.core.base_weights import REFERENCE, BaseWeights
@@ -69,6 +70,80 @@ class CheckpointInfo:
         return self.path.name
 
 
+class Draft:
+    """A checkpoint that is being written: a folder beside the checkpoints, which becomes one when it is complete.
+
+    Args:
+        run_folder: The run's folder.
+        step: Optimizer steps done.
+        fill: Writes its files, but for `state.json` and `manifest.json`; more may be put into the folder later.
+
+    Attributes:
+        folder: Its folder for the time being.
+
+    Raises:
+        OSError: Disk full, no right to write, the run's folder gone; nothing is then left behind.
+    """
+
+    def __init__(self, run_folder: Path | str, step: int, fill: Callable[[Path], None]) -> None:
+        parent = Path(run_folder) / FOLDER
+        parent.mkdir(exist_ok=True)  # without parents: a run that was deleted is not to be made anew
+        if is_link(parent):
+            raise OSError(errno.ELOOP, f"{FOLDER}/ is a link", str(parent))
+        self.step = step
+        self._target = _free_name(parent, step)
+        self._aside = contextlib.ExitStack()
+        self.folder = self._aside.enter_context(atomic_directory(self._target))
+        try:
+            fill(self.folder)
+        except BaseException:
+            self.discard()
+            raise
+
+    def complete(
+        self, state: Mapping[str, Any], sums: Mapping[str, str] = MappingProxyType({})
+    ) -> CheckpointInfo:
+        """Add state and manifest, and put the checkpoint in place of an older one of its step.
+
+        Args:
+            state: The rest of the trainer's state, as JSON; `num_actions` in it is `Timeline.num_actions`.
+            sums: SHA-256 of files that is known already, by their name in the folder.
+
+        Raises:
+            OSError: As the class; nothing is then left behind.
+        """
+        parent, existing = self._target.parent, checkpoints(self._target.parents[1])
+        with self._aside:
+            write_json(self.folder / STATE, dict(state))
+            files = {
+                file.relative_to(self.folder).as_posix(): file
+                for file in sorted(self.folder.rglob("*"))
+                if file.is_file()
+            }
+            entries = {
+                name: {"sha256": sums.get(name) or sha256_file(file), "bytes": file.stat().st_size}
+                for name, file in files.items()
+            }
+            manifest = {
+                "schema": SCHEMA,
+                "step": self.step,
+                "num_actions": int(state.get("num_actions", 0)),
+                "sequence": 1 + max((info.sequence for info in existing), default=0),
+                "bytes": sum(file.stat().st_size for file in files.values()),
+                "time": time.time(),
+                "files": entries,
+            }
+            write_json(self.folder / MANIFEST, {**manifest, "sha256": _digest(manifest)})
+        for _, path in _folders(parent):
+            if _step_of(path.name) == self.step and path != self._target:
+                _remove(path)
+        return _info(self._target, manifest)
+
+    def discard(self) -> None:
+        """Delete it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def save(
     run_folder: Path | str, step: int, fill: Callable[[Path], None], state: Mapping[str, Any]
 ) -> CheckpointInfo:
@@ -78,40 +153,12 @@ def save(
         run_folder: The run's folder.
         step: Optimizer steps done.
         fill: Writes model, optimizer, ...: anything but `state.json` and `manifest.json`.
-        state: The rest of the trainer's state, as JSON; `num_actions` in it is `Timeline.num_actions`.
+        state: See `Draft.complete`.
 
     Raises:
         OSError: Disk full, no right to write, the run's folder gone; nothing is then left behind.
     """
-    folder = Path(run_folder) / FOLDER
-    folder.mkdir(exist_ok=True)  # without parents: a run that was deleted is not to be made anew
-    if is_link(folder):
-        raise OSError(errno.ELOOP, f"{FOLDER}/ is a link", str(folder))
-    existing = checkpoints(run_folder)
-    sequence = 1 + max((info.sequence for info in existing), default=0)
-    target = _free_name(folder, step)
-    with atomic_directory(target) as aside:
-        fill(aside)
-        write_json(aside / STATE, dict(state))
-        files = sorted(file for file in aside.rglob("*") if file.is_file())
-        entries = {
-            file.relative_to(aside).as_posix(): {"sha256": sha256_file(file), "bytes": file.stat().st_size}
-            for file in files
-        }
-        manifest = {
-            "schema": SCHEMA,
-            "step": step,
-            "num_actions": int(state.get("num_actions", 0)),
-            "sequence": sequence,
-            "bytes": sum(file.stat().st_size for file in files),
-            "time": time.time(),
-            "files": entries,
-        }
-        write_json(aside / MANIFEST, {**manifest, "sha256": _digest(manifest)})
-    for _, path in _folders(folder):
-        if _step_of(path.name) == step and path != target:
-            _remove(path)
-    return _info(target, manifest)
+    return Draft(run_folder, step, fill).complete(state)
 
 
 def checkpoints(run_folder: Path | str) -> list[CheckpointInfo]:

@@ -12,7 +12,7 @@ from nbllm.runs.actions import loop_action
 from nbllm.runs.events import is_number
 from nbllm.runs.presence import GONE
 from nbllm.training.checks import checked, refusal
-from nbllm.training.steering_decisions import Decision, EndRun, TakeAction, TakeStep
+from nbllm.training.steering_decisions import Decision, DoWork, EndRun, TakeAction, TakeStep
 from nbllm.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ class Decider:
         yield self._end() or TakeStep()
 
     def after_step(self) -> Iterator[Decision]:
-        """Do what is due after a step, and then what the rules ask."""
+        """Complete a checkpoint that is written, do what is due after a step, and then what the rules ask."""
+        if self.session.is_save_written():
+            yield DoWork(work="complete_save")
         yield from self.repeats()  # a checkpoint that is due holds what was recorded up to its step
         yield from self.session.due()
         yield from self.rules()

@@ -7,6 +7,8 @@ rank 0 (`journal`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +30,7 @@ from nbllm.runs.settings import Setting, declared_limits
 from nbllm.runs.store import read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.applying import apply
-from nbllm.training.checkpoint_writer import CheckpointWriter, RankZeroWriter
+from nbllm.training.checkpoint_writer import CheckpointWriter, Contents, RankZeroWriter
 from nbllm.training.checks import refusal
 from nbllm.training.decider import Decider
 from nbllm.training.journal import Journal, SilentJournal
@@ -42,6 +44,14 @@ from nbllm.training.steering_decisions import (
     to_plain,
 )
 from nbllm.training.train_state import TrainState, weights_digest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saving:
+    """A checkpoint that is being written: of which state, and since when."""
+
+    state: TrainState
+    began: float
 
 
 class Session(ABC):
@@ -95,6 +105,7 @@ class Session(ABC):
         self._lock = TrainerLock(path)
         self._claimed = self._begun = False
         self._saved: TrainState | None = None
+        self._saving: _Saving | None = None
         self._base: CheckpointInfo | None = None  # the newest checkpoint on the current branch
 
     # -- what a subclass says -----------------------------------------------------------------------------------
@@ -165,41 +176,78 @@ class Session(ABC):
         """Change settings from the next step on."""
         self.change(values={**self.state.values, **values})
 
-    def save(self) -> None:
+    def save(self, *, wait: bool = True) -> None:
         """Write a checkpoint of this step, unless there is one; a full disk is a warning, not the end.
+
+        Args:
+            wait: Whether it is to be complete; else the writer may go on with it while training does.
 
         Raises:
             RefusedError: The state is not fit to be saved, or the disk did not take it.
         """
+        if self._saving is not None and self._saving.state == self.state:
+            if wait:
+                self.complete_save()
+            return
         if self._saved == self.state:
             return
         if (reason := self.why_not_save()) is not None:
             raise RefusedError(reason)
-        self.store(self.write)
+        self.store(self.contents(), wait=wait)
 
-    def store(self, fill: Callable[[Path], None]) -> None:
-        """Write a checkpoint of this step with what `fill` writes into its folder.
+    def contents(self) -> Contents:
+        """Return what a checkpoint of this state holds beside the state itself."""
+        return Contents(self.write)
+
+    def store(self, contents: Contents, *, wait: bool = True) -> None:
+        """Write a checkpoint of this step; the one before it is completed first.
 
         Raises:
             RefusedError: The disk did not take it, or the run's folder is gone.
         """
+        self._complete_or_warn()
         if from_rank_zero(self.ranks, self.presence.is_gone):
             raise RefusedError(f"there is no checkpoint: {GONE}")
         began = time.perf_counter()
         state = {**self.state.to_dict(), "num_actions": self.num_actions}
-        info = self.writer(self.path, self.step, fill, state)
-        self._saved, self._base = self.state, info
-        self.emit("checkpoint", path=info.name, bytes=info.bytes, seconds=time.perf_counter() - began)
+        self.writer.begin(self.path, self.step, contents, state)
+        self._saving = _Saving(self.state, began)
+        if wait or not self.writer.is_asynchronous:
+            self.complete_save()
+
+    def is_save_written(self) -> bool:
+        """Return whether a checkpoint was begun whose parts this rank has written; `complete_save` is then quick."""
+        return self._saving is not None and self.writer.is_written()
+
+    def complete_save(self) -> None:
+        """Wait for the checkpoint that is being written, if one is, and record it.
+
+        Raises:
+            RefusedError: The disk did not take it.
+        """
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        info = self.writer.finish()
+        self._saved, self._base = saving.state, info
+        seconds = time.perf_counter() - saving.began
+        self.emit("checkpoint", step=info.step, path=info.name, bytes=info.bytes, seconds=seconds)
         if self.ranks.rank == 0:
             checkpoints.prune(self.path, keep=self.keep_checkpoints)
         self.publish()
 
-    def save_or_warn(self) -> None:
+    def save_or_warn(self, *, wait: bool = True) -> None:
         """Write a checkpoint, where this loop can; if it cannot be done now, say so and go on."""
         if "save" in self.cannot:
             return
         try:
-            self.save()
+            self.save(wait=wait)
+        except RefusedError as error:
+            self.emit("warning", text=error.what)
+
+    def _complete_or_warn(self) -> None:
+        try:
+            self.complete_save()
         except RefusedError as error:
             self.emit("warning", text=error.what)
 
@@ -215,6 +263,7 @@ class Session(ABC):
 
     def restore(self, info: CheckpointInfo) -> None:
         """Go to a checkpoint."""
+        self._complete_or_warn()
         self.state = TrainState.read(info.path)
         self.read(info.path)
         self._saved, self._base = self.state, info
@@ -311,6 +360,7 @@ class Session(ABC):
 
     def finish(self, end: EndRun) -> None:
         """Leave the last checkpoint, and record the end."""
+        self._complete_or_warn()
         if end.state == "failed" and self._base is not None:
             self.restore(self._base)  # the weights that are left are those of the last good checkpoint
         elif not end.save:
@@ -380,7 +430,8 @@ class Session(ABC):
         work: dict[str, Callable[..., None]] = {
             "evaluate": self.validate,
             "sample": self.sample,
-            "save": self.save_or_warn,
+            "save": functools.partial(self.save_or_warn, wait=False),
+            "complete_save": self._complete_or_warn,
         }
         work[due.work](**due.args)
 

@@ -52,7 +52,7 @@ class DoWork(Config):
     """Do what the configuration asks for at this step.
 
     Args:
-        work: "evaluate", "sample" or "save".
+        work: "evaluate", "sample", "save" (which may go on beside the next steps) or "complete_save".
         args: Of a sample, its prompt.
     """
 

@@ -14,6 +14,7 @@ import torch
 from nbllm.core.errors import RefusedError
 from nbllm.inference.text import encode_prompt
 from nbllm.runs.settings import Setting
+from nbllm.training.checkpoint_writer import Contents
 from nbllm.training.decider import POLL_SECONDS, Decider
 from nbllm.training.external_session import NO_METRICS
 from nbllm.training.session import Session
@@ -110,7 +111,7 @@ class TransformersSession(Session):
         if "clip" in values:
             self._args.max_grad_norm = values["clip"]
 
-    def save(self) -> None:
+    def save(self, *, wait: bool = True) -> None:
         """Have the Trainer save after this step."""
         if self._saved == self.state:
             return
@@ -242,7 +243,7 @@ class TransformersSession(Session):
                     shutil.copyfile(file, aside / file.name)
 
         try:
-            self.store(fill)
+            self.store(Contents(fill))
         except RefusedError as error:
             self.emit("warning", text=error.what)
 

@@ -220,10 +220,10 @@ def test_a_checkpoint_that_the_writer_refuses_is_refused_on_every_rank(prepare, 
     class Refusing(RankZeroWriter):
         full = True
 
-        def __call__(self, *args):
+        def begin(self, *args):
             if self.ranks.broadcast(Refusing.full):  # one answer for both, whenever it changes
                 raise RefusedError("the other machine's disk is full")
-            return super().__call__(*args)
+            super().begin(*args)
 
     both = pair(prepare("full", steps=100_000, checkpoint_interval=3), writer=Refusing)
     both.run.wait(step=4, progress=False)
@@ -234,6 +234,39 @@ def test_a_checkpoint_that_the_writer_refuses_is_refused_on_every_rank(prepare, 
     assert both.run.save().outcome == "applied"
     both.run.stop()
     both.join()
+    assert same(both)
+
+
+class Slow(RankZeroWriter):
+    """Leaves open whether the checkpoint is written, as one does whose thread goes on beside the steps."""
+
+    is_asynchronous = True
+    written = threading.Event()
+
+    def is_written(self):
+        return Slow.written.is_set()
+
+
+def test_steps_go_on_while_a_checkpoint_is_written_and_it_is_recorded_when_complete(prepare, pair):
+    Slow.written.clear()
+    both = pair(prepare("slow", steps=100_000, checkpoint_interval=4), writer=Slow)
+    both.run.wait(step=9, progress=False)
+    order = [(event["kind"], event["step"]) for event in both.run.events()]
+    assert order.index(("step", 7)) < order.index(("checkpoint", 4)) < order.index(("step", 9))
+    Slow.written.set()
+    due = (both.run.step // 4 + 2) * 4
+    both.run.wait(step=due + 3, progress=False)
+    order = [(event["kind"], event["step"]) for event in both.run.events()]
+    assert order.index(("checkpoint", due)) < order.index(("step", due + 2))
+    Slow.written.clear()
+    both.run.pause()  # now all are complete, and the one of this step
+    assert both.run.events("checkpoint")[-1]["step"] == both.run.step
+    both.run.rewind(both.run.events("checkpoint")[0]["step"])
+    both.run.resume()
+    both.run.wait(step=both.run.step + 5, progress=False)
+    both.run.stop()
+    both.join()
+    assert both.run.events("checkpoint")[-1]["step"] == both.run.step
     assert same(both)
 
 
