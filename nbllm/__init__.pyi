@@ -16,7 +16,7 @@ from . import (
 from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
-from .distributed import Launch as Launch
+from .distributed import Launch as Launch, Plan as Plan
 from .evaluation import evaluate as evaluate, reproduce as reproduce
 from .finetuning import finetune as finetune
 from .inference import SamplingConfig as SamplingConfig

@@ -1,0 +1,41 @@
+"""A plan applied to a network: every technique in the order in which they wrap one another."""
+
+from __future__ import annotations
+
+import torch
+
+from nbllm.core.errors import UserError
+from nbllm.distributed.data_parallel import DataParallel
+from nbllm.distributed.layout import Layout, OneProcess
+from nbllm.distributed.mesh import Mesh
+from nbllm.distributed.plan import Plan
+from nbllm.distributed.ranks import Ranks
+from nbllm.models.network import Network
+
+
+def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = torch.float32) -> Layout:
+    """Lay a network over ranks, in place; all of them call this at once, with equal weights.
+
+    Args:
+        network: The complete network, on this rank's device.
+        plan: How.
+        ranks: The processes of torch.distributed's default group, or a single one.
+        dtype: What it computes in; its parameters are trained in float32.
+
+    Raises:
+        UserError: The plan needs another number of ranks.
+    """
+    plan = plan.sized(ranks.size)
+    _refuse_missing(plan)
+    if ranks.size == 1:
+        return OneProcess(network, plan, ranks, dtype=dtype)
+    mesh = Mesh(plan, network.device.type)
+    return DataParallel(network, plan, ranks, mesh=mesh, dtype=dtype)
+
+
+def _refuse_missing(plan: Plan) -> None:
+    """Refuse what no technique here does yet."""
+    default = Plan(data=plan.data)
+    for name in ("zero", "tensor", "pipeline", "context", "activation_checkpointing", "offload", "compile"):
+        if getattr(plan, name) != getattr(default, name):
+            raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

@@ -1,0 +1,196 @@
+"""How the loop sees a model, however it lies over the ranks; and the case of one process."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from nbllm.distributed.loss_module import Batch, Loss, LossModule
+from nbllm.distributed.master_weights import MasterWeights
+from nbllm.distributed.plan import Plan
+from nbllm.distributed.ranks import Ranks
+from nbllm.distributed.sharded_tensors import assign_part, norm_of, whole_tensor
+from nbllm.models.network import Network
+
+
+class Layout(ABC):
+    """A network on the ranks of a plan: what training asks of it.
+
+    All ranks call the same methods in the same order, since most of them exchange something. Parameters have the names
+    of the single-process network.
+
+    Args:
+        network: This rank's part of the network.
+        plan: The plan, sized.
+        ranks: All ranks.
+
+    Attributes:
+        data_rank: Which of the data ranks this is: each reads its own sequences. Ranks that hold parts of one replica
+            have the same, and read the same.
+        data_size: How many data ranks there are.
+    """
+
+    data_rank: int = 0
+    data_size: int = 1
+
+    def __init__(self, network: nn.Module, plan: Plan, ranks: Ranks) -> None:
+        self.network = network
+        self.plan = plan
+        self.ranks = ranks
+        self.loss_module = LossModule(network)
+
+    # -- what is trained -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Return the float32 parameters that this rank updates, by name; plain ones, or its parts (DTensor).
+
+        They are the same objects at every call, and hold the gradients after `forward_backward`.
+        """
+
+    @abstractmethod
+    def freeze(self, names: Collection[str]) -> None:
+        """Freeze just the parameters of these names: they get no gradient."""
+
+    @abstractmethod
+    def publish(self) -> None:
+        """Let the network compute with what `parameters` now hold."""
+
+    @abstractmethod
+    def drop_gradients(self) -> None:
+        """Drop all gradients."""
+
+    # -- computing -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward_backward(self, batches: Sequence[Batch], loss: Loss, divisor: float) -> tuple[float, float]:
+        """Compute the loss of the batches of a step that this data rank has, and the gradient of that of all ranks.
+
+        The gradients of (sum of the losses of all data ranks) / `divisor` are in the `.grad` of `parameters` then,
+        added to what was there.
+
+        Args:
+            batches: At least one, as many on every data rank; on the network's device.
+            loss: What computes the loss of a batch.
+            divisor: What the summed loss is divided by.
+
+        Returns:
+            The loss summed over this data rank's batches, and how much counts in them; add them up with `sum`.
+        """
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, loss: Loss) -> tuple[float, float]:
+        """Return the summed loss of a batch, and how much counts in it; add them up with `sum`."""
+        summed, counted, _ = self.loss_module(batch, loss)
+        return float(summed), counted
+
+    @abstractmethod
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor, on the CPU, by its sum over the data ranks; all ranks get the same bits."""
+
+    @abstractmethod
+    def norm(self, gradients: Sequence[Tensor]) -> float:
+        """Return the Euclidean norm of gradients of the whole model; each element counts once.
+
+        Args:
+            gradients: Those of this rank's `parameters`.
+        """
+
+    # -- whole parameters ----------------------------------------------------------------------------------------
+
+    def assign(self, name: str, whole: Tensor) -> None:
+        """Copy this rank's part of a whole parameter into it; `publish` makes the network compute with it."""
+        parameter = self.parameters().get(name)
+        if parameter is not None:
+            assign_part(parameter, whole)
+
+    def whole(self, name: str) -> Tensor | None:
+        """Return a whole parameter in float32 on rank 0, `None` on the others; it may be the parameter's memory."""
+        found = whole_tensor(self.parameters()[name])
+        return found if self.ranks.rank == 0 else None
+
+    @abstractmethod
+    def whole_network(self, *, in_float32: bool = False) -> contextlib.AbstractContextManager[Network | None]:
+        """Give rank 0 the complete network as one process has it, and the others None.
+
+        Args:
+            in_float32: With the weights that the optimizer updates, instead of those it computes with.
+        """
+
+
+class OneProcess(Layout):
+    """All of a network in one process.
+
+    Args:
+        network: The network.
+        plan: The plan, sized.
+        ranks: This one.
+        dtype: What the network computes in; it becomes that.
+    """
+
+    def __init__(
+        self, network: nn.Module, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(network, plan, ranks)
+        self.masters = MasterWeights(network, dtype)
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Return the network's own, or their masters."""
+        return self.masters.parameters
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Freeze just the parameters of these names."""
+        self.masters.freeze(names)
+
+    def publish(self) -> None:
+        """Round the masters into the network's own."""
+        self.masters.publish()
+
+    def drop_gradients(self) -> None:
+        """Drop all gradients."""
+        self.masters.drop_gradients()
+
+    def forward_backward(self, batches: Sequence[Batch], loss: Loss, divisor: float) -> tuple[float, float]:
+        """Take the batches one after the other."""
+        total, count = 0.0, 0.0
+        for number, batch in enumerate(batches, 1):
+            self._begin_pass(is_last=number == len(batches))
+            summed, counted, added = self.loss_module(batch, loss)
+            ((summed if added is None else summed + added * counted) / divisor).backward()
+            self._end_pass()
+            total += float(summed.detach())
+            count += counted
+        self._end_passes()
+        return total, count
+
+    def _begin_pass(self, *, is_last: bool) -> None:
+        """Called before each forward pass of a step."""
+
+    def _end_pass(self) -> None:
+        """Called after each backward pass of a step."""
+        self.masters.take_gradients()
+
+    def _end_passes(self) -> None:
+        """Called after the last backward pass of a step."""
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """The sum over one rank is what there is."""
+
+    def norm(self, gradients: Sequence[Tensor]) -> float:
+        """Return the Euclidean norm of all elements."""
+        return float(norm_of(gradients))
+
+    @contextlib.contextmanager
+    def whole_network(self, *, in_float32: bool = False) -> Iterator[Network | None]:
+        """Give rank 0 its own network."""
+        held = self.masters.swapped_in() if in_float32 else None
+        try:
+            yield cast("Any", self.network) if self.ranks.rank == 0 else None
+        finally:
+            if held is not None:
+                self.masters.put_back(held)
