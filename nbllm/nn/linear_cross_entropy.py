@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.nn.matmul import add_matmul, matmul_dtype, matmul_into
+from nbllm.nn.vocabulary_part import VocabularyPart, rows_here, split_vocabulary
 
 # Elements of one chunk of logits (float32: 64 MB), and most rows of it. Fewer rows mean more passes over the
 # gradient of the weight; more rows bring nothing: the matmuls are as fast, and the chunk leaves the cache.
@@ -41,7 +42,8 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
 
     Args:
         hidden: (token, hidden).
-        weight: (vocabulary, hidden).
+        weight: (vocabulary, hidden); where its rows are split over processes, as a DTensor's, each computes its own
+            logits, and only sums over the vocabulary are exchanged. All have the same `hidden` and `targets`.
         targets: (token,), the correct token of each row.
         bias: (vocabulary,), added to the logits; None: nothing.
         softcap: Bounds the logits softly, to softcap * tanh(logits / softcap); 0: they are not bounded.
@@ -58,15 +60,18 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
 
     Source: Wijmans et al. 2024, arXiv:2411.09009 (the logits need not be materialised).
     """
+    part = split_vocabulary(weight)
     if chunk is None:
+        size = weight.shape[0] if part is None else part.size
         scale = 1 if hidden.device.type == "cpu" else _GPU_CHUNKS
-        chunk = max(_FEWEST_ROWS, min(scale * _CHUNK_ROWS, scale * _CHUNK_ELEMENTS // weight.shape[0]))
+        chunk = max(_FEWEST_ROWS, min(scale * _CHUNK_ROWS, scale * _CHUNK_ELEMENTS // size))
     assert chunk > 0, chunk
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
         _check_targets(targets, counted, weight.shape[0])
     tokens = _Tokens(targets, counted, weights, losses)
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, tokens, (chunk, softcap))
+    rows = None if bias is None else rows_here(bias)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, rows_here(weight), rows, tokens, (chunk, softcap, part))
     return loss
 
 
@@ -91,10 +96,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         tokens: _Tokens,
-        settings: tuple[int, float],
+        settings: tuple[int, float, VocabularyPart | None],
     ) -> Tensor:
         targets = tokens.targets
-        chunk, softcap = settings
+        chunk, softcap, part = settings
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
             rows = min(chunk, max(len(targets), 1))
@@ -108,19 +113,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             buffer = torch.empty(rows, len(weight), dtype=torch.float32, device=hidden.device)
             loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for start in range(0, len(targets), rows):
-                part = slice(start, start + rows)
-                inputs = hidden[part].to(dtype)
+                places = slice(start, start + rows)
+                inputs = hidden[places].to(dtype)
                 probabilities = buffer[: len(inputs)]
                 head = _Head(matrix, bias, softcap)
-                loss += _loss_of_chunk(inputs, head, tokens.part(part), probabilities)
+                loss += _loss_of_chunk(inputs, head, tokens.part(places), probabilities, part)
                 if bias_grad is not None:
                     bias_grad += probabilities.sum(0)
                 scores_grad = probabilities.to(dtype)
                 if hidden_grad is not None:
-                    matmul_into(hidden_grad[part], scores_grad, matrix)
+                    matmul_into(hidden_grad[places], scores_grad, matrix)
                 if weight_grad is not None:
                     into = add_matmul if start else matmul_into
                     into(weight_grad, scores_grad.t(), inputs)
+        if part is not None and hidden_grad is not None:
+            part.sum(hidden_grad)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype
         return loss
@@ -164,16 +171,21 @@ class _Head(NamedTuple):
         return slope
 
 
-def _loss_of_chunk(inputs: Tensor, head: _Head, tokens: _Tokens, buffer: Tensor) -> Tensor:
+def _loss_of_chunk(
+    inputs: Tensor, head: _Head, tokens: _Tokens, buffer: Tensor, part: VocabularyPart | None
+) -> Tensor:
     """Return a chunk's summed loss; leave in `buffer` the gradient of what the head's matrix and bias give."""
     targets, counted, weights, kept = tokens
     slope = head.logits(inputs, buffer)
     places = targets.clamp(min=0)[:, None]
-    if buffer.device.type == "cpu":
-        losses, right = _softmax_and_loss(inputs, head, places, buffer)
+    if part is not None:
+        losses = _softmax_and_loss_of_part(part, places, buffer)
     else:
-        losses, right = _exact_softmax_and_loss(places, buffer)
-    buffer.scatter_(1, places, right - 1)
+        if buffer.device.type == "cpu":
+            losses, right = _softmax_and_loss(inputs, head, places, buffer)
+        else:
+            losses, right = _exact_softmax_and_loss(places, buffer)
+        buffer.scatter_(1, places, right - 1)
     if slope is not None:
         buffer *= slope
     if buffer.device.type != "cpu" or not bool(counted.all()):
@@ -210,6 +222,20 @@ def _exact_softmax_and_loss(places: Tensor, buffer: Tensor) -> tuple[Tensor, Ten
     losses = total - buffer.gather(1, places)
     buffer.sub_(total).exp_()
     return losses, torch.exp(-losses)
+
+
+def _softmax_and_loss_of_part(part: VocabularyPart, places: Tensor, buffer: Tensor) -> Tensor:
+    """Make probabilities, less 1 at the right tokens, of logits of a part of the vocabulary; return the losses."""
+    rows, inside = part.rows_of(places)
+    top = part.maximum(buffer.amax(-1, keepdim=True))
+    buffer -= top
+    right = buffer.gather(1, rows).masked_fill_(~inside, 0.0)
+    buffer.exp_()
+    sums = part.sum(torch.stack((buffer.sum(-1, keepdim=True), right)))
+    buffer /= sums[0]
+    buffer.scatter_add_(1, rows, -inside.to(buffer.dtype))
+    losses: Tensor = sums[0].log() - sums[1]
+    return losses
 
 
 def _empty_or_zero(weight: Tensor, *, empty: bool) -> Tensor:

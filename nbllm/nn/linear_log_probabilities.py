@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nbllm.nn.matmul import add_matmul, matmul_dtype, matmul_into
+from nbllm.nn.vocabulary_part import VocabularyPart, rows_here, split_vocabulary
 
 _CHUNK_ELEMENTS = 1 << 24  # of one chunk of logits: 64 MB of float32
 _CHUNK_ROWS = 1024
@@ -31,7 +32,7 @@ def linear_log_probabilities(
 
     Args:
         hidden: (token, hidden).
-        weight: (vocabulary, hidden).
+        weight: (vocabulary, hidden); its rows may be split over processes, as in `linear_cross_entropy`.
         tokens: (token,), one of each distribution.
         bias: (vocabulary,), added to the logits; None: nothing.
         softcap: Bounds the logits softly, to softcap * tanh(logits / softcap); 0: they are not bounded.
@@ -43,9 +44,11 @@ def linear_log_probabilities(
 
     Source: Wijmans et al. 2024, arXiv:2411.09009 (the logits need not be materialised).
     """
-    rows = max(1, min(_CHUNK_ROWS, _CHUNK_ELEMENTS // weight.shape[0])) if chunk is None else chunk
+    part, bias = split_vocabulary(weight), None if bias is None else rows_here(bias)
+    size = weight.shape[0] if part is None else part.size
+    rows = max(1, min(_CHUNK_ROWS, _CHUNK_ELEMENTS // size)) if chunk is None else chunk
     found: tuple[Tensor, Tensor] = _LinearLogProbabilities.apply(
-        hidden, weight, bias, tokens, (rows, softcap, temperature)
+        hidden, rows_here(weight), bias, tokens, (rows, softcap, temperature), part
     )
     return found
 
@@ -59,18 +62,24 @@ class _LinearLogProbabilities(torch.autograd.Function):
         bias: Tensor | None,
         tokens: Tensor,
         settings: tuple[int, float, float],
+        vocabulary: VocabularyPart | None,
     ) -> tuple[Tensor, Tensor]:
         log_probs = torch.empty(len(tokens), dtype=torch.float32, device=hidden.device)
         entropies = torch.empty_like(log_probs)
         normalizers = torch.empty_like(log_probs)
         with torch.autocast(hidden.device.type, enabled=False):
             for part, logits, _ in _chunks(hidden, weight, bias, settings):
-                normalizers[part] = norm = logits.logsumexp(-1)
+                norm = logits.logsumexp(-1) if vocabulary is None else vocabulary.logsumexp(logits)
+                normalizers[part] = norm
                 logits -= norm[:, None]
-                log_probs[part] = logits.gather(1, tokens[part, None])[:, 0]
-                entropies[part] = -(logits.exp() * logits).sum(-1)
+                if vocabulary is None:
+                    log_probs[part] = logits.gather(1, tokens[part, None])[:, 0]
+                else:
+                    log_probs[part] = vocabulary.pick(logits, tokens[part])
+                entropy = -(logits.exp() * logits).sum(-1)
+                entropies[part] = entropy if vocabulary is None else vocabulary.sum(entropy)
         ctx.save_for_backward(hidden, weight, bias, tokens, normalizers)
-        ctx.settings = settings
+        ctx.settings, ctx.vocabulary = settings, vocabulary
         ctx.mark_non_differentiable(entropies)
         return log_probs, entropies
 
@@ -85,9 +94,13 @@ class _LinearLogProbabilities(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for part, logits, slope in _chunks(hidden, weight, bias, ctx.settings):
                 scores_grad = logits.sub_(normalizers[part, None]).exp_().neg_()
-                scores_grad.scatter_add_(
-                    1, tokens[part, None], torch.ones_like(normalizers[part, None])
-                )  # of the logarithm: 1 at the token, less all probabilities
+                ones = torch.ones_like(normalizers[part, None])
+                rows = tokens[part]
+                if ctx.vocabulary is not None:
+                    rows, inside = ctx.vocabulary.rows_of(rows)
+                    ones.masked_fill_(~inside[:, None], 0.0)
+                # of the logarithm: 1 at the token, less all probabilities
+                scores_grad.scatter_add_(1, rows[:, None], ones)
                 scores_grad.mul_((grad[part] / temperature)[:, None])
                 if slope is not None:
                     scores_grad *= slope
@@ -99,10 +112,13 @@ class _LinearLogProbabilities(torch.autograd.Function):
                     matmul_into(hidden_grad[part], narrow, weight.to(dtype))
                 if weight_grad is not None:
                     add_matmul(weight_grad, narrow.t(), hidden[part].to(dtype))
+        if ctx.vocabulary is not None and hidden_grad is not None:
+            ctx.vocabulary.sum(hidden_grad)
         return (
             hidden_grad,
             None if weight_grad is None else weight_grad.to(weight.dtype),
             None if bias_grad is None else bias_grad.to(bias.dtype),
+            None,
             None,
             None,
         )

@@ -19,13 +19,16 @@ class ALiBiPositions(Positions):
     Args:
         num_heads: Query heads.
 
+    Attributes:
+        heads: Those of them that are computed here: all, or the part that tensor parallelism leaves to a process.
+
     Source: Press et al. 2022, arXiv:2108.12409, section 3, and its published code where the number of heads is no power
         of two; BLOOM (arXiv:2211.05100).
     """
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.heads = num_heads, slice(None)
 
     @classmethod
     def make(cls, shape: Shape) -> ALiBiPositions:
@@ -45,7 +48,10 @@ class ALiBiPositions(Positions):
         device = torch.get_default_device() if ids is None else ids.device
         query, key = query_positions.on(device), key_positions.on(device)
         distance = (query[:, :, None] - key[:, None, :]).abs().float()
-        return -torch.tensor(slopes(self.num_heads), device=device)[:, None, None] * distance[:, None]
+        return (
+            -torch.tensor(slopes(self.num_heads)[self.heads], device=device)[:, None, None]
+            * distance[:, None]
+        )
 
 
 def slopes(num_heads: int) -> list[float]:
