@@ -27,9 +27,14 @@ clean
 
 
 @pytest.fixture
-def panel(opened):
+def notebook(opened):
     notebook = opened(PREPARE, "hostile in nb.data.prepare.__doc__")
     notebook.run(0, timeout=180_000)
+    return notebook
+
+
+@pytest.fixture
+def panel(notebook):
     shown = notebook.panel(0)
     expect(shown.locator(".data-head")).to_contain_text("documents kept", timeout=60_000)
     return shown
@@ -41,7 +46,7 @@ def picture(panel, name):
         panel.screenshot(path=f"{folder}/{name}.png")
 
 
-def test_a_preparation_is_looked_at_and_its_thresholds_are_moved(panel):
+def test_a_preparation_is_looked_at_and_its_thresholds_are_moved(notebook, panel):
     page = panel.page
     expect(panel.locator(".data-steps tbody tr th")).to_contain_text(["(raw)", "gopher"])
     picture(panel, "steps")
@@ -83,4 +88,10 @@ def test_a_preparation_is_looked_at_and_its_thresholds_are_moved(panel):
     picture(panel, "duplicates")
     panel.get_by_role("tab", name="Audit").click()
     expect(panel.get_by_role("tabpanel", name="Audit")).to_contain_text("nb.data.harm_audit")
+    if os.environ.get("NBLLM_PICTURES"):
+        notebook.menu("Settings", "Theme", "JupyterLab Dark")
+        page.wait_for_timeout(1500)
+        for tab in ("Steps", "Documents", "Thresholds", "Duplicates"):
+            panel.get_by_role("tab", name=tab).click()
+            picture(panel, f"{tab.lower()}-dark")
     assert page.evaluate("window.hacked") is None
