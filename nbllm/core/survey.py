@@ -137,6 +137,7 @@ TECHNIQUES = (
     Technique("3.3", "Mixture of denoisers (UL2)", "nbllm.objectives.MixtureOfDenoisers"),
     Technique("3.3", "Fill-in-the-middle", "nbllm.objectives.FillInTheMiddle"),
     Technique("3.4", "AdamW, warm-up, cosine and WSD schedules", "nbllm.training.schedules"),
+    Technique("3.4", "Adafactor, Lion, Muon, AdamW in 8 bits", "nbllm.training.optimizers"),
     Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),

@@ -43,14 +43,17 @@ class TrainConfig(PlainConfig):
         sequence_length: Tokens in one sequence. When it is not given, `nb.train` takes fewer where the model has fewer
             positions, or the text fewer tokens than a batch.
         accumulation: Forward passes whose gradients make one step.
-        lr: Peak learning rate; the schedule multiplies it.
+        lr: Peak learning rate; the schedule multiplies it. Its usual size depends on the optimizer.
         schedule: "cosine", "linear", "wsd" (warm-up, stable, decay) or "constant", each after a linear warm-up.
         warmup_steps: Steps of linear warm-up; `None` is a twentieth of `steps`.
         min_lr_ratio: The share of `lr` that the schedule ends at.
         decay_fraction: The share of `steps` in which "wsd" decays.
-        optimizer: A name in `nbllm.training.optimizers.OPTIMIZERS`.
+        optimizer: A name in `nbllm.training.optimizers.OPTIMIZERS`: "adamw"; "adamw_8bit", whose moments take 2 bytes
+            for each element instead of 8; "muon", for the matrices of the blocks, with AdamW for the rest, at AdamW's
+            learning rate; "lion", at a third to a tenth of it; or "adafactor", which keeps next to no state, at about
+            0.01.
         optimizer_settings: The optimizer's own settings by name; what is not given has the optimizer's default. For
-            "adamw": beta1, beta2, eps, weight_decay.
+            "adamw": beta1, beta2, eps, weight_decay. Each can be changed while the run goes on.
         clip: Largest norm of the gradient over all parameters; larger ones are scaled down to it.
         freeze: Patterns of the parameters that are not trained: "embedding", "layers[:4]" (the first four),
             "!layers[-2:]" (all but the last two), transformers' names; see `nbllm.training.freezing`. `run.unfreeze`

@@ -39,8 +39,7 @@ class Optimizer:
         self.parameters = dict(model.named_parameters())
         if not self.has_masters:
             self.masters = dict(self.parameters)
-        masters = list(self.masters.values())
-        self.inner = kind([m for m in masters if m.ndim >= 2], [m for m in masters if m.ndim < 2])
+        self.inner = kind(self.masters)
 
     def configure(self, *, lr: float, **values: float) -> None:
         """Set what the next step uses: the learning rate, and the optimizer's own settings by name."""
@@ -122,7 +121,7 @@ class Optimizer:
         for full_name, value in tensors.items():
             key, _, name = full_name.partition(".")
             master = self.masters.get(name)
-            if master is None or (value.ndim > 0 and value.shape != master.shape):
+            if master is None or not self.inner.fits(master, key, value):
                 raise UserError(f"The optimizer state {full_name!r} fits no parameter of this model.")
             # AdamW's fused form takes its step count from the parameter's device.
             self.inner.state[master][key] = value.clone().to(master.device)

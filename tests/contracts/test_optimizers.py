@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -25,8 +27,8 @@ class SGD(SteerableOptimizer, torch.optim.SGD):
 
     settings = (Setting(name="momentum", low=0.0, high=0.999, default=0.9, help="Share of the last step."),)
 
-    def __init__(self, matrices, others):
-        torch.optim.SGD.__init__(self, parameter_groups(matrices, others))
+    def __init__(self, parameters):
+        torch.optim.SGD.__init__(self, parameter_groups(parameters))
 
     def configure(self, *, lr, momentum):
         for group in self.param_groups:
@@ -45,11 +47,13 @@ def defaults(kind):
 def trained(kind, dtype=torch.float32, count=4, interrupted=False, **changed):
     """Train a small model and return its optimizer."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    blocks = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.Linear(128, 64))
+    model = nn.Sequential(OrderedDict(embedding=nn.Linear(4, 64), blocks=blocks, head=nn.Linear(64, 2)))
     optimizer = Optimizer(model, kind, dtype=dtype)
     for step in range(count):
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step)).to(dtype)
-        (model(x).float() - 1).square().mean().backward()
+        loss = (model(x).float() - 1).square().mean()
+        loss.backward()
         optimizer.gather_gradients()
         optimizer.configure(lr=1e-2, **{**defaults(kind), **changed})
         optimizer.step()
@@ -62,6 +66,7 @@ def trained(kind, dtype=torch.float32, count=4, interrupted=False, **changed):
                 for name, master in optimizer.masters.items():
                     master.copy_(masters[name])
             optimizer.load_state_tensors(state)
+    optimizer.loss = loss.item() if count else math.nan
     return optimizer
 
 
@@ -98,8 +103,30 @@ def test_its_state_is_tensors_by_parameter(kind):
 def test_all_groups_are_trained_and_one_may_be_empty(kind):
     fresh, after = trained(kind, count=0), trained(kind)
     assert all(not torch.equal(after.masters[name], fresh.masters[name]) for name in fresh.masters)
-    assert kind([torch.zeros(2, 2, requires_grad=True)], []).param_groups
-    assert kind([], [torch.zeros(2, requires_grad=True)]).param_groups
+    for shape in ((2, 2), (2,)):
+        assert kind({"blocks.0.weight": torch.zeros(shape, requires_grad=True)}).param_groups
+
+
+def test_it_learns(kind):
+    assert trained(kind, count=40).loss < 0.5 * trained(kind, count=1).loss
+
+
+def test_state_of_another_shape_is_refused(kind):
+    optimizer = trained(kind)
+    for name, value in optimizer.state_tensors().items():
+        if value.ndim:
+            with pytest.raises(UserError, match="fits no parameter"):
+                optimizer.load_state_tensors({name: torch.zeros(3, 5, 7)})
+
+
+def test_parameters_without_a_gradient_stay(kind):
+    optimizer = trained(kind, count=0)
+    before = {name: master.detach().clone() for name, master in optimizer.masters.items()}
+    optimizer.masters["head.bias"].grad = torch.ones(2)
+    optimizer.configure(lr=1e-2, **defaults(kind))
+    optimizer.step()
+    changed = {name for name, master in optimizer.masters.items() if not torch.equal(master, before[name])}
+    assert changed == {"head.bias"}
 
 
 @pytest.fixture(scope="module")

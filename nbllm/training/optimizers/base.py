@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,8 +15,9 @@ from nbllm.runs.settings import Setting
 class SteerableOptimizer(torch.optim.Optimizer):
     """An optimizer of torch that declares which of its settings may change while a run goes on.
 
-    A subclass also derives from one of torch's optimizers, is one file in `nbllm/training/optimizers`, and registers
-    itself. Its state is tensors alone, by parameter; nothing else outlives a step, so that a run resumes exactly.
+    A subclass is one file in `nbllm/training/optimizers` and registers itself. It may also derive from one of torch's
+    optimizers. Its state is tensors alone, by parameter; nothing else outlives a step, so that a run resumes exactly.
+    Parameters may be DTensors: a step of shards is the step of the whole parameters.
 
     Attributes:
         settings: What may be set, each with range, default and help. The learning rate is not among them: every
@@ -25,14 +26,13 @@ class SteerableOptimizer(torch.optim.Optimizer):
 
     settings: ClassVar[tuple[Setting, ...]] = ()
 
-    def __init__(self, matrices: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-        """Make an optimizer of two groups of parameters, the first of which is subject to weight decay.
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        """Make an optimizer.
 
         Args:
-            matrices: Parameters of two dimensions or more.
-            others: Biases and the weights of normalizations.
+            parameters: What is trained, in float32, by the name that it has in the network.
         """
-        raise NotImplementedError
+        torch.optim.Optimizer.__init__(self, parameter_groups(parameters), {})
 
     def configure(self, *, lr: float, **values: float) -> None:
         """Set what the next step uses.
@@ -41,13 +41,30 @@ class SteerableOptimizer(torch.optim.Optimizer):
             lr: The learning rate, the schedule applied.
             values: A value for each of `settings`, by name.
         """
-        raise NotImplementedError
+        for group in self.param_groups:
+            group.update(lr=lr, **values)
+            if not group["decays"]:
+                group["weight_decay"] = 0.0
+
+    def fits(self, parameter: Tensor, key: str, value: Tensor) -> bool:
+        """Return whether `value` can be the state `key` of a parameter, by its shape.
+
+        An optimizer whose state is neither a number nor of the parameter's shape says here what it is.
+        """
+        return value.ndim == 0 or value.shape == parameter.shape
 
 
-def parameter_groups(matrices: Sequence[Tensor], others: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Return the groups as torch takes them, each saying whether its weights decay; empty ones are left out."""
-    groups = ({"params": list(matrices), "decays": True}, {"params": list(others), "decays": False})
-    return [group for group in groups if group["params"]]
+def parameter_groups(parameters: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Return the parameters as groups of torch's: with `decays` the matrices, without it the vectors.
+
+    Vectors, the biases and the weights of normalizations, are not subject to weight decay. Parameters that are laid
+    over different meshes are in different groups, since torch's fused and foreach steps do not mix them.
+    """
+    groups: dict[tuple[bool, Any], list[Tensor]] = {}
+    for parameter in parameters.values():
+        key = (parameter.ndim >= 2, getattr(parameter, "device_mesh", None))
+        groups.setdefault(key, []).append(parameter)
+    return [{"params": group, "decays": decays} for (decays, _), group in groups.items()]
 
 
 OPTIMIZERS: Registry[type[SteerableOptimizer]] = Registry("optimizer")
