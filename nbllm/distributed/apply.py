@@ -10,6 +10,7 @@ from nbllm.distributed.layout import Layout, OneProcess
 from nbllm.distributed.mesh import Mesh
 from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks
+from nbllm.distributed.tensor_parallel import apply_tensor_parallel
 from nbllm.models.network import Network
 
 
@@ -23,19 +24,21 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
         dtype: What it computes in; its parameters are trained in float32.
 
     Raises:
-        UserError: The plan needs another number of ranks.
+        UserError: The plan needs another number of ranks, or the network cannot be laid out so.
     """
     plan = plan.sized(ranks.size)
     _refuse_missing(plan)
     if ranks.size == 1:
         return OneProcess(network, plan, ranks, dtype=dtype)
     mesh = Mesh(plan, network.device.type)
+    if (tensor := mesh.submesh("tensor")) is not None:
+        apply_tensor_parallel(network, tensor, sequence=plan.sequence)
     return DataParallel(network, plan, ranks, mesh=mesh, dtype=dtype)
 
 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    for name in ("zero", "tensor", "pipeline", "context", "activation_checkpointing", "offload", "compile"):
+    for name in ("zero", "pipeline", "context", "activation_checkpointing", "offload", "compile"):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from nbllm.distributed.plan import Plan, RunFacts
 from nbllm.distributed.tensor_regions import Region
-from nbllm.distributed.tensor_shares import Share, local_shape, shares
+from nbllm.distributed.tensor_shares import Share, check_tensor_parallel, local_shape, shares
 from nbllm.models.block import Block
+from nbllm.models.config import ModelConfig
 from nbllm.models.encoder_decoder import EncoderDecoder
 from nbllm.models.network import Network
 from nbllm.nn.attention import Attention, AttentionContext
@@ -24,6 +26,11 @@ from nbllm.nn.mixture_of_experts import MixtureOfExperts, Routing
 from nbllm.nn.positions import Places
 from nbllm.nn.positions.alibi import ALiBiPositions
 from nbllm.nn.vocabulary_part import rows_here, split_vocabulary
+
+
+def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
+    """Check that a model can be split over a plan's tensor ranks."""
+    check_tensor_parallel(model, plan.tensor)
 
 
 def apply_tensor_parallel(network: Network, mesh: DeviceMesh, *, sequence: bool = False) -> None:

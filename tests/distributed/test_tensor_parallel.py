@@ -18,6 +18,7 @@ from nbllm.models.network import Network
 from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import OBJECTIVES
 from tests.distributed.pool import Pool
+from tests.distributed.steps import assert_equal_steps, take_steps
 
 _TINY: dict[str, Any] = {
     "vocab_size": 61, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 24, "max_positions": 32,
@@ -144,3 +145,22 @@ def compare(case: str, sequence: bool) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_have_the_loss_and_gradients_of_one(two_ranks: Pool, case: str, sequence: bool) -> None:
     two_ranks(compare, case, sequence)
+
+
+@pytest.mark.parametrize("sequence", [False, True], ids=["all", "sequence"])
+@pytest.mark.parametrize("kind", ["decoder", "untied", "encoder_decoder"])
+def test_steps_under_a_plan_equal_those_of_one_process(two_ranks: Pool, kind: str, sequence: bool) -> None:
+    found = two_ranks(take_steps, kind, {"tensor": 2, "sequence": sequence})[0]
+    assert_equal_steps(found, take_steps(kind, {}))
+
+
+def test_two_data_ranks_of_two_tensor_ranks_equal_one_process(four_ranks: Pool) -> None:
+    found = four_ranks(take_steps, "untied", {"tensor": 2, "data": 2, "sequence": True})
+    expected = take_steps("untied", {})
+    for each in found:
+        assert_equal_steps(each, expected)
+
+
+def test_gradients_of_a_bfloat16_network_are_added_up_in_float32(two_ranks: Pool) -> None:
+    found = two_ranks(take_steps, "untied", {"tensor": 2}, dtype="bfloat16")[0]
+    assert_equal_steps(found, take_steps("untied", {}, dtype="bfloat16"), tolerance=0.05)
