@@ -23,6 +23,7 @@ from nbllm.models.families.own import OWN
 from nbllm.models.network import Network, build_without_weights
 from nbllm.models.quantized import weights_by_name, write_quantized
 from nbllm.models.tensor_files import INDEX, TensorFiles
+from nbllm.models.tensor_shards import FOLDER as SHARDS, MODEL, TensorShards, is_sharded
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.nn.compiled import parameters_by_name
 from nbllm.nn.joined import empty_parameters, side_by_side
@@ -47,6 +48,8 @@ def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Ne
         WeightsError: The configuration cannot be used, or a tensor is missing, surplus, misshapen, not
             floating, not finite or damaged; the tensor and the file are named.
     """
+    if is_sharded(expand_user(directory)):
+        return _load_sharded(expand_user(directory), dtype)
     with _opened(expand_user(directory)) as (files, family, rules, model):
         sizes = {rule.source: files.num_bytes(rule.source) for rule in rules}
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -69,6 +72,11 @@ def read_parameters(
     directory: Path | str, *, dtype: torch.dtype | None = None
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
+    if is_sharded(expand_user(directory)):
+        shards, model = _opened_shards(expand_user(directory))
+        for full, tensor in shards.read_all(f"{MODEL}{name}" for name, _ in model.named_parameters()):
+            yield full.removeprefix(MODEL), torch.nn.Parameter(tensor.to(dtype or tensor.dtype))
+        return
     with _opened(expand_user(directory)) as (files, family, rules, model):
         shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         for rule in rules:
@@ -86,15 +94,7 @@ def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightR
     """Yield files, family, weight map and the network without weights, once the files hold what the map names."""
     family, config = read_config(directory)
     with TensorFiles(directory, family) as files:
-        # Those that have parameters of their own.
-        layers = (config.num_layer_groups or config.num_layers) + config.num_decoder_layers
-        for count, what in ((layers, "layers"), (config.num_experts, "experts")):
-            if count > len(files.names):  # before anything is made for each of them
-                raise WeightsError(
-                    f"{CONFIG} asks for {count:,} {what}; the file holds {len(files.names)} tensors.",
-                    where=files.main,
-                    hint=f"{CONFIG} belongs to another model.",
-                )
+        _check_counts(config, len(files.names), files.main)
         rules = _rules(family, config, files)
         _check_names(files, rules, family, config)
         try:
@@ -104,12 +104,58 @@ def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightR
         yield files, family, rules, model
 
 
+def _load_sharded(directory: Path, dtype: torch.dtype | None) -> Network:
+    """Open a checkpoint whose tensors lie in parts; arguments and errors as `load_model`."""
+    shards, model = _opened_shards(directory)
+    state = empty_parameters(model, dtype=dtype or torch.float32, device="cpu")
+    tensors = {f"{MODEL}{name}": parameter.detach() for name, parameter in state.items()}
+    shards.fill(tensors)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise WeightsError(f"{name} has values that are not finite.", where=shards.folder)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _opened_shards(directory: Path) -> tuple[TensorShards, Network]:
+    """Return the parts of a checkpoint's tensors, and the network without weights."""
+    shards, (_, config) = TensorShards(directory / SHARDS), read_config(directory)
+    _check_counts(config, len(shards.shapes), shards.folder)
+    return shards, build_without_weights(config)
+
+
+def write_sharded_config(config: ModelConfig, directory: Path) -> None:
+    """Write a model's configuration where its tensors will lie in parts: all of it, which `config.json` may not hold.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
+    """
+    (directory / SHARDS).mkdir()
+    write_json(directory / SHARDS / CONFIG, config.to_dict())
+
+
+def _check_counts(config: ModelConfig, num_tensors: int, where: Path) -> None:
+    """Refuse a configuration with more layers or experts than tensors, before anything is made for each of them."""
+    layers = (
+        config.num_layer_groups or config.num_layers
+    ) + config.num_decoder_layers  # with parameters of their own
+    for count, what in ((layers, "layers"), (config.num_experts, "experts")):
+        if count > num_tensors:
+            raise WeightsError(
+                f"{CONFIG} asks for {count:,} {what}; the file holds {num_tensors} tensors.",
+                where=where,
+                hint=f"{CONFIG} belongs to another model.",
+            )
+
+
 def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     """Read a directory's `config.json`; of which optional parts a model consists, its weights say.
 
     Raises:
         WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
     """
+    if is_sharded(expand_user(directory)):
+        return _read_sharded_config(expand_user(directory) / SHARDS / CONFIG)
     path = expand_user(directory) / CONFIG
     values = read_config_file(directory)
     if not isinstance(values.get("model_type"), str):
@@ -137,6 +183,14 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
     if family.name != OWN and _is_scoring(values):
         config = _with_score_head(family, config, values, path)
     return family, config
+
+
+def _read_sharded_config(path: Path) -> tuple[Family, ModelConfig]:
+    try:
+        config = ModelConfig.from_dict(read_json(path, _MAX_JSON))
+        return FAMILIES[config.family], config
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"The model's configuration cannot be read: {error}", where=path) from error
 
 
 def _is_scoring(values: Mapping[str, Any]) -> bool:

@@ -123,7 +123,7 @@ class TensorShards:
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Return whole tensors by name; errors as `fill`."""
-        tensors = {name: self._empty(name) for name in names}
+        tensors = {name: self.empty(name) for name in names}
         self.fill(tensors)
         return tensors
 
@@ -143,7 +143,8 @@ class TensorShards:
         """Return how much memory a whole tensor takes, in bytes."""
         return math.prod(self.shapes[name]) * self._dtypes[name].itemsize
 
-    def _empty(self, name: str) -> Tensor:
+    def empty(self, name: str, device: str = "cpu") -> Tensor:
+        """Return a whole tensor that holds nothing yet; errors as `fill`."""
         if name not in self.shapes:
             raise WeightsError(f"{name} is missing.", where=self.folder)
-        return torch.empty(self.shapes[name], dtype=self._dtypes[name])
+        return torch.empty(self.shapes[name], dtype=self._dtypes[name], device=device)

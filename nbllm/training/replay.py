@@ -16,10 +16,10 @@ from nbllm.runs.store import create, read_record
 from nbllm.runs.summary import REPLAY_OVER
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.decider import REPLAYED
+from nbllm.training.digests import state_digest
 from nbllm.training.fork import first_checkpoint, inherited
 from nbllm.training.launcher import Launcher
 from nbllm.training.run_record import check_record
-from nbllm.training.train_state import weights_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def replay(run: Run | str | Path, *, progress: bool = True) -> Replay:
             where=created,
             hint="Let it end and compare the `digest` of both runs' last `end` event, or replay again.",
         )
-    identical = weights_digest(again.path) == weights_digest(last.path)
+    identical = state_digest(again.path) == state_digest(last.path)
     return Replay(original, repeated, last.step, len(script), identical)
 
 

@@ -33,6 +33,7 @@ from nbllm.training.applying import apply
 from nbllm.training.checkpoint_writer import CheckpointWriter, Contents, RankZeroWriter
 from nbllm.training.checks import refusal
 from nbllm.training.decider import Decider
+from nbllm.training.digests import weights_digest
 from nbllm.training.journal import Journal, SilentJournal
 from nbllm.training.steering_decisions import (
     Decision,
@@ -43,7 +44,7 @@ from nbllm.training.steering_decisions import (
     from_plain,
     to_plain,
 )
-from nbllm.training.train_state import TrainState, weights_digest
+from nbllm.training.train_state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ class ShardedWriter:
             return {}
         try:
             self._draft = Draft(path, step, contents.fill)
-            (self._draft.folder / FOLDER).mkdir()
+            (self._draft.folder / FOLDER).mkdir(exist_ok=True)
         except OSError as error:
             return {"error": _reason(error)}
         return {"name": str(self._draft.folder)}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from safetensors.torch import load_file
 
-from nbllm.core.base_weights import FOLDER, REFERENCE, BaseWeights
+from nbllm.core.base_weights import FOLDER, BaseWeights
 from nbllm.core.config import Config
 from nbllm.core.io import atomic_directory
+from nbllm.models.tensor_shards import is_sharded
 from nbllm.models.tensor_writing import write_tensors
-from nbllm.runs.checkpoint import checksums, load_state
+from nbllm.runs.checkpoint import load_state
+from nbllm.training.sharded_state import read_parts
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -62,16 +62,6 @@ class TrainState(Config):
     def __post_init__(self) -> None:
         """JSON has lists only."""
         object.__setattr__(self, "frozen", tuple(self.frozen))
-
-
-def weights_digest(checkpoint: Path) -> str:
-    """Return the SHA-256 over the checksums of a checkpoint's weights: equal for bit-identical weights alone."""
-    weights = {
-        name: sha256
-        for name, sha256 in checksums(checkpoint).items()
-        if name.endswith(".safetensors") or name == REFERENCE
-    }
-    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()
@@ -121,10 +111,15 @@ def write_base(run: Path, lm: LM) -> BaseWeights:
 
 @torch.no_grad()
 def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
-    """Put back into `lm` and `optimizer` what `write_model` wrote."""
+    """Put back into `lm` and `optimizer` what `write_model` wrote, or several ranks in parts."""
     from nbllm.models.loading import read_parameters
     from nbllm.models.peft.checkpoint import read_tensors
 
+    if is_sharded(folder):
+        read_parts(folder, optimizer)
+        optimizer.publish()
+        optimizer.zero_grad()
+        return
     for name, stored in read_parameters(folder):  # one at a time: there may be no memory for a second model
         if name in optimizer.masters:  # a layer in 4 bits has none
             optimizer.masters[name].copy_(stored)

@@ -22,7 +22,7 @@ from nbllm.runs.rules import Rule, pause, rewind, save, scale, stop
 from nbllm.runs.run import Run
 from nbllm.runs.settings import Setting
 from nbllm.runs.timeline import MAX_COLUMNS
-from nbllm.training.train_state import weights_digest
+from nbllm.training.digests import weights_digest
 
 
 class Task:
