@@ -1,3 +1,7 @@
+from .activation_checkpointing import (
+    checkpoint_activations as checkpoint_activations,
+    held_bytes as held_bytes,
+)
 from .apply import lay_out as lay_out
 from .launch import Launch as Launch
 from .layout import Layout as Layout, OneProcess as OneProcess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -10,8 +11,9 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,9 @@ from nbllm.core.config import Config
 from nbllm.core.errors import UserError
 from nbllm.core.io import write_json
 from nbllm.core.machine import gpus, machine_facts, usable_cores, versions
+
+Subject = TypeVar("Subject")
+Measured = TypeVar("Measured")
 
 # How matrices may be multiplied: torch hands float32 to BLAS, and bfloat16 to oneDNN; oneDNN also takes float32.
 MATMULS = ("float32", "float32_onednn", "bfloat16")
@@ -132,10 +137,22 @@ def machine_profile(device: str = "cpu", *, measure_again: bool = False) -> Mach
         if key not in _known or measure_again:
             subject = _subject(*key)
             kept = None if measure_again else _read(subject)
-            _known[key] = kept or _measure(subject)
+            _known[key] = kept or (
+                measure_unseen(_measure, subject) if device == "cpu" else _measure(subject)
+            )
             if kept is None and _known[key].steady:
                 _keep(_known[key])
         return _known[key]
+
+
+def measure_unseen(measure: Callable[[Subject], Measured], subject: Subject) -> Measured:
+    """Measure in a thread of its own, where nothing watches what is computed.
+
+    Activation checkpointing, for one, keeps the results of a thread's operations and counts them: those of a
+    measurement, which is made once, must not be among them.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, measure, subject).result()
 
 
 def profile_path(profile: MachineProfile) -> Path:
