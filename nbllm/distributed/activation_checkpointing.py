@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from nbllm.core.errors import UserError
+from nbllm.distributed.plan import CHECKPOINTINGS
 from nbllm.models.block import Block
 from nbllm.models.rwkv import RWKVBlock
-
-Checkpointing: TypeAlias = Literal["none", "full", "selective"] | int
 
 _MATMULS = {
     torch.ops.aten.mm.default,
@@ -34,7 +33,7 @@ _ATTENTION = {
 }
 
 
-def checkpoint_activations(network: nn.Module, choice: Checkpointing) -> int:
+def checkpoint_activations(network: nn.Module, choice: str | int) -> int:
     """Let blocks of a network keep less for the backward pass; losses and gradients stay the same, bit for bit.
 
     A block's `forward` is replaced on the instance, so that modules and parameters keep their names. Without gradients,
@@ -56,7 +55,7 @@ def checkpoint_activations(network: nn.Module, choice: Checkpointing) -> int:
     Source: Chen et al. 2016, arXiv:1604.06174; Korthikanti et al. 2022, arXiv:2205.05198, section 5 ("selective").
     """
     is_interval = isinstance(choice, int) and not isinstance(choice, bool) and choice >= 1
-    if not is_interval and choice not in ("none", "full", "selective"):
+    if not is_interval and choice not in CHECKPOINTINGS:
         raise UserError(
             f"activation_checkpointing is {choice!r}.",
             hint='Give "none", "full", "selective", or k for every k-th block.',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from nbllm.core.errors import UserError
+from nbllm.distributed.activation_checkpointing import checkpoint_activations
 from nbllm.distributed.data_parallel import DataParallel
 from nbllm.distributed.layout import Layout, OneProcess
 from nbllm.distributed.mesh import Mesh
@@ -29,16 +30,18 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
     plan = plan.sized(ranks.size)
     _refuse_missing(plan)
     if ranks.size == 1:
+        checkpoint_activations(network, plan.activation_checkpointing)
         return OneProcess(network, plan, ranks, dtype=dtype)
     mesh = Mesh(plan, network.device.type)
     if (tensor := mesh.submesh("tensor")) is not None:
         apply_tensor_parallel(network, tensor, sequence=plan.sequence)
+    checkpoint_activations(network, plan.activation_checkpointing)
     return DataParallel(network, plan, ranks, mesh=mesh, dtype=dtype)
 
 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    for name in ("zero", "pipeline", "context", "activation_checkpointing", "offload", "compile"):
+    for name in ("zero", "pipeline", "context", "offload", "compile"):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

@@ -17,6 +17,7 @@ from nbllm.nn.attention_backends import measuring
 from nbllm.nn.compute.decisions import PLAIN, use_choices
 from nbllm.nn.kernels import FUSED_DTYPES
 from nbllm.objectives.heads import head_cross_entropy
+from tests.distributed.steps import assert_equal_steps, take_steps
 
 KERNELS = PLAIN.replace(fused_kernels=FUSED_DTYPES, onednn_matmuls_from=1)
 TINY = {"vocab_size": 61, "hidden_size": 64, "num_layers": 3, "num_heads": 4, "initializer_range": 0.2}
@@ -181,3 +182,11 @@ def test_what_is_held_is_what_autograd_saves_where_nothing_is_checkpointed():
 def test_a_choice_that_does_not_exist_is_refused(choice):
     with pytest.raises(UserError, match="activation_checkpointing"):
         checkpoint_activations(make("gpt2"), choice)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
+@pytest.mark.parametrize("choice", ["full", "selective"])
+@pytest.mark.parametrize("axes", [{"data": 2}, {"tensor": 2, "sequence": True}], ids=["data", "tensor"])
+def test_checkpointed_steps_of_two_ranks_equal_those_of_one_process(two_ranks, kind, choice, axes):
+    found = two_ranks(take_steps, kind, {**axes, "activation_checkpointing": choice})
+    assert_equal_steps(found[0], take_steps(kind, {}))
