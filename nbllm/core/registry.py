@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from nbllm.core.errors import UserError, nearest
 
 T = TypeVar("T")
+
+_registries: weakref.WeakSet[Registry[Any]] = weakref.WeakSet()
+_adopted: dict[str, dict[str, Any]] = {}  # by kind, for registries that are made later
 
 
 class Registry(Generic[T]):
@@ -23,8 +27,9 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
-        self._entries: dict[str, T] = {}
+        self._entries: dict[str, T] = dict(_adopted.get(kind, {}))
         self._packages = list(packages)
+        _registries.add(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that registers its argument under `name`."""
@@ -55,6 +60,25 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._known())
+
+
+def entries_from_outside() -> dict[str, dict[str, Any]]:
+    """Return by kind and name what is registered by code outside nbllm: by a notebook's cells, say."""
+    found: dict[str, dict[str, Any]] = {}
+    for registry in list(_registries):
+        for name, entry in registry._entries.items():
+            if not str(getattr(entry, "__module__", "nbllm")).startswith("nbllm"):
+                found.setdefault(registry.kind, {})[name] = entry
+    return found
+
+
+def adopt(entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Register what `entries_from_outside` returned in another process, also in registries that are made later."""
+    for kind, by_name in entries.items():
+        _adopted.setdefault(kind, {}).update(by_name)
+        for registry in list(_registries):
+            if registry.kind == kind:
+                registry._entries.update(by_name)
 
 
 def import_modules(package: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nbllm.core.errors import RunError, listed
 from nbllm.core.io import ASIDE, expand_user, is_link, sync_directory, write_json
-from nbllm.runs import checkpoint, commands, events
+from nbllm.runs import checkpoint, commands, events, rank_logs
 from nbllm.runs.liveness import LIVE, judge
 from nbllm.runs.lock import HANDOVER_SECONDS, HOLDER, LOCK, TrainerLock, is_held
 from nbllm.runs.skim import newest_session
@@ -29,6 +29,7 @@ _PARTS = {  # by folder in the run's own, how what is ours is named
     commands.FOLDER: commands.NAME,  # before the next: where it is a link, nothing behind it is looked at
     f"{commands.FOLDER}/{commands.REJECTED}": commands.NAME,
     events.FOLDER: events.NAME,
+    rank_logs.FOLDER: rank_logs.NAME,
     "": re.compile(re.escape(PROCESS_LOG)),
 }
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from nbllm.core.errors import RunError
 from nbllm.core.io import expand_user
 from nbllm.runs import checkpoint as checkpoint_files
 from nbllm.runs.checkpoint import CheckpointInfo
-from nbllm.runs.events import Event, EventReader
+from nbllm.runs.events import Event, EventReader, is_count
 from nbllm.runs.liveness import LIVE, judge
+from nbllm.runs.rank_logs import log_end, ranks_with_logs
 from nbllm.runs.reader import RunReader
 from nbllm.runs.settings import SettingTable, declared_limits
 from nbllm.runs.summary import RunSummary, parent_of, planned_steps, summarize
@@ -133,6 +135,30 @@ class RecordedRun:
         """Why the run ended, as its trainer said; "" while it goes on."""
         end = self.timeline.session.end
         return "" if end is None or end.get("reason") is None else str(end["reason"])
+
+    @property
+    def failed_rank(self) -> int | None:
+        """The rank whose error ended the run, where several trained it."""
+        end = self.timeline.session.end
+        rank = None if end is None else end.get("rank")
+        return rank if is_count(rank) else None
+
+    def log(self, rank: int | None = None) -> str:
+        """Return the last lines that a process of this run has printed, tracebacks among them.
+
+        Args:
+            rank: Which of the run's ranks; None: the one that failed, else the first.
+
+        Raises:
+            RunError: There is no such rank.
+        """
+        ranks = ranks_with_logs(self.path)
+        if rank is None and ranks:
+            rank = ranks[0] if self.failed_rank is None else self.failed_rank
+        if rank is not None and rank not in ranks:
+            known = ", ".join(map(str, ranks)) or "none"
+            raise RunError(f"Rank {rank} of {self.name} has no log; there are: {known}.", where=self.path)
+        return log_end(self.path, rank)
 
     def events(self, kind: str | None = None) -> list[Event]:
         """Return all events, or those of one kind, read afresh from the disk: the superseded ones too."""

@@ -66,10 +66,12 @@ def check_outcome(run: RecordedRun) -> None:
     """
     state = run.state
     if state == "failed":
+        rank = run.failed_rank
+        said = "run.events('warning')" if rank is None else f"run.log(rank={rank})"
         raise RunError(
             f"{run.name} failed at step {run.step}: {run.reason or 'no reason was recorded'}.",
             where=run.path,
-            hint="run.events('warning') may say more; run.resume() goes on from its newest good checkpoint.",
+            hint=f"{said} says more; run.resume() goes on from its newest good checkpoint.",
         )
     if state == "lost" and not run.exists:
         raise RunError(

@@ -21,8 +21,9 @@ from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
+from nbllm.training.kernel_code import kernel_code
 from nbllm.training.place import processes_of
-from nbllm.training.requirements import check_fits, check_known_to_a_process
+from nbllm.training.requirements import check_fits
 from nbllm.training.run_choices import DECISIVE, make_choices
 from nbllm.training.run_record import check_record
 from nbllm.training.train_state import TrainState
@@ -63,7 +64,8 @@ def fork(
         info = _branching_point(path, timeline, step)
         try:
             new, config = _forked_record(path, record, timeline, info, changes, where or {})
-            check_known_to_a_process(config, new["where"])
+            if new["where"] == "process":
+                kernel_code(config)  # says now what cannot be sent there
             new["parent"] = {"run": path.name, "step": info.step, "actor": actor}
             created = create(path.parent, name, new)
             with first_checkpoint(created):

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
 from nbllm.runs.store import PROCESS_LOG, read_record
 from nbllm.training.at_exit import finish_or_stop
+from nbllm.training.config import TrainConfig
 from nbllm.training.fork import fork
+from nbllm.training.kernel_code import kernel_code
 from nbllm.training.place import placed
 from nbllm.training.run_record import check_record
 from nbllm.training.trainer import Trainer
@@ -82,9 +85,9 @@ class Launcher:
         patience = 0.0 if run.is_live and run.timeline.starts else HANDOVER_SECONDS
         place = self.where or {name: run.record.get(name) for name in ("where", "launch")}
         if place["launch"] is not None:
-            _start_process(path, patience, "supervisor", json.dumps(place["launch"]))
+            _start_process(run, patience, "supervisor", json.dumps(place["launch"]))
         elif place["where"] == "process":
-            _start_process(path, patience, "worker")
+            _start_process(run, patience, "worker", "--kernel")
         else:
             _start_thread(path, lm, patience)
         return run
@@ -155,15 +158,19 @@ def _train_quietly(trainer: Trainer) -> None:
         trainer.run()
 
 
-def _start_process(path: Path, patience: float, module: str, *arguments: str) -> None:
+def _start_process(run: Run, patience: float, module: str, *arguments: str) -> None:
     """Start `nbllm.training.<module>` on the run, in a process of its own."""
+    path = run.path
+    code = kernel_code(TrainConfig.from_dict(run.record["config"]))
     with TrainerLock(path, patience):  # as above; the process takes it again
         _discard_old_commands(path)
         sessions, created = len(event_files(path)), read_record(path).get("created")
-    with _open_log(path) as log:
+    with _open_log(path) as log, tempfile.TemporaryFile() as given:
+        given.write(code)
+        given.seek(0)
         process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             [sys.executable, "-m", f"nbllm.training.{module}", str(path), *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=log,
             stderr=log,
             start_new_session=True,  # it survives when the kernel is interrupted or closed,

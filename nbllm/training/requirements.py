@@ -14,7 +14,6 @@ from nbllm.objectives import OBJECTIVES, Objective
 from nbllm.training.freezing import ParameterNames
 from nbllm.training.metrics import check_metrics, reported_metrics
 from nbllm.training.objective import make_objective
-from nbllm.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -110,25 +109,6 @@ def longest_sequence(objective: Objective[Any], shape: ModelConfig) -> int:
         return most
     lengths = range(1, most + 1)
     return bisect.bisect_right(lengths, most, key=objective.num_positions)
-
-
-def check_known_to_a_process(config: TrainConfig, where: str) -> None:
-    """Check that a run that is trained in a process of its own needs nothing that only this kernel has.
-
-    Raises:
-        UserError: Its objective or its optimizer is declared in a notebook or a script.
-    """
-    if where != "process":
-        return
-    for what, name, kind in (
-        ("objective", config.objective, OBJECTIVES[config.objective]),
-        ("optimizer", config.optimizer, OPTIMIZERS[config.optimizer]),
-    ):
-        if not kind.__module__.startswith("nbllm."):
-            raise UserError(
-                f"The {what} {name!r} is declared in {kind.__module__}, which a process of its own does not know.",
-                hint='Train in this kernel: where="thread".',
-            )
 
 
 def _what_fits(network: Network, objective: str, needs: str) -> str:

@@ -27,11 +27,12 @@ from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.freezing import ParameterNames
+from nbllm.training.kernel_code import kernel_code
 from nbllm.training.launcher import Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.place import placed, processes_of
-from nbllm.training.requirements import check_fits, check_known_to_a_process, check_network, longest_sequence
+from nbllm.training.requirements import check_fits, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState, only_adapters_are_trained, write_base, write_lm
 from nbllm.training.validation import limits
@@ -107,7 +108,8 @@ def train(
     epochs = _checked_epochs(given)
     settings = TrainConfig.from_dict(given)
     place = placed(where)
-    check_known_to_a_process(settings, place["where"])
+    if place["where"] == "process":
+        kernel_code(settings)  # says now what cannot be sent there
     check_network(settings, lm.model)  # before the text is read
     if replace:
         if name is None:

@@ -26,10 +26,11 @@ from nbllm.core.errors import RunError
 from nbllm.distributed.launch import Launch
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import HANDOVER_SECONDS, TrainerLock
+from nbllm.runs.presence import Presence
 from nbllm.runs.skim import newest_session
 from nbllm.runs.store import read_record
 from nbllm.training.failures import Failure, described, first_cause, read_failures
-from nbllm.training.worker import ENDING
+from nbllm.training.worker import CODE, ENDING
 
 LOOPBACK = "127.0.0.1"
 LOOK_SECONDS = 0.1
@@ -42,11 +43,13 @@ class Supervisor:
     Args:
         path: The run directory, which this process holds.
         launch: Its ranks.
+        code: What the kernel has registered, for the ranks; see `nbllm.training.kernel_code`.
     """
 
-    def __init__(self, path: Path, launch: Launch) -> None:
+    def __init__(self, path: Path, launch: Launch, code: bytes = b"") -> None:
         self.path = path
         self.launch = launch
+        self.code = code
         self.record = read_record(path)
         self.sessions = len(event_files(path))
         self.asked_at: float | None = None  # when a signal asked to end
@@ -56,7 +59,8 @@ class Supervisor:
     def run(self) -> None:
         """Train until the run has ended; its end is an event in any case."""
         for left in range(self.launch.restarts, -1, -1):
-            with tempfile.TemporaryDirectory(prefix="nbllm-ranks-") as folder:
+            with tempfile.TemporaryDirectory(prefix="nbllm-ranks-") as folder:  # nobody else may write there
+                (Path(folder) / CODE).write_bytes(self.code)
                 codes = self._train(Path(folder))
                 cause = first_cause(read_failures(Path(folder), codes))
             if self._has_ended():
@@ -82,11 +86,11 @@ class Supervisor:
 
     # -- one start of the ranks ---------------------------------------------------------------------------------
 
-    def _train(self, reports: Path) -> dict[int, int]:
+    def _train(self, folder: Path) -> dict[int, int]:
         """Start the ranks and wait until all have ended; return the exit codes of those that failed."""
         codes: dict[int, int] = {}
         # In a thread of its own: in the main thread elastic would put its own handlers of signals in place of ours.
-        thread = threading.Thread(target=self._train_by_elastic, args=(reports, codes), name="torch elastic")
+        thread = threading.Thread(target=self._train_by_elastic, args=(folder, codes), name="torch elastic")
         thread.start()
         told = False
         while thread.is_alive():
@@ -95,12 +99,12 @@ class Supervisor:
                 continue
             if not told:
                 told = _signal_ranks(signal.SIGINT)
-            deaf = not (reports / ENDING).exists() and time.monotonic() - self.asked_at > DEAF_SECONDS
+            deaf = not (folder / ENDING).exists() and time.monotonic() - self.asked_at > DEAF_SECONDS
             if self.asked_twice or deaf:
                 _signal_ranks(signal.SIGKILL)
         return codes
 
-    def _train_by_elastic(self, reports: Path, codes: dict[int, int]) -> None:
+    def _train_by_elastic(self, folder: Path, codes: dict[int, int]) -> None:
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -115,7 +119,7 @@ class Supervisor:
             local_addr=LOOPBACK,
             max_restarts=0,
         )
-        arguments = ["-m", "nbllm.training.worker", str(self.path), "--reports", str(reports)]
+        arguments = ["-m", "nbllm.training.worker", str(self.path), "--supervised", str(folder)]
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
@@ -140,6 +144,8 @@ class Supervisor:
         self._write("end", step=cause.step if cause else None, state="failed", digest=None, **what)
 
     def _write(self, kind: str, *, step: int | None = None, **fields: Any) -> None:
+        if Presence(self.path, self.record).is_gone():
+            return  # writing would make the folder anew
         at = newest_session(self.path, self.record).step
         with contextlib.suppress(RunError), EventWriter(self.path, "trainer") as writer:
             writer.write(kind, max(at, step or 0), **fields)
@@ -166,7 +172,7 @@ def main(arguments: list[str]) -> int:
     path, launch = Path(arguments[0]), Launch.from_dict(json.loads(arguments[1]))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # what it says is recorded here
     with TrainerLock(path, HANDOVER_SECONDS):
-        supervisor = Supervisor(path, launch)
+        supervisor = Supervisor(path, launch, sys.stdin.buffer.read())
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
             if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
                 signal.signal(getattr(signal, name), supervisor.ask_to_end)

@@ -7,6 +7,7 @@ One that `nb.train` starts with `where="process"` trains alone. The ranks of an 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nbllm.training.trainer import Trainer
 
+ENDING = "ending"  # a supervisor's file by which rank 0 says that it has heard it is to end
+CODE = "code"  # the one that holds what the kernel has registered
 LOOK_SECONDS = 0.2  # between looks whether the supervisor is still there
 
 
@@ -30,12 +33,19 @@ def main(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m nbllm.training.worker")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--reports", type=Path, help="the folder where a supervisor reads what ended a rank")
+    parser.add_argument("--kernel", action="store_true", help="standard input holds code of the kernel's")
+    parser.add_argument(
+        "--supervised", type=Path, help="the supervisor's folder: reports, and code of the kernel's"
+    )
     options = parser.parse_args(arguments)
-    if options.reports is None:
-        _train(options.run, _end_by_signals)
-    else:
-        _train_for_supervisor(options.run, options.reports)
+    if options.supervised is not None:
+        _train_for_supervisor(options.run, options.supervised)
+        return 0
+    if options.kernel:
+        from nbllm.training.kernel_code import register
+
+        register(sys.stdin.buffer.read())
+    _train(options.run, _end_by_signals)
     return 0
 
 
@@ -68,7 +78,7 @@ def _end_by_signals(trainer: Trainer) -> None:
         signal.signal(signal.SIGHUP, end)
 
 
-def _train_for_supervisor(path: Path, reports: Path) -> None:
+def _train_for_supervisor(path: Path, folder: Path) -> None:
     """Train as one of its ranks; what fails is reported to it, and ends this process whatever else it is doing."""
     rank = int(os.environ["RANK"])
     if rank > 0:
@@ -80,21 +90,39 @@ def _train_for_supervisor(path: Path, reports: Path) -> None:
         trainers.append(trainer)
 
         def end(number: int, frame: object) -> None:
-            (reports / ENDING).touch()
+            (folder / ENDING).touch()
             trainer.exit_reason = "the launch was interrupted"
 
         if rank == 0:
             signal.signal(signal.SIGINT, end)
 
     try:
+        _print_to_log(path, rank)
+        from nbllm.training.kernel_code import register
+
+        register((folder / CODE).read_bytes())
         _train(path, prepare, has_owner=True)
     except BaseException as error:
         from nbllm.training.failures import report_failure
 
-        report_failure(reports, rank, error, trainers[0].reached if trainers else 0)
         traceback.print_exc()
         sys.stderr.flush()
+        report_failure(folder, rank, error, trainers[0].reached if trainers else 0)
         os._exit(1)  # threads of libraries would keep it alive, while the other ranks wait for it
+
+
+def _print_to_log(path: Path, rank: int) -> None:
+    """Let all that this process and its libraries print go to the rank's log."""
+    from nbllm.core.io import open_log
+    from nbllm.runs.rank_logs import log_path
+
+    with (
+        contextlib.suppress(OSError),
+        open_log(log_path(path, rank)) as log,
+    ):  # a full disk must not end the run
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _end_with(supervisor: int) -> None:
@@ -106,9 +134,6 @@ def _end_with(supervisor: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="watch the supervisor", daemon=True).start()
-
-
-ENDING = "ending"  # the file by which rank 0 says that it has heard it is to end
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def test_a_new_run_has_its_record_and_folders(tmp_path):
     assert record["name"] == "tour"
     assert record["config"] == {"lr": 0.1}
     assert abs(record["created"] - time.time()) < 60
-    assert sorted(os.listdir(path)) == ["checkpoints", "commands", "events", "run.json"]
+    assert sorted(os.listdir(path)) == ["checkpoints", "commands", "events", "logs", "run.json"]
     assert os.listdir(path.parent) == ["tour"]  # nothing is left aside
 
 

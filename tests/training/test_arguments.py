@@ -193,26 +193,6 @@ def test_a_fork_takes_the_same_names(lm, store, small, tmp_path):
     assert "here give steps" in caught.value.hint
 
 
-@pytest.mark.parametrize("what", ["objective", "optimizer"])
-def test_what_a_cell_declares_is_not_sent_to_a_process(lm, store, small, tmp_path, monkeypatch, what):
-    from nbllm.objectives import OBJECTIVES
-    from nbllm.training.optimizers import OPTIMIZERS
-
-    registry, usual = {"objective": (OBJECTIVES, "causal_lm"), "optimizer": (OPTIMIZERS, "adamw")}[what]
-    known = registry[usual]
-    monkeypatch.setitem(registry._entries, "of_a_cell", type("OfACell", (known,), {"__module__": "__main__"}))
-    options = {**small, "steps": 2, what: "of_a_cell"}
-    with pytest.raises(UserError, match=f"{what} 'of_a_cell' is declared in __main__") as caught:
-        nb.train(lm, store, folder=tmp_path / "runs", where="process", **options)
-    assert 'where="thread"' in caught.value.hint
-    assert not (tmp_path / "runs").exists()
-    run = nb.train(lm, store, folder=tmp_path / "runs", name="here", **options).wait(progress=False)
-    assert run.state == "finished"
-    with pytest.raises(UserError, match="declared in __main__"):
-        nb.attach(run.path, where="process").fork("there", steps=4)
-    assert [each.name for each in nb.runs(tmp_path / "runs")] == ["here"]
-
-
 def test_a_file_speaks_the_same_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NBLLM_CACHE", str(tmp_path / "cache"))

@@ -67,8 +67,7 @@ def test_two_processes_train_as_one_that_accumulates_twice(undisturbed, make_lm,
 def test_the_run_belongs_to_the_supervisor_and_nothing_is_left_of_it(undisturbed):
     start = undisturbed.events("start")[-1]
     assert start["choices"]["num_threads"] == 1
-    wait_until(lambda: not processes_of(undisturbed))
-    assert is_alive(start) is False
+    wait_until(lambda: not processes_of(undisturbed) and is_alive(start) is False)
 
 
 def test_killed_ranks_are_started_again_and_end_as_if_nothing_had_happened(
@@ -112,9 +111,49 @@ Stepper.batch = at_fault
         RunError, match=r"rank 1: ValueError: no such batch \(in at_fault, sitecustomize.py:\d+\)"
     ):
         run.wait(progress=False)
-    assert run.events("end")[-1]["rank"] == 1
+    assert run.events("end")[-1]["rank"] == run.failed_rank == 1
     assert len(run.events("start")) == 1  # it is not tried again
+    assert run.log().rstrip().endswith("ValueError: no such batch")
+    assert "Traceback" in run.log(rank=1)
+    assert "no such batch" not in run.log(rank=0)
+    with pytest.raises(RunError, match="Rank 2 of faulty has no log; there are: 0, 1"):
+        run.log(rank=2)
     wait_until(lambda: not processes_of(run))
+
+
+HANGING = """
+import time
+from nbllm.training.step import Stepper
+batch = Stepper.batch
+def hangs(self, position):
+    while position >= 13:
+        time.sleep(1)
+    return batch(self, position)
+Stepper.batch = hangs
+"""
+
+
+def test_a_launch_that_hangs_is_ended_by_a_signal_and_by_the_death_of_its_supervisor(
+    make_lm, store, plain, tmp_path, monkeypatch
+):
+    """Rank 0 waits in a collective for rank 1, and no step ends any more."""
+    folders = [str(broken(tmp_path / "site", 1, HANGING)), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    run = nb.train(make_lm(), store, folder=tmp_path, name="hangs", where=TWO, **plain)
+    run.wait(step=3, progress=False)
+    os.kill(run.events("start")[-1]["pid"], signal.SIGINT)
+    wait_until(lambda: not processes_of(run))
+    assert (run.state, run.reason) == (
+        "stopped",
+        "the launch was interrupted before a last checkpoint was written",
+    )
+    run.resume()
+    run.wait(step=3, progress=False)
+    left = processes_of(run)
+    assert len(left) == 3
+    os.kill(run.events("start")[-1]["pid"], signal.SIGKILL)
+    wait_until(lambda: not any(process.is_running() for process in left))
+    assert run.state == "lost"
 
 
 def test_where_must_be_a_place(make_lm, store, tmp_path):
