@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from nbllm.distributed.loss_module import Batch, Loss, LossModule
 from nbllm.distributed.master_weights import MasterWeights
 from nbllm.distributed.plan import Plan
-from nbllm.distributed.ranks import Ranks
+from nbllm.distributed.ranks import OneRank, Ranks
 from nbllm.distributed.sharded_tensors import assign_part, norm_of, whole_tensor
 from nbllm.models.network import Network
 
@@ -43,6 +44,11 @@ class Layout(ABC):
         self.plan = plan
         self.ranks = ranks
         self.loss_module = LossModule(network)
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
 
     # -- what is trained -----------------------------------------------------------------------------------------
 
@@ -128,16 +134,33 @@ class OneProcess(Layout):
 
     Args:
         network: The network.
-        plan: The plan, sized.
-        ranks: This one.
-        dtype: What the network computes in; it becomes that.
+        plan: The plan, sized; None: of one process.
+        ranks: All ranks; None: this one.
+        dtype: What the network computes in; it becomes that, unless it is only to be evaluated. None: its own.
     """
 
     def __init__(
-        self, network: nn.Module, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = torch.float32
+        self,
+        network: nn.Module,
+        plan: Plan | None = None,
+        ranks: Ranks | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(network, plan, ranks)
-        self.masters = MasterWeights(network, dtype)
+        super().__init__(
+            network, Plan(data=1) if plan is None else plan, OneRank() if ranks is None else ranks
+        )
+        self._dtype = dtype
+
+    @functools.cached_property
+    def masters(self) -> MasterWeights:
+        """The weights in float32."""
+        return MasterWeights(self.network, self._dtype or next(self.network.parameters()).dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(self.network.parameters()).dtype if self._dtype is None else self._dtype
 
     def parameters(self) -> Mapping[str, nn.Parameter]:
         """Return the network's own, or their masters."""
@@ -171,9 +194,13 @@ class OneProcess(Layout):
     def _begin_pass(self, *, is_last: bool) -> None:
         """Called before each forward pass of a step."""
 
+    def take_gradients(self) -> None:
+        """After a backward pass that was not taken by `forward_backward`: let `parameters` have its gradients."""
+        self.masters.take_gradients()
+
     def _end_pass(self) -> None:
         """Called after each backward pass of a step."""
-        self.masters.take_gradients()
+        self.take_gradients()
 
     def _end_passes(self) -> None:
         """Called after the last backward pass of a step."""

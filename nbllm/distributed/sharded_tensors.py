@@ -28,12 +28,16 @@ def assign_part(tensor: Tensor, whole: Tensor) -> None:
     """Copy this rank's part of `whole`, which this rank has, into a tensor; nothing is sent."""
     if not isinstance(tensor, DTensor):
         tensor.copy_(whole)
-        return
-    local = tensor.to_local()
-    placed = distribute_tensor(
-        whole.to(local.device), tensor.device_mesh, tensor.placements, src_data_rank=None
-    )
-    local.copy_(placed.to_local())
+    else:
+        local = tensor.to_local()
+        local.copy_(local_part(placed_like(tensor, whole.to(local.device))))
+
+
+def placed_like(tensor: Tensor, whole: Tensor) -> Tensor:
+    """Return `whole`, which this rank has, laid over ranks as a tensor of its shape is; anything else as it is."""
+    if not isinstance(tensor, DTensor) or isinstance(whole, DTensor) or whole.shape != tensor.shape:
+        return whole
+    return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
 
 
 def num_copies(tensor: Tensor, num_ranks: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import RunError
+from nbllm.distributed.layout import OneProcess
 from nbllm.runs.locating import locate
 from nbllm.runs.run import Run
 from nbllm.runs.store import read_record
@@ -99,6 +100,6 @@ def _losses(lm: LM, record: dict[str, Any]) -> dict[str, float]:
     objective.sources = sources_of(record["data"])
     validation = Validation.of(record["data"]["validation"], objective, config)
     assert validation is not None
-    measured = validation.measure(lm.model, str(lm.model.device))
+    measured = validation.measure(OneProcess(lm.model), str(lm.model.device))
     by_source = {name: measured[f"loss/{name}"] for name in objective.sources if f"loss/{name}" in measured}
     return {**by_source, "": measured["loss"]} if len(by_source) != 1 else by_source

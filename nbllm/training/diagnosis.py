@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nbllm.distributed.sharded_tensors import local_part
 from nbllm.objectives import Batch, Objective
 
 NOTHING = "nothing that could be found again"
@@ -17,7 +18,7 @@ def weights_are_finite(weights: Mapping[str, Tensor]) -> bool:
     """Return whether every element of every tensor is finite."""
     return all(
         bool(torch.isfinite(weight.sum())) or bool(torch.isfinite(weight).all())
-        for weight in weights.values()
+        for weight in map(local_part, weights.values())
     )
 
 

@@ -1,45 +1,38 @@
-"""An optimizer over float32 master weights."""
+"""An optimizer over the float32 weights of a layout."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbllm.core.errors import UserError
+from nbllm.distributed.layout import Layout
+from nbllm.distributed.sharded_tensors import local_part, placed_like
 from nbllm.training.optimizers.base import SteerableOptimizer
 
 
 class Optimizer:
-    """An optimizer over a model's parameters, which are held in float32 whatever the model computes in.
-
-    In float32 the model's own parameters are trained. In bfloat16 each has a float32 master: gradients are added
-    to the master's, and after the step the parameter is a rounded copy of it, since a step smaller than
-    bfloat16's spacing would otherwise be lost.
+    """An optimizer over the float32 weights of a layout; of those that are laid over ranks, this rank's parts.
 
     Args:
-        model: What is trained; its parameters become `dtype`.
+        layout: What is trained.
         kind: One of `nbllm.training.optimizers.OPTIMIZERS`.
-        dtype: What the model computes in.
 
-    Source: Micikevicius et al. 2017, arXiv:1710.03740, section 3.1 (master weights).
+    Attributes:
+        masters: The weights, by name.
     """
 
-    def __init__(self, model: nn.Module, kind: type[SteerableOptimizer], *, dtype: torch.dtype) -> None:
-        self.names = [name for name, _ in model.named_parameters()]
-        self.has_masters = dtype != torch.float32
-        self.masters: dict[str, Tensor] = {}
-        if self.has_masters:  # made before the model is rounded
-            self.masters = {
-                name: nn.Parameter(parameter.detach().to(torch.float32, copy=True))
-                for name, parameter in model.named_parameters()
-            }
-        model.to(dtype)
-        self.parameters = dict(model.named_parameters())
-        if not self.has_masters:
-            self.masters = dict(self.parameters)
+    def __init__(self, layout: Layout, kind: type[SteerableOptimizer]) -> None:
+        self.layout = layout
+        self.masters = layout.parameters()
         self.inner = kind(self.masters)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all parameters."""
+        return list(self.masters)
 
     def configure(self, *, lr: float, **values: float) -> None:
         """Set what the next step uses: the learning rate, and the optimizer's own settings by name."""
@@ -47,69 +40,43 @@ class Optimizer:
 
     def freeze(self, names: Collection[str]) -> None:
         """Freeze just the parameters of these names."""
-        for name, parameter in self.parameters.items():
-            frozen = name in names
-            parameter.requires_grad_(not frozen)
-            if frozen:
-                parameter.grad = None
-                self.masters[name].grad = None
-
-    def gather_gradients(self) -> None:
-        """After a backward pass: add the parameters' gradients to the masters' and drop them."""
-        if not self.has_masters:
-            return
-        for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                continue
-            master = self.masters[name]
-            if master.grad is None:
-                master.grad = parameter.grad.float()
-            else:
-                master.grad += parameter.grad
-            parameter.grad = None
+        self.layout.freeze(names)
 
     def gradients(self) -> list[Tensor]:
-        """Return the masters' gradients, where there are any."""
+        """Return the gradients, where there are any."""
         return [m.grad for m in self.masters.values() if m.grad is not None]
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply all gradients by `factor`."""
-        torch._foreach_mul_(self.gradients(), factor)
+        torch._foreach_mul_([local_part(gradient) for gradient in self.gradients()], factor)
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down to `max_norm` where their norm is larger; return the norm before."""
-        with_gradient = [m for m in self.masters.values() if m.grad is not None]
-        norm = nn.utils.get_total_norm(self.gradients(), foreach=True)
+        norm = self.layout.norm(self.gradients())
         if not norm <= max_norm:  # else every gradient would be multiplied by one
-            nn.utils.clip_grads_with_norm_(with_gradient, max_norm, norm, foreach=True)
-        return float(norm)
+            self.scale_gradients(min(1.0, max_norm / (norm + 1e-6)))
+        return norm
 
     def step(self) -> None:
-        """Update the masters, and round them into the parameters."""
+        """Update the weights, and let the network compute with them."""
         self.inner.step()
-        self.publish()
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Round the masters into the parameters."""
-        if self.has_masters:
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self.masters[name])
+        self.layout.publish()
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        self.inner.zero_grad(set_to_none=True)
-        for parameter in self.parameters.values():
-            parameter.grad = None
+        self.layout.drop_gradients()
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return the optimizer's state by name, `<key>.<parameter>`: for AdamW the keys exp_avg, exp_avg_sq, step."""
-        tensors = {}
-        for name, master in self.masters.items():
-            for key, value in self.inner.state.get(master, {}).items():
-                if value is not None:  # SGD's momentum, before the first step
-                    tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        return tensors
+        """Return the optimizer's state by name, `<key>.<parameter>`: for AdamW the keys exp_avg, exp_avg_sq, step.
+
+        On the CPU; of what lies over ranks, this rank's parts.
+        """
+        return {
+            f"{key}.{name}": value.detach().cpu().contiguous()
+            for name, master in self.masters.items()
+            for key, value in self.inner.state.get(master, {}).items()
+            if value is not None  # SGD's momentum, before the first step
+        }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `state_tensors` returned; a parameter without an entry starts afresh.
@@ -124,4 +91,4 @@ class Optimizer:
             if master is None or not self.inner.fits(master, key, value):
                 raise UserError(f"The optimizer state {full_name!r} fits no parameter of this model.")
             # AdamW's fused form takes its step count from the parameter's device.
-            self.inner.state[master][key] = value.clone().to(master.device)
+            self.inner.state[master][key] = placed_like(master, value.to(master.device, copy=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 from nbllm.core.errors import RunError, UserError
 from nbllm.distributed.launch import Launch
+from nbllm.distributed.plan import Plan
 from nbllm.models.config import ModelConfig
 from nbllm.runs.arguments import short
 from nbllm.runs.events import is_count
@@ -90,6 +91,14 @@ def _is_launch(value: Any) -> bool:
     return True
 
 
+def _is_plan(value: Any) -> bool:
+    try:
+        Plan.from_dict(value)
+    except (UserError, TypeError):
+        return False
+    return True
+
+
 def _or_none(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
@@ -97,6 +106,7 @@ def _or_none(check: Check) -> Check:
 _ENTRIES: dict[str, tuple[str, Check]] = {
     "where": ("'thread' or 'process'", lambda value: value in ("thread", "process")),
     "launch": ("null, or the settings of a Launch", _or_none(_is_launch)),
+    "plan": ("the settings of a Plan, or null", _or_none(_is_plan)),
     "config": ("settings by name", _is_mapping),
     "model": ("settings by name", _is_mapping),
     "data.train": ("a packed text", _is_store),

@@ -17,6 +17,7 @@ from nbllm.data.provenance import source_of
 from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.distributed.launch import Launch
+from nbllm.distributed.plan import Plan
 from nbllm.lm import LM
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
@@ -57,7 +58,7 @@ SHORTEST = 32  # tokens in a sequence, unless a shorter one is asked for
     ],
     TrainConfig,
 )
-def train(
+def train(  # noqa: PLR0913 (what a run is, each one thing)
     lm: LM,
     data: Dataset | DatasetDict | tuple[Any, Any] | TokenStore | str | Path | Iterable[Any],
     *,
@@ -65,6 +66,7 @@ def train(
     name: str | None = None,
     folder: str | Path = FOLDER,
     where: str | Launch = "thread",
+    plan: Plan | None = None,
     replace: bool = False,
     epochs: float | None = None,
     **config: Any,
@@ -87,6 +89,8 @@ def train(
             several of these, each with its own share of every step. A script that ends waits for
             the runs of its threads, and Ctrl-C then stops them; a kernel that is shut down stops them. Stopped runs
             have a checkpoint, and `resume` goes on.
+        plan: How the model lies over these processes, `nb.Plan(zero=3)` for instance; each has all of it and its own
+            sequences when not given.
         replace: Whether a run of that name that has ended is deleted, with its checkpoints, once the new one is ready
             to start; without, the new one is given the next free name, such as "name-2".
         epochs: How many times to train on the text, instead of `steps`; recorded as steps.
@@ -110,6 +114,9 @@ def train(
     place = placed(where)
     if place["where"] == "process":
         kernel_code(settings)  # says now what cannot be sent there
+    plan = Plan() if plan is None else plan
+    sized = plan.sized(processes_of(place))
+    sized.check(lm.config, settings)
     check_network(settings, lm.model)  # before the text is read
     if replace:
         if name is None:
@@ -128,12 +135,12 @@ def train(
     beside = [name for each in on for name in each.parameters()]
     shape = lm.config.replace(max_positions=lm.model.context_length)
     check_fits(settings, shape, lm.tokenizer, training, held_out, adapter=beside)
-    settings = _counted(settings, epochs, lm, training, processes_of(place))
+    settings = _counted(settings, epochs, lm, training, sized)
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
         folder,
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
-        _record(lm, settings, {"train": _describe(training, text), "validation": held}, place),
+        _record(lm, settings, {"train": _describe(training, text), "validation": held}, place, plan),
     )
     state = TrainState(values=settings.values, frozen=settings.freeze)
     with first_checkpoint(path):
@@ -201,22 +208,22 @@ def _checked_epochs(given: dict[str, Any]) -> float | None:
 
 
 def _counted(
-    settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore | SampleStore, processes: int
+    settings: TrainConfig, epochs: float | None, lm: LM, training: TokenStore | SampleStore, plan: Plan
 ) -> TrainConfig:
     """Return the settings with epochs as steps, and with the steps of warm-up, which more steps must not stretch."""
     if epochs is not None:
-        settings = settings.replace(steps=_steps(epochs, settings, lm, training, processes))
+        settings = settings.replace(steps=_steps(epochs, settings, lm, training, plan))
     return settings.replace(warmup_steps=settings.warmup)
 
 
 def _steps(
-    epochs: float, settings: TrainConfig, lm: LM, training: TokenStore | SampleStore, processes: int
+    epochs: float, settings: TrainConfig, lm: LM, training: TokenStore | SampleStore, plan: Plan
 ) -> int:
     """Return the optimizer steps in which each token of the text is trained on about `epochs` times; say so."""
     objective = make_objective(settings, lm.tokenizer)
     length = objective.window_length(settings.sequence_length)
     windows = make_source(training, length=length, overlap=objective.overlap).windows_per_epoch
-    in_a_step = settings.batch_size * settings.accumulation * processes
+    in_a_step = settings.batch_size * settings.accumulation * (plan.data or 1)
     steps = max(1, math.ceil(epochs * windows / in_a_step))
     sys.stdout.write(
         f"epochs={epochs:g} are {steps:,} steps of {in_a_step} x {settings.sequence_length} tokens.\n"
@@ -254,7 +261,11 @@ def _store(lm: LM, data: Any) -> TokenStore | SampleStore:
 
 
 def _record(
-    lm: LM, settings: TrainConfig, data: dict[str, dict[str, Any] | None], place: dict[str, Any]
+    lm: LM,
+    settings: TrainConfig,
+    data: dict[str, dict[str, Any] | None],
+    place: dict[str, Any],
+    plan: Plan,
 ) -> dict[str, Any]:
     return new_record(
         config=settings.to_dict(),
@@ -265,6 +276,7 @@ def _record(
         settings=[setting.to_dict() for setting in settings.settings],
         cannot=limits(data["validation"]),
         **place,
+        plan=plan.to_dict(),
         **make_choices(settings, lm.config, processes=processes_of(place)),
     )
 

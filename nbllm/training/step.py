@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
 from nbllm.data.sample_store import RowSource
-from nbllm.distributed.ranks import Ranks
+from nbllm.distributed.loss_module import LossOutput
 from nbllm.models.network import Network
 from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import Batch, Objective
@@ -69,44 +69,43 @@ class Stepper:
 
     def __init__(
         self,
-        network: nn.Module,
         objective: Objective[Any],
         optimizer: Optimizer,
         source: WindowSource | RowSource,
         config: TrainConfig,
         device: str,
-        ranks: Ranks,
     ) -> None:
-        self.network = network
+        self.layout = optimizer.layout
         self.objective = objective
         self.optimizer = optimizer
         self.source = source
         self.config = config
         self.device = device
-        self.ranks = ranks
+
+    @property
+    def network(self) -> nn.Module:
+        """This rank's part of the network."""
+        return self.layout.network
 
     def step(self, state: TrainState) -> StepResult:
         """Take one step from `state`."""
         began = time.perf_counter()
         values, optimizer = state.values, self.optimizer
         self.configure(values)
-        total, count = 0.0, 0.0
         # The count of all batches is known only when the last one is made, so until then the losses are divided by
         # the count of an objective that counts every token. Where that was right there is nothing left to do.
         sequences = self._sequences(state)
         expected = sequences * self.config.sequence_length
-        first = state.position + self.ranks.rank * self.config.batch_size
+        first = state.position + self.layout.data_rank * self.config.batch_size
+        every = self.layout.data_size * self.config.batch_size
+        batches = [self.batch(position) for position in range(first, state.position + sequences, every)]
         with recorded_measures() as measures:
-            for position in range(
-                first, state.position + sequences, self.ranks.size * self.config.batch_size
-            ):
-                loss, counted, added = self._losses(self.batch(position))
-                ((loss + added * counted if added is not None else loss) / expected).backward()
-                optimizer.gather_gradients()
-                total += float(loss.detach())
-                count += counted
-        sums = measures.to_tensor(names := reported_by(self.objective))
-        total, count = self._over_ranks(total, count, sums)
+            sums = torch.tensor(
+                self.layout.forward_backward(batches, self._loss, expected), dtype=torch.float64
+            )
+        measured = measures.to_tensor(names := reported_by(self.objective))
+        self.layout.sum([sums, measured])
+        total, count = sums.tolist()
         if count not in (0, expected):
             optimizer.scale_gradients(expected / count)
         mean = total / count if count else math.nan
@@ -128,7 +127,7 @@ class Stepper:
         )
         return StepResult(
             state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good,
-            measured=means_of(sums, names),
+            measured=means_of(measured, names),
         )  # fmt: skip
 
     def configure(self, values: Mapping[str, Any]) -> None:
@@ -137,12 +136,8 @@ class Stepper:
         if own:
             self.objective.configure({**own, **{name: values[name] for name in own if name in values}})
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, float, Tensor | None]:
-        """Return a batch's summed loss, how much counts in it, and what the network adds to the mean of that.
-
-        What is added (the loads of experts) is trained on and not part of the loss that is shown.
-        """
-        network = self.network
+    def _loss(self, network: nn.Module, batch: Batch) -> LossOutput:
+        """Return the loss of a batch; see `LossOutput`."""
         if not isinstance(network, Network) or not network.config.router_loss_weight:
             return *self.objective.loss(network, batch), None
         with record_routing() as routing:
@@ -165,13 +160,7 @@ class Stepper:
 
     def _sequences(self, state: TrainState) -> int:
         """Return how many sequences make one step, on all ranks together."""
-        return int(state.values["accumulation"]) * self.config.batch_size * self.ranks.size
-
-    def _over_ranks(self, total: float, count: float, measured: Tensor) -> tuple[float, float]:
-        """Add up loss, count, what was measured (in place) and gradients over all ranks."""
-        sums = torch.tensor([total, count], dtype=torch.float64)
-        self.ranks.sum([sums, measured, *self.optimizer.gradients()])
-        return float(sums[0]), float(sums[1])
+        return int(state.values["accumulation"]) * self.config.batch_size * self.layout.data_size
 
     def _shape(self, steps: int) -> TrainConfig:
         """The configuration as the schedule sees it: `steps` may have been changed since."""

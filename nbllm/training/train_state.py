@@ -70,14 +70,8 @@ def write_model(folder: Path, lm: LM, optimizer: Optimizer, base: BaseWeights | 
 
     Of a model whose own weights are those of `base`, the adapters and a reference are written instead.
     """
-    working = {name: parameter.data for name, parameter in optimizer.parameters.items()}
-    try:  # the directory holds the masters, not what the model computes with
-        for name, parameter in optimizer.parameters.items():
-            parameter.data = optimizer.masters[name].data
+    with optimizer.layout.whole_network(in_float32=True):  # not as rounded as what it computes with
         write_lm(folder, lm, base)
-    finally:
-        for name, parameter in optimizer.parameters.items():
-            parameter.data = working[name]
     write_tensors(optimizer.state_tensors(), folder / OPTIMIZER_FILE)
 
 
@@ -115,18 +109,18 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     from nbllm.models.loading import read_parameters
     from nbllm.models.peft.checkpoint import read_tensors
 
+    layout = optimizer.layout
     if is_sharded(folder):
         read_parts(folder, optimizer)
-        optimizer.publish()
-        optimizer.zero_grad()
+        layout.publish()
+        layout.drop_gradients()
         return
     for name, stored in read_parameters(folder):  # one at a time: there may be no memory for a second model
-        if name in optimizer.masters:  # a layer in 4 bits has none
-            optimizer.masters[name].copy_(stored)
+        layout.assign(name, stored)
     for name, update in read_tensors(folder).items():
-        optimizer.masters[name].copy_(update)
-    optimizer.publish()
-    optimizer.zero_grad()
+        layout.assign(name, update)
+    layout.publish()
+    layout.drop_gradients()
     path = folder / OPTIMIZER_FILE
     optimizer.load_state_tensors(load_file(path) if path.exists() else {})
 

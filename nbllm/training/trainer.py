@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -14,6 +14,8 @@ from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import make_source
 from nbllm.data.sample_store import SampleStore
+from nbllm.distributed.apply import lay_out
+from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks, from_rank_zero
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM
@@ -51,6 +53,8 @@ from nbllm.training.validation import NO_VALIDATION, Validation, open_store
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from nbllm.models.network import GenerativeNetwork
+
 _LARGE = 10_000_000  # parameters of a model whose memory is given back at once
 MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
 
@@ -85,6 +89,7 @@ class Trainer(Session):
         self.publish_to = publish_to
         self._shared: BaseWeights | None = None  # the run's base, while the model's own weights are its
         self.config = TrainConfig.from_dict(self.record["config"])
+        self.plan = Plan.from_dict(self.record.get("plan") or {})
         self.settings = self.config.settings
         self.keep_checkpoints = self.config.keep_checkpoints
         self.metrics = reported_metrics(
@@ -139,7 +144,7 @@ class Trainer(Session):
         if self.validation is None:
             raise RefusedError(NO_VALIDATION)
         self.stepper.configure(self.values)
-        measured: dict[str, Any] = self.validation.measure(self.lm.model, self._device)
+        measured: dict[str, Any] = self.validation.measure(self.layout, self._device)
         self.emit("evaluation", **measured)
 
     def sample(self, prompt: str = "", max_new_tokens: int | None = None, **asked: Any) -> None:
@@ -160,9 +165,9 @@ class Trainer(Session):
             overflow="slide",
         )
 
-        def write() -> str:
+        def write(network: GenerativeNetwork) -> str:
             text = generate(
-                self.lm.generative_network(),
+                network,
                 self.lm.tokenizer,
                 prompt,
                 config=sampling,
@@ -172,10 +177,13 @@ class Trainer(Session):
             )
             return str(text)
 
-        text, beside = write(), dict[str, Any]()
-        if (reference := self.stepper.objective.compared_with()) is not None:
-            with reference:
-                beside["reference"] = write()
+        with self.layout.whole_network() as network:
+            if network is None:  # rank 0 writes it
+                return
+            text, beside = write(cast("GenerativeNetwork", network)), dict[str, Any]()
+            if (reference := self.stepper.objective.compared_with()) is not None:
+                with reference:
+                    beside["reference"] = write(cast("GenerativeNetwork", network))
         self.emit("sample", prompt=prompt, text=text, seed=seed, **beside, **{"actor": "loop", **asked})
 
     # -- checkpoints --------------------------------------------------------------------------------------------
@@ -194,13 +202,13 @@ class Trainer(Session):
 
     def why_not_save(self) -> str | None:
         """Weights that are not finite are not worth a checkpoint."""
-        if weights_are_finite(self.optimizer.masters):
+        if self._weights_are_finite():
             return None
         return "the weights are not finite; the last checkpoint is kept instead"
 
     def publish(self, *, wait: bool = False) -> None:
         """Give the new weights to the model that the person holds; while it is in use, skip that, or `wait`."""
-        if self.publish_to is None or not weights_are_finite(self.optimizer.masters):
+        if self.publish_to is None or not self._weights_are_finite():
             return
         if not self.publish_to.lock.acquire(blocking=wait):
             return
@@ -211,6 +219,12 @@ class Trainer(Session):
             self.publish_to.origin = self.path.name
         finally:
             self.publish_to.lock.release()
+
+    def _weights_are_finite(self) -> bool:
+        """Return whether those of all ranks are."""
+        bad = torch.tensor(float(not weights_are_finite(self.optimizer.masters)))
+        self.ranks.sum([bad])
+        return not bad
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -230,9 +244,8 @@ class Trainer(Session):
         self._check_receiver()
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
-        self.optimizer = Optimizer(
-            self.lm.model, OPTIMIZERS[self.config.optimizer], dtype=DTYPES[choices["precision"]]
-        )
+        self.layout = lay_out(self.lm.model, self.plan, self.ranks, dtype=DTYPES[choices["precision"]])
+        self.optimizer = Optimizer(self.layout, OPTIMIZERS[self.config.optimizer])
         self.parameter_names = ParameterNames(self.optimizer.names, self.lm.config)
         begins = self.lm.decoder_tokens
         objective = make_objective(
@@ -249,7 +262,7 @@ class Trainer(Session):
             seed=self.config.seed,
         )
         self.stepper: Stepper = (objective.stepper or Stepper)(
-            self.lm.model, objective, self.optimizer, source, self.config, self._device, self.ranks
+            objective, self.optimizer, source, self.config, self._device
         )
         self.stepper.folder, self.stepper.lm = self.path, self.lm
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
@@ -286,7 +299,7 @@ class Trainer(Session):
         """Drop the weights and the optimizer's state: whoever holds this trainer does not need them."""
         is_large = "lm" in self.__dict__ and self.lm.num_parameters >= _LARGE
         self.publish_to = None
-        for name in ("lm", "optimizer", "stepper", "validation"):
+        for name in ("lm", "layout", "optimizer", "stepper", "validation"):
             self.__dict__.pop(name, None)
         if is_large:
             gc.collect()  # cycles hold the weights until the next collection, which may come late
@@ -335,10 +348,17 @@ class Trainer(Session):
             yield DoWork(work="save")
 
     def _diagnose(self) -> str:
-        culprit = NOTHING
-        for position in self.stepper.positions_before(self.state):
-            batch = self.stepper.batch(position)
-            culprit = first_bad_module(self.lm.model, self.stepper.objective, batch)
-            if culprit != NOTHING:
-                break
+        """Return why the run ends, as rank 0 finds it on the whole network."""
+        with self.layout.whole_network() as network:
+
+            def find() -> str:
+                assert network is not None
+                for position in self.stepper.positions_before(self.state):
+                    batch = self.stepper.batch(position)
+                    culprit = first_bad_module(network, self.stepper.objective, batch)
+                    if culprit != NOTHING:
+                        return culprit
+                return NOTHING
+
+            culprit = from_rank_zero(self.ranks, find)
         return f"{self.state.bad_steps} steps in a row were not finite; the first to go bad is {culprit}"

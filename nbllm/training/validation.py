@@ -16,9 +16,11 @@ from nbllm.core.errors import DataError
 from nbllm.core.seeding import derive
 from nbllm.data.sample_store import RECORD as SAMPLES, SampleStore
 from nbllm.data.token_store import TokenStore
+from nbllm.distributed.layout import Layout
+from nbllm.distributed.loss_module import LossOutput
 from nbllm.objectives import Objective
-from nbllm.objectives.base import Rows
-from nbllm.objectives.measures import recorded_measures
+from nbllm.objectives.base import Batch, Rows
+from nbllm.objectives.measures import means_of, recorded_measures, reported_by
 from nbllm.training.config import TrainConfig
 from nbllm.training.step import on_device
 
@@ -86,26 +88,47 @@ class Validation:
         """Open the store that a run's record names; `None` where it names none."""
         return None if record is None else cls(open_store(record), objective, config)
 
-    @torch.no_grad()
-    def measure(self, network: nn.Module, device: str) -> dict[str, float | int]:
-        """Return "loss" (mean, nats), "tokens" (how many counted), of a code length "bits_per_byte", and metrics."""
-        total, count, predictable = 0.0, 0.0, 0
+    def measure(self, layout: Layout, device: str) -> dict[str, float | int]:
+        """Return "loss" (mean, nats), "tokens" (how many counted), of a code length "bits_per_byte", and metrics.
+
+        Data ranks share out the batches.
+
+        Args:
+            layout: The network; all ranks call this at once.
+            device: Where it computes.
+        """
+        windows = list(self._batches())
+        own = range(layout.data_rank, len(windows), layout.data_size)
+        total, count = 0.0, 0.0
         with recorded_measures() as measures:
-            for number, windows in enumerate(self._batches()):
-                rng = np.random.default_rng(derive(self.config.seed, "validation", number))
-                batch = on_device(self.objective.batch(windows, rng), device)
-                loss, counted = self.objective.loss(network, batch)
-                total += float(loss)
+            for number in own:
+                loss, counted = layout.evaluate(self._batch(windows, number, device), self._loss)
+                total += loss
                 count += counted
-                if self.objective.counts_every_token:
-                    assert isinstance(windows, np.ndarray)
-                    predictable += windows.size - self.objective.overlap * len(windows)
+        if len(own) < -(-len(windows) // layout.data_size):  # it takes part in what others compute
+            layout.evaluate(self._batch(windows, len(windows) - 1, device), self._loss)
+        sums = torch.tensor([total, count], dtype=torch.float64)
+        measured = measures.to_tensor(names := reported_by(self.objective))
+        layout.sum([sums, measured])
+        total, count = sums.tolist()
         mean = total / count if count else math.nan
-        measured: dict[str, float | int] = {"loss": mean, "tokens": round(count), **measures.means()}
+        found: dict[str, float | int] = {"loss": mean, "tokens": round(count), **means_of(measured, names)}
         if self.objective.counts_every_token:
             # Tokens that are known to come, such as the first of an isolated document, cost nothing.
-            measured["bits_per_byte"] = total / predictable / self.bytes_per_token / math.log(2)
-        return measured
+            predictable = sum(
+                each.size - self.objective.overlap * len(each)
+                for each in windows
+                if isinstance(each, np.ndarray)
+            )
+            found["bits_per_byte"] = total / predictable / self.bytes_per_token / math.log(2)
+        return found
+
+    def _batch(self, windows: list[NDArray[np.int64] | Rows], number: int, device: str) -> Batch:
+        rng = np.random.default_rng(derive(self.config.seed, "validation", number))
+        return on_device(self.objective.batch(windows[number], rng), device)
+
+    def _loss(self, network: nn.Module, batch: Batch) -> LossOutput:
+        return *self.objective.loss(network, batch), None
 
     def _batches(self) -> Iterator[NDArray[np.int64] | Rows]:
         """Yield windows, (batch, window), or rows; a window that the text's end cuts short is a batch of its own."""

@@ -19,7 +19,7 @@ import torch
 import nbllm as nb
 from nbllm.core.allocator import kept_memory
 from nbllm.data.sample_store import RowSource
-from nbllm.distributed.ranks import OneRank
+from nbllm.distributed.layout import OneProcess
 from nbllm.finetuning import METHODS
 from nbllm.finetuning.alignment.rollout_stepper import RolloutStepper
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
@@ -63,13 +63,13 @@ def ours(lm: nb.LM, *, full: bool) -> Step:
     trained = {name for name, parameter in lm.model.named_parameters() if parameter.requires_grad}
     choices = make_choices(config, lm.config)["choices"]
     lm.model.attention_backend = choices["attention"]
-    optimizer = Optimizer(lm.model, OPTIMIZERS[config.optimizer], dtype=DTYPES[choices["precision"]])
+    optimizer = Optimizer(
+        OneProcess(lm.model, dtype=DTYPES[choices["precision"]]), OPTIMIZERS[config.optimizer]
+    )
     optimizer.freeze(set(optimizer.names) - trained)
     objective = make_objective(config, lm.tokenizer)
     objective.begin_with(lm.model)
-    stepper = RolloutStepper(
-        lm.model, objective, optimizer, RowSource(prepared.store), config, "cpu", OneRank()
-    )
+    stepper = RolloutStepper(objective, optimizer, RowSource(prepared.store), config, "cpu")
     stepper.lm = lm
     state = TrainState(values=config.values)
 

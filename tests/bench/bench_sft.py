@@ -21,7 +21,7 @@ import torch
 import nbllm as nb
 from nbllm.core.allocator import kept_memory
 from nbllm.data.sample_store import RowSource
-from nbllm.distributed.ranks import OneRank
+from nbllm.distributed.layout import OneProcess
 from nbllm.finetuning import prepare
 from nbllm.finetuning.rows import rows_of
 from nbllm.nn.compute.decisions import ComputeChoices, use_choices
@@ -79,11 +79,13 @@ def ours(lm: nb.LM, rows: list[dict[str, Any]], precision: str) -> Step:
     choices = make_choices(config, lm.config)["choices"]
     lm.model.attention_backend = choices["attention"]
     lm.model.train()
-    optimizer = Optimizer(lm.model, OPTIMIZERS[config.optimizer], dtype=DTYPES[choices["precision"]])
+    optimizer = Optimizer(
+        OneProcess(lm.model, dtype=DTYPES[choices["precision"]]), OPTIMIZERS[config.optimizer]
+    )
     optimizer.freeze(set(optimizer.names) - trained)
     objective = OBJECTIVES["sft"].for_tokenizer(lm.tokenizer)
     source = RowSource(prepared.store, seed=0)
-    stepper = Stepper(lm.model, objective, optimizer, source, config, "cpu", OneRank())
+    stepper = Stepper(objective, optimizer, source, config, "cpu")
     state = TrainState(values=config.values)
 
     def step() -> int:

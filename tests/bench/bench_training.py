@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nbllm.core.allocator import kept_memory
 from nbllm.core.machine import machine_facts
+from nbllm.distributed.layout import OneProcess
 from nbllm.models import Decoder, ModelConfig
 from nbllm.nn.attention_backends import choose
 from nbllm.objectives import CausalLM
@@ -99,7 +100,7 @@ def own_step(precision: str, attention: str) -> Step:
         )
     ).train()
     model.attention_backend = attention
-    optimizer = Optimizer(model, AdamW, dtype=getattr(torch, precision))
+    optimizer = Optimizer(OneProcess(model, dtype=getattr(torch, precision)), AdamW)
     optimizer.configure(lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
     objective = CausalLM()
     inputs, targets = batch()
@@ -108,7 +109,7 @@ def own_step(precision: str, attention: str) -> Step:
         loss, count = objective.loss(model, {"inputs": inputs, "targets": targets})
         loss = loss / count
         loss.backward()
-        optimizer.gather_gradients()
+        optimizer.layout.take_gradients()
         optimizer.step()
         optimizer.zero_grad()
         return float(loss.detach())

@@ -13,6 +13,7 @@ from torch import nn
 
 import nbllm as nb
 from nbllm.core.errors import RefusedError, UserError
+from nbllm.distributed.layout import OneProcess
 from nbllm.runs.settings import Setting
 from nbllm.training import TrainConfig
 from nbllm.training.hyperparameters import LOOP_SETTINGS
@@ -49,19 +50,19 @@ def trained(kind, dtype=torch.float32, count=4, interrupted=False, **changed):
     torch.manual_seed(0)
     blocks = nn.Sequential(nn.Linear(64, 128), nn.LayerNorm(128), nn.Linear(128, 64))
     model = nn.Sequential(OrderedDict(embedding=nn.Linear(4, 64), blocks=blocks, head=nn.Linear(64, 2)))
-    optimizer = Optimizer(model, kind, dtype=dtype)
+    optimizer = Optimizer(OneProcess(model, dtype=dtype), kind)
     for step in range(count):
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step)).to(dtype)
         loss = (model(x).float() - 1).square().mean()
         loss.backward()
-        optimizer.gather_gradients()
+        optimizer.layout.take_gradients()
         optimizer.configure(lr=1e-2, **{**defaults(kind), **changed})
         optimizer.step()
         optimizer.zero_grad()
         if interrupted:
             state = optimizer.state_tensors()
             masters = {name: master.detach().clone() for name, master in optimizer.masters.items()}
-            optimizer = Optimizer(model, kind, dtype=dtype)
+            optimizer = Optimizer(OneProcess(model, dtype=dtype), kind)
             with torch.no_grad():
                 for name, master in optimizer.masters.items():
                     master.copy_(masters[name])

@@ -8,6 +8,7 @@ import torch
 
 import nbllm as nb
 from nbllm.core.errors import UserError
+from nbllm.distributed.layout import OneProcess
 from nbllm.models.network import build
 from nbllm.models.presets import make_config
 from nbllm.nn.attention_backends.dispatch import BACKENDS
@@ -179,7 +180,9 @@ def test_bits_per_byte_are_those_of_each_document_alone(bos, texts, tmp_path):
     store = nb.data.pack([{"text": line} for line in lines], tokenizer, folder=tmp_path)
     lm = make(tokenizer)
     config = nb.TrainConfig(sequence_length=store.num_tokens - 1, batch_size=1, packing="isolated")
-    measured = Validation(store, make_objective(config, tokenizer), config).measure(lm.model, "cpu")
+    measured = Validation(store, make_objective(config, tokenizer), config).measure(
+        OneProcess(lm.model), "cpu"
+    )
     nats, tokens = 0.0, store.read()
     for number, line in enumerate(lines):
         first = tokenizer.bos_token_id if bos else tokenizer.eos_token_id

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nbllm.core.errors import UserError
+from nbllm.distributed.layout import OneProcess
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
 
@@ -27,10 +28,10 @@ SETTINGS = {"lr": 1e-2, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay"
 
 def test_float32_equals_torch_adamw_with_decay_on_matrices_only():
     ours, theirs = make_model(), make_model()
-    optimizer = Optimizer(ours, AdamW, dtype=torch.float32)
+    optimizer = Optimizer(OneProcess(ours), AdamW)
 
     def step():
-        optimizer.gather_gradients()
+        optimizer.layout.take_gradients()
         optimizer.clip(0.5)
         optimizer.configure(**SETTINGS)
         optimizer.step()
@@ -58,10 +59,10 @@ def test_masters_keep_steps_that_bfloat16_would_lose():
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)
-    optimizer = Optimizer(model, AdamW, dtype=torch.bfloat16)
+    optimizer = Optimizer(OneProcess(model, dtype=torch.bfloat16), AdamW)
     for _ in range(100):
         model.weight.grad = torch.ones_like(model.weight)
-        optimizer.gather_gradients()
+        optimizer.layout.take_gradients()
         optimizer.configure(lr=1e-4, beta1=0.0, beta2=0.0, eps=1e-8, weight_decay=0.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -74,11 +75,11 @@ def test_masters_keep_steps_that_bfloat16_would_lose():
 def test_frozen_parameters_stay_and_others_move():
     model = make_model()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = Optimizer(model, AdamW, dtype=torch.float32)
+    optimizer = Optimizer(OneProcess(model), AdamW)
     optimizer.freeze({"0.weight", "0.bias"})
 
     def step():
-        optimizer.gather_gradients()
+        optimizer.layout.take_gradients()
         optimizer.configure(**SETTINGS)
         optimizer.step()
         optimizer.zero_grad()
@@ -92,6 +93,6 @@ def test_frozen_parameters_stay_and_others_move():
 
 
 def test_state_of_another_model_is_refused():
-    optimizer = Optimizer(make_model(), AdamW, dtype=torch.float32)
+    optimizer = Optimizer(OneProcess(make_model()), AdamW)
     with pytest.raises(UserError, match="exp_avg.0.weight"):
         optimizer.load_state_tensors({"exp_avg.0.weight": torch.zeros(3)})

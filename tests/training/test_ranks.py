@@ -10,6 +10,7 @@ import torch
 
 import nbllm as nb
 from nbllm.core.errors import RefusedError, RunError
+from nbllm.distributed.layout import OneProcess
 from nbllm.distributed.ranks import from_rank_zero
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.run import Run
@@ -53,6 +54,20 @@ class Rank:
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total)
         self.group.barrier.wait()
+
+
+class Together(OneProcess):
+    """Threads have no process group: gradients are summed by what the threads share."""
+
+    def __init__(self, network, plan, ranks, *, dtype):
+        super().__init__(network, plan, ranks, dtype=dtype)
+        self.data_rank, self.data_size = ranks.rank, ranks.size
+
+    def _end_passes(self):
+        self.sum([p.grad for p in self.parameters().values() if p.grad is not None])
+
+    def sum(self, tensors):
+        self.ranks.sum(tensors)
 
 
 class Watched(Trainer):
@@ -112,8 +127,9 @@ def prepare(lm, store, held_out, config, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def pair():
+def pair(monkeypatch):
     """Start pairs; whatever happens, they are ended with the test."""
+    monkeypatch.setattr("nbllm.training.trainer.lay_out", Together)
     started = []
 
     def pair(path, **options):

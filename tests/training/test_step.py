@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nbllm.data import WindowSource
-from nbllm.distributed.ranks import OneRank
+from nbllm.distributed.layout import OneProcess
 from nbllm.models import build, make_config
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
 from nbllm.nn.mixture_of_experts import load_balancing_loss, record_routing
@@ -42,9 +42,7 @@ def test_accumulated_batches_are_one_batch_divided_by_all_that_counts(objective,
     values = {**config.values, "accumulation": 3, "clip": 1e6}
     source = WindowSource(store, length=33, overlap=1)
     reference = copy.deepcopy(lm.model)
-    stepper = Stepper(
-        lm.model, objective, Optimizer(lm.model, AdamW, dtype=torch.float32), source, config, "cpu", OneRank()
-    )
+    stepper = Stepper(objective, Optimizer(OneProcess(lm.model), AdamW), source, config, "cpu")
     result = stepper.step(TrainState(values=values))
 
     parts = [objective.loss(reference, stepper.batch(position)) for position in (0, 2, 4)]
@@ -76,14 +74,14 @@ def test_what_an_objective_measures_is_the_mean_over_all_batches_of_a_step(lm, s
     values = {**config.values, "accumulation": 3}
     source = WindowSource(store, length=33, overlap=1)
     objective = Measuring()
-    optimizer = Optimizer(lm.model, AdamW, dtype=torch.float32)
-    stepper = Stepper(lm.model, objective, optimizer, source, config, "cpu", OneRank())
+    optimizer = Optimizer(OneProcess(lm.model), AdamW)
+    stepper = Stepper(objective, optimizer, source, config, "cpu")
     targets = torch.cat([stepper.batch(position)["targets"] for position in (0, 2, 4)])
     counted = targets != -100
     even = float((counted & (targets % 2 == 0)).sum() / counted.sum())
     result = stepper.step(TrainState(values=values))
     assert result.measured == pytest.approx({"even": even, "loss/a": 1.5})
-    measured = Validation(store, objective, config).measure(lm.model, "cpu")
+    measured = Validation(store, objective, config).measure(OneProcess(lm.model), "cpu")
     assert measured["loss/a"] == 1.5 and 0 < measured["even"] < 1 and "never" not in measured
 
 
@@ -96,8 +94,8 @@ def test_batches_are_made_again_and_their_randomness_is_their_own(lm, store):
             return {"drawn": torch.from_numpy(rng.random(4))}
 
     def stepper(seed=0):
-        optimizer = Optimizer(lm.model, AdamW, dtype=torch.float32)
-        return Stepper(lm.model, Draws(), optimizer, source, config.replace(seed=seed), "cpu", OneRank())
+        optimizer = Optimizer(OneProcess(lm.model), AdamW)
+        return Stepper(Draws(), optimizer, source, config.replace(seed=seed), "cpu")
 
     drawn = [stepper().batch(position)["drawn"] for position in (0, 2, 4)]
     again = stepper()
@@ -114,9 +112,9 @@ def test_the_loss_of_experts_loads_is_trained_on_and_not_shown(weight, store):
     )  # fmt: skip
     model, objective = build(config, seed=1), CausalLM()
     training = TrainConfig(batch_size=2, sequence_length=32, schedule="constant", warmup_steps=0)
-    optimizer = Optimizer(model, AdamW, dtype=torch.float32)
+    optimizer = Optimizer(OneProcess(model), AdamW)
     source = WindowSource(store, length=33, overlap=1)
-    stepper = Stepper(model, objective, optimizer, source, training, "cpu", OneRank())
+    stepper = Stepper(objective, optimizer, source, training, "cpu")
     reference = copy.deepcopy(model)
     batches = [stepper.batch(position) for position in (0, 2)]
     found = stepper.step(TrainState(values={**training.values, "accumulation": 2, "clip": 1e6}))

@@ -25,6 +25,7 @@ from nbllm.training.schedules import schedule_factor
 from nbllm.training.step import Stepper, StepResult
 
 if TYPE_CHECKING:
+    from nbllm.distributed.layout import OneProcess
     from nbllm.finetuning.alignment.policy import PolicyObjective
     from nbllm.models.network import CausalNetwork
     from nbllm.training.optim import Optimizer
@@ -66,7 +67,7 @@ class RolloutStepper(Stepper):
             RunError: The reward function fails, or the answers cannot be kept.
         """
         began = time.perf_counter()
-        if self.ranks.size > 1:
+        if self.layout.ranks.size > 1:
             raise UserError("A policy is trained on its own answers by one process only.")
         self.configure(state.values)
         policy = self.policy
@@ -215,10 +216,9 @@ class RolloutStepper(Stepper):
         expected = max(1, int(batch["mask"][rows].sum()))
         total, count = 0.0, 0.0
         for part in self._parts(batch, rows):
-            loss, counted, added = self._losses(select(batch, part))
+            loss, counted, added = self._loss(self.network, select(batch, part))
             ((loss + added * counted if added is not None else loss) / expected).backward()
-            for optimizer in optimizers:
-                optimizer.gather_gradients()
+            cast("OneProcess", self.layout).take_gradients()
             total += float(loss.detach())
             count += counted
         mean = total / count if count else math.nan

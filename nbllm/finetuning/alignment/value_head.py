@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from nbllm.distributed.layout import OneProcess
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
 
@@ -39,7 +40,7 @@ class ValueHead:
     def __init__(self, network: CausalNetwork) -> None:
         weight = network.head_weight
         self.linear = _ZeroLinear(weight.shape[1], weight.device)
-        self.optimizer = Optimizer(self.linear, AdamW, dtype=torch.float32)
+        self.optimizer = Optimizer(OneProcess(self.linear), AdamW)
 
     def __call__(
         self, hidden: Float[Tensor, "real hidden"], mask: Bool[Tensor, "sequence token"]

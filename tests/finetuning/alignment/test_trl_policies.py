@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 import nbllm as nb
-from nbllm.distributed.ranks import OneRank
+from nbllm.distributed.layout import OneProcess
 from nbllm.finetuning.alignment.policy_loss import averaged, clipped_surrogate
 from nbllm.finetuning.alignment.prompts import Prompt
 from nbllm.finetuning.alignment.rollout_stepper import RolloutStepper
@@ -67,8 +67,8 @@ class Case:
         objective = OBJECTIVES[method].for_tokenizer(self.tokenizer)
         objective.configure(config.objective_settings)
         objective.begin_with(self.lm.model)
-        optimizer = Optimizer(self.lm.model, AdamW, dtype=torch.float32)
-        stepper = RolloutStepper(self.lm.model, objective, optimizer, None, config, "cpu", OneRank())
+        optimizer = Optimizer(OneProcess(self.lm.model), AdamW)
+        stepper = RolloutStepper(objective, optimizer, None, config, "cpu")
         stepper.configure(TrainState(values=config.values).values)
         return stepper
 

@@ -7,7 +7,7 @@ import itertools
 import torch
 from torch import nn
 
-from nbllm.distributed.ranks import OneRank
+from nbllm.distributed.layout import OneProcess
 from nbllm.finetuning.alignment.rollout_stepper import RolloutStepper
 from nbllm.objectives import OBJECTIVES
 from nbllm.training.config import TrainConfig
@@ -72,8 +72,8 @@ def train(table: Table, rewards: torch.Tensor, method: str, seed: int, *, answer
         }
     )  # fmt: skip
     objective = OBJECTIVES[method](None)
-    optimizer = Optimizer(table, AdamW, dtype=torch.float32)
-    stepper = RolloutStepper(table, objective, optimizer, None, config, "cpu", OneRank())
+    optimizer = Optimizer(OneProcess(table), AdamW)
+    stepper = RolloutStepper(objective, optimizer, None, config, "cpu")
     objective.configure(config.objective_settings)
     objective.begin_with(table)
     state = TrainState(values=config.values)
