@@ -50,7 +50,7 @@ class Region:
         """Return the sum of the ranks' x, at this rank's positions under sequence parallelism."""
         if not self.sequence:
             return self.sum_parts(x)
-        out: Tensor = _Scatter.apply(self._padded(x), self)
+        out: Tensor = _Scatter.apply(self.padded(x), self)
         return out
 
     def sum_parts(self, x: Stream) -> Stream:
@@ -60,7 +60,7 @@ class Region:
 
     def split(self, x: Stream) -> Stream:
         """Return this rank's positions of x, which all ranks have; missing ones at the end are 0."""
-        out: Tensor = _Split.apply(self._padded(x), self)
+        out: Tensor = _Split.apply(self.padded(x), self)
         return out
 
     def join(self, x: Stream) -> Stream:
@@ -98,7 +98,8 @@ class Region:
         part: Tensor = x.unflatten(1, (self.size, -1))[:, self.rank].contiguous()
         return part
 
-    def _padded(self, x: Stream) -> Stream:
+    def padded(self, x: Stream) -> Stream:
+        """Return x with as many positions on each rank; missing ones at the end are 0."""
         missing = -x.shape[1] % self.size
         return F.pad(x, (0, 0, 0, missing)) if missing else x
 
