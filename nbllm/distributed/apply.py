@@ -6,6 +6,7 @@ import torch
 
 from nbllm.core.errors import UserError
 from nbllm.distributed.activation_checkpointing import checkpoint_activations
+from nbllm.distributed.context_parallel import apply_context_parallel, share_loss
 from nbllm.distributed.data_parallel import DataParallel
 from nbllm.distributed.layout import Layout, OneProcess
 from nbllm.distributed.mesh import Mesh
@@ -35,13 +36,18 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
     mesh = Mesh(plan, network.device.type)
     if (tensor := mesh.submesh("tensor")) is not None:
         apply_tensor_parallel(network, tensor, sequence=plan.sequence)
+    if (context := mesh.submesh("context")) is not None:
+        apply_context_parallel(network, context, tensor=plan.tensor)
     checkpoint_activations(network, plan.activation_checkpointing)
-    return DataParallel(network, plan, ranks, mesh=mesh, dtype=dtype)
+    layout = DataParallel(network, plan, ranks, mesh=mesh, dtype=dtype)
+    if context is not None:
+        share_loss(layout.loss_module, context)
+    return layout
 
 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    for name in ("zero", "pipeline", "context", "offload", "compile"):
+    for name in ("zero", "pipeline", "offload", "compile"):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

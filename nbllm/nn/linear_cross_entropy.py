@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nbllm.core.errors import UserError
 from nbllm.nn.matmul import add_matmul, matmul_dtype, matmul_into
+from nbllm.nn.shared_rows import current_share
 from nbllm.nn.vocabulary_part import VocabularyPart, rows_here, split_vocabulary
 
 # Elements of one chunk of logits (float32: 64 MB), and most rows of it. Fewer rows mean more passes over the
@@ -48,7 +49,8 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
         bias: (vocabulary,), added to the logits; None: nothing.
         softcap: Bounds the logits softly, to softcap * tanh(logits / softcap); 0: they are not bounded.
         weights: (token,), what each loss is multiplied by; None: 1.
-        losses: (token,), float32, filled with the loss of each token, not weighted; None: they are not kept.
+        losses: (token,), float32, filled with the loss of each token, not weighted; None: they are not kept. Where rows
+            are shared out over processes (`nn.shared_rows`), each then computes all of them.
         chunk: Rows at a time; chosen by the vocabulary's size when None.
         ignore_index: Rows with this target do not count.
 
@@ -70,9 +72,12 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
         _check_targets(targets, counted, weight.shape[0])
     tokens = _Tokens(targets, counted, weights, losses)
+    share = None if losses is not None else current_share()
+    if share is not None:
+        hidden, tokens = share.of(hidden), tokens.part(slice(share.rank, None, share.size))
     rows = None if bias is None else rows_here(bias)
     loss: Tensor = _LinearCrossEntropy.apply(hidden, rows_here(weight), rows, tokens, (chunk, softcap, part))
-    return loss
+    return loss if share is None else share.sum(loss)
 
 
 def _check_targets(targets: Tensor, counted: Tensor, vocabulary: int) -> None:

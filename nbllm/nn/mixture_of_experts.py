@@ -45,9 +45,14 @@ def record_routing() -> Iterator[Routing]:
         _recording.reset(token)
 
 
+def current_routing() -> Routing | None:
+    """Return what `record_routing` keeps now; None: nothing is kept."""
+    return _recording.get()
+
+
 def note_padding(real: Bool[Tensor, "batch position"] | Int[Tensor, "batch position"] | None) -> None:
     """Say which of the tokens that now pass the routers are real (nonzero), to what `record_routing` keeps."""
-    routing = _recording.get()
+    routing = current_routing()
     if routing is not None and real is not None:
         routing.real = real.bool().flatten()
 
@@ -96,7 +101,7 @@ class MixtureOfExperts(nn.Module):
         probabilities = self.router(tokens).float().softmax(-1)
         weights, chosen = probabilities.topk(self.experts_per_token, dim=-1)
         weights = weights / weights.sum(-1, keepdim=True)
-        routing = _recording.get()
+        routing = current_routing()
         if routing is not None:
             routing.probabilities.append(probabilities)
             routing.chosen.append(chosen)

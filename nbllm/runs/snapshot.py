@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.quantities import duration, moment, number, size
 from nbllm.runs.actions import Action, words
 from nbllm.runs.liveness import LIVE
+from nbllm.runs.rank_states import rank_states
 from nbllm.runs.recorded import RecordedRun
 from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
@@ -21,6 +23,7 @@ MOST_CELL = 160
 MOST_LABEL = 28
 MOST_MARKS = 24
 MOST_WARNINGS = 3
+MOST_RANKS = 64
 
 CSS = """
 .nbllm .run-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: .2em .8em;
@@ -59,6 +62,7 @@ def html(run: RecordedRun) -> str:
             _facts(summary, seconds_left(timeline, summary.steps)),
             _notes(run, summary, timeline),
             _curve(timeline, summary.loss_unit),
+            _ranks(timeline),
             _sample(timeline),
             _actions(timeline),
             _checkpoints(run, timeline),
@@ -144,6 +148,35 @@ def _curve(timeline: Timeline, unit: str) -> str:
         if action.step <= timeline.step
     ]
     return line_chart(series, x_label="step", y_label=f"loss, {unit}" if unit else "loss", marks=marks)
+
+
+def _ranks(timeline: Timeline) -> str:
+    """Return the processes that train the run, where there are several."""
+    states = rank_states(timeline.ranks)
+    if not states or timeline.ranks is None:
+        return ""
+    rows = [
+        (
+            state.rank,
+            _known(state.memory, size),
+            _known(state.seconds, duration),
+            _percent(state.computing, state.seconds),
+            "the others wait for it" if state.is_slow else "",
+        )
+        for state in states[:MOST_RANKS]
+    ]
+    more = f"; the first {MOST_RANKS}" if len(states) > MOST_RANKS else ""
+    header = ("rank", "memory", "step", "computing", "")
+    title = f"{len(states):,} ranks, step {timeline.ranks['step']:,}{more}"
+    return f"<details><summary>{title}</summary>{table(rows, header)}</details>"
+
+
+def _known(value: float, text: Callable[[float], str]) -> str:
+    return text(value) if math.isfinite(value) else "\N{EN DASH}"
+
+
+def _percent(part: float, whole: float) -> str:
+    return _known(part / whole if whole > 0 else math.nan, lambda share: f"{100 * share:.0f} %")
 
 
 def _sample(timeline: Timeline) -> str:

@@ -168,6 +168,7 @@ class Timeline:
         self.warnings: list[Event] = []
         self.num_warnings = 0
         self.others: list[Event] = []
+        self.ranks: Event | None = None  # the newest report of the processes that train it
         self._answers: dict[str, Action] = {}
         self.extend(events)
 
@@ -191,6 +192,7 @@ class Timeline:
             self._act(event)
         elif kind == "start":
             self.starts.append(event)
+            self.ranks = None  # there may be others
             self._cut(self.session.step)
         elif kind == "sample":
             _keep(self.samples, event)
@@ -199,6 +201,8 @@ class Timeline:
         elif kind == "warning":
             self.num_warnings += 1
             _keep(self.warnings, event)
+        elif kind == "ranks":
+            self.ranks = event
         elif kind not in ("heartbeat", "end"):
             _keep(self.others, event)
 

@@ -37,6 +37,7 @@ from nbllm.training.objective import make_objective
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.precision import DTYPES, choose_device
+from nbllm.training.rank_report import RankReport
 from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
 from nbllm.training.steering_decisions import DoWork, EndRun
@@ -265,6 +266,7 @@ class Trainer(Session):
             objective, self.optimizer, source, self.config, self._device
         )
         self.stepper.folder, self.stepper.lm = self.path, self.lm
+        self.report = RankReport(self.ranks, self.journal, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
 
@@ -313,8 +315,11 @@ class Trainer(Session):
         return end
 
     def _step(self) -> None:
-        result = self.stepper.step(self.state)
+        before = self.state
+        self.report.begin_step()
+        result = self.stepper.step(before)
         self.state = result.state
+        self.report.end_step(self.step, self.state.seconds - before.seconds)
         self.emit(
             "step",
             loss=result.loss,

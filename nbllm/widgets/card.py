@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from nbllm.runs.actions import ACTIONS, Action, words
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
 from nbllm.runs.patterns import frozen_after
+from nbllm.runs.rank_states import rank_states
 from nbllm.runs.run import Run
 from nbllm.runs.store import RECORD
 from nbllm.runs.summary import RunSummary, seconds_left
@@ -100,6 +102,8 @@ class CardMaker:
                     lambda: [_warning(e) for e in timeline.warnings[-MOST_WARNINGS:]],
                 ),
                 "num_warnings": timeline.num_warnings,
+                "ranks": self._ranks(timeline),
+                "ranks_step": 0 if timeline.ranks is None else timeline.ranks["step"],
                 "rules": [rule.to_card() for rule in run.rules],
                 "metrics": [name for name in timeline.steps.columns if name not in USUAL],
                 "problems": run.problems,
@@ -111,6 +115,27 @@ class CardMaker:
         if name not in self._made or self._made[name][0] is not newest:
             self._made[name] = newest, make()
         return self._made[name][1]
+
+    def _ranks(self, timeline: Timeline) -> list[dict[str, Any]]:
+        newest = [timeline.ranks] if timeline.ranks else []
+
+        def finite(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        return self._kept(
+            "ranks",
+            newest,
+            lambda: [
+                {
+                    "rank": state.rank,
+                    "memory": finite(state.memory),
+                    "seconds": finite(state.seconds),
+                    "computing": finite(state.computing),
+                    "slow": state.is_slow,
+                }
+                for state in rank_states(timeline.ranks)
+            ],
+        )
 
     def _facts(self, summary: RunSummary) -> dict[str, float | None]:
         facts: dict[str, float | None] = {name: getattr(summary, name) for name in FACTS}

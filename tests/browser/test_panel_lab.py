@@ -66,20 +66,33 @@ def expect_state(panel: Locator, state: str, timeout: float = 20_000) -> None:
     expect(panel.locator(".run-state")).to_have_text(state, timeout=timeout)
 
 
+def picture(panel: Locator, name: str) -> None:
+    """Keep a picture where NBLLM_PICTURES says."""
+    if folder := os.environ.get("NBLLM_PICTURES"):
+        panel.screenshot(path=f"{folder}/{name}.png")
+
+
 def step_shown(panel: Locator) -> int:
     found = re.search(r"step ([\d,]+)", panel.inner_text())
     assert found
     return int(found[1].replace(",", ""))
 
 
-@pytest.mark.parametrize("where", ["thread", "process"])
+WHERE = {"thread": '"thread"', "process": '"process"', "two-processes": "nb.Launch(processes=2)"}
+
+
+@pytest.mark.parametrize("where", WHERE)
 def test_every_control_acts_at_the_step_that_it_says(lab, book, where):
     name = f"steered-{where}"
-    notebook = book(f"run = begin({name!r}, where={where!r})\nrun")
+    notebook = book(f"run = begin({name!r}, where={WHERE[where]})\nrun")
     notebook.run(1)
     panel, run = notebook.panel(1), run_of(lab, name)
     expect_state(panel, "running", timeout=30_000)
 
+    if where == "two-processes":
+        panel.get_by_text(re.compile(r"^2 ranks, step")).click()
+        expect(panel.locator(".panel-ranks tbody tr")).to_have_count(2)
+        picture(panel, "two-processes")
     button(panel, "Pause").click()
     pause = applied(run, "pause")
     expect(panel.get_by_text(re.compile(rf"paused at step {pause['step']:,}\b", re.I)).first).to_be_visible()

@@ -1142,3 +1142,43 @@ def test_a_run_that_was_renamed_goes_on_under_its_new_name(panel):
     assert {key.split()[0] for key in panel.drawn()} == {"renamed"}
     button(panel, "Save").click()
     assert panel.commands() == [("renamed", "save", {})]
+
+
+# The processes of a run
+
+
+def ranks(*computing: float | None, seconds: float = 0.5) -> dict[str, Any]:
+    slowest = max((value for value in computing if value is not None), default=None)
+    return {
+        "ranks_step": 120,
+        "ranks": [
+            {"rank": rank, "memory": 1.1e9 + rank * 2e8, "seconds": seconds, "computing": value,
+             "slow": value is not None and value == slowest and value > 2 * min(computing)}
+            for rank, value in enumerate(computing)
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_ranks_show_memory_and_for_whom_the_others_wait(fresh, theme):
+    panel = fresh(theme=theme)
+    panel.snapshot()
+    shown = panel.panel.locator("details", has=panel.page.locator(".panel-ranks"))
+    expect(shown).to_be_hidden()  # one process
+    panel.update(**ranks(0.14, 0.46, 0.15, 0.13))
+    expect(shown.locator("summary")).to_have_text("4 ranks, step 120: the others wait for rank 1")
+    shown.locator("summary").click()
+    panel.settle()
+    rows = texts(shown.locator("tbody tr"))
+    assert rows == [
+        "0 1.1 GB 0.5 s 28 %",
+        "1 1.3 GB 0.5 s 92 % slowest",
+        "2 1.5 GB 0.5 s 30 %",
+        "3 1.7 GB 0.5 s 26 %",
+    ]
+    if folder := os.environ.get("NBLLM_PICTURES"):
+        shown.screenshot(path=f"{folder}/ranks-{theme}.png")
+    panel.update(**ranks(*[None] * 300))
+    expect(shown.locator("summary")).to_have_text("300 ranks, step 120")
+    expect(shown.locator("tbody tr").first).to_contain_text("not measured")
+    assert shown.bounding_box()["height"] < 420

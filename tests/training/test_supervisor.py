@@ -11,6 +11,7 @@ import pytest
 import nbllm as nb
 from nbllm.core.errors import RunError, UserError
 from nbllm.runs.process import is_alive
+from nbllm.runs.rank_states import rank_states
 from tests.training.launches import broken, processes_of, ranks_of, wait_until
 
 TWO = nb.Launch(processes=2)
@@ -62,6 +63,13 @@ def test_two_processes_train_as_one_that_accumulates_twice(undisturbed, make_lm,
         assert list(steps) == list(range(1, 31))
         assert values == pytest.approx(one.history(metric)[1], rel=1e-4)
     assert nb.load(undisturbed).origin == "whole"
+
+
+def test_each_rank_tells_of_its_memory_and_of_its_waiting(undisturbed):
+    states = rank_states(undisturbed.timeline.ranks)
+    assert [state.rank for state in states] == [0, 1]
+    assert all(state.memory > 50e6 and 0 < state.computing <= state.seconds for state in states)
+    assert "2 ranks, step" in undisturbed._repr_html_()
 
 
 def test_the_run_belongs_to_the_supervisor_and_nothing_is_left_of_it(undisturbed):

@@ -9,6 +9,7 @@ import { LossNote } from "./connection.js";
 import { setShown, setText } from "./dom.js";
 import { HeadPart } from "./head.js";
 import { LogPart } from "./log.js";
+import { RanksPart } from "./ranks.js";
 import { describeRequest, isLive } from "./requests.js";
 import { SamplesPart } from "./samples.js";
 import { Session } from "./session.js";
@@ -66,12 +67,13 @@ class TrainingView {
     this.settings = new SettingsPart(this);
     this.samples = new SamplesPart(this);
     this.log = new LogPart(this);
+    this.ranks = new RanksPart(this);
     this.body = element(
       "div",
       { class: "panel-body", hidden: true },
       this.chips.node, this.head.node, this.buttons.node, this.charts.node,
       element("div", { class: "panel-boxes" }, this.rate.node, this.branching.node),
-      this.settings.node, this.charts.grid, this.samples.node, this.log.node,
+      this.settings.node, this.charts.grid, this.ranks.node, this.samples.node, this.log.node,
     );
     this.root = element(
       "div",
@@ -186,6 +188,7 @@ class TrainingView {
     this.branching.update(card, store.cards);
     this.settings.update(card);
     this.charts.update(card, store.cards);
+    this.ranks.update(card);
     this.samples.update(card);
     this.log.update(card);
   }
