@@ -13,6 +13,7 @@ from nbllm.distributed.mesh import Mesh
 from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks
 from nbllm.distributed.tensor_parallel import apply_tensor_parallel
+from nbllm.distributed.zero import FullySharded, OptimizerSharded
 from nbllm.models.network import Network
 
 
@@ -39,7 +40,8 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
     if (context := mesh.submesh("context")) is not None:
         apply_context_parallel(network, context, tensor=plan.tensor)
     checkpoint_activations(network, plan.activation_checkpointing)
-    layout = DataParallel(network, plan, ranks, mesh=mesh, dtype=dtype)
+    kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
+    layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
     if context is not None:
         share_loss(layout.loss_module, context)
     return layout
@@ -48,6 +50,6 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    for name in ("zero", "pipeline", "offload", "compile"):
+    for name in ("pipeline", "offload", "compile"):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

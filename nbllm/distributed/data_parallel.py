@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -106,7 +106,7 @@ class GradientReducer:
         self._masters = masters
         self._group = group
         # Gradients come about in the reverse order of the parameters.
-        self._buckets = _buckets(dict(reversed(masters.parameters.items())), bucket_bytes)
+        self._buckets = in_buckets(dict(reversed(masters.working.items())), bucket_bytes)
         self._bucket_of = {name: number for number, names in enumerate(self._buckets) for name in names}
         self._is_last = False
         self._missing: list[set[str]] = []
@@ -139,25 +139,27 @@ class GradientReducer:
             used = flat[len(flat) - len(names) :].tolist()
             for name, count in zip(names, used, strict=True):
                 if not count:  # by no rank: as in one process
-                    self._masters.parameters[name].grad = None
+                    self._masters.set_gradient(name, None)
         self._sent.clear()
         self._is_last = False
 
     def _send(self, number: int) -> None:
         """Begin to sum a bucket; from now on its gradients lie in one memory, each as a part of it."""
-        working, parameters = self._masters.working, self._masters.parameters
+        masters, working = self._masters, self._masters.working
         names = [name for name in self._buckets[number] if working[name].requires_grad]
         # A gradient of a tensor-parallel part may still be a sum to be taken: that is done first.
-        gradients = [None if (g := parameters[name].grad) is None else summed(g) for name in names]
-        held = [local_part(parameters[name]) for name in names]
+        gradients = [None if (g := masters.gradient(name)) is None else summed(g) for name in names]
+        held = [local_part(working[name]) for name in names]
         parts = [
-            torch.zeros_like(like).flatten() if gradient is None else local_part(gradient).flatten()
+            (
+                torch.zeros_like(like, dtype=torch.float32) if gradient is None else local_part(gradient)
+            ).flatten()
             for like, gradient in zip(held, gradients, strict=True)
         ]
         used = torch.tensor([float(gradient is not None) for gradient in gradients])
         flat = torch.cat([*parts, used.to(parts[0].device)]) if parts else used
         for name, part, like in zip(names, flat.split([*map(len, parts), len(used)]), held, strict=False):
-            parameters[name].grad = _like(parameters[name], part.view_as(like))
+            masters.set_gradient(name, _like(working[name], part.view_as(like)))
         self._sent.append((names, flat, dist.all_reduce(flat, group=self._group, async_op=True)))
 
 
@@ -175,12 +177,12 @@ def _like(parameter: Tensor, local: Tensor) -> Tensor:
     )
 
 
-def _buckets(parameters: dict[str, nn.Parameter], most: int) -> list[list[str]]:
-    """Return names in order, so many together that they have at most that many bytes, or one that has more."""
+def in_buckets(parameters: Mapping[str, nn.Parameter], most: int) -> list[list[str]]:
+    """Return names in order, so many together that they have at most so many bytes in float32, or one that has more."""
     buckets: list[list[str]] = []
     filled = most
     for name, parameter in parameters.items():
-        num_bytes = local_part(parameter).nbytes
+        num_bytes = 4 * local_part(parameter).numel()
         if filled + num_bytes > most:
             buckets.append([])
             filled = 0

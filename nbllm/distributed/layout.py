@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from nbllm.distributed.loss_module import Batch, Loss, LossModule
 from nbllm.distributed.master_weights import MasterWeights
@@ -58,6 +59,13 @@ class Layout(ABC):
 
         They are the same objects at every call, and hold the gradients after `forward_backward`.
         """
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether some parameter lies over ranks, so that rank 0 alone could not save it."""
+        return self.ranks.size > 1 and (
+            self.plan.pipeline > 1 or any(isinstance(each, DTensor) for each in self.parameters().values())
+        )
 
     @abstractmethod
     def freeze(self, names: Collection[str]) -> None:
@@ -155,7 +163,11 @@ class OneProcess(Layout):
     @functools.cached_property
     def masters(self) -> MasterWeights:
         """The weights in float32."""
-        return MasterWeights(self.network, self._dtype or next(self.network.parameters()).dtype)
+        return self.make_masters()
+
+    def make_masters(self) -> MasterWeights:
+        """Return the weights in float32, made now."""
+        return MasterWeights(self.network, self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:

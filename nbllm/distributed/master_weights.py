@@ -35,9 +35,18 @@ class MasterWeights:
                 name: nn.Parameter(parameter.detach().to(torch.float32, copy=True))
                 for name, parameter in network.named_parameters()
             }
-        network.to(dtype)
+        if any(parameter.dtype != dtype for parameter in network.parameters()):
+            network.to(dtype)
         self.working = dict(network.named_parameters())
         self.parameters = copies or self.working
+
+    def gradient(self, name: str) -> Tensor | None:
+        """Return the whole gradient, or this rank's part of it where the network's parameter is a part."""
+        return self.parameters[name].grad
+
+    def set_gradient(self, name: str, gradient: Tensor | None) -> None:
+        """Replace a gradient."""
+        self.parameters[name].grad = gradient
 
     def take_gradients(self, names: Collection[str] | None = None) -> None:
         """After a backward pass: add gradients to the masters' and drop them.
@@ -48,13 +57,13 @@ class MasterWeights:
         if not self.are_copies:
             return
         for name in self.working if names is None else names:
-            parameter, master = self.working[name], self.parameters[name]
+            parameter, known = self.working[name], self.gradient(name)
             if parameter.grad is None:
                 continue
-            if master.grad is None:
-                master.grad = parameter.grad.float()
+            if known is None:
+                self.set_gradient(name, parameter.grad.float())
             else:
-                master.grad += parameter.grad
+                known += parameter.grad
             parameter.grad = None
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.distributed.launch import Launch
 from nbllm.distributed.plan import Plan
-from nbllm.distributed.slurm import SlurmJob
 from nbllm.lm import LM
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
@@ -29,11 +28,11 @@ from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.freezing import ParameterNames
-from nbllm.training.kernel_code import check_travels
+from nbllm.training.kernel_code import kernel_code
 from nbllm.training.launcher import Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
-from nbllm.training.place import placed, processes_of, processes_of_a_machine
+from nbllm.training.place import placed, processes_of
 from nbllm.training.requirements import check_fits, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState, only_adapters_are_trained, write_base, write_lm
@@ -66,7 +65,7 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     validation: float | Dataset | TokenStore | str | Path | Iterable[Any] | None = None,
     name: str | None = None,
     folder: str | Path = FOLDER,
-    where: str | Launch | SlurmJob = "thread",
+    where: str | Launch = "thread",
     plan: Plan | None = None,
     replace: bool = False,
     epochs: float | None = None,
@@ -113,7 +112,8 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     epochs = _checked_epochs(given)
     settings = TrainConfig.from_dict(given)
     place = placed(where)
-    check_travels(settings, place)
+    if place["where"] == "process":
+        kernel_code(settings)  # says now what cannot be sent there
     plan = Plan() if plan is None else plan
     sized = plan.sized(processes_of(place))
     sized.check(lm.config, settings)
@@ -129,6 +129,12 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     held_out = None if held_out_text is None else _store(lm, held_out_text)
     settings = _sized(settings, given, lm, training)
     on = [adapter for adapter in lm.adapters if adapter.state == "on"]
+    if on and (sized.num_shards > 1 or sized.model_ranks > 1):
+        raise UserError(
+            "An adapter is trained by data ranks that each hold all of the model.",
+            where="plan",
+            hint="Leave zero, tensor, pipeline and context out: what an adapter trains takes little memory.",
+        )
     if on and "freeze" not in given:
         trained = [each.freeze_pattern for each in on if each.trains]
         settings = settings.replace(freeze=(*trained, *(["!score"] if lm.config.score_head else [])))
@@ -154,9 +160,7 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     return Launcher(lm).start(path)
 
 
-def attach(
-    run: Run | str | Path, *, actor: str = "person", where: str | Launch | SlurmJob | None = None
-) -> Run:
+def attach(run: Run | str | Path, *, actor: str = "person", where: str | Launch | None = None) -> Run:
     """Open any run, live or ended, of this kernel or another.
 
     Args:
@@ -279,7 +283,7 @@ def _record(
         cannot=limits(data["validation"]),
         **place,
         plan=plan.to_dict(),
-        **make_choices(settings, lm.config, processes=processes_of_a_machine(place)),
+        **make_choices(settings, lm.config, processes=processes_of(place)),
     )
 
 

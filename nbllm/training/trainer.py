@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.distributed as dist
 
 from nbllm.core.allocator import kept_memory
 from nbllm.core.base_weights import BaseWeights
@@ -28,7 +29,7 @@ from nbllm.opening import assemble
 from nbllm.runs import checkpoint as checkpoints
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.timeline import Timeline
-from nbllm.training.checkpoint_writer import CheckpointWriter
+from nbllm.training.checkpoint_writer import CheckpointWriter, Contents
 from nbllm.training.config import TrainConfig
 from nbllm.training.diagnosis import NOTHING, first_bad_module, weights_are_finite
 from nbllm.training.freezing import ParameterNames
@@ -40,6 +41,8 @@ from nbllm.training.precision import DTYPES, choose_device
 from nbllm.training.rank_report import RankReport
 from nbllm.training.run_record import check_record
 from nbllm.training.session import Session
+from nbllm.training.sharded_state import held_tensors, write_description
+from nbllm.training.sharded_writer import ShardedWriter
 from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.step import Stepper
 from nbllm.training.train_state import (
@@ -189,9 +192,16 @@ class Trainer(Session):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
+    def contents(self) -> Contents:
+        """Return what a checkpoint holds: files that rank 0 writes, and what lies over ranks."""
+        return Contents(self.write, held_tensors(self.optimizer) if self.layout.is_sharded else {})
+
     def write(self, folder: Path) -> None:
-        """Write model, optimizer and objective."""
-        write_model(folder, self.lm, self.optimizer, self._shared)
+        """Write model, optimizer and objective; of a model that lies over ranks, all but its tensors."""
+        if self.layout.is_sharded:
+            write_description(folder, self.lm)
+        else:
+            write_model(folder, self.lm, self.optimizer, self._shared)
         write_objective(folder, self.stepper.objective)
 
     def read(self, folder: Path) -> None:
@@ -246,6 +256,8 @@ class Trainer(Session):
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
         self.layout = lay_out(self.lm.model, self.plan, self.ranks, dtype=DTYPES[choices["precision"]])
+        if self.layout.is_sharded:
+            self.writer = ShardedWriter(dist.new_group(backend="gloo"))
         self.optimizer = Optimizer(self.layout, OPTIMIZERS[self.config.optimizer])
         self.parameter_names = ParameterNames(self.optimizer.names, self.lm.config)
         begins = self.lm.decoder_tokens

@@ -16,6 +16,7 @@ from nbllm.distributed import OneRank, Plan, lay_out
 from nbllm.distributed.layout import Layout
 from nbllm.distributed.sharded_tensors import local_part, whole_tensor
 from nbllm.models import build, make_config
+from nbllm.nn.compute.decisions import PLAIN, use_choices
 from nbllm.objectives.base import IGNORED, Objective
 from nbllm.objectives.causal_lm import CausalLM
 from nbllm.objectives.text_to_text import TextToText
@@ -97,6 +98,19 @@ def take_steps(
         dtype: What the network computes in.
         changes: Of the network's shape.
     """
+    with use_choices(PLAIN):  # what is measured would differ from rank to rank
+        return _take_steps(kind, plan, steps, sequences, lr, dtype, changes)
+
+
+def _take_steps(
+    kind: str,
+    plan: dict[str, Any],
+    steps: int,
+    sequences: int,
+    lr: float,
+    dtype: str,
+    changes: dict[str, Any],
+) -> Steps:
     ranks: Any = Group() if plan else OneRank()
     layout = lay_out(make_network(kind, **changes), Plan(**plan), ranks, dtype=getattr(torch, dtype))
     objective = make_objective(kind)

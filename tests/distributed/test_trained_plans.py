@@ -1,0 +1,125 @@
+"""Runs of two ranks under a plan: trained, steered by rules, saved, opened and taken up again like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import nbllm as nb
+from nbllm.core.errors import UserError
+from nbllm.runs.run import Run
+from nbllm.training.launcher import Launcher
+
+PLANS = {
+    "data": {},
+    "zero 1": {"zero": 1},
+    "zero 2": {"zero": 2},
+    "zero 3": {"zero": 3, "activation_checkpointing": "full"},
+}
+SETTINGS = {
+    "steps": 12, "batch_size": 2, "sequence_length": 32, "lr": 3e-3, "validation_interval": 6,
+    "validation_tokens": 200, "sample_interval": 6, "sample_tokens": 4, "checkpoint_interval": 4,
+    "precision": "float32", "num_threads": 1, "clip": 0.5,
+}  # fmt: skip
+
+
+def rules():
+    Rule, do = nb.rules.Rule, nb.rules
+    return [
+        Rule(name="back", when="step == 9", do=do.rewind(), limit=1),
+        Rule(name="lower", when="step == 10", do=do.scale(lr=0.5)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return nb.data.load("pydocs").select(range(12))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts):
+    return nb.data.train_tokenizer(texts, vocab_size=320)
+
+
+@pytest.fixture(scope="module")
+def prepare(texts, tokenizer, tmp_path_factory):
+    """Make a run's directory without starting it."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def prepare(name, **changes):
+        shape = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "max_positions": 64}
+        lm = nb.LM.new("gpt2", tokenizer=tokenizer, seed=1, **shape)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Launcher, "start", lambda self, path: Run(path))
+            held = texts.select(range(8, 12))
+            settings = {"validation": held, "folder": folder, "name": name, **SETTINGS, **changes}
+            return nb.train(lm, texts.select(range(8)), **settings).path
+
+    return prepare
+
+
+def train(path):
+    """Train a run as a rank of the pool."""
+    from nbllm.distributed import ProcessGroup
+    from nbllm.training import Trainer
+
+    trainer = Trainer(Path(path), where="process", ranks=ProcessGroup())
+    trainer.run()
+    return trainer.state.step
+
+
+def train_alone(path):
+    from nbllm.training import Trainer
+
+    Trainer(Path(path), where="process").run()
+    return Run(path)
+
+
+@pytest.fixture(scope="module")
+def alone(prepare):
+    """The same steps of one process."""
+    return train_alone(prepare("alone", accumulation=2, rules=rules()))
+
+
+@pytest.mark.parametrize("settings", PLANS.values(), ids=PLANS)
+def test_a_run_under_a_plan_is_that_of_one_process(two_ranks, prepare, alone, settings):
+    name = "-".join(map(str, ["plan", *settings.values()]))
+    path = prepare(name, where=nb.Launch(processes=2), plan=nb.Plan(**settings), rules=rules())
+    two_ranks(train, str(path))
+    run = Run(path)
+    assert run.state == "finished"
+    for metric in ("loss", "grad_norm"):
+        assert run.history(metric)[1] == pytest.approx(alone.history(metric)[1], rel=1e-3)
+    assert [a.action for a in run.timeline.actions] == [a.action for a in alone.timeline.actions]
+    measured, expected = (each.events("evaluation")[-1] for each in (run, alone))
+    assert measured["tokens"] == expected["tokens"]
+    assert measured["bits_per_byte"] == pytest.approx(expected["bits_per_byte"], rel=1e-3)
+    assert run.events("sample")[-1]["text"] == alone.events("sample")[-1]["text"]
+    weights = dict(nb.load(run).model.named_parameters())
+    for name, weight in nb.load(alone).model.named_parameters():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_is_taken_up_under_a_plan_by_its_checkpoint(two_ranks, prepare):
+    whole, parts = (
+        prepare(name, where=nb.Launch(processes=2), plan=nb.Plan(zero=3), **changes)
+        for name, changes in (("whole", {}), ("parts", {"rules": [stop_at(7)]}))
+    )
+    two_ranks(train, str(whole))
+    assert two_ranks(train, str(parts)) == [7, 7]
+    assert two_ranks(train, str(parts)) == [12, 12]
+    digests = [Run(path).events("end")[-1]["digest"] for path in (whole, parts)]
+    assert digests[0] == digests[1]
+
+
+def stop_at(step):
+    return nb.rules.Rule(name="stop", when=f"step == {step}", do=nb.rules.stop(), limit=1)
+
+
+def test_an_adapter_is_refused_where_the_model_is_shared_out(texts, tokenizer, tmp_path):
+    lm = nb.LM.new("gpt2", tokenizer=tokenizer, num_layers=1, hidden_size=16, num_heads=2, max_positions=32)
+    lm.attach(nb.LoRA(rank=2))
+    with pytest.raises(UserError, match="each hold all"):
+        nb.train(lm, texts, folder=tmp_path, where=nb.Launch(processes=2), plan=nb.Plan(zero=3))
