@@ -10,6 +10,7 @@ from nbllm.distributed.context_parallel import apply_context_parallel, share_los
 from nbllm.distributed.data_parallel import DataParallel
 from nbllm.distributed.layout import Layout, OneProcess
 from nbllm.distributed.mesh import Mesh
+from nbllm.distributed.pipeline_parallel import Division, PipelineParallel
 from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks
 from nbllm.distributed.tensor_parallel import apply_tensor_parallel
@@ -35,13 +36,18 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
         checkpoint_activations(network, plan.activation_checkpointing)
         return OneProcess(network, plan, ranks, dtype=dtype)
     mesh = Mesh(plan, network.device.type)
+    pipeline = Division(network, plan, mesh) if plan.pipeline > 1 else None
     if (tensor := mesh.submesh("tensor")) is not None:
         apply_tensor_parallel(network, tensor, sequence=plan.sequence)
     if (context := mesh.submesh("context")) is not None:
         apply_context_parallel(network, context, tensor=plan.tensor)
     checkpoint_activations(network, plan.activation_checkpointing)
-    kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
-    layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
+    layout: OneProcess
+    if pipeline is not None:
+        layout = PipelineParallel(pipeline, plan, ranks, mesh=mesh, dtype=dtype)
+    else:
+        kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
+        layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
     if context is not None:
         share_loss(layout.loss_module, context)
     return layout
@@ -50,6 +56,8 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    for name in ("pipeline", "offload", "compile"):
+    if plan.pipeline > 1 and plan.num_shards > 1:
+        raise UserError("A pipeline cannot be combined with zero yet.", where="plan", hint="Use zero=0.")
+    for name in ("offload", "compile"):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

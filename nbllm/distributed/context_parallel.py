@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from nbllm.core.errors import UserError
 from nbllm.distributed.loss_module import LossModule, LossOutput
 from nbllm.distributed.plan import Plan, RunFacts
+from nbllm.distributed.staged_network import StageEnd
 from nbllm.distributed.tensor_regions import Region
 from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
@@ -281,7 +282,12 @@ def _enter_block(
 
 
 def _finish(finish: Callable[[Tensor], Tensor], sequences: _Sequences, x: Tensor) -> Tensor:
-    x = finish(x)
+    try:
+        x = finish(x)
+    except StageEnd as end:  # what a stage of a pipeline sends to the next one is whole
+        if not sequences.length:
+            raise
+        raise StageEnd(*map(sequences.enter, end.states)) from None
     if not sequences.length:
         return x
     x = sequences.enter(x)

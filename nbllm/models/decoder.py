@@ -159,9 +159,7 @@ class Decoder(CausalNetwork):
         """Return the blocks in their order, each with its number."""
         return enumerate(self.blocks)
 
-    def finish_stream(
-        self, x: Float[Tensor, "batch position hidden"]
-    ) -> Float[Tensor, "batch position hidden"]:
+    def finish_stream(self, x: Float[Tensor, "batch position hidden"]) -> Float[Tensor, "batch position _"]:
         """Return what the head reads of the residual stream after the last block."""
         for last in (self.norm, self.head_projection):
             x = x if last is None else last(x)

@@ -53,6 +53,7 @@ class Objective(ABC, Generic[Network]):
             their defaults; the optimizer's names are taken.
         options: What can be given by name and is fixed from then on: the default of each, a text, a number or a truth
             value.
+        one_pass: Whether its loss reads the network once for a batch, as pipeline parallelism asks for.
         stepper: The kind of `training.step.Stepper` that takes a run's steps, where it is another.
         values: What `configure` was given.
         only_examples: Whether it learns from rows of examples (`data.sample_store`) alone, and not from plain text.
@@ -69,6 +70,7 @@ class Objective(ABC, Generic[Network]):
     only_examples: ClassVar[bool] = False
     settings: ClassVar[tuple[Any, ...]] = ()
     options: ClassVar[Mapping[str, str | float | bool]] = {}
+    one_pass: ClassVar[bool] = True
     stepper: ClassVar[type[Any] | None] = None
     values: Mapping[str, Any] = {}
     isolation: Isolation | None = None

@@ -20,25 +20,29 @@ if TYPE_CHECKING:
 
 
 class Measures:
-    """Sums and counts by name."""
+    """Sums and counts by name.
+
+    Attributes:
+        sums: The sum of each name's values, and how many there are.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[float, float]] = {}
+        self.sums: dict[str, tuple[float, float]] = {}
 
     def add(self, name: str, total: float, count: float) -> None:
         """Add a sum of `count` values."""
-        before, counted = self._sums.get(name, (0.0, 0.0))
-        self._sums[name] = (before + total, counted + count)
+        before, counted = self.sums.get(name, (0.0, 0.0))
+        self.sums[name] = (before + total, counted + count)
 
     def to_tensor(self, names: tuple[str, ...]) -> Tensor:
         """Return (name, 2), float64: the sum and the count of each name, zeros where nothing was measured."""
-        return torch.tensor(
-            [self._sums.get(name, (0.0, 0.0)) for name in names], dtype=torch.float64
-        ).reshape(-1, 2)
+        return torch.tensor([self.sums.get(name, (0.0, 0.0)) for name in names], dtype=torch.float64).reshape(
+            -1, 2
+        )
 
     def means(self) -> dict[str, float]:
         """Return the mean of each name that has a count."""
-        return {name: total / count for name, (total, count) in self._sums.items() if count}
+        return {name: total / count for name, (total, count) in self.sums.items() if count}
 
 
 def means_of(sums: Tensor, names: tuple[str, ...]) -> dict[str, float]:
@@ -58,6 +62,11 @@ def recorded_measures() -> Iterator[Measures]:
         yield measures
     finally:
         _recording.reset(token)
+
+
+def current_measures() -> Measures | None:
+    """Return what is kept in the block of `recorded_measures` that encloses this call; None: there is none."""
+    return _recording.get()
 
 
 def measure(name: str, total: Tensor | float, count: Tensor | float) -> None:

@@ -35,6 +35,7 @@ class KahnemanTversky(Objective[HiddenAndHead]):
 
     needs = "score"
     only_examples = True
+    one_pass: ClassVar[bool] = False  # the answers of other prompts are read too
     metrics: ClassVar[tuple[str, ...]] = ("reward_chosen", "reward_rejected", "reward_accuracy", "kl")
     settings: ClassVar[tuple[Setting, ...]] = (
         BETA,
