@@ -1,4 +1,4 @@
-"""The command line: `nbllm lab`, `tour`, `train`, `runs`, `models`, `fetch`, `cache`, `doctor`."""
+"""The command line: `nbllm lab`, `tour`, `train`, `launch`, `runs`, `models`, `fetch`, `cache`, `doctor`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ example CONFIG.toml:
 examples:
   nbllm train small.toml
   nbllm train small.toml --name first --folder runs --detach
+"""
+
+LAUNCH_HELP = """\
+CONFIG.toml is that of nbllm train; [plan] says how the model lies over the processes:
+  [plan]
+  zero = 3                   # and what nbllm.Plan takes: tensor, pipeline, context, ...
+
+On this machine, 4 processes, each with a GPU where there are so many:
+  nbllm launch big.toml --name big --processes 4
+
+On 2 machines that share a disk, 8 processes on each; the same line on both:
+  torchrun --nnodes 2 --nproc-per-node 8 --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+    -m nbllm launch big.toml --name big --folder /shared/runs
+
+On a Slurm cluster, in Python: nbllm.Launch.slurm(nodes=2, processes_per_node=8).write("job.sbatch", config="big.toml")
 """
 
 STEER_EXAMPLES = """
@@ -145,6 +160,15 @@ def _parser() -> argparse.ArgumentParser:
         "--replace", action="store_true", help="delete an ended run of that name, with its checkpoints"
     )
     train.add_argument("--detach", action="store_true", help="return at once; the run goes on")
+
+    launch = _add(commands, "launch", _launch, "train on several processes as a TOML file says", LAUNCH_HELP)
+    launch.add_argument("config", type=Path, metavar="CONFIG.toml")
+    launch.add_argument("--name", help="the run's name; under torchrun a run of that name goes on")
+    launch.add_argument(
+        "--folder", type=Path, default=Path("runs"), help="where runs are kept (default: runs)"
+    )
+    launch.add_argument("--processes", type=int, default=2, help="how many, without torchrun (default: 2)")
+    launch.add_argument("--detach", action="store_true", help="return at once; the run goes on")
 
     runs = _add(
         commands,
@@ -272,7 +296,31 @@ def _train(options: argparse.Namespace) -> None:
 
     if options.replace and options.name is None:
         raise UserError("--replace needs the name of the run to replace.", hint="Give it: --name demo")
-    run = start_from_file(options.config, name=options.name, folder=options.folder, replace=options.replace)
+    _follow(
+        start_from_file(options.config, name=options.name, folder=options.folder, replace=options.replace),
+        options,
+    )
+
+
+def _launch(options: argparse.Namespace) -> None:
+    from nbllm.distributed.launch import Launch, is_launched
+
+    if is_launched():
+        from nbllm.training.torchrun import launch_file
+
+        launch_file(options.config, name=options.name, folder=options.folder)
+        return
+    from nbllm.training.from_file import start_from_file
+
+    where = Launch(processes=options.processes)
+    _follow(
+        start_from_file(options.config, name=options.name, folder=options.folder, where=where),
+        options,
+    )
+
+
+def _follow(run: Any, options: argparse.Namespace) -> None:
+    """Show a run's progress until it ends; Ctrl-C stops it."""
     say(f"{run.path}: started")
     if options.detach:
         return
@@ -413,8 +461,10 @@ def _open(options: argparse.Namespace, actor: str = "person") -> Any:
     from nbllm.runs.locating import locate
     from nbllm.training.start import attach
 
+    path = locate(options.run, options.folder)
     # What is resumed or forked from here must outlive this command.
-    return attach(locate(options.run, options.folder), actor=actor, where="process")
+    is_thread = attach(path).record.get("where") == "thread"
+    return attach(path, actor=actor, where="process" if is_thread else None)
 
 
 def _expect(met: bool, action: str, wanted: str) -> None:

@@ -73,27 +73,20 @@ class ProcessGroup(Ranks):
 
 
 @contextlib.contextmanager
-def joined_group(device: str) -> Iterator[ProcessGroup]:
+def joined_group() -> Iterator[ProcessGroup]:
     """Join the processes that the environment names, as torchrun and `nbllm.training.supervisor` set it.
 
     `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` say who and where, `LOCAL_RANK` which CUDA device is this
     rank's. A process that an error ends does not take leave of the others: they might wait for it.
-
-    Args:
-        device: "cpu" or "cuda".
     """
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    device = int(os.environ.get("LOCAL_RANK", "0"))
+    if device < torch.cuda.device_count():
+        torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl")
     else:
         dist.init_process_group("gloo")
     yield ProcessGroup()
     dist.destroy_process_group()
-
-
-def is_launched() -> bool:
-    """Say whether the environment names this process a rank among several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def lost_a_peer(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -67,9 +68,11 @@ def apply_tensor_parallel(network: Network, mesh: DeviceMesh, *, sequence: bool 
         elif isinstance(module, ALiBiPositions):
             each = module.num_heads // region.size
             module.heads = slice(region.rank * each, (region.rank + 1) * each)
-        elif isinstance(module, nn.ModuleList) and len(module) and isinstance(module[0], Block):
-            if sequence:
-                _split_between(module, region, shared=_is_shared(network))
+        elif isinstance(module, Block) and sequence:
+            module.register_forward_pre_hook(functools.partial(_note_length, region))
+        if sequence and hasattr(module, "numbered_blocks"):
+            stack: Any = module
+            stack.numbered_blocks = functools.partial(_split_between, region, stack.numbered_blocks)
     if isinstance(network, EncoderDecoder):  # all layers of the decoder read it, each with its own heads
         network.encoder.register_forward_hook(lambda encoder, given, out: region.sum_gradient(out))
     if network.config.router_loss_weight:
@@ -170,11 +173,6 @@ def _is_expert(network: Network, module: FeedForward) -> bool:
     return any(module is expert for mixture in mixtures for expert in mixture.experts)
 
 
-def _is_shared(network: Network) -> bool:
-    """Return whether blocks are each used for several layers."""
-    return bool(network.config.num_layer_groups)
-
-
 def _enter(region: Region, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return region.enter(given[0]), *given[1:]
 
@@ -183,25 +181,27 @@ def _leave(region: Region, module: nn.Module, given: tuple[Any, ...], out: Tenso
     return region.leave(out)
 
 
-def _split_between(blocks: nn.ModuleList, region: Region, *, shared: bool) -> None:
-    """Split sequences before the first of a stack's blocks, and join them after the last.
-
-    Blocks of which each computes several layers are not called in their order: each splits and joins for itself.
-    """
-    for place, block in enumerate(blocks):
-        first, last = shared or place == 0, shared or place == len(blocks) - 1
-        block.register_forward_pre_hook(functools.partial(_enter_block, region, first))
-        if last:
-            block.register_forward_hook(lambda block, given, out: region.join(out))
+def _note_length(region: Region, block: nn.Module, given: tuple[Tensor, AttentionContext]) -> None:
+    """Let the parts of a block know how many positions a sequence has; before the block, also when it is recomputed."""
+    positions = given[1].positions
+    assert positions is not None
+    region.length = _count(positions)
 
 
-def _enter_block(
-    region: Region, first: bool, block: nn.Module, given: tuple[Tensor, AttentionContext]
-) -> tuple[Tensor, AttentionContext]:
-    x, context = given
-    assert context.positions is not None
-    region.length = _count(context.positions)
-    return region.split(x) if first else x, context
+def _split_between(
+    region: Region, numbered_blocks: Callable[[], Iterable[tuple[int, Any]]]
+) -> Iterator[tuple[int, Any]]:
+    """Yield a stack's blocks; sequences are split before the first and joined after the last of them."""
+    blocks = list(numbered_blocks())
+    for place, (number, block) in enumerate(blocks):
+        yield number, functools.partial(_call, region, block, place == 0, place == len(blocks) - 1)
+
+
+def _call(
+    region: Region, block: nn.Module, first: bool, last: bool, x: Tensor, context: AttentionContext
+) -> Tensor:
+    out: Tensor = block(region.split(x) if first else x, context)
+    return region.join(out) if last else out
 
 
 def _count(places: Places) -> int:

@@ -66,7 +66,7 @@ class Region:
     def join(self, x: Stream) -> Stream:
         """Return the positions of all ranks."""
         out: Tensor = _Join.apply(x, self)
-        return out[:, : self.length]
+        return out
 
     def add_once(self, x: Tensor) -> Tensor:
         """Return x on the first rank, else 0: what is added to a sum over ranks, each of which has its gradient."""
@@ -99,7 +99,7 @@ class Region:
         return part
 
     def padded(self, x: Stream) -> Stream:
-        """Return x with as many positions on each rank; missing ones at the end are 0."""
+        """Return x with as many positions of 0 at its end as are missing to equal parts."""
         missing = -x.shape[1] % self.size
         return F.pad(x, (0, 0, 0, missing)) if missing else x
 
@@ -157,11 +157,11 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, region: Region) -> Tensor:
         ctx.region = region
-        return region.gathered(x)
+        return region.gathered(x)[:, : region.length]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.region.own(grad), None
+        return ctx.region.own(ctx.region.padded(grad)), None
 
 
 class _SumGradient(torch.autograd.Function):

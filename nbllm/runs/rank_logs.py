@@ -1,4 +1,7 @@
-"""What the ranks of a run have printed: a file a rank, `logs/rank-<n>.txt`, to which each start appends."""
+"""What the ranks of a run have printed: a file a rank, `logs/rank-<n>.txt`, to which each start appends.
+
+Beside them lie what ended a rank (`rank-<n>.json`), and the file and the output of a Slurm job.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from nbllm.core.terminal import visible
 from nbllm.runs.store import PROCESS_LOG
 
 FOLDER = "logs"
-NAME = re.compile(r"rank-(?P<rank>[0-9]{1,6})\.txt")
+NAME = re.compile(r"rank-[0-9]{1,6}\.(txt|json)|job\.sbatch|job-[0-9]{1,12}\.out")
+_LOG = re.compile(r"rank-(?P<rank>[0-9]{1,6})\.txt")
 END_BYTES = 1 << 14  # of a log that are shown
 
 
@@ -27,7 +31,7 @@ def ranks_with_logs(run_folder: Path) -> list[int]:
     if is_link(folder):
         return []
     with contextlib.suppress(OSError):
-        return sorted(int(match["rank"]) for name in os.listdir(folder) if (match := NAME.fullmatch(name)))
+        return sorted(int(match["rank"]) for name in os.listdir(folder) if (match := _LOG.fullmatch(name)))
     return []
 
 

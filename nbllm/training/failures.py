@@ -51,7 +51,7 @@ def report_failure(folder: Path, rank: int, error: BaseException, step: int) -> 
         follows=isinstance(error, RankZeroError) or lost_a_peer(error),
     )
     with contextlib.suppress(OSError):
-        write_json(folder / f"{rank}.json", failure.to_dict())
+        write_json(folder / f"rank-{rank}.json", failure.to_dict())
 
 
 def read_failures(folder: Path, codes: Mapping[int, int]) -> list[Failure]:
@@ -62,9 +62,9 @@ def read_failures(folder: Path, codes: Mapping[int, int]) -> list[Failure]:
         codes: Exit codes of the ranks that ended otherwise than well; negative ones are signals.
     """
     found: dict[int, Failure] = {}
-    for file in folder.glob("*.json"):
+    for file in folder.glob("rank-*.json"):
         with contextlib.suppress(OSError, ValueError, UserError, TypeError):
-            failure = Failure.from_dict(read_json(file, MAX_BYTES))
+            failure = Failure.from_dict(read_json(file, MAX_BYTES, follow=False))
             found[failure.rank] = failure
     for rank, code in codes.items():
         if rank not in found:

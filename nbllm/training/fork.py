@@ -21,8 +21,8 @@ from nbllm.runs.store import create, read_record
 from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
-from nbllm.training.kernel_code import kernel_code
-from nbllm.training.place import processes_of
+from nbllm.training.kernel_code import check_travels
+from nbllm.training.place import processes_of_a_machine, recorded_place
 from nbllm.training.requirements import check_fits
 from nbllm.training.run_choices import DECISIVE, make_choices
 from nbllm.training.run_record import check_record
@@ -64,8 +64,7 @@ def fork(
         info = _branching_point(path, timeline, step)
         try:
             new, config = _forked_record(path, record, timeline, info, changes, where or {})
-            if new["where"] == "process":
-                kernel_code(config)  # says now what cannot be sent there
+            check_travels(config, recorded_place(new))
             new["parent"] = {"run": path.name, "step": info.step, "actor": actor}
             created = create(path.parent, name, new)
             with first_checkpoint(created):
@@ -121,8 +120,8 @@ def _forked_record(
         cannot=limits(data["validation"]),  # a replay cannot be steered, a fork of it can
         **place,
     )
-    processes = processes_of(new)
-    if DECISIVE & changes.keys() or processes != processes_of(record):
+    processes = processes_of_a_machine(new)
+    if DECISIVE & changes.keys() or processes != processes_of_a_machine(record):
         new |= make_choices(config, shape, processes=processes)
     return new, config
 

@@ -12,24 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 from nbllm.core.errors import UserError, nearest
 from nbllm.core.io import expand_user, open_regular
+from nbllm.distributed.plan import Plan
 from nbllm.training.arguments import instead_of, our_names
 from nbllm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from nbllm.distributed.launch import Launch
     from nbllm.lm import LM
     from nbllm.runs.run import Run
 
-SECTIONS = ("data", "tokenizer", "model", "train")
+SECTIONS = ("data", "tokenizer", "model", "train", "plan")
 MAX_BYTES = 1 << 20  # of the file
 _SETTING = re.compile(r"\b([a-z_]+)=('[^']*'|[\w.]+)")  # as messages name one, in Python
 
 
 def start_from_file(
-    path: Path, *, name: str | None = None, folder: Path = Path("runs"), replace: bool = False
+    path: Path,
+    *,
+    name: str | None = None,
+    folder: Path = Path("runs"),
+    replace: bool = False,
+    where: str | Launch = "process",
 ) -> Run:
-    """Prepare what the file says and start it as a process of its own; `nbllm train --help` shows an example.
+    """Prepare what the file says and start it; `nbllm train --help` shows an example.
+
+    Args:
+        path: The file.
+        name: The run's name.
+        folder: Where runs are kept.
+        replace: As in `nb.train`.
+        where: As in `nb.train`: in a process of its own, or in several.
 
     Raises:
         UserError: The file cannot be read, is not TOML, or has an unknown section or setting.
@@ -48,7 +62,8 @@ def start_from_file(
             name=name,
             folder=folder,
             replace=replace,
-            where="process",
+            where=where,
+            plan=Plan.from_dict(sections["plan"]),
             **sections["train"],
         )
     except UserError as error:

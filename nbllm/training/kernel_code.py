@@ -7,6 +7,7 @@ folder, since whoever loads a pickle runs what is in it, and a run's folder may 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -26,7 +27,7 @@ def kernel_code(config: TrainConfig) -> bytes:
     Raises:
         UserError: What the run names cannot be pickled.
     """
-    needed = {("objective", config.objective), ("optimizer", config.optimizer), ("schedule", config.schedule)}
+    needed = _needed(config)
     kept: dict[str, dict[str, Any]] = {}
     for kind, entries in entries_from_outside().items():
         for name, entry in entries.items():
@@ -42,6 +43,33 @@ def kernel_code(config: TrainConfig) -> bytes:
             else:
                 kept.setdefault(kind, {})[name] = entry
     return cloudpickle.dumps(kept) if kept else b""
+
+
+def check_travels(config: TrainConfig, place: Mapping[str, Any]) -> None:
+    """Check that what a run names is known where it executes.
+
+    Args:
+        config: The run's settings.
+        place: Where it executes, as its record says it.
+
+    Raises:
+        UserError: It is declared here, and cannot be sent there.
+    """
+    if place["slurm"] is not None:
+        outside = entries_from_outside()
+        for kind, name in _needed(config):
+            if name in outside.get(kind, ()):
+                raise UserError(
+                    f"The {kind} {name!r} is declared in {outside[kind][name].__module__}, which a job of a cluster "
+                    "does not know.",
+                    hint="Train on this machine: where=nb.Launch(...).",
+                )
+    elif place["where"] == "process":
+        kernel_code(config)
+
+
+def _needed(config: TrainConfig) -> list[tuple[str, str]]:
+    return [("objective", config.objective), ("optimizer", config.optimizer), ("schedule", config.schedule)]
 
 
 def register(code: bytes) -> None:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from nbllm.core.errors import RunError
 from nbllm.core.io import open_log, open_regular
 from nbllm.core.switch_interval import short_switch_interval
-from nbllm.distributed.launch import Launch
+from nbllm.distributed.launch import Launch, is_launched
+from nbllm.distributed.slurm import SlurmJob
 from nbllm.runs.commands import discard
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import HANDOVER_SECONDS, TrainerLock
@@ -31,7 +32,7 @@ from nbllm.training.at_exit import finish_or_stop
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import fork
 from nbllm.training.kernel_code import kernel_code
-from nbllm.training.place import placed
+from nbllm.training.place import placed, recorded_place
 from nbllm.training.run_record import check_record
 from nbllm.training.trainer import Trainer
 
@@ -55,7 +56,7 @@ class Launcher:
         UserError: `where` is none of these.
     """
 
-    def __init__(self, lm: LM | None = None, where: str | Launch | None = None) -> None:
+    def __init__(self, lm: LM | None = None, where: str | Launch | SlurmJob | None = None) -> None:
         self._lm = None if lm is None else weakref.ref(lm)
         self.where = None if where is None else placed(where)
 
@@ -83,8 +84,13 @@ class Launcher:
         # A trainer that has written its last event may still hold the run for a moment; so may, by its path, that of a
         # run of this name that was deleted.
         patience = 0.0 if run.is_live and run.timeline.starts else HANDOVER_SECONDS
-        place = self.where or {name: run.record.get(name) for name in ("where", "launch")}
-        if place["launch"] is not None:
+        place = self.where or recorded_place(run.record)
+        if place["launch"] is not None and is_launched():
+            return run  # this is one of its ranks itself: torchrun has started them all
+        if place["slurm"] is not None:
+            SlurmJob.from_dict(place["slurm"]).submit_run(path)
+        elif place["launch"] is not None:
+            _check_one_machine(path, place["launch"])
             _start_process(run, patience, "supervisor", json.dumps(place["launch"]))
         elif place["where"] == "process":
             _start_process(run, patience, "worker", "--kernel")
@@ -130,6 +136,16 @@ def refuse_while_trained(lm: LM, *, path: Path | None = None) -> None:
 def _as_given(path: Path) -> str:
     """Return the shortest text by which `nb.attach` finds a run."""
     return path.name if path.parent == Path("runs").resolve() else str(path)
+
+
+def _check_one_machine(path: Path, launch: Mapping[str, Any]) -> None:
+    if launch["nodes"] > 1:
+        raise RunError(
+            f"A run on {launch['nodes']} machines cannot be started from one of them.",
+            where=path,
+            hint=f"On each: torchrun ... -m nbllm.training.worker {path}; or where=nb.Launch.slurm(nodes="
+            f"{launch['nodes']}, processes_per_node={launch['processes']}).",
+        )
 
 
 def _start_thread(path: Path, lm: LM | None, patience: float) -> None:

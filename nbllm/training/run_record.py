@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nbllm.core.config import Config
 from nbllm.core.errors import RunError, UserError
 from nbllm.distributed.launch import Launch
 from nbllm.distributed.plan import Plan
+from nbllm.distributed.slurm import SlurmJob
 from nbllm.models.config import ModelConfig
 from nbllm.runs.arguments import short
 from nbllm.runs.events import is_count
@@ -83,9 +86,9 @@ def _is_replay(value: Any) -> bool:
     )
 
 
-def _is_launch(value: Any) -> bool:
+def _is_config(kind: type[Config], value: Any) -> bool:
     try:
-        Launch.from_dict(value)
+        kind.from_dict(value)
     except (UserError, TypeError):
         return False
     return True
@@ -105,8 +108,9 @@ def _or_none(check: Check) -> Check:
 
 _ENTRIES: dict[str, tuple[str, Check]] = {
     "where": ("'thread' or 'process'", lambda value: value in ("thread", "process")),
-    "launch": ("null, or the settings of a Launch", _or_none(_is_launch)),
+    "launch": ("null, or the settings of a Launch", _or_none(functools.partial(_is_config, Launch))),
     "plan": ("the settings of a Plan, or null", _or_none(_is_plan)),
+    "slurm": ("null, or the settings of a Slurm job", _or_none(functools.partial(_is_config, SlurmJob))),
     "config": ("settings by name", _is_mapping),
     "model": ("settings by name", _is_mapping),
     "data.train": ("a packed text", _is_store),

@@ -18,6 +18,7 @@ from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.distributed.launch import Launch
 from nbllm.distributed.plan import Plan
+from nbllm.distributed.slurm import SlurmJob
 from nbllm.lm import LM
 from nbllm.objectives import OBJECTIVES
 from nbllm.runs import checkpoint as checkpoints, managing
@@ -28,11 +29,11 @@ from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import first_checkpoint, new_record, say_if_renamed
 from nbllm.training.freezing import ParameterNames
-from nbllm.training.kernel_code import kernel_code
+from nbllm.training.kernel_code import check_travels
 from nbllm.training.launcher import Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
-from nbllm.training.place import placed, processes_of
+from nbllm.training.place import placed, processes_of, processes_of_a_machine
 from nbllm.training.requirements import check_fits, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState, only_adapters_are_trained, write_base, write_lm
@@ -65,7 +66,7 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     validation: float | Dataset | TokenStore | str | Path | Iterable[Any] | None = None,
     name: str | None = None,
     folder: str | Path = FOLDER,
-    where: str | Launch = "thread",
+    where: str | Launch | SlurmJob = "thread",
     plan: Plan | None = None,
     replace: bool = False,
     epochs: float | None = None,
@@ -112,8 +113,7 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     epochs = _checked_epochs(given)
     settings = TrainConfig.from_dict(given)
     place = placed(where)
-    if place["where"] == "process":
-        kernel_code(settings)  # says now what cannot be sent there
+    check_travels(settings, place)
     plan = Plan() if plan is None else plan
     sized = plan.sized(processes_of(place))
     sized.check(lm.config, settings)
@@ -160,7 +160,9 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     return Launcher(lm).start(path)
 
 
-def attach(run: Run | str | Path, *, actor: str = "person", where: str | Launch | None = None) -> Run:
+def attach(
+    run: Run | str | Path, *, actor: str = "person", where: str | Launch | SlurmJob | None = None
+) -> Run:
     """Open any run, live or ended, of this kernel or another.
 
     Args:
@@ -283,7 +285,7 @@ def _record(
         cannot=limits(data["validation"]),
         **place,
         plan=plan.to_dict(),
-        **make_choices(settings, lm.config, processes=processes_of(place)),
+        **make_choices(settings, lm.config, processes=processes_of_a_machine(place)),
     )
 
 

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,11 +28,14 @@ LOOK_SECONDS = 0.2  # between looks whether the supervisor is still there
 def main(arguments: list[str]) -> int:
     """Train the run directory that is named; SIGTERM, SIGINT and SIGHUP end it at the next step, saved.
 
-    A rank is ended by SIGTERM at once, since it may wait for another that has gone; SIGINT ends the run by rank 0.
+    A rank of a supervisor is ended by SIGTERM at once, since it may wait for another that has gone; SIGINT ends the
+    run by rank 0.
     """
     parser = argparse.ArgumentParser(prog="python -m nbllm.training.worker")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--kernel", action="store_true", help="standard input holds code of the kernel's")
+    parser.add_argument(
+        "--kernel", action="store_true", help="alone; standard input holds what the kernel has registered"
+    )
     parser.add_argument(
         "--supervised", type=Path, help="the supervisor's folder: reports, and code of the kernel's"
     )
@@ -45,29 +47,19 @@ def main(arguments: list[str]) -> int:
         from nbllm.training.kernel_code import register
 
         register(sys.stdin.buffer.read())
-    _train(options.run, _end_by_signals)
+        _train_alone(options.run)
+    else:
+        from nbllm.training.torchrun import train_as_rank
+
+        train_as_rank(lambda: options.run)
     return 0
 
 
-def _train(path: Path, prepare: Callable[[Trainer], None], *, has_owner: bool = False) -> None:
-    from nbllm.distributed.process_group import is_launched, joined_group
-    from nbllm.runs.process import parent_process
-    from nbllm.runs.store import read_record
+def _train_alone(path: Path) -> None:
     from nbllm.training.trainer import Trainer
 
-    owner = parent_process() if has_owner else None
-    if not is_launched() and owner is None:
-        trainer = Trainer(path, where="process")
-        prepare(trainer)
-        trainer.run()
-        return
-    with joined_group(read_record(path)["choices"]["device"]) as ranks:
-        trainer = Trainer(path, where="process", ranks=ranks, owner=owner)
-        prepare(trainer)
-        trainer.run()
+    trainer = Trainer(path, where="process")
 
-
-def _end_by_signals(trainer: Trainer) -> None:
     def end(number: int, frame: object) -> None:
         trainer.exit_reason = f"signal {signal.Signals(number).name}"
 
@@ -76,6 +68,7 @@ def _end_by_signals(trainer: Trainer) -> None:
     # Windows has no such signal, and nohup has it ignored.
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, end)
+    trainer.run()
 
 
 def _train_for_supervisor(path: Path, folder: Path) -> None:
@@ -84,34 +77,36 @@ def _train_for_supervisor(path: Path, folder: Path) -> None:
     if rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with(os.getppid())
-    trainers: list[Trainer] = []
+    trainer: Trainer | None = None
 
-    def prepare(trainer: Trainer) -> None:
-        trainers.append(trainer)
-
-        def end(number: int, frame: object) -> None:
-            (folder / ENDING).touch()
-            trainer.exit_reason = "the launch was interrupted"
-
-        if rank == 0:
-            signal.signal(signal.SIGINT, end)
+    def end(number: int, frame: object) -> None:
+        assert trainer is not None
+        (folder / ENDING).touch()
+        trainer.exit_reason = "the launch was interrupted"
 
     try:
-        _print_to_log(path, rank)
+        print_to_log(path, rank)
+        from nbllm.distributed.process_group import joined_group
+        from nbllm.runs.process import parent_process
         from nbllm.training.kernel_code import register
+        from nbllm.training.trainer import Trainer
 
         register((folder / CODE).read_bytes())
-        _train(path, prepare, has_owner=True)
+        with joined_group() as ranks:
+            trainer = Trainer(path, where="process", ranks=ranks, owner=parent_process())
+            if rank == 0:
+                signal.signal(signal.SIGINT, end)
+            trainer.run()
     except BaseException as error:
         from nbllm.training.failures import report_failure
 
         traceback.print_exc()
         sys.stderr.flush()
-        report_failure(folder, rank, error, trainers[0].reached if trainers else 0)
+        report_failure(folder, rank, error, 0 if trainer is None else trainer.reached)
         os._exit(1)  # threads of libraries would keep it alive, while the other ranks wait for it
 
 
-def _print_to_log(path: Path, rank: int) -> None:
+def print_to_log(path: Path, rank: int) -> None:
     """Let all that this process and its libraries print go to the rank's log."""
     from nbllm.core.io import open_log
     from nbllm.runs.rank_logs import log_path

@@ -20,8 +20,9 @@ def test_it_is_a_plain_value():
     ("settings", "said"),
     [
         ({"processes": 0}, "processes must be greater than 0"),
-        ({"processes": 1 << 20}, "at most"),
+        ({"processes": 1 << 20}, "65,536 ranks"),
         ({"processes": 2.5}, "a whole number"),
+        ({"nodes": 0}, "nodes must be greater than 0"),
         ({"restarts": -1}, "must not be negative"),
         ({"proceses": 2}, "has no setting"),
     ],

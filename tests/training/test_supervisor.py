@@ -169,11 +169,43 @@ def test_where_must_be_a_place(make_lm, store, tmp_path):
         nb.train(make_lm(), store, folder=tmp_path, where=2)
 
 
-def test_a_signal_to_the_supervisor_stops_the_run_with_a_checkpoint(make_lm, store, plain, tmp_path):
-    run = nb.train(make_lm(), store, folder=tmp_path, name="asked", where=TWO, **{**plain, "steps": 10**6})
-    run.wait(step=3, progress=False)
+def test_a_steered_run_does_the_same_on_every_rank_and_is_replayed_bit_for_bit(
+    make_lm, store, held_out, plain, tmp_path
+):
+    """Were one command missed by one rank, or taken at another step, the replay would end elsewhere."""
+    rules = [nb.rules.Rule(name="lower", when="step == 3", do=nb.rules.scale(lr=0.5))]
+    settings = {**plain, "steps": 10**6, "checkpoint_interval": 10, "keep_checkpoints": 10_000}
+    run = nb.train(
+        make_lm(),
+        store,
+        validation=held_out,
+        folder=tmp_path,
+        name="steered",
+        where=TWO,
+        rules=rules,
+        **settings,
+    )
+    run.wait(step=5, progress=False)
+    assert run.settings.values["lr"] == pytest.approx(1.5e-3)
+    run.pause()
+    held = run.step
+    run.set(accumulation=2, clip=0.5)
+    run.freeze("embedding.*")
+    assert (run.state, run.step) == ("paused", held)
+    run.resume()
+    run.wait(step=held + 2, progress=False)
+    run.rewind(held)
+    run.set(lr=2e-3)
+    assert run.sample("The value", max_new_tokens=3)
+    run.evaluate()
+    run.wait(step=run.step + 2, progress=False)
+    saved = run.save().step
+    fork = run.fork("forked", step=saved, steps=saved + 2)
+    assert fork.record["launch"] == TWO.to_dict()
     os.kill(run.events("start")[-1]["pid"], signal.SIGTERM)
     run.wait(progress=False)
     assert (run.state, run.reason) == ("stopped", "the launch was interrupted")
     assert run.checkpoints[-1].step == run.step
-    wait_until(lambda: not processes_of(run))
+    assert nb.replay(run, progress=False).identical
+    fork.wait(progress=False)
+    assert (fork.state, fork.step) == ("finished", saved + 2)
