@@ -42,7 +42,14 @@ def judge(session: SessionState, folder: Path, record: Mapping[str, Any], grew: 
     return "running" if session.paused_at is None else "paused"
 
 
+def waits_in_queue(record: Mapping[str, Any]) -> bool:
+    """Say whether a run that has not begun is a cluster's job, which may wait for days."""
+    return record.get("slurm") is not None
+
+
 def _may_start(folder: Path, record: Mapping[str, Any]) -> bool:
+    if waits_in_queue(record):
+        return True
     created = record.get("created")
     if not is_number(created):
         return False

@@ -17,7 +17,7 @@ from typing import Any
 from nbllm.core.errors import RunError, listed
 from nbllm.core.io import ASIDE, expand_user, is_link, sync_directory, write_json
 from nbllm.runs import checkpoint, commands, events, rank_logs
-from nbllm.runs.liveness import LIVE, judge
+from nbllm.runs.liveness import LIVE, judge, waits_in_queue
 from nbllm.runs.lock import HANDOVER_SECONDS, HOLDER, LOCK, TrainerLock, is_held
 from nbllm.runs.skim import newest_session
 from nbllm.runs.store import PROCESS_LOG, RECORD, check_name, read_record, run_folders
@@ -181,7 +181,7 @@ def _not_live(path: Path, record: dict[str, Any], done: str) -> Iterator[None]:
         RunError: Somebody does.
     """
     state = judge(newest_session(path, record), path, record)
-    if state in LIVE:
+    if state in LIVE and not (state == "starting" and waits_in_queue(record) and not is_held(path)):
         raise RunError(
             f"{path.name} is {state}; a live run cannot be {done}.",
             where=path,

@@ -35,6 +35,14 @@ def ranks_with_logs(run_folder: Path) -> list[int]:
     return []
 
 
+def log_size(run_folder: Path, rank: int) -> int:
+    """Return how many bytes a rank has printed."""
+    try:
+        return log_path(run_folder, rank).lstat().st_size
+    except OSError:
+        return 0
+
+
 def log_end(run_folder: Path, rank: int | None) -> str:
     """Return the last lines that a rank has printed, without control characters; "" where it has printed nothing.
 

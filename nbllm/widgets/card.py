@@ -12,6 +12,7 @@ from nbllm.runs.actions import ACTIONS, Action, words
 from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, is_number
 from nbllm.runs.patterns import frozen_after
+from nbllm.runs.rank_logs import log_end, log_size, ranks_with_logs
 from nbllm.runs.rank_states import rank_states
 from nbllm.runs.run import Run
 from nbllm.runs.store import RECORD
@@ -23,6 +24,8 @@ ESTIMATE_SECONDS = 1.0  # how often the time left is estimated
 MOST_ACTIONS = 200
 MOST_SAMPLES = 20
 MOST_WARNINGS = 20
+MOST_OUTPUTS = 16  # ranks whose output is shown
+MOST_OUTPUT = 4000  # characters of each
 MOST_TEXT = 20_000  # characters of a sample
 GONE = "the run's folder was renamed, moved or deleted"
 FACTS = (
@@ -51,6 +54,8 @@ class CardMaker:
         self.color = color
         self._checkpoints: list[CheckpointInfo] = []
         self._checkpoints_of: tuple[int, int] | None = None
+        self._shown_outputs: list[dict[str, Any]] = []
+        self._outputs_of: list[tuple[int, int | None, int]] = []
         self._left: float | None = None
         self._estimated = -ESTIMATE_SECONDS
         self._made: dict[str, tuple[object, list[Any]]] = {}  # by list, and the event that was its newest
@@ -102,6 +107,7 @@ class CardMaker:
                     lambda: [_warning(e) for e in timeline.warnings[-MOST_WARNINGS:]],
                 ),
                 "num_warnings": timeline.num_warnings,
+                "outputs": self._outputs(),
                 "ranks": self._ranks(timeline),
                 "ranks_step": 0 if timeline.ranks is None else timeline.ranks["step"],
                 "rules": [rule.to_card() for rule in run.rules],
@@ -162,6 +168,21 @@ class CardMaker:
             }
             for info in self._checkpoints
         ]
+
+    def _outputs(self) -> list[dict[str, Any]]:
+        """Return what the ranks of a launched run have printed last, that of the rank that failed first of all."""
+        if not self.run.record.get("launch"):
+            return []
+        path, failed = self.run.path, self.run.failed_rank
+        ranks = sorted(ranks_with_logs(path), key=lambda rank: (rank != failed, rank))[:MOST_OUTPUTS]
+        stamps = [(rank, failed, log_size(path, rank)) for rank in ranks]
+        if stamps != self._outputs_of:
+            self._outputs_of = stamps
+            self._shown_outputs = [
+                {"rank": rank, "failed": rank == failed, "text": log_end(path, rank)[-MOST_OUTPUT:]}
+                for rank in ranks
+            ]
+        return self._shown_outputs
 
     def _folder_stamp(self) -> tuple[int, int] | None:
         try:

@@ -110,6 +110,7 @@ def make_card(key: str = "tour", **fields: Any) -> dict[str, Any]:
         "actions": [],
         "num_actions": 0,
         "samples": [],
+        "outputs": [],
         "warnings": [],
         "num_warnings": 0,
         "rules": [],

@@ -772,6 +772,23 @@ def test_an_eye_hides_a_runs_curves(family):
 # Samples, rules, warnings, actions
 
 
+def test_the_output_of_the_rank_that_failed_comes_first_and_is_open(panel):
+    section = panel.panel.locator(".panel-output")
+    expect(section).to_be_hidden()
+    outputs = [{"rank": rank, "failed": False, "text": f"rank {rank} prints"} for rank in (0, 1)]
+    panel.update(outputs=outputs)
+    expect(section).to_be_visible()
+    expect(section.locator("pre").first).to_be_hidden()
+    section.locator("summary").first.click()
+    expect(section.locator("pre").first).to_have_text("rank 0 prints")
+    panel.update(outputs=[{"rank": 1, "failed": True, "text": HOSTILE}, outputs[0]])
+    assert texts(section.locator("summary")) == ["rank 1, which failed first", "rank 0"]
+    panel.snapshot(make_card("other", outputs=[{"rank": 3, "failed": True, "text": HOSTILE}]))
+    expect(section.locator("pre")).to_be_visible()
+    expect(section.locator("pre")).to_contain_text("<script>window.hacked=1</script><img src=x")
+    assert panel.page.evaluate("window.hacked") is None
+
+
 def test_a_sample_stands_beside_that_of_the_reference(panel):
     panel.update(samples=[sample(3, "Say <b>", " yes", reference=HOSTILE)])
     both = panel.panel.locator(".panel-newest .panel-beside > div")

@@ -12,6 +12,7 @@ import nbllm as nb
 from nbllm.core.errors import RunError, UserError
 from nbllm.runs.process import is_alive
 from nbllm.runs.rank_states import rank_states
+from nbllm.widgets.card import CardMaker
 from tests.training.launches import broken, processes_of, ranks_of, wait_until
 
 TWO = nb.Launch(processes=2)
@@ -124,6 +125,9 @@ Stepper.batch = at_fault
     assert run.log().rstrip().endswith("ValueError: no such batch")
     assert "Traceback" in run.log(rank=1)
     assert "no such batch" not in run.log(rank=0)
+    first, second = CardMaker(run, 0).card()["outputs"]
+    assert (first["rank"], first["failed"], second["rank"], second["failed"]) == (1, True, 0, False)
+    assert "no such batch" in first["text"]
     with pytest.raises(RunError, match="Rank 2 of faulty has no log; there are: 0, 1"):
         run.log(rank=2)
     wait_until(lambda: not processes_of(run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 import nbllm as nb
 from nbllm.core.errors import RunError, UserError
+from nbllm.runs import managing
 from nbllm.runs.run import Run
 from tests.training.launches import PATIENCE, wait_until
 
@@ -116,3 +118,9 @@ def test_a_run_of_the_notebook_is_prepared_and_submitted(lm, store, config, tmp_
     assert run.record["launch"] == {"processes": 8, "nodes": 2, "restarts": 3}
     assert [info.step for info in run.checkpoints] == [0]
     assert not run.events("start")
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**record, "created": 1.0}))
+    assert Run(run.path).state == "starting"  # however long it waits in the queue
+    nb.runs(tmp_path / "runs")
+    managing.delete(run.path)
+    assert not run.path.exists()

@@ -9,6 +9,7 @@ import { LossNote } from "./connection.js";
 import { setShown, setText } from "./dom.js";
 import { HeadPart } from "./head.js";
 import { LogPart } from "./log.js";
+import { RankOutputPart } from "./rank_output.js";
 import { RanksPart } from "./ranks.js";
 import { describeRequest, isLive } from "./requests.js";
 import { SamplesPart } from "./samples.js";
@@ -66,6 +67,7 @@ class TrainingView {
     this.branching = new BranchingPart(this);
     this.settings = new SettingsPart(this);
     this.samples = new SamplesPart(this);
+    this.output = new RankOutputPart(this);
     this.log = new LogPart(this);
     this.ranks = new RanksPart(this);
     this.body = element(
@@ -73,7 +75,7 @@ class TrainingView {
       { class: "panel-body", hidden: true },
       this.chips.node, this.head.node, this.buttons.node, this.charts.node,
       element("div", { class: "panel-boxes" }, this.rate.node, this.branching.node),
-      this.settings.node, this.charts.grid, this.ranks.node, this.samples.node, this.log.node,
+      this.settings.node, this.charts.grid, this.ranks.node, this.samples.node, this.output.node, this.log.node,
     );
     this.root = element(
       "div",
@@ -190,6 +192,7 @@ class TrainingView {
     this.charts.update(card, store.cards);
     this.ranks.update(card);
     this.samples.update(card);
+    this.output.update(card);
     this.log.update(card);
   }
 
