@@ -42,22 +42,16 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
     if (context := mesh.submesh("context")) is not None:
         apply_context_parallel(network, context, tensor=plan.tensor)
     checkpoint_activations(network, plan.activation_checkpointing)
-    layout: OneProcess
-    if pipeline is not None:
-        layout = PipelineParallel(pipeline, plan, ranks, mesh=mesh, dtype=dtype)
-    else:
-        kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
-        layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
+    kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
+    layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
     if context is not None:
         share_loss(layout.loss_module, context)
-    return layout
+    return layout if pipeline is None else PipelineParallel(pipeline, layout, mesh=mesh)
 
 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    if plan.pipeline > 1 and plan.num_shards > 1:
-        raise UserError("A pipeline cannot be combined with zero yet.", where="plan", hint="Use zero=0.")
     for name in ("offload", "compile"):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

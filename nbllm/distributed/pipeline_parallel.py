@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 
-from nbllm.distributed.data_parallel import DataParallel
-from nbllm.distributed.loss_module import Batch, Loss, LossModule
+from nbllm.core.errors import UserError
+from nbllm.distributed.layout import Layout, OneProcess
+from nbllm.distributed.loss_module import Batch, Loss, LossModule, LossOutput
 from nbllm.distributed.mesh import Mesh
 from nbllm.distributed.pipeline_schedule import check_micro_batches, make_schedule, schedule_kind
 from nbllm.distributed.pipeline_stages import keep_stages, make_stages, names_of
 from nbllm.distributed.pipeline_timings import PipelineTimings, Recorder
 from nbllm.distributed.plan import Plan, RunFacts
-from nbllm.distributed.ranks import Ranks
 from nbllm.distributed.sharded_tensors import local_part, sum_of_squares, whole_tensor
 from nbllm.distributed.staged_network import (
     Stage,
@@ -56,6 +57,12 @@ def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
         return
     make_stages(build_without_weights(model), plan.pipeline * schedule_kind(plan.schedule).chunks)
     check_micro_batches(plan.schedule, plan.pipeline, run.accumulation)
+    if plan.zero >= 2 and plan.schedule in ("interleaved", "zero_bubble"):
+        raise UserError(
+            f"With zero={plan.zero} parameters are given away before the schedule {plan.schedule!r} is done with them.",
+            where="plan",
+            hint='Use schedule="1f1b", or zero=1.',
+        )
     if not OBJECTIVES[run.objective].one_pass:
         raise second_reading(run.objective)
 
@@ -113,14 +120,24 @@ class StageModule(nn.Module):
             shapes = shapes_sent(self.previous, network, step.read[index])
             states = _unpacked(received[0], shapes)
         begin_stage(network, self.stage, states)
-        try:
-            loss, count, added = self.loss_module(step.batches[index], step.loss)
-        except StageEnd as end:
-            return _packed(end.states, self.width)
+        found = self.loss_module(step.batches[index], step.loss)
+        if not self.stage.is_last:
+            return _packed(found, self.width)
+        loss, count, added = found
         step.total += float(loss.detach())
         step.count += count
         mean: Tensor = (loss if added is None else loss + added * count) / step.divisor
         return mean
+
+
+def _until_stage_end(
+    forward: Callable[..., LossOutput], batch: Batch, loss: Loss
+) -> LossOutput | tuple[Tensor, ...]:
+    """Return the loss of a batch, or where a stage that is not the last ends, what it sends."""
+    try:
+        return forward(batch, loss)
+    except StageEnd as end:
+        return end.states
 
 
 def _packed(states: Sequence[Tensor], width: int) -> Tensor:
@@ -139,9 +156,14 @@ def _unpacked(flat: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tens
 
 
 class _TimedStage(PipelineStage):
-    """torch's stage, with a record of when it computes what."""
+    """torch's stage, with a record of when it computes what.
+
+    Attributes:
+        before_last: Called before the last backward pass of a step; None: nothing is.
+    """
 
     recorder: Recorder
+    before_last: Callable[[], None] | None = None
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **named: Any) -> Any:
         with self.recorder.interval(self.stage_index, "forward", fwd_chunk_id):
@@ -150,6 +172,8 @@ class _TimedStage(PipelineStage):
     def backward_one_chunk(
         self, bwd_chunk_id: int, loss: Any = None, full_backward: bool = True, last_backward: bool = False
     ) -> None:
+        if last_backward and self.before_last is not None:
+            self.before_last()
         kind = "backward" if full_backward else "input gradient"
         with self.recorder.interval(self.stage_index, kind, bwd_chunk_id):
             super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
@@ -193,7 +217,7 @@ class Division:
         self.waiting = WeightGradients(network) if kind.splits_backward else None
 
 
-class PipelineParallel(DataParallel):
+class PipelineParallel(Layout):
     """A network divided over the ranks of the pipeline axis, each with the blocks of its stages.
 
     All ranks of a pipeline are given the same micro-batches. Parameters that several of them hold get the sum of their
@@ -201,25 +225,51 @@ class PipelineParallel(DataParallel):
 
     Args:
         division: The network as it is divided.
-        plan: The plan, sized.
-        ranks: All ranks.
-        mesh: Their mesh.
-        dtype: What the network computes in.
+        part: This rank's part of it as it lies over the ranks with the same stages.
+        mesh: The mesh.
     """
 
-    def __init__(
-        self, division: Division, plan: Plan, ranks: Ranks, *, mesh: Mesh, dtype: torch.dtype
-    ) -> None:
-        super().__init__(division.network, plan, ranks, mesh=mesh, dtype=dtype)
+    def __init__(self, division: Division, part: OneProcess, *, mesh: Mesh) -> None:
+        super().__init__(division.network, part.plan, part.ranks)
         group = mesh.group("pipeline")
         assert group is not None, "a pipeline of one rank"
-        self.division, self.group = division, group
-        self.rank, self.size = mesh.rank("pipeline"), plan.pipeline
+        self.division, self.part, self.group = division, part, group
+        self.data_rank, self.data_size = part.data_rank, part.data_size
+        self.rank, self.size = mesh.rank("pipeline"), self.plan.pipeline
+        self.loss_module = part.loss_module
+        # Within what hooks do around it: those of `fully_shard` must see every stage end.
+        stage_end: Any = partial(_until_stage_end, self.loss_module.forward)
+        self.loss_module.forward = stage_end  # type: ignore[method-assign]
         self.modules = [StageModule(self.loss_module, division.stages, stage.index) for stage in division.own]
         self._shared = _shared_groups(division.holders, self.rank, self.size)
         self._recorder = Recorder(division.network.device)
         self._widths: list[int] = []
         self._made: tuple[Any, ...] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return self.part.dtype
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Return those of this rank's stages."""
+        return self.part.parameters()
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Freeze just the parameters of these names."""
+        self.part.freeze(names)
+
+    def publish(self) -> None:
+        """Let the network compute with what `parameters` now hold."""
+        self.part.publish()
+
+    def drop_gradients(self) -> None:
+        """Drop all gradients."""
+        self.part.drop_gradients()
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the data ranks."""
+        self.part.sum(tensors)
 
     def forward_backward(self, batches: Sequence[Batch], loss: Loss, divisor: float) -> tuple[float, float]:
         """Let the batches pass through the pipeline as its micro-batches, in the order of the schedule.
@@ -231,18 +281,16 @@ class PipelineParallel(DataParallel):
         before = {name: parameter.grad for name, parameter in self.parameters().items()}
         self.drop_gradients()
         step = self._begin(batches, loss, divisor)
-        self._begin_pass(
-            is_last=False
-        )  # which micro-batch is the last differs by stage: gradients are sent after all
+        self.part._begin_pass(is_last=False)
         numbers = torch.arange(len(batches))
         self._recorder.begin()
         try:
             self._schedule(len(batches)).step(number=numbers, target=numbers, return_outputs=False)
         except RuntimeError as error:  # torch puts its own around what a stage raises
             raise error.__cause__ or error from None
-        self.take_gradients()
+        self.part.take_gradients()
+        self.part._end_passes()
         self._sum_shared()
-        self._end_passes()
         for name, parameter in self.parameters().items():
             earlier = before[name]
             if earlier is not None:
@@ -255,16 +303,22 @@ class PipelineParallel(DataParallel):
         """Return the summed loss of a batch, and how much counts in it; the stages compute one after the other."""
         step = self._begin([batch], loss, 1.0)
         number = torch.zeros(1, dtype=torch.long)
-        like = next(self.network.parameters())
         for module in self.modules:
             index = module.stage.index
             received = []
             if index:
-                received = [torch.empty(self._widths[index - 1], dtype=like.dtype, device=like.device)]
+                received = [
+                    torch.empty(self._widths[index - 1], dtype=self.dtype, device=self._recorder.device)
+                ]
                 dist.recv(received[0], self._global((index - 1) % self.size), group=self.group)
             sent = module(*received, number=number)
             if not module.stage.is_last:
                 dist.send(sent, self._global((index + 1) % self.size), group=self.group)
+        for each in self.loss_module.modules():
+            if isinstance(
+                each, FSDPModule
+            ):  # else the next pass would compute with what was gathered for this one
+                each.reshard()
         self._send_measures()
         return self._from_last_stage(step)
 
@@ -292,24 +346,27 @@ class PipelineParallel(DataParallel):
 
     def _torch_stage(self, module: StageModule) -> PipelineStage:
         """Return torch's stage, which need not find out the shapes of what travels."""
-        like, index = next(self.network.parameters()), module.stage.index
+        index, waiting = module.stage.index, self.division.waiting
 
         def flat(width: int) -> Tensor:
-            return torch.empty(width, dtype=like.dtype, device="meta", requires_grad=True)
+            return torch.empty(width, dtype=self.dtype, device="meta", requires_grad=True)
 
         loss = torch.empty((), device="meta", requires_grad=True)
-        waiting = self.division.waiting
         stage = _TimedStage(
             module,
             index,
             len(self.division.stages),
-            like.device,
+            self._recorder.device,
             input_args=(flat(self._widths[index - 1]),) if index else (),
             output_args=(loss if module.stage.is_last else flat(module.width),),
             group=self.group,
             dw_builder=None if waiting is None else waiting.taken,
         )
         stage.recorder = self._recorder
+        if (
+            module is self.modules[0] and waiting is None
+        ):  # in every schedule the one that this rank ends with
+            stage.before_last = partial(self.part._begin_pass, is_last=True)
         return stage
 
     def _sum_shared(self) -> None:
@@ -318,7 +375,7 @@ class PipelineParallel(DataParallel):
         for names, group in self._shared:
             for name in names:
                 parameter = parameters[name]
-                if self.masters.working[name].requires_grad:
+                if self.part.masters.working[name].requires_grad:
                     if parameter.grad is None:  # none of this rank's stages has used it
                         parameter.grad = torch.zeros_like(parameter)
                     works.append(dist.all_reduce(local_part(parameter.grad), group=group, async_op=True))
@@ -378,7 +435,7 @@ class PipelineParallel(DataParallel):
             yield None
             return
         network = build_without_weights(self.division.network.config)
-        dtype = torch.float32 if in_float32 else next(self.network.parameters()).dtype
+        dtype = torch.float32 if in_float32 else self.dtype
         parameters = empty_parameters(network, dtype=dtype, device=self._recorder.device)
         with torch.no_grad():
             for name, parameter in parameters.items():

@@ -51,6 +51,9 @@ def test_with_data_tensor_or_context_ranks_steps_equal_those_of_one_process(four
     for plan in (
         {"pipeline": 2, "data": 2},
         {"pipeline": 2, "data": 2, "schedule": "zero_bubble"},
+        {"pipeline": 2, "data": 2, "schedule": "interleaved", "zero": 1},
+        {"pipeline": 2, "data": 2, "zero": 2},
+        {"pipeline": 2, "data": 2, "zero": 3, "schedule": "gpipe"},
         {"pipeline": 2, "tensor": 2},
         {"pipeline": 2, "context": 2},
         {"pipeline": 2, "tensor": 2, "sequence": True, "schedule": "zero_bubble"},
