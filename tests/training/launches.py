@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def processes_of(run) -> list[psutil.Process]:
     return found
 
 
-def broken(folder: Path, rank: int, code: str) -> Path:
-    """Return a folder that, on PYTHONPATH, runs code when the interpreter of a rank starts."""
+def python_path(folder: Path, code: str, rank: int | None = None) -> str:
+    """Return a PYTHONPATH by which every interpreter runs code when it starts, or that of one rank alone."""
     folder.mkdir()
     body = "\n".join(f"    {line}" for line in code.splitlines())
-    (folder / "sitecustomize.py").write_text(f"import os\nif os.environ.get('RANK') == '{rank}':\n{body}\n")
-    return folder
+    whom = "True" if rank is None else f"os.environ.get('RANK') == '{rank}'"
+    (folder / "sitecustomize.py").write_text(f"import os\nif {whom}:\n{body}\n")
+    return os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])

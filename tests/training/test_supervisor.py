@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 
 import pytest
+import torch
 
 import nbllm as nb
 from nbllm.core.errors import RunError, UserError
+from nbllm.nn.compute.decisions import num_threads
+from nbllm.nn.compute.profile import machine_profile
 from nbllm.runs.process import is_alive
 from nbllm.runs.rank_states import rank_states
 from nbllm.widgets.card import CardMaker
-from tests.training.launches import broken, processes_of, ranks_of, wait_until
+from tests.training.launches import processes_of, python_path, ranks_of, wait_until
 
 TWO = nb.Launch(processes=2)
 
@@ -101,6 +105,46 @@ def test_killed_ranks_are_started_again_and_end_as_if_nothing_had_happened(
     assert (run.history("loss")[1] == undisturbed.history("loss")[1]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_at_ten_random_steps_it_ends_as_if_nothing_had_happened(make_lm, store, plain, tmp_path):
+    settings = {**plain, "steps": 120}
+    launch = nb.Launch(processes=2, restarts=10)
+    run = nb.train(make_lm(), store, folder=tmp_path, name="killed", where=launch, **settings)
+    chance = random.Random(0)
+    for step in sorted(chance.sample(range(1, 119), 10)):
+        starts = len(wait_until(lambda: run.events("start")))
+        run.wait(step=step, progress=False)
+        ranks_of(run)[chance.randrange(2)].kill()
+        wait_until(lambda starts=starts: len(run.events("start")) > starts)
+    run.wait(progress=False)
+    assert (run.state, len(run.events("start"))) == ("finished", 11)
+    whole = nb.train(make_lm(), store, folder=tmp_path, name="whole", where=TWO, **settings)
+    whole.wait(progress=False)
+    assert run.events("end")[-1]["digest"] == whole.events("end")[-1]["digest"]
+    assert (run.history("loss")[1] == whole.history("loss")[1]).all()
+
+
+def test_two_launches_at_once_finish_whatever_the_kernel_did_and_the_machine_is_called(
+    make_lm, store, plain, tmp_path, monkeypatch
+):
+    torch.ones(512, 512) @ torch.ones(512, 512)  # the threads of this process exist
+    code = "import socket\nsocket.gethostname = lambda: 'no-such-host.invalid'"
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "site", code))
+    before = dict(os.environ)
+    settings = {**plain, "steps": 3, "num_threads": None}
+    runs = [nb.train(make_lm(), store, folder=tmp_path, name=n, where=TWO, **settings) for n in ("a", "b")]
+    ours = ("OMP_", "GLOO_", "NCCL_", "MASTER_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_")
+    assert not [
+        name for name, value in os.environ.items() if name.startswith(ours) and before.get(name) != value
+    ]
+    for run in runs:
+        assert run.wait(progress=False).state == "finished"
+        assert run.record["choices"]["num_threads"] == max(1, num_threads(machine_profile("cpu")) // 2)
+        assert run.events("start")[-1]["host"] == "no-such-host.invalid"
+    assert runs[0].events("end")[-1]["digest"] == runs[1].events("end")[-1]["digest"]
+
+
 def test_an_error_of_one_rank_ends_all_and_is_the_one_that_is_shown(
     make_lm, store, plain, tmp_path, monkeypatch
 ):
@@ -113,8 +157,7 @@ def at_fault(self, position):
     return batch(self, position)
 Stepper.batch = at_fault
 """
-    folders = [str(broken(tmp_path / "site", 1, code)), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "site", code, rank=1))
     run = nb.train(make_lm(), store, folder=tmp_path, name="faulty", where=TWO, **plain)
     with pytest.raises(
         RunError, match=r"rank 1: ValueError: no such batch \(in at_fault, sitecustomize.py:\d+\)"
@@ -149,8 +192,7 @@ def test_a_launch_that_hangs_is_ended_by_a_signal_and_by_the_death_of_its_superv
     make_lm, store, plain, tmp_path, monkeypatch
 ):
     """Rank 0 waits in a collective for rank 1, and no step ends any more."""
-    folders = [str(broken(tmp_path / "site", 1, HANGING)), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "site", HANGING, rank=1))
     run = nb.train(make_lm(), store, folder=tmp_path, name="hangs", where=TWO, **plain)
     run.wait(step=3, progress=False)
     os.kill(run.events("start")[-1]["pid"], signal.SIGINT)
