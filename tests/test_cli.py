@@ -98,6 +98,25 @@ def test_a_detached_run_is_steered_from_the_command_line(config, capsys):
     assert {e["actor"] for e in run.events("action") if e["action"] == "freeze"} == {"agent:test"}
 
 
+def test_a_launch_is_as_the_file_and_the_command_say(config, capsys, monkeypatch):
+    from nbllm.runs.run import Run
+    from nbllm.training.launcher import Launcher
+
+    monkeypatch.setattr(Launcher, "start", lambda self, path: Run(path, launcher=self))
+    file = config()
+    file.write_text(file.read_text() + "[plan]\nzero = 2\n")
+    assert main(["launch", str(file), "--name", "wide", "--processes", "3", "--detach"]) == 0
+    run = Run("runs/wide")
+    assert run.record["launch"]["processes"] == 3
+    assert run.record["plan"]["zero"] == 2
+    assert main(["runs", "steer", "wide", "fork", "wider", "steps=20"]) == 0
+    assert Run("runs/wider").record["launch"] == run.record["launch"]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["launch", str(file)]) == 1
+    assert "Under torchrun a run needs a name" in capsys.readouterr().err
+
+
 def test_what_is_resumed_from_the_command_line_outlives_the_command(config, capsys, monkeypatch):
     """Also a run that was started in a thread of a kernel: this process ends in a moment."""
     import nbllm as nb

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from nbllm.core.errors import RunError
+from nbllm.core.machine import usable_cores
 from nbllm.distributed.launch import Launch
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import HANDOVER_SECONDS, TrainerLock
@@ -79,6 +80,14 @@ class Supervisor:
             )
             self._write("warning", text=text)
 
+    @property
+    def num_threads(self) -> int:
+        """Threads of a rank: as recorded; with another launch than the run began with, its share of the cores."""
+        recorded: int = self.record["choices"]["num_threads"]
+        if self.record.get("launch") == self.launch.to_dict() or self.record["config"]["num_threads"]:
+            return recorded
+        return max(1, usable_cores() // self.launch.processes)
+
     def ask_to_end(self, number: int, frame: object) -> None:
         """Handle a signal: end at the next step, saved; by a second signal at once."""
         self.asked_twice = self.asked_at is not None
@@ -120,6 +129,7 @@ class Supervisor:
             max_restarts=0,
         )
         arguments = ["-m", "nbllm.training.worker", str(self.path), "--supervised", str(folder)]
+        arguments += ["--threads", str(self.num_threads)]
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
@@ -179,7 +189,7 @@ def main(arguments: list[str]) -> int:
         # The ranks find each other without a name server, and share the cores.
         if (interface := _loopback_interface()) is not None:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
-        os.environ["OMP_NUM_THREADS"] = str(supervisor.record["choices"]["num_threads"])
+        os.environ["OMP_NUM_THREADS"] = str(supervisor.num_threads)
         supervisor.run()
     return 0
 

@@ -73,6 +73,7 @@ class Trainer(Session):
         ranks: The processes that train the run together, each with its own batches; one when not given.
         writer: Writes the checkpoints; rank 0 does when not given.
         owner: The process that holds the run for its ranks; see `Session`.
+        num_threads: To compute with, where the run executes otherwise than its record says; None: as recorded.
 
     Raises:
         RunError: Its record makes no sense, another trainer has this run, or no checkpoint of it is good.
@@ -87,9 +88,12 @@ class Trainer(Session):
         ranks: Ranks | None = None,
         writer: CheckpointWriter | None = None,
         owner: Mapping[str, Any] | None = None,
+        num_threads: int | None = None,
     ) -> None:
         super().__init__(path, where=where, ranks=ranks, writer=writer, owner=owner)
         check_record(path, self.record)
+        if num_threads is not None:
+            self.record["choices"] = {**self.record["choices"], "num_threads": num_threads}
         self.publish_to = publish_to
         self._shared: BaseWeights | None = None  # the run's base, while the model's own weights are its
         self.config = TrainConfig.from_dict(self.record["config"])

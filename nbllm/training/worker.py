@@ -39,9 +39,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--supervised", type=Path, help="the supervisor's folder: reports, and code of the kernel's"
     )
+    parser.add_argument("--threads", type=int, help="to compute with (default: as the run's record says)")
     options = parser.parse_args(arguments)
     if options.supervised is not None:
-        _train_for_supervisor(options.run, options.supervised)
+        _train_for_supervisor(options.run, options.supervised, options.threads)
         return 0
     if options.kernel:
         from nbllm.training.kernel_code import register
@@ -71,7 +72,7 @@ def _train_alone(path: Path) -> None:
     trainer.run()
 
 
-def _train_for_supervisor(path: Path, folder: Path) -> None:
+def _train_for_supervisor(path: Path, folder: Path, threads: int | None) -> None:
     """Train as one of its ranks; what fails is reported to it, and ends this process whatever else it is doing."""
     rank = int(os.environ["RANK"])
     if rank > 0:
@@ -93,7 +94,7 @@ def _train_for_supervisor(path: Path, folder: Path) -> None:
 
         register((folder / CODE).read_bytes())
         with joined_group() as ranks:
-            trainer = Trainer(path, where="process", ranks=ranks, owner=parent_process())
+            trainer = Trainer(path, where="process", ranks=ranks, owner=parent_process(), num_threads=threads)
             if rank == 0:
                 signal.signal(signal.SIGINT, end)
             trainer.run()

@@ -12,10 +12,12 @@ import torch
 
 import nbllm as nb
 from nbllm.core.errors import RunError, UserError
+from nbllm.core.machine import usable_cores
 from nbllm.nn.compute.decisions import num_threads
 from nbllm.nn.compute.profile import machine_profile
 from nbllm.runs.process import is_alive
 from nbllm.runs.rank_states import rank_states
+from nbllm.training.supervisor import Supervisor
 from nbllm.widgets.card import CardMaker
 from tests.training.launches import processes_of, python_path, ranks_of, wait_until
 
@@ -208,6 +210,18 @@ def test_a_launch_that_hangs_is_ended_by_a_signal_and_by_the_death_of_its_superv
     os.kill(run.events("start")[-1]["pid"], signal.SIGKILL)
     wait_until(lambda: not any(process.is_running() for process in left))
     assert run.state == "lost"
+
+
+def test_ranks_of_another_launch_share_the_cores(undisturbed):
+    record = undisturbed.record
+    assert record["choices"]["num_threads"] == 1
+    of = [Supervisor(undisturbed.path, nb.Launch(processes=n)) for n in (2, 3)]
+    for supervisor in of:
+        supervisor.record["choices"] = {**record["choices"], "num_threads": 8}
+        supervisor.record["config"] = {**record["config"], "num_threads": None}
+    assert [supervisor.num_threads for supervisor in of] == [8, max(1, usable_cores() // 3)]
+    of[1].record["config"]["num_threads"] = 8  # as it was asked
+    assert of[1].num_threads == 8
 
 
 def test_where_must_be_a_place(make_lm, store, tmp_path):
