@@ -8,7 +8,7 @@ from nbllm.core.errors import UserError
 from nbllm.distributed.activation_checkpointing import checkpoint_activations
 from nbllm.distributed.context_parallel import apply_context_parallel, share_loss
 from nbllm.distributed.data_parallel import DataParallel
-from nbllm.distributed.layout import Layout, OneProcess
+from nbllm.distributed.layout import Layout, OneProcess, copy_without_weights
 from nbllm.distributed.mesh import Mesh
 from nbllm.distributed.pipeline_parallel import Division, PipelineParallel
 from nbllm.distributed.plan import Plan
@@ -36,17 +36,22 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
         checkpoint_activations(network, plan.activation_checkpointing)
         return OneProcess(network, plan, ranks, dtype=dtype)
     mesh = Mesh(plan, network.device.type)
+    undivided = copy_without_weights(network) if plan.model_ranks > 1 else None
     pipeline = Division(network, plan, mesh) if plan.pipeline > 1 else None
     if (tensor := mesh.submesh("tensor")) is not None:
         apply_tensor_parallel(network, tensor, sequence=plan.sequence)
     if (context := mesh.submesh("context")) is not None:
         apply_context_parallel(network, context, tensor=plan.tensor)
     checkpoint_activations(network, plan.activation_checkpointing)
+    layout: Layout
     kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
     layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
     if context is not None:
         share_loss(layout.loss_module, context)
-    return layout if pipeline is None else PipelineParallel(pipeline, layout, mesh=mesh)
+    if pipeline is not None:
+        layout = PipelineParallel(pipeline, layout, mesh=mesh)
+    layout.undivided = undivided
+    return layout
 
 
 def _refuse_missing(plan: Plan) -> None:

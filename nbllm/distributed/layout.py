@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import OneRank, Ranks
 from nbllm.distributed.sharded_tensors import assign_part, norm_of, whole_tensor
 from nbllm.models.network import Network
+from nbllm.nn.joined import empty_parameters
 
 
 class Layout(ABC):
@@ -35,10 +37,12 @@ class Layout(ABC):
         data_rank: Which of the data ranks this is: each reads its own sequences. Ranks that hold parts of one replica
             have the same, and read the same.
         data_size: How many data ranks there are.
+        undivided: The complete network, without weights, where this rank's has been changed into a part of it.
     """
 
     data_rank: int = 0
     data_size: int = 1
+    undivided: nn.Module | None = None
 
     def __init__(self, network: nn.Module, plan: Plan, ranks: Ranks) -> None:
         self.network = network
@@ -128,13 +132,36 @@ class Layout(ABC):
         found = whole_tensor(self.parameters()[name])
         return found if self.ranks.rank == 0 else None
 
-    @abstractmethod
     def whole_network(self, *, in_float32: bool = False) -> contextlib.AbstractContextManager[Network | None]:
         """Give rank 0 the complete network as one process has it, and the others None.
+
+        Of a network that each rank has only a part of, it is a copy.
 
         Args:
             in_float32: With the weights that the optimizer updates, instead of those it computes with.
         """
+        if self.undivided is None:
+            return self.own_network(in_float32=in_float32)
+        return self._assembled(self.undivided, torch.float32 if in_float32 else self.dtype)
+
+    @abstractmethod
+    def own_network(self, *, in_float32: bool) -> contextlib.AbstractContextManager[Network | None]:
+        """Give rank 0 its own network with all weights, and the others None; see `whole_network`."""
+
+    @contextlib.contextmanager
+    def _assembled(self, undivided: nn.Module, dtype: torch.dtype) -> Iterator[Network | None]:
+        device = next(iter(self.parameters().values())).device
+        network = copy_without_weights(undivided)
+        parameters = empty_parameters(network, dtype=dtype, device=device) if self.ranks.rank == 0 else {}
+        for name, _ in network.named_parameters():
+            whole = self.whole(name)
+            if whole is not None:
+                parameters[name].detach().copy_(whole)
+        if self.ranks.rank > 0:
+            yield None
+            return
+        network.load_state_dict(parameters, assign=True, strict=False)
+        yield cast("Network", network)
 
 
 class OneProcess(Layout):
@@ -225,7 +252,7 @@ class OneProcess(Layout):
         return float(norm_of(gradients))
 
     @contextlib.contextmanager
-    def whole_network(self, *, in_float32: bool = False) -> Iterator[Network | None]:
+    def own_network(self, *, in_float32: bool) -> Iterator[Network | None]:
         """Give rank 0 its own network."""
         held = self.masters.swapped_in() if in_float32 else None
         try:
@@ -233,3 +260,12 @@ class OneProcess(Layout):
         finally:
             if held is not None:
                 self.masters.put_back(held)
+
+
+def copy_without_weights(network: nn.Module) -> nn.Module:
+    """Return a copy of a network whose parameters are on the device "meta"; buffers are copied."""
+    memo: dict[int, object] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        for parameter in network.parameters()
+    }
+    return copy.deepcopy(network, memo)

@@ -11,10 +11,10 @@ micro-batches may differ in shape.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,6 @@ from nbllm.distributed.staged_network import (
 )
 from nbllm.distributed.weight_gradients import WeightGradients
 from nbllm.models.network import Network, build_without_weights
-from nbllm.nn.joined import empty_parameters
 from nbllm.objectives import OBJECTIVES
 from nbllm.objectives.measures import current_measures
 
@@ -427,23 +426,9 @@ class PipelineParallel(Layout):
                 dist.recv(found, self._global(owner), group=self.group)
         return found if self.ranks.rank == 0 else None
 
-    @contextmanager
-    def whole_network(self, *, in_float32: bool = False) -> Iterator[Network | None]:
-        """Give rank 0 a complete network with the weights of all stages, and the others None."""
-        weights = {name: self.whole(name) for name in self.division.shapes}
-        if self.ranks.rank:
-            yield None
-            return
-        network = build_without_weights(self.division.network.config)
-        dtype = torch.float32 if in_float32 else self.dtype
-        parameters = empty_parameters(network, dtype=dtype, device=self._recorder.device)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                whole = weights.pop(name)
-                assert whole is not None
-                parameter.copy_(whole)
-        network.load_state_dict(parameters, assign=True)
-        yield network
+    def own_network(self, *, in_float32: bool) -> contextlib.AbstractContextManager[Network | None]:
+        """No rank has a complete one."""
+        raise NotImplementedError
 
     def timings(self) -> PipelineTimings:
         """Return when each rank of this pipeline computed what in the last step; all of them call this at once."""

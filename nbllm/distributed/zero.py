@@ -155,7 +155,7 @@ class OptimizerSharded(DataParallel):
         cast("ShardedMasters", self.masters).divide_gradients()
 
     @contextlib.contextmanager
-    def whole_network(self, *, in_float32: bool = False) -> Iterator[Network | None]:
+    def own_network(self, *, in_float32: bool) -> Iterator[Network | None]:
         """Give rank 0 its own network, in float32 with the rows of all ranks."""
         held: dict[str, Tensor] = {}
         if in_float32 and self.masters.are_copies:
@@ -244,7 +244,7 @@ class FullySharded(OneProcess):
         return float(total.sqrt())
 
     @contextlib.contextmanager
-    def whole_network(self, *, in_float32: bool = False) -> Iterator[Network | None]:
+    def own_network(self, *, in_float32: bool) -> Iterator[Network | None]:
         """Give rank 0 the network with all parameters gathered; the others take part in gathering alone."""
         dtype = torch.float32 if in_float32 else self.dtype
         whole: dict[str, Tensor] = {}
