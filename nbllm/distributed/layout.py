@@ -65,6 +65,11 @@ class Layout(ABC):
         """
 
     @property
+    def names(self) -> list[str]:
+        """The names of all parameters of the model, those of other ranks too."""
+        return list(self.parameters())
+
+    @property
     def is_sharded(self) -> bool:
         """Whether some parameter lies over ranks, so that rank 0 alone could not save it."""
         return self.ranks.size > 1 and (

@@ -254,6 +254,11 @@ class PipelineParallel(Layout):
         """Return those of this rank's stages."""
         return self.part.parameters()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all parameters of all stages."""
+        return list(self.division.shapes)
+
     def freeze(self, names: Collection[str]) -> None:
         """Freeze just the parameters of these names."""
         self.part.freeze(names)

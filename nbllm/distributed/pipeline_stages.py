@@ -215,7 +215,7 @@ def keep_stages(network: Network, stages: Sequence[Stage]) -> None:
 
     See `staged_network`.
     """
-    absent = absent_from(network, stages)
+    absent, vocabulary = absent_from(network, stages), network.vocabulary_parameters
     for prefix, stack in stacks_of(network).items():
         blocks = nn.ModuleList()
         for name, block in stack.blocks.named_children():
@@ -231,4 +231,4 @@ def keep_stages(network: Network, stages: Sequence[Stage]) -> None:
             owner.register_parameter(name, None)
         elif name != "positions" and not parent.endswith("blocks"):
             setattr(owner, name, None)
-    compute_in_stages(network)
+    compute_in_stages(network, vocabulary)

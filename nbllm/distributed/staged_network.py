@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -82,12 +82,17 @@ def second_reading(objective: str = "This objective") -> UserError:
 
 
 class _StagedNetwork(nn.Module):
-    """A network that lacks what other ranks compute."""
+    """A network that lacks what other ranks compute.
+
+    Attributes:
+        vocabulary_held: The parameters with a row for each token that are here, as `vocabulary_parameters` returns.
+    """
+
+    vocabulary_held: Sequence[tuple[nn.Module, str]] = ()
 
     @property
     def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
-        held: list[tuple[nn.Module | None, str]] = super().vocabulary_parameters  # type: ignore[misc]
-        return [(module, name) for module, name in held if module is not None]
+        return list(self.vocabulary_held)
 
 
 class _StagedStack(nn.Module):
@@ -171,14 +176,24 @@ class _StagedEncoderDecoder(_StagedNetwork):
         return like.new_empty(()).expand(*input_ids.shape, self.config.hidden_size)
 
 
-def compute_in_stages(network: Network) -> None:
-    """Let a network, in place, compute the stages that it is told."""
+def compute_in_stages(network: Network, vocabulary: Sequence[tuple[nn.Module, str]]) -> None:
+    """Let a network, in place, compute the stages that it is told.
+
+    Args:
+        network: The network without what it is not to compute.
+        vocabulary: `vocabulary_parameters` of the whole network.
+    """
     bases: tuple[type[nn.Module], ...] = (_StagedNetwork, _StagedStack)
     if isinstance(network, EncoderDecoder):
         bases = (_StagedEncoderDecoder,)
         for stack in (network.encoder, network.decoder):
             _mix_in(stack, (_StagedStack,))
     _mix_in(network, bases)
+    here = set(network.modules())
+    held = [
+        (module, name) for module, name in vocabulary if module in here and getattr(module, name) is not None
+    ]
+    cast(_StagedNetwork, network).vocabulary_held = held
 
 
 def _mix_in(module: nn.Module, bases: tuple[type[nn.Module], ...]) -> None:

@@ -31,8 +31,8 @@ class Optimizer:
 
     @property
     def names(self) -> list[str]:
-        """The names of all parameters."""
-        return list(self.masters)
+        """The names of all parameters, those of other ranks too."""
+        return self.layout.names
 
     def configure(self, *, lr: float, **values: float) -> None:
         """Set what the next step uses: the learning rate, and the optimizer's own settings by name."""

@@ -17,6 +17,7 @@ PLANS = {
     "zero 1": {"zero": 1},
     "zero 2": {"zero": 2},
     "zero 3": {"zero": 3, "activation_checkpointing": "full"},
+    "pipeline": {"pipeline": 2},
 }
 SETTINGS = {
     "steps": 12, "batch_size": 2, "sequence_length": 32, "lr": 3e-3, "validation_interval": 6,
@@ -86,7 +87,10 @@ def alone(prepare):
 @pytest.mark.parametrize("settings", PLANS.values(), ids=PLANS)
 def test_a_run_under_a_plan_is_that_of_one_process(two_ranks, prepare, alone, settings):
     name = "-".join(map(str, ["plan", *settings.values()]))
-    path = prepare(name, where=nb.Launch(processes=2), plan=nb.Plan(**settings), rules=rules())
+    plan = nb.Plan(
+        **settings
+    )  # a pipeline reads the batches of a step one after the other, as one process does
+    path = prepare(name, where=nb.Launch(processes=2), plan=plan, accumulation=plan.pipeline, rules=rules())
     two_ranks(train, str(path))
     run = Run(path)
     assert run.state == "finished"
@@ -102,9 +106,17 @@ def test_a_run_under_a_plan_is_that_of_one_process(two_ranks, prepare, alone, se
         torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_is_taken_up_under_a_plan_by_its_checkpoint(two_ranks, prepare):
+@pytest.mark.parametrize("settings", [{"zero": 3}, {"pipeline": 2, "schedule": "zero_bubble"}], ids=str)
+def test_a_run_is_taken_up_under_a_plan_by_its_checkpoint(two_ranks, prepare, settings):
+    plan = nb.Plan(**settings)
+    shared = {
+        "where": nb.Launch(processes=2),
+        "plan": plan,
+        "accumulation": plan.pipeline,
+        "freeze": ["blocks.0"],
+    }
     whole, parts = (
-        prepare(name, where=nb.Launch(processes=2), plan=nb.Plan(zero=3), **changes)
+        prepare(f"{name}-{plan.zero}", **shared, **changes)
         for name, changes in (("whole", {}), ("parts", {"rules": [stop_at(7)]}))
     )
     two_ranks(train, str(whole))
