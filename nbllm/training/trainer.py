@@ -285,6 +285,8 @@ class Trainer(Session):
         self.report = RankReport(self.ranks, self.journal, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
+        if self.layout.note is not None:
+            self.emit("warning", text=self.layout.note)
 
     def _check_receiver(self) -> None:
         """Refuse to give weights to a model whose adapter is no longer as the run's."""
