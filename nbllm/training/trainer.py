@@ -189,7 +189,8 @@ class Trainer(Session):
             if network is None:  # rank 0 writes it
                 return
             text, beside = write(cast("GenerativeNetwork", network)), dict[str, Any]()
-            if (reference := self.stepper.objective.compared_with()) is not None:
+            reference = self.stepper.objective.compared_with()
+            if reference is not None and network is self.layout.network:  # a copy is not the reference's
                 with reference:
                     beside["reference"] = write(cast("GenerativeNetwork", network))
         self.emit("sample", prompt=prompt, text=text, seed=seed, **beside, **{"actor": "loop", **asked})
