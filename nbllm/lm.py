@@ -500,12 +500,13 @@ class LM:
         """Let `check` raise in `resize` while somebody, such as a run, depends on the model's shape."""
         self._check_untrained = check
 
-    def write_files(self, folder: Path, *, weights: bool = True) -> None:
+    def write_files(self, folder: Path, *, weights: bool = True, adapter_weights: bool = True) -> None:
         """Write the files of `save` into an existing folder, as part of a checkpoint for instance.
 
         Args:
             folder: The folder.
-            weights: Whether the model's own weights are among them; adapters that are on are in any case.
+            weights: Whether the model's own weights are among them.
+            adapter_weights: Whether those of adapters that are on are; their settings are in any case.
         """
         from nbllm.inference.recommended import generation_config
         from nbllm.models.loading import save_model
@@ -529,7 +530,7 @@ class LM:
             )
             on = [adapter for adapter in self.adapters if adapter.state == "on"]
             if on:
-                write_adapters(on, folder)
+                write_adapters(on, folder, parameters=adapter_weights)
         self.tokenizer.save_pretrained(str(folder))
 
     @overload

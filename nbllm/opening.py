@@ -70,6 +70,47 @@ def load(
         return lm
 
 
+def export(run: Path | str | RecordedRun, path: Path | str, *, at_step: int | None = None) -> Path:
+    """Write a run's model as a directory of Hugging Face layout: `load` and transformers open it.
+
+    A model of which several ranks wrote parts is written file by file, so that it need not fit into memory.
+
+    Args:
+        run: The run, its folder or its name in `runs/`.
+        path: The directory; as in `LM.save`.
+        at_step: The step of the checkpoint; None is the newest good one.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: It is no run, or `path` is in use for something else.
+        WeightsError: The run has no such checkpoint, or it is damaged.
+        OSError: The disk is full or the path cannot be written.
+    """
+    from nbllm.models.exporting import write_exported
+    from nbllm.models.replacing import replacing_model
+    from nbllm.models.tensor_shards import is_sharded
+    from nbllm.runs import model_checkpoint
+
+    folder = model_checkpoint.run_meant(run)
+    if folder is None:
+        raise UserError(
+            "There is a model, not a run.", where=run, hint="nb.load(path).save(folder) copies it."
+        )
+    while True:
+        info = model_checkpoint.find(folder, at_step)
+        try:
+            if not is_sharded(info.path):
+                return _open(info.path, None, None).save(path)
+            with replacing_model(expand_user(path)) as aside:
+                write_exported(info.path, aside)
+            return expand_user(path)
+        except (UserError, OSError):
+            if info.path.exists():
+                raise  # else the run goes on, and deleted this checkpoint for a newer one while it was read
+
+
 def _open(path: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None) -> LM:
     """Open a model directory or a GGUF file; errors as `load`."""
     from nbllm.inference.recommended import usable, usable_end_tokens

@@ -112,7 +112,10 @@ class GradientReducer:
         self._missing: list[set[str]] = []
         self._sent: list[tuple[list[str], Tensor, dist.Work]] = []
         for name, parameter in masters.working.items():
+            trained = parameter.requires_grad
+            parameter.requires_grad_(True)  # it may be trained later
             parameter.register_post_accumulate_grad_hook(functools.partial(self._arrived, name))
+            parameter.requires_grad_(trained)
 
     def begin(self, *, is_last: bool) -> None:
         """Begin a pass; gradients are sent in the last one of a step, when all others are in them."""

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from nbllm.distributed.loss_module import Batch, Loss, LossModule
 from nbllm.distributed.master_weights import MasterWeights
@@ -38,13 +37,11 @@ class Layout(ABC):
             have the same, and read the same.
         data_size: How many data ranks there are.
         undivided: The complete network, without weights, where this rank's has been changed into a part of it.
-        note: What a person should know before the first step; None: nothing.
     """
 
     data_rank: int = 0
     data_size: int = 1
     undivided: nn.Module | None = None
-    note: str | None = None
 
     def __init__(self, network: nn.Module, plan: Plan, ranks: Ranks) -> None:
         self.network = network
@@ -70,13 +67,6 @@ class Layout(ABC):
     def names(self) -> list[str]:
         """The names of all parameters of the model, those of other ranks too."""
         return list(self.parameters())
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether some parameter lies over ranks, so that rank 0 alone could not save it."""
-        return self.ranks.size > 1 and (
-            self.plan.pipeline > 1 or any(isinstance(each, DTensor) for each in self.parameters().values())
-        )
 
     @abstractmethod
     def freeze(self, names: Collection[str]) -> None:

@@ -35,7 +35,7 @@ def assign_part(tensor: Tensor, whole: Tensor) -> None:
 
 def placed_like(tensor: Tensor, whole: Tensor) -> Tensor:
     """Return `whole`, which this rank has, laid over ranks as a tensor of its shape is; anything else as it is."""
-    if not isinstance(tensor, DTensor) or isinstance(whole, DTensor) or whole.shape != tensor.shape:
+    if not isinstance(tensor, DTensor) or isinstance(whole, DTensor) or whole.ndim != tensor.ndim:
         return whole
     return distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
 

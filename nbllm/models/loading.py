@@ -22,9 +22,15 @@ from nbllm.models.families.known import FAMILIES
 from nbllm.models.families.own import OWN
 from nbllm.models.network import Network, build_without_weights
 from nbllm.models.quantized import weights_by_name, write_quantized
-from nbllm.models.tensor_files import INDEX, TensorFiles
-from nbllm.models.tensor_shards import FOLDER as SHARDS, MODEL, TensorShards, is_sharded
-from nbllm.models.tensor_writing import write_tensors
+from nbllm.models.tensor_files import TensorFiles
+from nbllm.models.tensor_shards import (
+    CONFIG as SHARDS_CONFIG,
+    FOLDER as SHARDS,
+    MODEL,
+    TensorShards,
+    is_sharded,
+)
+from nbllm.models.tensor_writing import write_in_files
 from nbllm.nn.compiled import parameters_by_name
 from nbllm.nn.joined import empty_parameters, side_by_side
 
@@ -73,7 +79,7 @@ def read_parameters(
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Yield a model directory's parameters by our names, one at a time; arguments and errors as `load_model`."""
     if is_sharded(expand_user(directory)):
-        shards, model = _opened_shards(expand_user(directory))
+        shards, model = open_shards(expand_user(directory))
         for full, tensor in shards.read_all(f"{MODEL}{name}" for name, _ in model.named_parameters()):
             yield full.removeprefix(MODEL), torch.nn.Parameter(tensor.to(dtype or tensor.dtype))
         return
@@ -106,7 +112,7 @@ def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightR
 
 def _load_sharded(directory: Path, dtype: torch.dtype | None) -> Network:
     """Open a checkpoint whose tensors lie in parts; arguments and errors as `load_model`."""
-    shards, model = _opened_shards(directory)
+    shards, model = open_shards(directory)
     state = empty_parameters(model, dtype=dtype or torch.float32, device="cpu")
     tensors = {f"{MODEL}{name}": parameter.detach() for name, parameter in state.items()}
     shards.fill(tensors)
@@ -117,8 +123,8 @@ def _load_sharded(directory: Path, dtype: torch.dtype | None) -> Network:
     return model
 
 
-def _opened_shards(directory: Path) -> tuple[TensorShards, Network]:
-    """Return the parts of a checkpoint's tensors, and the network without weights."""
+def open_shards(directory: Path) -> tuple[TensorShards, Network]:
+    """Return the tensors of a checkpoint that lie in parts, and its network without weights; errors as `load_model`."""
     shards, (_, config) = TensorShards(directory / SHARDS), read_config(directory)
     _check_counts(config, len(shards.shapes), shards.folder)
     return shards, build_without_weights(config)
@@ -131,7 +137,7 @@ def write_sharded_config(config: ModelConfig, directory: Path) -> None:
         OSError: The disk is full, or the folder cannot be written.
     """
     (directory / SHARDS).mkdir()
-    write_json(directory / SHARDS / CONFIG, config.to_dict())
+    write_json(directory / SHARDS / SHARDS_CONFIG, config.to_dict())
 
 
 def _check_counts(config: ModelConfig, num_tensors: int, where: Path) -> None:
@@ -155,7 +161,7 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
         WeightsError: It is absent, no JSON, of an unknown family, or has a setting that is not implemented.
     """
     if is_sharded(expand_user(directory)):
-        return _read_sharded_config(expand_user(directory) / SHARDS / CONFIG)
+        return _read_sharded_config(expand_user(directory) / SHARDS / SHARDS_CONFIG)
     path = expand_user(directory) / CONFIG
     values = read_config_file(directory)
     if not isinstance(values.get("model_type"), str):
@@ -295,7 +301,11 @@ def save_model(
         stated = {name: value for name, value in ids.items() if value is not None}
         write_json(directory / "generation_config.json", {**stated, **(generation or {})})
     if weights:
-        _write_tensors(_family_tensors(model, family), directory, max_shard_bytes)
+        tensors = _family_tensors(model, family)
+        sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+        write_in_files(
+            sizes, lambda names: {name: tensors[name] for name in names}, directory, max_shard_bytes
+        )
         write_quantized(model, directory)
 
 
@@ -376,19 +386,3 @@ def _family_tensors(model: Network, family: Family) -> dict[str, Tensor]:
     for rule in family.rules(model.config):
         tensors[rule.source] = rule.join([state[name] for name in rule.targets])
     return tensors
-
-
-def _write_tensors(tensors: dict[str, Tensor], directory: Path, max_shard_bytes: int) -> None:
-    """Write one file, or shards and their index."""
-    from huggingface_hub import split_state_dict_into_shards_factory
-
-    plan = split_state_dict_into_shards_factory(
-        tensors,
-        get_storage_size=lambda tensor: int(tensor.nbytes),
-        filename_pattern="model{suffix}.safetensors",
-        max_shard_size=max_shard_bytes,
-    )
-    for file, names in plan.filename_to_tensors.items():
-        write_tensors({name: tensors[name] for name in names}, directory / file, {"format": "pt"})
-    if plan.is_sharded:
-        write_json(directory / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})

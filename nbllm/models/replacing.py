@@ -10,7 +10,8 @@ from typing import Any
 from nbllm.core.errors import UserError
 from nbllm.core.io import atomic_directory, atomic_files, read_json
 from nbllm.models.quantized import NF4_FILE
-from nbllm.models.tensor_files import INDEX, SINGLE
+from nbllm.models.tensor_files import SINGLE
+from nbllm.models.tensor_writing import INDEX
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"

@@ -15,9 +15,9 @@ from nbllm.core.errors import WeightsError
 from nbllm.core.io import open_regular
 from nbllm.models.families.base import Family
 from nbllm.models.tensor_file import TensorFile
+from nbllm.models.tensor_writing import INDEX
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 _MAX_INDEX = 1 << 26  # bytes
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

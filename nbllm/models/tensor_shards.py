@@ -21,7 +21,9 @@ from nbllm.core.io import read_json, write_json
 from nbllm.models.tensor_writing import write_tensors
 
 FOLDER = "shards"  # in a checkpoint
-MODEL, OPTIMIZER = "model.", "optimizer."  # what the names of tensors begin with
+CONFIG = "config.json"  # beside the parts of a model's own weights: all of its configuration
+# What the names of tensors begin with; adapters' parameters are not among the model's own.
+MODEL, ADAPTER, OPTIMIZER, OBJECTIVE = "model.", "adapter.", "optimizer.", "objective."
 _INDEX = "index.json"
 _MAX_INDEX = 1 << 28  # bytes
 _OFFSETS = "saved_offsets"
@@ -29,8 +31,13 @@ _AT_ONCE = 1 << 28  # bytes that `read_all` holds
 
 
 def is_sharded(directory: Path) -> bool:
-    """Return whether a checkpoint's tensors lie in parts."""
-    return (directory / FOLDER).is_dir()
+    """Return whether a checkpoint's model lies in parts; of one that trains an adapter alone, the model does not."""
+    return (directory / FOLDER / CONFIG).is_file()
+
+
+def shards_of(directory: Path) -> TensorShards | None:
+    """Return the tensors of a checkpoint that lie in parts, None where none do; errors as `TensorShards`."""
+    return TensorShards(directory / FOLDER) if (directory / FOLDER).is_dir() else None
 
 
 def write_parts(parts: Mapping[str, tuple[tuple[int, ...], Tensor]], path: Path) -> None:
@@ -138,6 +145,15 @@ class TensorShards:
 
         for _, several in itertools.groupby(names, key=group):
             yield from self.read(several).items()
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names that begin with `prefix`, without it."""
+        return [name.removeprefix(prefix) for name in self.shapes if name.startswith(prefix)]
+
+    def read_group(self, prefix: str) -> dict[str, Tensor]:
+        """Return the whole tensors whose names begin with `prefix`, by what follows; errors as `fill`."""
+        tensors = self.read(prefix + name for name in self.names(prefix))
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
     def num_bytes(self, name: str) -> int:
         """Return how much memory a whole tensor takes, in bytes."""

@@ -33,6 +33,10 @@ class Starter(Protocol):
         """Start a new run from the checkpoint of `run` at `step` (`None`: the newest), with `changes`."""
         ...
 
+    def export(self, run: Run, path: Path | str, step: int | None) -> Path:
+        """Write the model of the checkpoint of `run` at `step` (`None`: the newest) for other programs to open."""
+        ...
+
 
 class Run(RecordedRun):
     """A run: its record, its events so far, and the commands that steer it.
@@ -214,6 +218,21 @@ class Run(RecordedRun):
             RunError: There is no such checkpoint, or nothing here that can start a run.
         """
         return self._can_launch("fork").fork(self, name, step, changes)
+
+    def export(self, path: Path | str, step: int | None = None) -> Path:
+        """Write the run's model as a directory of Hugging Face layout, which `nb.load` and transformers open.
+
+        Of a checkpoint that several ranks wrote, one file of weights is in memory at a time.
+
+        Args:
+            path: The directory; files of an older model there are replaced.
+            step: The checkpoint's step; `None` is the newest.
+
+        Raises:
+            WeightsError: There is no such checkpoint, or it holds no model.
+            OSError: The disk is full, or the directory cannot be written.
+        """
+        return self._can_launch("export").export(self, path, step)
 
     def _can_launch(self, verb: str) -> Starter:
         reason = self.cannot.get("start_again" if verb == "resume" else verb)

@@ -36,9 +36,11 @@ class CheckpointWriter(Protocol):
 
     Attributes:
         is_asynchronous: Whether writing goes on after `begin` has returned.
+        takes_parts: Whether each rank has to give its own tensors; else rank 0 writes everything.
     """
 
     is_asynchronous: bool
+    takes_parts: bool
 
     def begin(self, path: Path, step: int, contents: Contents, state: Mapping[str, Any]) -> None:
         """Begin a checkpoint of the run at `path`. When this returns, what it holds may change.
@@ -67,7 +69,7 @@ class CheckpointWriter(Protocol):
 class RankZeroWriter:
     """Rank 0 holds all that there is to be saved, and writes it at once; the others learn what came of it."""
 
-    is_asynchronous = False
+    is_asynchronous = takes_parts = False
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nbllm.core.base_weights import REFERENCE, BaseWeights
 from nbllm.core.errors import WeightsError
-from nbllm.models.tensor_shards import FOLDER, OPTIMIZER, TensorShards, is_sharded
+from nbllm.models.tensor_shards import OBJECTIVE, OPTIMIZER, shards_of
 from nbllm.runs.checkpoint import checksums
 from nbllm.training.train_state import OBJECTIVE_FILE, OPTIMIZER_FILE
 
@@ -37,14 +37,15 @@ def weights_digest(checkpoint: Path) -> str:
 
 def state_digest(checkpoint: Path) -> str:
     """Return the SHA-256 of a checkpoint's weights and of the state of its optimizer and objective; errors as above."""
-    if is_sharded(checkpoint):
-        shards = TensorShards(checkpoint / FOLDER)
-        names = sorted(name for name in shards.shapes if name.startswith(OPTIMIZER))
-        state = _sums((name.removeprefix(OPTIMIZER), tensor) for name, tensor in shards.read_all(names))
-    else:
-        state = _sums(_stored(checkpoint / OPTIMIZER_FILE))
-    objective = {name: sha256 for name, sha256 in checksums(checkpoint).items() if name == OBJECTIVE_FILE}
-    return _digest({"weights": weights_digest(checkpoint), "optimizer": _digest(state), **objective})
+    shards = shards_of(checkpoint)
+    state: dict[str, str] = {}
+    for prefix, file in ((OPTIMIZER, OPTIMIZER_FILE), (OBJECTIVE, OBJECTIVE_FILE)):
+        if shards is None:
+            held = _stored(checkpoint / file)
+        else:
+            held = shards.read_all(prefix + name for name in shards.names(prefix))
+        state |= {prefix + name.removeprefix(prefix): sha256 for name, sha256 in _sums(held).items()}
+    return _digest({"weights": weights_digest(checkpoint), **state})
 
 
 def _weights(checkpoint: Path) -> dict[str, str]:

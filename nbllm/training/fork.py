@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nbllm.core.errors import RunError, UserError
+from nbllm.distributed.plan import Plan
 from nbllm.models.config import ModelConfig
 from nbllm.models.peft.checkpoint import read_tensors
 from nbllm.opening import load_tokenizer
@@ -22,7 +23,7 @@ from nbllm.runs.timeline import Timeline, read_timeline
 from nbllm.training.arguments import our_names
 from nbllm.training.config import TrainConfig
 from nbllm.training.kernel_code import check_travels
-from nbllm.training.place import processes_of_a_machine, recorded_place
+from nbllm.training.place import plan_at, processes_of_a_machine, recorded_place
 from nbllm.training.requirements import check_fits
 from nbllm.training.run_choices import DECISIVE, make_choices
 from nbllm.training.run_record import check_record
@@ -40,6 +41,7 @@ def fork(
     changes: Mapping[str, Any],
     actor: str,
     where: dict[str, Any] | None,
+    plan: Plan | None = None,
 ) -> Path:
     """Create a run beside `path` that goes on from one of its checkpoints.
 
@@ -51,6 +53,7 @@ def fork(
             and start counting from zero.
         actor: Who forks.
         where: Where the fork executes, as a record says it: `where` and `launch`; `None` is where the parent did.
+        plan: How the model lies over the processes of the fork; `None` is as the parent's.
 
     Raises:
         RunError: There is no good checkpoint of that step on the run's current branch; the message names the others.
@@ -63,7 +66,8 @@ def fork(
         timeline = read_timeline(path, recorded_rules(record))
         info = _branching_point(path, timeline, step)
         try:
-            new, config = _forked_record(path, record, timeline, info, changes, where or {})
+            new, config = _forked_record(path, record, timeline, info, changes)
+            new |= _placed(new, config, where, plan)
             check_travels(config, recorded_place(new))
             new["parent"] = {"run": path.name, "step": info.step, "actor": actor}
             created = create(path.parent, name, new)
@@ -83,7 +87,6 @@ def _forked_record(
     timeline: Timeline,
     info: CheckpointInfo,
     changes: Mapping[str, Any],
-    place: Mapping[str, Any],
 ) -> tuple[dict[str, Any], TrainConfig]:
     """Return the record and the configuration of a fork; errors as `fork`."""
     if changes.get("optimizer", record["config"]["optimizer"]) != record["config"]["optimizer"]:
@@ -118,12 +121,22 @@ def _forked_record(
         record,
         config=config.to_dict(),
         cannot=limits(data["validation"]),  # a replay cannot be steered, a fork of it can
-        **place,
     )
-    processes = processes_of_a_machine(new)
-    if DECISIVE & changes.keys() or processes != processes_of_a_machine(record):
-        new |= make_choices(config, shape, processes=processes)
+    if DECISIVE & changes.keys():
+        new |= make_choices(config, shape, processes=processes_of_a_machine(record))
     return new, config
+
+
+def _placed(
+    record: Mapping[str, Any], config: TrainConfig, where: dict[str, Any] | None, plan: Plan | None
+) -> dict[str, Any]:
+    """Return the entries of a fork's record that say where it executes, and what follows from that."""
+    place = where or recorded_place(record)
+    new = {**place, "plan": plan_at(record, place, plan).to_dict()}
+    processes = processes_of_a_machine(place)
+    if processes != processes_of_a_machine(record):
+        new |= make_choices(config, ModelConfig.from_dict(record["model"]), processes=processes)
+    return new
 
 
 def new_record(**fields: Any) -> dict[str, Any]:

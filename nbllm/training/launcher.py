@@ -17,11 +17,13 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbllm.core.errors import RunError
+from nbllm.core.errors import RunError, UserError
 from nbllm.core.io import open_log, open_regular
 from nbllm.core.switch_interval import short_switch_interval
 from nbllm.distributed.launch import Launch, is_launched
+from nbllm.distributed.plan import Plan
 from nbllm.distributed.slurm import SlurmJob
+from nbllm.opening import export
 from nbllm.runs.commands import discard
 from nbllm.runs.events import EventWriter, event_files
 from nbllm.runs.lock import HANDOVER_SECONDS, TrainerLock
@@ -32,7 +34,7 @@ from nbllm.training.at_exit import finish_or_stop
 from nbllm.training.config import TrainConfig
 from nbllm.training.fork import fork
 from nbllm.training.kernel_code import kernel_code
-from nbllm.training.place import placed, recorded_place
+from nbllm.training.place import placed, plan_at, recorded_place
 from nbllm.training.run_record import check_record
 from nbllm.training.trainer import Trainer
 
@@ -51,12 +53,19 @@ class Launcher:
         lm: The model in this kernel that a thread's run gives its weights to, or `None`. A fork leaves it alone. The
             handle does not keep it alive: once nobody else holds it, there is no one to give weights to.
         where: "thread", "process", or on which processes; `None` is where the run's record says.
+        plan: How the model lies over them; `None` is as the record says.
 
     Raises:
         UserError: `where` is none of these.
     """
 
-    def __init__(self, lm: LM | None = None, where: str | Launch | SlurmJob | None = None) -> None:
+    def __init__(
+        self,
+        lm: LM | None = None,
+        where: str | Launch | SlurmJob | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        self.plan = plan
         self._lm = None if lm is None else weakref.ref(lm)
         self.where = None if where is None else placed(where)
 
@@ -87,15 +96,23 @@ class Launcher:
         place = self.where or recorded_place(run.record)
         if place["launch"] is not None and is_launched():
             return run  # this is one of its ranks itself: torchrun has started them all
+        plan = plan_at(run.record, place, self.plan)
+        by_plan = ("--plan", json.dumps(plan.to_dict()))
         if place["slurm"] is not None:
+            if plan.to_dict() != run.record.get("plan"):
+                raise UserError(
+                    "A job of Slurm trains a run by the run's own plan.",
+                    where=path,
+                    hint="Fork it: nb.attach(run, where=..., plan=...).fork(name).",
+                )
             SlurmJob.from_dict(place["slurm"]).submit_run(path)
         elif place["launch"] is not None:
             _check_one_machine(path, place["launch"])
-            _start_process(run, patience, "supervisor", json.dumps(place["launch"]))
+            _start_process(run, patience, "supervisor", json.dumps(place["launch"]), *by_plan)
         elif place["where"] == "process":
-            _start_process(run, patience, "worker", "--kernel")
+            _start_process(run, patience, "worker", "--kernel", *by_plan)
         else:
-            _start_thread(path, lm, patience)
+            _start_thread(path, lm, patience, plan)
         return run
 
     def resume(self, run: Run) -> Run:
@@ -104,8 +121,14 @@ class Launcher:
 
     def fork(self, run: Run, name: str, step: int | None, changes: Mapping[str, Any]) -> Run:
         """Start a new run from a checkpoint of another; `nb.load(fork)` opens its model."""
-        path = fork(run.path, name, step=step, changes=changes, actor=run.actor, where=self.where)
+        path = fork(
+            run.path, name, step=step, changes=changes, actor=run.actor, where=self.where, plan=self.plan
+        )
         return Launcher().start(path)
+
+    def export(self, run: Run, path: Path | str, step: int | None) -> Path:
+        """Write a run's model as a directory of Hugging Face layout."""
+        return export(run, path, at_step=step)
 
 
 def refuse_while_trained(lm: LM, *, path: Path | None = None) -> None:
@@ -148,12 +171,12 @@ def _check_one_machine(path: Path, launch: Mapping[str, Any]) -> None:
         )
 
 
-def _start_thread(path: Path, lm: LM | None, patience: float) -> None:
+def _start_thread(path: Path, lm: LM | None, patience: float, plan: Plan) -> None:
     if lm is None:
         _forget_ended()
     else:
         refuse_while_trained(lm, path=path)
-    trainer = Trainer(path, where="thread", publish_to=lm)
+    trainer = Trainer(path, where="thread", publish_to=lm, plan=plan)
     trainer.claim(patience)  # here, so that the error appears in this cell when somebody else trains the run
     try:
         _discard_old_commands(path)

@@ -66,17 +66,21 @@ class Optimizer:
         """Drop all gradients."""
         self.layout.drop_gradients()
 
-    def state_tensors(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state by name, `<key>.<parameter>`: for AdamW the keys exp_avg, exp_avg_sq, step.
 
-        On the CPU; of what lies over ranks, this rank's parts.
+        Of what lies over ranks, this rank's parts.
         """
         return {
-            f"{key}.{name}": value.detach().cpu().contiguous()
+            f"{key}.{name}": value
             for name, master in self.masters.items()
             for key, value in self.inner.state.get(master, {}).items()
             if value is not None  # SGD's momentum, before the first step
         }
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return `state` on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.state().items()}
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `state_tensors` returned; a parameter without an entry starts afresh.
@@ -91,4 +95,6 @@ class Optimizer:
             if master is None or not self.inner.fits(master, key, value):
                 raise UserError(f"The optimizer state {full_name!r} fits no parameter of this model.")
             # AdamW's fused form takes its step count from the parameter's device.
-            self.inner.state[master][key] = placed_like(master, value.to(master.device, copy=True))
+            value = value.to(master.device, copy=True)
+            whole = self.inner.keeps_whole_state
+            self.inner.state[master][key] = value if whole else placed_like(master, value)

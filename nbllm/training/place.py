@@ -7,7 +7,10 @@ from typing import Any
 
 from nbllm.core.errors import UserError
 from nbllm.distributed.launch import Launch
+from nbllm.distributed.plan import Plan
 from nbllm.distributed.slurm import SlurmJob, check_slurm
+from nbllm.models.config import ModelConfig
+from nbllm.training.config import TrainConfig
 
 PLACES = ("thread", "process")
 
@@ -34,6 +37,30 @@ def placed(where: str | Launch | SlurmJob) -> dict[str, Any]:
 def recorded_place(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `placed` returned when the run was made."""
     return {name: record.get(name) for name in ("where", "launch", "slurm")}
+
+
+def plan_at(record: Mapping[str, Any], place: Mapping[str, Any], plan: Plan | None) -> Plan:
+    """Return by which plan a run goes on at a place, once it is known that it can.
+
+    Args:
+        record: The run's.
+        place: Where it goes on, as `placed` returns it.
+        plan: What was asked for; None: the run's own. On another number of processes it has more or fewer data ranks,
+            and on a single one nothing of what divides a model.
+
+    Raises:
+        UserError: It needs another number of processes, or this model cannot be trained so.
+    """
+    processes = processes_of(place)
+    if plan is None:
+        plan = Plan.from_dict(record.get("plan") or {})
+        if processes != processes_of(record):
+            plan = plan.replace(data=None, shard=None)
+            if processes == 1:
+                plan = plan.replace(zero=0, tensor=1, sequence=False, pipeline=1, context=1)
+    sized = plan.sized(processes)
+    sized.check(ModelConfig.from_dict(record["model"]), TrainConfig.from_dict(record["config"]))
+    return plan
 
 
 def processes_of(place: Mapping[str, Any]) -> int:

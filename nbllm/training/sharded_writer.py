@@ -32,7 +32,7 @@ class ShardedWriter:
         group: A process group that can send objects between CPUs (gloo); None: the default group is one.
     """
 
-    is_asynchronous = True
+    is_asynchronous = takes_parts = True
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group

@@ -148,7 +148,7 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
         name or f"{lm.config.family}-{time.strftime('%m%d-%H%M%S')}",
         _record(lm, settings, {"train": _describe(training, text), "validation": held}, place, plan),
     )
-    state = TrainState(values=settings.values, frozen=settings.freeze)
+    state = TrainState(values=settings.values, frozen=settings.freeze, data_size=sized.data or 1)
     with first_checkpoint(path):
         names = ParameterNames((name for name, _ in lm.model.named_parameters()), lm.config)
         is_shared = only_adapters_are_trained(lm, names.frozen(settings.freeze))
@@ -161,19 +161,25 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
 
 
 def attach(
-    run: Run | str | Path, *, actor: str = "person", where: str | Launch | SlurmJob | None = None
+    run: Run | str | Path,
+    *,
+    actor: str = "person",
+    where: str | Launch | SlurmJob | None = None,
+    plan: Plan | None = None,
 ) -> Run:
     """Open any run, live or ended, of this kernel or another.
 
     Args:
         run: Its name in `runs/`, its folder, or another handle of it.
         actor: Who acts through this handle: "person", "rule:<name>" or "agent:<name>".
-        where: Where `resume` and `fork` of this handle execute; `None` is where the run did.
+        where: Where `resume` and `fork` of this handle execute; `None` is where the run did. A step has the same
+            sequences on however many processes.
+        plan: How the model lies over these processes; `None` is as it did, with more or fewer data ranks.
 
     Raises:
         RunError: There is no such run; the nearest name is given.
     """
-    return Run(locate(run), actor=actor, launcher=Launcher(where=where))
+    return Run(locate(run), actor=actor, launcher=Launcher(where=where, plan=plan))
 
 
 def _parts(data: Any, validation: Any, seed: int) -> tuple[Any, Any]:

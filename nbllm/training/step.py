@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nbllm.core.errors import UserError
 from nbllm.core.seeding import derive
 from nbllm.data.loader import WindowSource
 from nbllm.data.sample_store import RowSource
@@ -51,6 +52,10 @@ class StepResult:
     tokens_per_second: float
     good: bool
     measured: dict[str, float]
+
+
+class Padding(dict[str, torch.Tensor]):
+    """A batch that counts for nothing: a rank that has no more takes part with it in what the others compute."""
 
 
 class Stepper:
@@ -96,9 +101,7 @@ class Stepper:
         # the count of an objective that counts every token. Where that was right there is nothing left to do.
         sequences = self._sequences(state)
         expected = sequences * self.config.sequence_length
-        first = state.position + self.layout.data_rank * self.config.batch_size
-        every = self.layout.data_size * self.config.batch_size
-        batches = [self.batch(position) for position in range(first, state.position + sequences, every)]
+        batches = self._batches(state.position, sequences)
         with recorded_measures() as measures:
             sums = torch.tensor(
                 self.layout.forward_backward(batches, self._loss, expected), dtype=torch.float64
@@ -130,6 +133,29 @@ class Stepper:
             measured=means_of(measured, names),
         )  # fmt: skip
 
+    def _batches(self, begin: int, sequences: int) -> list[Batch]:
+        """Return this data rank's share of a step: as many batches as every other has, in turn.
+
+        The step's sequences are the same on however many ranks. Where there are more ranks than batches, these are
+        divided; where the batches do not go round, the last ones of some ranks are `Padding`.
+
+        Args:
+            begin: Where the step's first sequence is drawn.
+            sequences: How many there are.
+        """
+        rank, size = self.layout.data_rank, self.layout.data_size
+        largest = min(self.config.batch_size, -(-sequences // size))
+        starts = range(begin, begin + sequences, largest)
+        own = [self.batch(start, min(largest, begin + sequences - start)) for start in starts[rank::size]]
+        if len(starts) % size and max(self.layout.plan.pipeline, self.layout.plan.context) > 1:
+            raise UserError(
+                f"{size} data ranks cannot share {len(starts)} batches of a step evenly, as this plan asks.",
+                hint="Go on with another number of data ranks, or set accumulation.",
+            )
+        if len(own) < -(-len(starts) // size):
+            own.append(Padding(self.batch(begin, largest)))
+        return own
+
     def configure(self, values: Mapping[str, Any]) -> None:
         """Give the objective its settings as they are now."""
         own = self.config.objective_settings
@@ -138,6 +164,10 @@ class Stepper:
 
     def _loss(self, network: nn.Module, batch: Batch) -> LossOutput:
         """Return the loss of a batch; see `LossOutput`."""
+        if isinstance(batch, Padding):
+            with recorded_measures():  # which nobody reads
+                loss, _, _ = self._loss(network, {**batch})
+            return loss * 0.0, 0.0, None
         if not isinstance(network, Network) or not network.config.router_loss_weight:
             return *self.objective.loss(network, batch), None
         with record_routing() as routing:
@@ -148,19 +178,19 @@ class Stepper:
         """Return where the batches of the step that led to `state` were drawn, those of all ranks."""
         return range(state.position - self._sequences(state), state.position, self.config.batch_size)
 
-    def batch(self, position: int) -> Batch:
-        """Return the batch drawn at `position`, on the device.
+    def batch(self, position: int, size: int | None = None) -> Batch:
+        """Return the batch drawn at `position`, on the device, of `size` sequences or the run's batch size.
 
         Its windows and its randomness depend on the seed and the position alone, so that a run that resumes or is
         replayed makes the same batches again, and no two batches share their randomness.
         """
-        windows = self.source.draw(position, self.config.batch_size)
+        windows = self.source.draw(position, size or self.config.batch_size)
         rng = np.random.default_rng(derive(self.config.seed, "objective", position))
         return on_device(self.objective.batch(windows, rng), self.device)
 
     def _sequences(self, state: TrainState) -> int:
         """Return how many sequences make one step, on all ranks together."""
-        return int(state.values["accumulation"]) * self.config.batch_size * self.layout.data_size
+        return int(state.values["accumulation"]) * self.config.batch_size * state.data_size
 
     def _shape(self, steps: int) -> TrainConfig:
         """The configuration as the schedule sees it: `steps` may have been changed since."""

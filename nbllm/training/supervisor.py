@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ class Supervisor:
         path: The run directory, which this process holds.
         launch: Its ranks.
         code: What the kernel has registered, for the ranks; see `nbllm.training.kernel_code`.
+        options: More of the command line of the ranks.
     """
 
-    def __init__(self, path: Path, launch: Launch, code: bytes = b"") -> None:
+    def __init__(self, path: Path, launch: Launch, code: bytes = b"", options: Sequence[str] = ()) -> None:
         self.path = path
+        self.options = options
         self.launch = launch
         self.code = code
         self.record = read_record(path)
@@ -129,7 +132,7 @@ class Supervisor:
             max_restarts=0,
         )
         arguments = ["-m", "nbllm.training.worker", str(self.path), "--supervised", str(folder)]
-        arguments += ["--threads", str(self.num_threads)]
+        arguments += ["--threads", str(self.num_threads), *self.options]
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
@@ -178,11 +181,11 @@ def _loopback_interface() -> str | None:
 
 
 def main(arguments: list[str]) -> int:
-    """Train the run that is named by the launch that is given as JSON."""
+    """Train the run that is named by the launch that is given as JSON; the ranks are given what follows."""
     path, launch = Path(arguments[0]), Launch.from_dict(json.loads(arguments[1]))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # what it says is recorded here
     with TrainerLock(path, HANDOVER_SECONDS):
-        supervisor = Supervisor(path, launch, sys.stdin.buffer.read())
+        supervisor = Supervisor(path, launch, sys.stdin.buffer.read(), arguments[2:])
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
             if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
                 signal.signal(getattr(signal, name), supervisor.ask_to_end)

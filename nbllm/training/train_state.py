@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from nbllm.core.base_weights import FOLDER, BaseWeights
 from nbllm.core.config import Config
 from nbllm.core.io import atomic_directory
-from nbllm.models.tensor_shards import is_sharded
+from nbllm.models.tensor_shards import OBJECTIVE, is_sharded, shards_of
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.runs.checkpoint import load_state
-from nbllm.training.sharded_state import read_parts
+from nbllm.training.sharded_state import names_of_adapters, read_parts
 
 if TYPE_CHECKING:
     from nbllm.lm import LM
@@ -39,6 +39,8 @@ class TrainState(Config):
         bad_steps: Steps in a row that were skipped, their loss or gradient not finite.
         values: The settings as they are now.
         frozen: Patterns of the frozen parameters.
+        data_size: Data ranks that the run began on. With batch size and accumulation it says how many sequences make
+            a step, on however many ranks the run goes on.
     """
 
     step: int = 0
@@ -48,6 +50,7 @@ class TrainState(Config):
     bad_steps: int = 0
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    data_size: int = 1
 
     @classmethod
     def read(cls, checkpoint: Path) -> Self:
@@ -84,7 +87,7 @@ def write_lm(folder: Path, lm: LM, base: BaseWeights | None) -> None:
 
 def only_adapters_are_trained(lm: LM, frozen: Collection[str]) -> bool:
     """Return whether a model's own weights stay as they are where the parameters of these names are frozen."""
-    adapters = {name for each in lm.adapters if each.state == "on" for name in each.parameters()}
+    adapters = names_of_adapters(lm)
     return bool(adapters) and all(
         name in adapters or name in frozen for name, _ in lm.model.named_parameters()
     )
@@ -109,20 +112,21 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
     from nbllm.models.loading import read_parameters
     from nbllm.models.peft.checkpoint import read_tensors
 
-    layout = optimizer.layout
-    if is_sharded(folder):
-        read_parts(folder, optimizer)
-        layout.publish()
-        layout.drop_gradients()
-        return
-    for name, stored in read_parameters(folder):  # one at a time: there may be no memory for a second model
-        layout.assign(name, stored)
-    for name, update in read_tensors(folder).items():
-        layout.assign(name, update)
+    layout, shards = optimizer.layout, shards_of(folder)
+    if not is_sharded(folder):
+        for name, stored in read_parameters(
+            folder
+        ):  # one at a time: there may be no memory for a second model
+            layout.assign(name, stored)
+    if shards is not None:
+        read_parts(shards, optimizer, names_of_adapters(lm), own=is_sharded(folder))
+    else:
+        for name, update in read_tensors(folder).items():
+            layout.assign(name, update)
+        path = folder / OPTIMIZER_FILE
+        optimizer.load_state_tensors(load_file(path) if path.exists() else {})
     layout.publish()
     layout.drop_gradients()
-    path = folder / OPTIMIZER_FILE
-    optimizer.load_state_tensors(load_file(path) if path.exists() else {})
 
 
 def write_objective(folder: Path, objective: Objective[Any]) -> None:
@@ -140,8 +144,9 @@ def read_objective(folder: Path, objective: Objective[Any], network: Network) ->
         objective: The run's.
         network: The run's, as the checkpoint has it.
     """
-    path = folder / OBJECTIVE_FILE
-    if path.exists():
-        objective.load_state_tensors(load_file(path, device=str(network.device)), network)
+    path, shards = folder / OBJECTIVE_FILE, shards_of(folder)
+    held = load_file(path) if path.exists() else {} if shards is None else shards.read_group(OBJECTIVE)
+    if held:
+        objective.load_state_tensors({name: t.to(network.device) for name, t in held.items()}, network)
     else:
         objective.begin_with(network)

@@ -71,9 +71,10 @@ class Trainer(Session):
         where: "thread" or "process", for the record.
         publish_to: A model that is given the new weights at each checkpoint and at the end, or `None`.
         ranks: The processes that train the run together, each with its own batches; one when not given.
-        writer: Writes the checkpoints; rank 0 does when not given.
+        writer: Writes the checkpoints; when not given, the one process does, or all of torch.distributed together.
         owner: The process that holds the run for its ranks; see `Session`.
         num_threads: To compute with, where the run executes otherwise than its record says; None: as recorded.
+        plan: How the model lies over the ranks; as the record says when not given.
 
     Raises:
         RunError: Its record makes no sense, another trainer has this run, or no checkpoint of it is good.
@@ -89,6 +90,7 @@ class Trainer(Session):
         writer: CheckpointWriter | None = None,
         owner: Mapping[str, Any] | None = None,
         num_threads: int | None = None,
+        plan: Plan | None = None,
     ) -> None:
         super().__init__(path, where=where, ranks=ranks, writer=writer, owner=owner)
         check_record(path, self.record)
@@ -97,7 +99,7 @@ class Trainer(Session):
         self.publish_to = publish_to
         self._shared: BaseWeights | None = None  # the run's base, while the model's own weights are its
         self.config = TrainConfig.from_dict(self.record["config"])
-        self.plan = Plan.from_dict(self.record.get("plan") or {})
+        self.plan = Plan.from_dict(self.record.get("plan") or {}) if plan is None else plan
         self.settings = self.config.settings
         self.keep_checkpoints = self.config.keep_checkpoints
         self.metrics = reported_metrics(
@@ -189,25 +191,26 @@ class Trainer(Session):
             if network is None:  # rank 0 writes it
                 return
             text, beside = write(cast("GenerativeNetwork", network)), dict[str, Any]()
-            reference = self.stepper.objective.compared_with()
-            if reference is not None and network is self.layout.network:  # a copy is not the reference's
+            if (reference := self.stepper.objective.compared_with()) is not None:
                 with reference:
                     beside["reference"] = write(cast("GenerativeNetwork", network))
         self.emit("sample", prompt=prompt, text=text, seed=seed, **beside, **{"actor": "loop", **asked})
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
-    def contents(self) -> Contents:
-        """Return what a checkpoint holds: files that rank 0 writes, and what lies over ranks."""
-        return Contents(self.write, held_tensors(self.optimizer) if self.layout.is_sharded else {})
-
     def write(self, folder: Path) -> None:
-        """Write model, optimizer and objective; of a model that lies over ranks, all but its tensors."""
-        if self.layout.is_sharded:
-            write_description(folder, self.lm)
-        else:
-            write_model(folder, self.lm, self.optimizer, self._shared)
+        """Write model, optimizer and objective."""
+        write_model(folder, self.lm, self.optimizer, self._shared)
         write_objective(folder, self.stepper.objective)
+
+    def contents(self) -> Contents:
+        """Return what a checkpoint holds: all of it from rank 0, or of each rank its parts."""
+        if not self.writer.takes_parts:
+            return Contents(self.write)
+        return Contents(
+            lambda folder: write_description(folder, self.lm, self._shared),
+            held_tensors(self.lm, self.optimizer, self.stepper.objective, self._shared),
+        )
 
     def read(self, folder: Path) -> None:
         """Put back model, optimizer and objective."""
@@ -261,7 +264,7 @@ class Trainer(Session):
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
         self.layout = lay_out(self.lm.model, self.plan, self.ranks, dtype=DTYPES[choices["precision"]])
-        if self.layout.is_sharded:
+        if self.ranks.size > 1 and dist.is_initialized():
             self.writer = ShardedWriter(dist.new_group(backend="gloo"))
         self.optimizer = Optimizer(self.layout, OPTIMIZERS[self.config.optimizer])
         self.parameter_names = ParameterNames(self.optimizer.names, self.lm.config)
@@ -286,8 +289,6 @@ class Trainer(Session):
         self.report = RankReport(self.ranks, self.journal, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
-        if self.layout.note is not None:
-            self.emit("warning", text=self.layout.note)
 
     def _check_receiver(self) -> None:
         """Refuse to give weights to a model whose adapter is no longer as the run's."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nbllm.distributed.plan import Plan
     from nbllm.training.trainer import Trainer
 
 ENDING = "ending"  # a supervisor's file by which rank 0 says that it has heard it is to end
@@ -40,15 +42,16 @@ def main(arguments: list[str]) -> int:
         "--supervised", type=Path, help="the supervisor's folder: reports, and code of the kernel's"
     )
     parser.add_argument("--threads", type=int, help="to compute with (default: as the run's record says)")
+    parser.add_argument("--plan", type=_plan, help="how the model lies over the ranks (default: as recorded)")
     options = parser.parse_args(arguments)
     if options.supervised is not None:
-        _train_for_supervisor(options.run, options.supervised, options.threads)
+        _train_for_supervisor(options.run, options.supervised, options.threads, options.plan)
         return 0
     if options.kernel:
         from nbllm.training.kernel_code import register
 
         register(sys.stdin.buffer.read())
-        _train_alone(options.run)
+        _train_alone(options.run, options.plan)
     else:
         from nbllm.training.torchrun import train_as_rank
 
@@ -56,10 +59,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _train_alone(path: Path) -> None:
+def _plan(text: str) -> Plan:
+    from nbllm.distributed.plan import Plan
+
+    return Plan.from_dict(json.loads(text))
+
+
+def _train_alone(path: Path, plan: Plan | None) -> None:
     from nbllm.training.trainer import Trainer
 
-    trainer = Trainer(path, where="process")
+    trainer = Trainer(path, where="process", plan=plan)
 
     def end(number: int, frame: object) -> None:
         trainer.exit_reason = f"signal {signal.Signals(number).name}"
@@ -72,7 +81,7 @@ def _train_alone(path: Path) -> None:
     trainer.run()
 
 
-def _train_for_supervisor(path: Path, folder: Path, threads: int | None) -> None:
+def _train_for_supervisor(path: Path, folder: Path, threads: int | None, plan: Plan | None) -> None:
     """Train as one of its ranks; what fails is reported to it, and ends this process whatever else it is doing."""
     rank = int(os.environ["RANK"])
     if rank > 0:
@@ -94,7 +103,14 @@ def _train_for_supervisor(path: Path, folder: Path, threads: int | None) -> None
 
         register((folder / CODE).read_bytes())
         with joined_group() as ranks:
-            trainer = Trainer(path, where="process", ranks=ranks, owner=parent_process(), num_threads=threads)
+            trainer = Trainer(
+                path,
+                where="process",
+                ranks=ranks,
+                owner=parent_process(),
+                num_threads=threads,
+                plan=plan,
+            )
             if rank == 0:
                 signal.signal(signal.SIGINT, end)
             trainer.run()

@@ -164,3 +164,27 @@ def test_a_configuration_of_another_model_is_refused(copies):
         file.write_text(said.replace(old, new))
         with pytest.raises(WeightsError):
             nb.load(newest(copies[1]))
+
+
+@pytest.mark.parametrize("file_bytes", [1 << 30, 20_000])
+def test_it_is_exported_file_by_file_and_opens_in_transformers(runs, tmp_path, monkeypatch, file_bytes):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from nbllm.models import exporting
+
+    monkeypatch.setattr(exporting, "FILE_BYTES", file_bytes)
+    whole, parts = runs
+    folder = parts.export(tmp_path / "exported")
+    assert {"state.json", "manifest.json", FOLDER}.isdisjoint(file.name for file in folder.iterdir())
+    assert len(list(folder.glob("model*.safetensors"))) == (1 if file_bytes > 1 << 20 else 9)
+    theirs, ours = AutoModelForCausalLM.from_pretrained(folder), nb.load(whole)
+    ids = torch.tensor([ours.tokenizer.encode("def add(a, b):")])
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(newest(whole))(ids).logits
+        assert torch.equal(theirs(ids).logits, expected)
+    assert theirs.dtype == torch.float32
+    assert AutoTokenizer.from_pretrained(folder).encode("def") == ours.tokenizer.encode("def")
+    again = nb.load(folder)
+    assert all(torch.equal(p, ours.model.get_parameter(n)) for n, p in again.model.named_parameters())
+    whole.export(folder)  # over the older one
+    assert [file.name for file in folder.glob("model*")] == ["model.safetensors"]

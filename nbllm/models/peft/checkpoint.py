@@ -14,14 +14,15 @@ from nbllm.core.io import read_json, write_json
 from nbllm.models.peft.adapter import Adapter
 from nbllm.models.peft.known import ADAPTERS
 from nbllm.models.peft.stack import AdapterStack
+from nbllm.models.tensor_shards import ADAPTER, shards_of
 from nbllm.models.tensor_writing import write_tensors
 
 SETTINGS_FILE, TENSORS_FILE = "adapters.json", "adapters.safetensors"
 _MAX_JSON = 1 << 22  # bytes
 
 
-def write_adapters(adapters: Sequence[Adapter], folder: Path) -> None:
-    """Write settings and parameters of adapters into a checkpoint; for `read_adapters`."""
+def write_adapters(adapters: Sequence[Adapter], folder: Path, *, parameters: bool = True) -> None:
+    """Write adapters' settings into a checkpoint, and their parameters unless these lie in parts."""
     records = [
         {
             "name": each.name,
@@ -32,6 +33,8 @@ def write_adapters(adapters: Sequence[Adapter], folder: Path) -> None:
         for each in adapters
     ]
     write_json(folder / SETTINGS_FILE, {"adapters": records})
+    if not parameters:
+        return
     tensors = {
         name: tensor.detach().float().cpu().contiguous()
         for each in adapters
@@ -71,4 +74,8 @@ def read_adapters(stack: AdapterStack, folder: Path) -> None:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Return the parameters of a checkpoint's adapters; none where it has no adapter."""
     path = folder / TENSORS_FILE
-    return load_file(path) if path.exists() else {}
+    if path.exists():
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
+    shards = shards_of(folder)
+    return {} if shards is None else shards.read_group(ADAPTER)

@@ -58,6 +58,8 @@ class Adafactor(SteerableOptimizer):
         ),
     )
 
+    keeps_whole_state = True
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is called
         """Update every parameter that has a gradient."""

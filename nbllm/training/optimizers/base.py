@@ -22,9 +22,11 @@ class SteerableOptimizer(torch.optim.Optimizer):
     Attributes:
         settings: What may be set, each with range, default and help. The learning rate is not among them: every
             optimizer has it.
+        keeps_whole_state: Whether every rank has all of the state of a parameter that is split over ranks.
     """
 
     settings: ClassVar[tuple[Setting, ...]] = ()
+    keeps_whole_state: ClassVar[bool] = False
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         """Make an optimizer.
