@@ -44,7 +44,8 @@ def checkpoint_activations(network: nn.Module, choice: str | int) -> int:
         choice: "none"; "full", every block keeps its input alone; an int k, every k-th block does so, from the first
             of each stack on; "selective", every block also keeps the results of its matrix multiplications and of
             torch's fused attention, so that only what is cheap is computed again. The attention backends of the CPU
-            ("blocked", "per_head", "eager") are computed again.
+            ("blocked", "per_head", "eager") are computed again. Where a block is compiled, the compiler itself chooses
+            what is computed again.
 
     Returns:
         How many blocks are computed twice, wholly or in part.
@@ -102,7 +103,7 @@ def _checkpointed(forward: Callable[..., Tensor], options: Mapping[str, Any], *a
         options: For `torch.utils.checkpoint.checkpoint`.
         args: What the block takes.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or (options and torch.compiler.is_compiling()):
         return forward(*args)
     out: Tensor = checkpoint(forward, *args, use_reentrant=False, **options)
     return out

@@ -6,6 +6,7 @@ import torch
 
 from nbllm.core.errors import UserError
 from nbllm.distributed.activation_checkpointing import checkpoint_activations
+from nbllm.distributed.compilation import compile_network
 from nbllm.distributed.context_parallel import apply_context_parallel, share_loss
 from nbllm.distributed.data_parallel import DataParallel
 from nbllm.distributed.layout import Layout, OneProcess, copy_without_weights
@@ -33,8 +34,10 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
     plan = plan.sized(ranks.size)
     _refuse_missing(plan)
     if ranks.size == 1:
-        checkpoint_activations(network, plan.activation_checkpointing)
-        return OneProcess(network, plan, ranks, dtype=dtype)
+        note = _compute_blocks(network, plan)
+        alone = OneProcess(network, plan, ranks, dtype=dtype)
+        alone.note = note
+        return alone
     mesh = Mesh(plan, network.device.type)
     undivided = copy_without_weights(network) if plan.model_ranks > 1 else None
     pipeline = Division(network, plan, mesh) if plan.pipeline > 1 else None
@@ -42,7 +45,7 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
         apply_tensor_parallel(network, tensor, sequence=plan.sequence)
     if (context := mesh.submesh("context")) is not None:
         apply_context_parallel(network, context, tensor=plan.tensor)
-    checkpoint_activations(network, plan.activation_checkpointing)
+    note = _compute_blocks(network, plan)
     layout: Layout
     kind = FullySharded if plan.is_sharded else OptimizerSharded if plan.num_shards > 1 else DataParallel
     layout = kind(network, plan, ranks, mesh=mesh, dtype=dtype)
@@ -50,13 +53,19 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
         share_loss(layout.loss_module, context)
     if pipeline is not None:
         layout = PipelineParallel(pipeline, layout, mesh=mesh)
-    layout.undivided = undivided
+    layout.undivided, layout.note = undivided, note
     return layout
+
+
+def _compute_blocks(network: Network, plan: Plan) -> str | None:
+    """Say how blocks are computed; return what a person should know of it before the first step."""
+    checkpoint_activations(network, plan.activation_checkpointing)
+    return compile_network(network, plan.compile)
 
 
 def _refuse_missing(plan: Plan) -> None:
     """Refuse what no technique here does yet."""
     default = Plan(data=plan.data)
-    for name in ("offload", "compile"):
+    for name in ("offload",):
         if getattr(plan, name) != getattr(default, name):
             raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

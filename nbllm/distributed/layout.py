@@ -37,11 +37,13 @@ class Layout(ABC):
             have the same, and read the same.
         data_size: How many data ranks there are.
         undivided: The complete network, without weights, where this rank's has been changed into a part of it.
+        note: What a person should know before the first step; None: nothing.
     """
 
     data_rank: int = 0
     data_size: int = 1
     undivided: nn.Module | None = None
+    note: str | None = None
 
     def __init__(self, network: nn.Module, plan: Plan, ranks: Ranks) -> None:
         self.network = network

@@ -25,7 +25,7 @@ def gelu_tanh(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
     """
-    if x.device.type != "cpu" or x.numel() < _FEWEST:
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.numel() < _FEWEST:
         return F.gelu(x, approximate="tanh")
     out: Tensor = _Gelu.apply(x)
     return out

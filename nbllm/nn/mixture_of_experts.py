@@ -52,7 +52,7 @@ def current_routing() -> Routing | None:
 
 def note_padding(real: Bool[Tensor, "batch position"] | Int[Tensor, "batch position"] | None) -> None:
     """Say which of the tokens that now pass the routers are real (nonzero), to what `record_routing` keeps."""
-    routing = current_routing()
+    routing = None if real is None else current_routing()
     if routing is not None and real is not None:
         routing.real = real.bool().flatten()
 

@@ -191,7 +191,8 @@ class Trainer(Session):
             if network is None:  # rank 0 writes it
                 return
             text, beside = write(cast("GenerativeNetwork", network)), dict[str, Any]()
-            if (reference := self.stepper.objective.compared_with()) is not None:
+            reference = self.stepper.objective.compared_with()
+            if reference is not None and network is self.layout.network:  # a copy is not the reference's
                 with reference:
                     beside["reference"] = write(cast("GenerativeNetwork", network))
         self.emit("sample", prompt=prompt, text=text, seed=seed, **beside, **{"actor": "loop", **asked})
@@ -289,6 +290,8 @@ class Trainer(Session):
         self.report = RankReport(self.ranks, self.journal, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
+        if self.layout.note is not None:
+            self.emit("warning", text=self.layout.note)
 
     def _check_receiver(self) -> None:
         """Refuse to give weights to a model whose adapter is no longer as the run's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.debug import CommDebugMode
 
 from nbllm.core.errors import UserError
+from nbllm.distributed import Plan, lay_out
 from nbllm.distributed.tensor_parallel import apply_tensor_parallel
 from nbllm.distributed.tensor_shares import check_tensor_parallel, local_shape, shares
 from nbllm.models import ModelConfig, build, make_config
@@ -28,7 +29,7 @@ from nbllm.nn.linear_log_probabilities import linear_log_probabilities
 from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import OBJECTIVES
 from tests.distributed.pool import Pool
-from tests.distributed.steps import assert_equal_steps, take_steps
+from tests.distributed.steps import Group, assert_equal_steps, take_steps
 
 _TINY: dict[str, Any] = {
     "vocab_size": 61, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 24, "max_positions": 32,
@@ -177,20 +178,6 @@ def test_lora_of_shared_key_value_heads(four_ranks: Pool) -> None:
     four_ranks(compare_lora, "llama", False)
 
 
-@pytest.mark.parametrize("sequence", [False, True], ids=["all", "sequence"])
-@pytest.mark.parametrize("kind", ["decoder", "untied", "encoder_decoder"])
-def test_steps_under_a_plan_equal_those_of_one_process(two_ranks: Pool, kind: str, sequence: bool) -> None:
-    found = two_ranks(take_steps, kind, {"tensor": 2, "sequence": sequence})[0]
-    assert_equal_steps(found, take_steps(kind, {}))
-
-
-def test_two_data_ranks_of_two_tensor_ranks_equal_one_process(four_ranks: Pool) -> None:
-    found = four_ranks(take_steps, "untied", {"tensor": 2, "data": 2, "sequence": True})
-    expected = take_steps("untied", {})
-    for each in found:
-        assert_equal_steps(each, expected)
-
-
 def compare_with_zero(sequence: bool, case: str) -> None:
     """Check that torch's `fully_shard` over two data ranks composes with tensor parallelism over two."""
     from torch.distributed.fsdp import fully_shard
@@ -300,6 +287,32 @@ def test_torchs_own_plan_for_transformers_gives_the_same_loss_and_gradients(
     save_model(network_of("llama", vocab_size=60), tmp_path)
     for theirs, ours, error in two_ranks(theirs_and_ours, str(tmp_path)):
         assert ours == pytest.approx(theirs, rel=1e-5) and error < 1e-5
+
+
+def compare_whole(case: str, plan: dict[str, Any], dtype: str = "float32") -> None:
+    """Check that rank 0 is given a network that computes by itself what the single process does."""
+    whole = network_of(case)
+    layout = lay_out(copy.deepcopy(whole), Plan(**plan), cast("Any", Group()), dtype=getattr(torch, dtype))
+    with torch.no_grad():
+        for in_float32 in (False, True):
+            with layout.whole_network(in_float32=in_float32) as network:
+                assert (network is None) == (dist.get_rank() > 0)
+                if network is not None:
+                    expected = loss_and_count(whole if in_float32 else copy.deepcopy(whole).to(layout.dtype))
+                    torch.testing.assert_close(loss_and_count(network), expected, rtol=1e-6, atol=0)
+    found = layout.evaluate({}, lambda network, batch: (*loss_and_count(cast("Network", network)), None))
+    loss, count = loss_and_count(whole)
+    assert found == pytest.approx((loss.item(), count), rel=1e-6 if dtype == "float32" else 0.05)
+
+
+@pytest.mark.parametrize("case", ["bloom", "mixtral", "t5", "albert", "gpt2", "gopher"])
+def test_rank_0_may_compute_with_the_whole_network_by_itself(two_ranks: Pool, case: str) -> None:
+    two_ranks(compare_whole, case, {"tensor": 2, "sequence": True})
+
+
+def test_rank_0_is_given_the_whole_network_in_either_precision(two_ranks: Pool, four_ranks: Pool) -> None:
+    two_ranks(compare_whole, "llama", {"tensor": 2}, "bfloat16")
+    four_ranks(compare_whole, "bloom", {"tensor": 2, "zero": 3})
 
 
 def compare_head(softcap: float) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -72,7 +73,8 @@ def attend(
     Raises:
         UserError: There is no such backend.
     """
-    name = _forced.get() or backend
+    # What is traced for torch.compile cannot ask a context variable; a block that is compiled is not forced.
+    name = backend if torch.compiler.is_compiling() else _forced.get() or backend
     if scale is None:
         scale = query.shape[-1] ** -0.5
     if softcap:

@@ -46,7 +46,7 @@ def choose(query: Tensor, key: Tensor, *, causal: bool, mask: Tensor | None) -> 
 
     Training on the CPU, causal and without a mask, is measured, forward and backward, at the first call for a
     shape. Without gradients, such as for a prompt, it is what the present choices say. All else is "sdpa": on a GPU
-    its kernels are the fastest, and a few queries have no blocks.
+    its kernels are the fastest, a few queries have no blocks, and what is compiled is traced and not timed.
 
     Args:
         query: (batch, heads, query, head_dim).
@@ -56,7 +56,13 @@ def choose(query: Tensor, key: Tensor, *, causal: bool, mask: Tensor | None) -> 
     """
     training = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
     square = query.shape[2] == key.shape[2] > 1
-    if query.device.type != "cpu" or not causal or mask is not None or not square:
+    if (
+        torch.compiler.is_compiling()
+        or query.device.type != "cpu"
+        or not causal
+        or mask is not None
+        or not square
+    ):
         return USUAL
     if not training:
         if query.shape[2] < _SHORTEST_PROMPT or not readable(query, key, dtype=query.dtype):
