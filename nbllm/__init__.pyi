@@ -16,7 +16,7 @@ from . import (
 from .cached import cache as cache
 from .core.report import Report as Report
 from .core.survey import survey as survey
-from .distributed import Launch as Launch, Plan as Plan
+from .distributed import Launch as Launch, Plan as Plan, suggest_plan as suggest_plan
 from .evaluation import evaluate as evaluate, reproduce as reproduce
 from .finetuning import finetune as finetune
 from .inference import SamplingConfig as SamplingConfig
@@ -43,6 +43,7 @@ from .training import (
     follow as follow,
     replay as replay,
     train as train,
+    verify as verify,
 )
 from .widgets.attention import attention as attention
 from .widgets.chat import chat as chat

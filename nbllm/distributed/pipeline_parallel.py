@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +54,7 @@ def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
     """Check that the network can be divided, and that the schedule can take the micro-batches of a step."""
     if plan.pipeline == 1:
         return
-    make_stages(build_without_weights(model), plan.pipeline * schedule_kind(plan.schedule).chunks)
+    _check_stages(model, plan.pipeline * schedule_kind(plan.schedule).chunks)
     check_micro_batches(plan.schedule, plan.pipeline, run.accumulation)
     if plan.zero >= 2 and plan.schedule in ("interleaved", "zero_bubble"):
         raise UserError(
@@ -64,6 +64,11 @@ def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
         )
     if not OBJECTIVES[run.objective].one_pass:
         raise second_reading(run.objective)
+
+
+@lru_cache(maxsize=64)  # a search for plans asks again and again
+def _check_stages(model: ModelConfig, count: int) -> None:
+    make_stages(build_without_weights(model), count)
 
 
 @dataclasses.dataclass

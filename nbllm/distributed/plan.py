@@ -10,6 +10,8 @@ from nbllm.core.config import PlainConfig, check_choice, check_plain_types, chec
 from nbllm.core.errors import UserError
 
 if TYPE_CHECKING:
+    from nbllm.distributed.explain import PlanReport
+    from nbllm.distributed.step_time import Hardware
     from nbllm.models.config import ModelConfig
 
 SCHEDULES = ("1f1b", "gpipe", "interleaved", "zero_bubble")
@@ -195,6 +197,30 @@ class Plan(PlainConfig):
         """
         for name in TECHNIQUES:
             importlib.import_module(f"nbllm.distributed.{name}").check(self, model, run)
+
+    def explain(
+        self,
+        lm: Any,
+        devices: int | None = None,
+        *,
+        hardware: Hardware | None = None,
+        **work: Any,
+    ) -> PlanReport:
+        """Return what the plan means for a model, before anything is started and without the hardware.
+
+        Args:
+            lm: An `LM`, a `ModelConfig`, or a preset's name.
+            devices: How many there are, a rank on each; None: as many as the plan needs at least.
+            hardware: What is assumed of the machines, for the estimate of a step's time.
+            work: Of `distributed.memory.Workload`: batch_size (1), sequence_length (the model's context, 1,024 at
+                most), accumulation (1), optimizer ("adamw"), precision (the plan's, or "bfloat16") and device ("cuda").
+
+        Raises:
+            UserError: The plan cannot work; the reason and what to change are named.
+        """
+        from nbllm.distributed.explain import explain
+
+        return explain(self, lm, devices=devices, hardware=hardware, **work)
 
 
 def _checked_types(plan: Plan) -> dict[str, Any]:

@@ -209,6 +209,10 @@ class FullySharded(OneProcess):
             self._sharded.append(sharded)
         assert all(isinstance(each, DTensor) for each in self.parameters().values())
 
+    def make_masters(self) -> MasterWeights:
+        """Return the float32 parts themselves: what is gathered of them is rounded, and nothing is held twice."""
+        return MasterWeights(self.network, torch.float32)
+
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""

@@ -38,6 +38,7 @@ class ModuleCosts:
         scores: Of these, those of attention's scores and of the values that they weigh.
         kept: Elements that a training step keeps for the backward pass, per token.
         width: Which kind these are.
+        made: Elements that a matrix makes of a token.
     """
 
     path: str
@@ -47,6 +48,7 @@ class ModuleCosts:
     scores: float = 0.0
     kept: float = 0.0
     width: Width = "stream"
+    made: float = 0.0
 
 
 PARTS = (
@@ -86,6 +88,7 @@ def module_costs(
             scores=uses * scores,
             kept=uses * kept,
             width=_width(path, module),
+            made=uses * module.out_features if isinstance(module, nn.Linear) else 0.0,
         )
         if isinstance(module, Positions):
             yield from _costs_of_positions(network, path, module, (batch_size, length))

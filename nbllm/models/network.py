@@ -210,7 +210,8 @@ class GenerativeNetwork(Network):
     @property
     def vocabulary_parameters(self) -> list[tuple[nn.Module, str]]:
         """The parameters with a row for each token: the embedding and, unless it is tied, the head."""
-        layers: list[nn.Module] = [self.embedding] if self.head is None else [self.embedding, self.head]
+        # A stage of a pipeline may have no embedding.
+        layers: list[nn.Module] = [each for each in (self.embedding, self.head) if each is not None]
         biases = [] if self.head is None or self.head.bias is None else [(self.head, "bias")]
         return [(layer, "weight") for layer in layers] + biases
 

@@ -65,8 +65,7 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
     part = split_vocabulary(weight)
     if chunk is None:
         size = weight.shape[0] if part is None else part.size
-        scale = 1 if hidden.device.type == "cpu" else _GPU_CHUNKS
-        chunk = max(_FEWEST_ROWS, min(scale * _CHUNK_ROWS, scale * _CHUNK_ELEMENTS // size))
+        chunk = rows_of_a_chunk(size, hidden.device.type)
     assert chunk > 0, chunk
     counted = targets != ignore_index
     if targets.device.type == "cpu":  # on a GPU the check would wait for it; there the kernel asserts
@@ -78,6 +77,17 @@ def linear_cross_entropy(  # noqa: PLR0913 (each is one thing, and most are rare
     rows = None if bias is None else rows_here(bias)
     loss: Tensor = _LinearCrossEntropy.apply(hidden, rows_here(weight), rows, tokens, (chunk, softcap, part))
     return loss if share is None else share.sum(loss)
+
+
+def rows_of_a_chunk(vocabulary: int, device_type: str) -> int:
+    """Return for how many tokens at a time logits are computed.
+
+    Args:
+        vocabulary: How many tokens there are; of a head split over ranks, on each.
+        device_type: "cpu" or "cuda".
+    """
+    scale = 1 if device_type == "cpu" else _GPU_CHUNKS
+    return max(_FEWEST_ROWS, min(scale * _CHUNK_ROWS, scale * _CHUNK_ELEMENTS // vocabulary))
 
 
 def _check_targets(targets: Tensor, counted: Tensor, vocabulary: int) -> None:

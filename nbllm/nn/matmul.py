@@ -12,7 +12,7 @@ from nbllm.nn.compute.profile import onednn_matmul
 
 # Elements of the largest matrix that oneDNN is given: it copies operands into a layout of its own and returns new
 # memory, which for a large vocabulary's logits would be hundreds of megabytes. Binder has 2 GB.
-_MOST_FOR_ONEDNN = 1 << 23
+MOST_FOR_ONEDNN = 1 << 23
 # oneDNN keeps the code that it generates for each shape, some 0.3 MB: for 1,024 shapes by default, and answers, prompts
 # and batches of varying length soon have so many. A training step of one length needs some twenty.
 _ONEDNN_CODES = 64
@@ -62,7 +62,7 @@ def _is_for_onednn(left: Tensor, right: Tensor) -> bool:
         return False
     if torch.is_grad_enabled() and (left.requires_grad or right.requires_grad):
         return False  # autograd does not know what oneDNN does; here it is asked for gradients of gradients
-    if max(left.numel(), right.numel(), len(left) * right.shape[1]) > _MOST_FOR_ONEDNN:
+    if max(left.numel(), right.numel(), len(left) * right.shape[1]) > MOST_FOR_ONEDNN:
         return False
     fewest = current_choices().onednn_matmuls_from
     return fewest is not None and len(left) >= fewest and min(*left.shape, *right.shape) > 0

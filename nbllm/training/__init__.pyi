@@ -5,3 +5,4 @@ from .replay import Replay as Replay, replay as replay
 from .schedules import schedules as schedules
 from .start import attach as attach, train as train
 from .trainer import Trainer as Trainer
+from .verification import Verification as Verification, verify as verify
