@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.distributed.pipelining.schedules import (
     PipelineScheduleMulti,
@@ -15,6 +18,9 @@ from torch.distributed.pipelining.schedules import (
 
 from nbllm.core.errors import UserError, nearest
 from nbllm.distributed.bubble import bubble_share, zero_bubble_share
+
+# A backward pass is whole, or in two parts, of which the gradients of the weights can wait.
+KINDS = ("forward", "backward", "input gradient", "weight gradient")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +111,40 @@ def make_schedule(
         (stage,) = stages
         return kind.schedule(stage, micro_batches, loss_fn=_returned, scale_grads=False)
     return kind.schedule(list(stages), micro_batches, loss_fn=_returned, scale_grads=False)
+
+
+def orders(name: str, ranks: int, micro_batches: int) -> list[list[tuple[int, str, int]]]:
+    """Return in which order each rank computes: stage, kind (see `KINDS`) and micro-batch.
+
+    Args:
+        name: Of the schedule.
+        ranks: Of the pipeline.
+        micro_batches: Of a step.
+
+    Raises:
+        UserError: There is no such schedule, or it cannot take so many micro-batches.
+    """
+    check_micro_batches(name, ranks, micro_batches)
+    count = ranks * schedule_kind(name).chunks
+    # Of a stage torch reads no more than this to find the order of all ranks.
+    sketches: Any = [
+        types.SimpleNamespace(num_stages=count, group_size=ranks, group_rank=0, submod=nn.Module())
+        for _ in range(count // ranks)
+    ]
+    order = make_schedule(name, sketches, micro_batches).pipeline_order
+    assert order is not None
+    kinds = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient"}
+    found: list[list[tuple[int, str, int]]] = []
+    for rank in range(ranks):
+        # A stage takes micro-batches in their order; torch (2.13) numbers those of 1F1B's forward passes from 1.
+        taken = Counter[tuple[int, str]]()
+        found.append([])
+        for action in order[rank]:
+            if action is not None and action.computation_type.value in kinds:
+                what = action.stage_index, kinds[action.computation_type.value]
+                found[-1].append((*what, taken[what]))
+                taken[what] += 1
+    return found
 
 
 def _returned(loss: Tensor, number: Tensor) -> Tensor:

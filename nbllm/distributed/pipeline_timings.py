@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +17,8 @@ from torch import Tensor
 
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.text_table import text_table
-from nbllm.distributed.pipeline_schedule import schedule_kind
+from nbllm.distributed.pipeline_schedule import KINDS, orders, schedule_kind
 
-KINDS = ("forward", "backward", "input gradient", "weight gradient")
 _ROUNDS = 8  # of messages by which clocks are compared
 
 
@@ -27,7 +29,7 @@ class Interval:
     Attributes:
         rank: Of the pipeline.
         stage: Which it computed.
-        kind: One of `KINDS`: a backward pass is whole, or in two parts, of which the weights' gradient can wait.
+        kind: One of `pipeline_schedule.KINDS`.
         micro_batch: Which of the step.
         start: In seconds after the step began.
         end: Likewise.
@@ -136,6 +138,57 @@ class PipelineTimings:
         return draw(self, width)
 
 
+_UNITS = {"forward": 1.0, "backward": 2.0, "input gradient": 1.0, "weight gradient": 1.0}
+
+
+def planned(
+    schedule: str, ranks: int, micro_batches: int, *, costs: Sequence[float] | None = None
+) -> PipelineTimings:
+    """Return how a step would go if nothing but computing took time; nothing is computed.
+
+    Args:
+        schedule: The name of the schedule.
+        ranks: Of the pipeline.
+        micro_batches: Of the step.
+        costs: Of each stage's forward pass, in seconds; a backward pass takes twice as long, and each of its parts as
+            long. None: all stages of a rank take a second together.
+
+    Raises:
+        UserError: There is no such schedule, or it cannot take so many micro-batches.
+    """
+    chunks = schedule_kind(schedule).chunks
+    each = [1 / chunks] * (ranks * chunks) if costs is None else costs
+    waiting = [list(reversed(order)) for order in orders(schedule, ranks, micro_batches)]
+    free, done, intervals = [0.0] * ranks, dict[tuple[int, str, int], float](), list[Interval]()
+    while any(waiting):
+        before = len(done)
+        for rank, order in enumerate(waiting):
+            while order and (ready := _ready(order[-1], done, len(each))) is not None:
+                stage, kind, number = order.pop()
+                start = max(free[rank], ready)
+                free[rank] = done[stage, _direction(kind), number] = start + _UNITS[kind] * each[stage]
+                intervals.append(Interval(rank, stage, kind, number, start, free[rank]))
+        assert len(done) > before, "ranks wait for each other"
+    return PipelineTimings(schedule, ranks, micro_batches, intervals)
+
+
+def _direction(kind: str) -> str:
+    return {"backward": "back", "input gradient": "back"}.get(kind, kind)
+
+
+def _ready(
+    action: tuple[int, str, int], done: Mapping[tuple[int, str, int], float], stages: int
+) -> float | None:
+    """Return when what an action reads is there; None: it is not known yet."""
+    stage, kind, number = action
+    if kind == "forward":
+        return done.get((stage - 1, kind, number)) if stage else 0.0
+    if kind == "weight gradient":
+        return done.get((stage, "back", number))
+    before = (stage, "forward", number) if stage == stages - 1 else (stage + 1, "back", number)
+    return done.get(before)
+
+
 # Okabe and Ito's colours, which colour-blind people can tell apart, as the theme has them.
 _COLOURS = {
     "forward": "var(--nbllm-series-1, #0072b2)",
@@ -167,10 +220,8 @@ def draw(timings: PipelineTimings, width: int) -> Raw:
         f'<text x="{width - 6}" y="{end}" text-anchor="end" fill="currentColor">{1000 * timings.seconds:.1f} ms</text>'
     )
     x = _LEFT
-    for kind in dict.fromkeys(
-        each.kind for each in sorted(timings.intervals, key=lambda each: KINDS.index(each.kind))
-    ):
-        parts.append(f'<rect x="{x}" y="4" width="12" height="12" fill="{_COLOURS[kind]}"/>')
+    for kind in dict.fromkeys(each.kind for each in sorted(timings.intervals, key=lambda each: each.kind)):
+        parts.append(f'<rect x="{x}" y="4" width="12" height="12" fill="{_colour(kind)}"/>')
         parts.append(f'<text x="{x + 17}" y="14" fill="currentColor">{escape(kind)}</text>')
         x += 40 + 7 * len(kind)
     parts.append(f'<rect x="{x}" y="4" width="12" height="12" fill="currentColor" opacity=".07"/>')
@@ -183,12 +234,16 @@ def draw(timings: PipelineTimings, width: int) -> Raw:
     )
 
 
+def _colour(kind: str) -> str:
+    return _COLOURS.get(kind, "currentColor")
+
+
 def _bar(each: Interval, first: float, scale: float) -> str:
     """Return the bar of an interval: forward passes have the whole height, so that kinds differ in more than colour."""
     x, y = _LEFT + (each.start - first) * scale, _TOP + _ROW * each.rank
     wide = max((each.end - each.start) * scale, 0.5)
     short = 0 if each.kind == "forward" else 3
-    colour, ground = _COLOURS[each.kind], "var(--nbllm-ground, #ffffff)"
+    colour, ground = _colour(each.kind), "var(--nbllm-ground, #ffffff)"
     tip = (
         f"{each.kind}, micro-batch {each.micro_batch}, stage {each.stage}: "
         f"{1000 * (each.start - first):.2f} to {1000 * (each.end - first):.2f} ms"
@@ -273,16 +328,19 @@ class Recorder:
 def _clock_offset(group: dist.ProcessGroup, device: torch.device) -> float:
     """Return what this rank's clock is to be added to show what that of the group's first rank shows.
 
-    Each rank in turn asks the first what time it is; of several answers that which came back soonest is taken, and is
-    taken to have been given half way.
+    Processes of one machine have the same clock. Of the others each in turn asks the first what time it is; of several
+    answers that which came back soonest is taken, and is taken to have been given half way.
 
     Source: Cristian 1989, "Probabilistic clock synchronization", Distributed Computing 3.
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
+    own = torch.tensor([_machine()], device=device)
+    machines = [torch.empty_like(own) for _ in range(size)]
+    dist.all_gather(machines, own, group=group)
     message = torch.zeros(1, dtype=torch.float64, device=device)
     found = (float("inf"), 0.0)
     for other in range(1, size):
-        if rank not in (0, other):
+        if rank not in (0, other) or torch.equal(machines[other], machines[0]):
             continue
         peer = dist.get_global_rank(group, other if rank == 0 else 0)
         for _ in range(_ROUNDS):
@@ -297,6 +355,13 @@ def _clock_offset(group: dist.ProcessGroup, device: torch.device) -> float:
             answered = time.perf_counter()
             found = min(found, (answered - asked, _value(message) - (asked + answered) / 2))
     return found[1]
+
+
+def _machine() -> int:
+    """Return a number that this machine has since it was started, and no other."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    name = boot.read_text() if boot.exists() else socket.gethostname()
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
 
 
 def _value(message: Tensor) -> float:
