@@ -16,7 +16,6 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from nbllm.distributed.plan import Plan, RunFacts
 from nbllm.distributed.tensor_regions import Region
 from nbllm.distributed.tensor_shares import Share, check_tensor_parallel, local_shape, shares
-from nbllm.models.block import Block
 from nbllm.models.config import ModelConfig
 from nbllm.models.encoder_decoder import EncoderDecoder
 from nbllm.models.network import Network
@@ -60,6 +59,8 @@ def apply_tensor_parallel(network: Network, mesh: DeviceMesh, *, sequence: bool 
         return
     _distribute(network, mesh, region, by_name)
     for module in network.modules():
+        if isinstance(module, Attention) and sequence:
+            module.register_forward_pre_hook(functools.partial(_note_length, region))
         if isinstance(module, Attention | CrossAttention | MixtureOfExperts) or (
             isinstance(module, FeedForward) and not _is_expert(network, module)
         ):
@@ -68,8 +69,6 @@ def apply_tensor_parallel(network: Network, mesh: DeviceMesh, *, sequence: bool 
         elif isinstance(module, ALiBiPositions):
             each = module.num_heads // region.size
             module.heads = slice(region.rank * each, (region.rank + 1) * each)
-        elif isinstance(module, Block) and sequence:
-            module.register_forward_pre_hook(functools.partial(_note_length, region))
         if sequence and hasattr(module, "numbered_blocks"):
             stack: Any = module
             stack.numbered_blocks = functools.partial(_split_between, region, stack.numbered_blocks)
@@ -181,8 +180,11 @@ def _leave(region: Region, module: nn.Module, given: tuple[Any, ...], out: Tenso
     return region.leave(out)
 
 
-def _note_length(region: Region, block: nn.Module, given: tuple[Tensor, AttentionContext]) -> None:
-    """Let the parts of a block know how many positions a sequence has; before the block, also when it is recomputed."""
+def _note_length(region: Region, attention: nn.Module, given: tuple[Tensor, AttentionContext]) -> None:
+    """Let the parts of a block know how many positions a sequence has.
+
+    Attention is the first of them, also when activation checkpointing computes what is within a block again.
+    """
     positions = given[1].positions
     assert positions is not None
     region.length = _count(positions)

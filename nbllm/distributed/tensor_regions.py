@@ -28,7 +28,7 @@ class Region:
         sequence: Whether between regions each rank holds a part of every sequence (sequence parallelism), not all.
 
     Attributes:
-        length: Tokens of the sequences that now pass; set by the block that they enter.
+        length: Tokens of the sequences that now pass; set by the attention of the block that they enter.
 
     Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (f and g); Korthikanti et al. 2022, arXiv:2205.05198,
         section 4.2 (with parts of sequences).

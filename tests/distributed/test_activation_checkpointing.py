@@ -17,6 +17,7 @@ from nbllm.nn.attention_backends import measuring
 from nbllm.nn.compute.decisions import PLAIN, use_choices
 from nbllm.nn.kernels import FUSED_DTYPES
 from nbllm.objectives.heads import head_cross_entropy
+from tests.distributed import steps
 from tests.distributed.steps import assert_equal_steps, take_steps
 
 KERNELS = PLAIN.replace(fused_kernels=FUSED_DTYPES, onednn_matmuls_from=1)
@@ -190,3 +191,23 @@ def test_a_choice_that_does_not_exist_is_refused(choice):
 def test_checkpointed_steps_of_two_ranks_equal_those_of_one_process(two_ranks, kind, choice, axes):
     found = two_ranks(take_steps, kind, {**axes, "activation_checkpointing": choice})
     assert_equal_steps(found[0], take_steps(kind, {}))
+
+
+def steps_of_shorter_targets(plan):
+    """Take steps with targets that are shorter than what the encoder reads."""
+    whole = steps.make_batch
+
+    def make_batch(*args):
+        made = whole(*args)
+        return made | {name: made[name][:, :21] for name in ("decoder_inputs", "targets")}
+
+    steps.make_batch = make_batch
+    try:
+        return take_steps("encoder_decoder", plan)
+    finally:
+        steps.make_batch = whole
+
+
+def test_stacks_of_unlike_lengths_are_computed_twice_by_tensor_ranks(two_ranks):
+    plan = {"tensor": 2, "sequence": True, "activation_checkpointing": "full"}
+    assert_equal_steps(two_ranks(steps_of_shorter_targets, plan)[0], steps_of_shorter_targets({}))
