@@ -25,7 +25,7 @@ from nbllm.nn.feed_forward import FeedForward
 from nbllm.nn.mixture_of_experts import MixtureOfExperts, Routing
 from nbllm.nn.positions import Places
 from nbllm.nn.positions.alibi import ALiBiPositions
-from nbllm.nn.vocabulary_part import rows_here, split_vocabulary
+from nbllm.nn.vocabulary_part import split_vocabulary
 
 
 def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
@@ -111,10 +111,10 @@ class SplitEmbedding(nn.Embedding):
 
     def forward(self, input: Int[Tensor, "batch position"]) -> Float[Tensor, "batch position hidden"]:
         """Return the embeddings of token ids, the same on all ranks."""
-        part = split_vocabulary(self.weight)
-        assert part is not None
+        weight, part = self.weight, split_vocabulary(self.weight)
+        assert isinstance(weight, DTensor) and part is not None
         rows, inside = part.rows_of(input)
-        found = F.embedding(rows, rows_here(self.weight)).masked_fill(~inside[..., None], 0.0)
+        found = F.embedding(rows, weight.to_local()).masked_fill(~inside[..., None], 0.0)
         return self.tensor_region.sum_parts(found)
 
 

@@ -23,7 +23,14 @@ def test_steps_with_compiled_blocks_equal_those_of_one_process(two_ranks):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["decoder", "encoder_decoder"])
 @pytest.mark.parametrize(
-    "plan", [{"data": 2, "compile": "whole"}, {"context": 2, "compile": "blocks"}], ids=["whole", "context"]
+    "plan",
+    [
+        {"data": 2, "compile": "whole"},
+        {"context": 2, "compile": "blocks"},
+        {"tensor": 2, "sequence": True, "compile": "blocks"},
+        {"tensor": 2, "compile": "whole"},
+    ],
+    ids=["whole", "context", "sequence", "tensor, whole"],
 )
 def test_steps_with_other_compiled_parts_equal_those_of_one_process(two_ranks, kind, plan):
     assert_equal_steps(two_ranks(take_steps, kind, plan, steps=2)[0], take_steps(kind, {}, steps=2))

@@ -178,6 +178,19 @@ def test_lora_of_shared_key_value_heads(four_ranks: Pool) -> None:
     four_ranks(compare_lora, "llama", False)
 
 
+def norm_of_gradients() -> float:
+    """Return the norm of a gradient (3, 4), of which each rank has an element, and one of 12 that both have."""
+    network = build(make_config("llama", num_layers=1, num_heads=2, hidden_size=4, vocab_size=8))
+    layout = lay_out(network, Plan(tensor=2), cast("Any", Group()))
+    mesh = init_device_mesh("cpu", (2,))
+    split = distribute_tensor(torch.tensor([3.0, 4.0]), mesh, [Shard(0)])
+    return layout.norm([split, distribute_tensor(torch.tensor([12.0]), mesh, [Replicate()])])
+
+
+def test_an_element_that_several_ranks_have_counts_once_in_the_norm(two_ranks: Pool) -> None:
+    assert two_ranks(norm_of_gradients) == [13.0, 13.0]
+
+
 def compare_with_zero(sequence: bool, case: str) -> None:
     """Check that torch's `fully_shard` over two data ranks composes with tensor parallelism over two."""
     from torch.distributed.fsdp import fully_shard
