@@ -218,6 +218,7 @@ class OneProcess(Layout):
 
     def forward_backward(self, batches: Sequence[Batch], loss: Loss, divisor: float) -> tuple[float, float]:
         """Take the batches one after the other."""
+        self.parameters()  # are made now at the latest: the network becomes what it computes in
         total, count = 0.0, 0.0
         for number, batch in enumerate(batches, 1):
             self._begin_pass(is_last=number == len(batches))
