@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nbllm.models.config import ModelConfig
 
 SCHEDULES = ("1f1b", "gpipe", "interleaved", "zero_bubble")
-PRECISIONS = ("float32", "bfloat16", "float16", "float8")
+PRECISIONS = ("float32", "bfloat16", "float16")
 OFFLOADS = ("none", "cpu", "disk")
 COMPILES = ("none", "blocks", "whole")
 CHECKPOINTINGS = ("none", "full", "selective")

@@ -8,7 +8,7 @@ from nbllm.core.errors import UserError
 from nbllm.nn.compute.decisions import bfloat16_ratio, training_dtype
 from nbllm.nn.compute.profile import MachineProfile
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device(name: str) -> str:

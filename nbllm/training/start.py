@@ -116,6 +116,8 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     check_travels(settings, place)
     plan = Plan() if plan is None else plan
     sized = plan.sized(processes_of(place))
+    if plan.precision is not None:
+        settings = settings.replace(precision=plan.precision)
     sized.check(lm.config, settings)
     check_network(settings, lm.model)  # before the text is read
     if replace:

@@ -23,6 +23,7 @@ from nbllm.nn.mixture_of_experts import record_routing
 from nbllm.objectives import Batch, Objective
 from nbllm.objectives.measures import means_of, recorded_measures, reported_by
 from nbllm.training.config import TrainConfig
+from nbllm.training.loss_scaling import next_scale
 from nbllm.training.optim import Optimizer
 from nbllm.training.schedules import schedule_factor
 from nbllm.training.train_state import TrainState
@@ -99,18 +100,20 @@ class Stepper:
         self.configure(values)
         # The count of all batches is known only when the last one is made, so until then the losses are divided by
         # the count of an objective that counts every token. Where that was right there is nothing left to do.
+        is_scaled = self.layout.dtype == torch.float16
+        scale = state.loss_scale if is_scaled else 1.0
         sequences = self._sequences(state)
         expected = sequences * self.config.sequence_length
         batches = self._batches(state.position, sequences)
         with recorded_measures() as measures:
             sums = torch.tensor(
-                self.layout.forward_backward(batches, self._loss, expected), dtype=torch.float64
+                self.layout.forward_backward(batches, self._loss, expected / scale), dtype=torch.float64
             )
         measured = measures.to_tensor(names := reported_by(self.objective))
         self.layout.sum([sums, measured])
         total, count = sums.tolist()
-        if count not in (0, expected):
-            optimizer.scale_gradients(expected / count)
+        if (factor := (expected / count if count else 1.0) / scale) != 1:
+            optimizer.scale_gradients(factor)
         mean = total / count if count else math.nan
         norm = optimizer.clip(values["clip"])
         lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape(values["steps"]))
@@ -119,6 +122,11 @@ class Stepper:
             optimizer.configure(lr=lr, **{name: values[name] for name in self.config.optimizer_settings})
             optimizer.step()
         optimizer.zero_grad()
+        # Above 1, gradients that are not finite are the scale's fault: that of the next step is smaller.
+        overflowed = scale > 1 and math.isfinite(mean) and not math.isfinite(norm)
+        if is_scaled:
+            scale, steps = next_scale(scale, state.scaled_steps, overflowed=overflowed)
+            state = state.replace(loss_scale=scale, scaled_steps=steps)
         seconds = time.perf_counter() - began
         tokens = sequences * self.source.stride
         after = state.replace(
@@ -126,7 +134,7 @@ class Stepper:
             position=state.position + sequences,
             tokens=state.tokens + tokens,
             seconds=state.seconds + seconds,
-            bad_steps=0 if good else state.bad_steps + 1,
+            bad_steps=0 if good or overflowed else state.bad_steps + 1,
         )
         return StepResult(
             state=after, loss=mean, lr=lr, grad_norm=norm, tokens_per_second=tokens / seconds, good=good,

@@ -16,6 +16,7 @@ from nbllm.core.io import atomic_directory
 from nbllm.models.tensor_shards import OBJECTIVE, is_sharded, shards_of
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.runs.checkpoint import load_state
+from nbllm.training.loss_scaling import INITIAL_SCALE
 from nbllm.training.sharded_state import names_of_adapters, read_parts
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class TrainState(Config):
         tokens: Tokens trained on.
         seconds: Time spent in training steps.
         bad_steps: Steps in a row that were skipped, their loss or gradient not finite.
+        loss_scale: By what the loss of the next step is multiplied in float16.
+        scaled_steps: Steps in a row that did not overflow at this scale.
         values: The settings as they are now.
         frozen: Patterns of the frozen parameters.
         data_size: Data ranks that the run began on. With batch size and accumulation it says how many sequences make
@@ -48,6 +51,8 @@ class TrainState(Config):
     tokens: int = 0
     seconds: float = 0.0
     bad_steps: int = 0
+    loss_scale: float = INITIAL_SCALE
+    scaled_steps: int = 0
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     data_size: int = 1

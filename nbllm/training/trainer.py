@@ -354,7 +354,11 @@ class Trainer(Session):
             seconds=self.state.seconds,
             **dict[str, Any](result.measured),
         )
-        if not result.good:
+        if not result.good and not self.state.bad_steps:
+            scale = f"{self.state.loss_scale:g}"
+            text = f"step skipped: a gradient is beyond float16's range; the loss is multiplied by {scale} from now on"
+            self.emit("warning", text=text)
+        elif not result.good:
             text = f"step skipped: loss {result.loss}, gradient norm {result.grad_norm}"
             self.emit("warning", text=f"{text} ({self.state.bad_steps} in a row)")
 
