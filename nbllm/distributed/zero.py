@@ -201,11 +201,8 @@ class FullySharded(OneProcess):
         policy = MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
-        modules = [*blocks_of(network), self.loss_module]
-        for number, module in enumerate(modules, 1):
-            # What is computed last is the first that the backward pass needs.
-            gathered_anew = plan.zero == 3 and number < len(modules) - 1
-            fully_shard(module, mesh=over, mp_policy=policy, reshard_after_forward=gathered_anew)
+        for module in [*blocks_of(network), self.loss_module]:
+            fully_shard(module, mesh=over, mp_policy=policy, reshard_after_forward=plan.zero == 3)
             sharded = cast("FSDPModule", module)
             sharded.set_gradient_divide_factor(1.0)  # summed: the loss is divided by what counts on all ranks
             sharded.set_force_sum_reduction_for_comms(True)
