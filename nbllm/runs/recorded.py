@@ -16,6 +16,7 @@ from nbllm.runs.checkpoint import CheckpointInfo
 from nbllm.runs.events import Event, EventReader, is_count
 from nbllm.runs.liveness import LIVE, judge
 from nbllm.runs.rank_logs import log_end, ranks_with_logs
+from nbllm.runs.rank_states import RankState, rank_states
 from nbllm.runs.reader import RunReader
 from nbllm.runs.settings import SettingTable, declared_limits
 from nbllm.runs.summary import RunSummary, parent_of, planned_steps, summarize
@@ -113,6 +114,11 @@ class RecordedRun:
     def cannot(self) -> dict[str, str]:
         """What its loop cannot do, by action ("rewind", "evaluate", "fork", ...), with the reasons."""
         return declared_limits(self.record)
+
+    @property
+    def ranks(self) -> list[RankState]:
+        """How the processes of a run that several train are doing, by their newest report; of one process: empty."""
+        return rank_states(self.timeline.ranks)
 
     @property
     def checkpoints(self) -> list[CheckpointInfo]:

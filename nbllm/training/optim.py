@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -66,6 +66,11 @@ class Optimizer:
         """Drop all gradients."""
         self.layout.drop_gradients()
 
+    def held_bytes(self) -> tuple[int, int, int]:
+        """Return the bytes that this rank holds: of weights (float32 and what is computed with), gradients, state."""
+        weights = [*self.layout.network.parameters(), *self.masters.values()]
+        return _memory_of(weights), _memory_of(self.gradients()), _memory_of(self.state().values())
+
     def state(self) -> dict[str, Tensor]:
         """Return the optimizer's state by name, `<key>.<parameter>`: for AdamW the keys exp_avg, exp_avg_sq, step.
 
@@ -98,3 +103,9 @@ class Optimizer:
             value = value.to(master.device, copy=True)
             whole = self.inner.keeps_whole_state
             self.inner.state[master][key] = value if whole else placed_like(master, value)
+
+
+def _memory_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of memory that tensors lie in, or this rank's parts of them; what several share counts once."""
+    storages = (local_part(each).untyped_storage() for each in tensors)
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -25,6 +25,7 @@ from nbllm.objectives.measures import means_of, recorded_measures, reported_by
 from nbllm.training.config import TrainConfig
 from nbllm.training.loss_scaling import next_scale
 from nbllm.training.optim import Optimizer
+from nbllm.training.rank_report import NO_REPORT, RankReport
 from nbllm.training.schedules import schedule_factor
 from nbllm.training.train_state import TrainState
 
@@ -68,10 +69,12 @@ class Stepper:
     Attributes:
         folder: The run's directory, for what is kept there beside events and checkpoints; None: there is none.
         lm: The model that the network is part of, for its adapters; None: there are none.
+        report: What this rank tells of itself.
     """
 
     folder: Path | None = None
     lm: LM | None = None
+    report: RankReport = NO_REPORT
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class Stepper:
         mean = total / count if count else math.nan
         norm = optimizer.clip(values["clip"])
         lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape(values["steps"]))
+        self.report.see(optimizer, state.step)
         good = math.isfinite(mean) and math.isfinite(norm)
         if good:
             optimizer.configure(lr=lr, **{name: values[name] for name in self.config.optimizer_settings})

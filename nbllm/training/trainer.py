@@ -287,7 +287,7 @@ class Trainer(Session):
             objective, self.optimizer, source, self.config, self._device
         )
         self.stepper.folder, self.stepper.lm = self.path, self.lm
-        self.report = RankReport(self.ranks, self.journal, self._device)
+        self.report = self.stepper.report = RankReport(self.ranks, self.journal, self._device)
         self.validation = Validation.of(self.record["data"]["validation"], objective, self.config)
         self.begin(timeline, newest, problems, choices)
         if self.layout.note is not None:

@@ -138,6 +138,7 @@ class CardMaker:
                     "seconds": finite(state.seconds),
                     "computing": finite(state.computing),
                     "slow": state.is_slow,
+                    "held": [finite(state.weights), finite(state.gradients), finite(state.optimizer)],
                 }
                 for state in rank_states(timeline.ranks)
             ],

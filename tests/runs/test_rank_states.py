@@ -39,6 +39,13 @@ def test_entries_that_are_no_numbers_are_unknown():
     assert math.isnan(states[0].memory) and math.isnan(states[1].memory) and math.isnan(states[0].seconds)
 
 
+def test_what_is_held_may_be_told_or_not():
+    assert math.isnan(rank_states(report(weights=[1.0]))[0].weights)
+    states = rank_states(report(weights=[4, 4], gradients=[4, 2], optimizer=["x", 8]))
+    assert [state.gradients for state in states] == [4, 2]
+    assert math.isnan(states[0].optimizer) and states[1].optimizer == 8
+
+
 def test_a_new_session_may_have_other_ranks():
     timeline = Timeline([report()])
     assert timeline.ranks["step"] == 7

@@ -16,7 +16,6 @@ from nbllm.core.machine import usable_cores
 from nbllm.nn.compute.decisions import num_threads
 from nbllm.nn.compute.profile import machine_profile
 from nbllm.runs.process import is_alive
-from nbllm.runs.rank_states import rank_states
 from nbllm.training.supervisor import Supervisor
 from nbllm.widgets.card import CardMaker
 from tests.training.launches import processes_of, python_path, ranks_of, wait_until
@@ -73,9 +72,14 @@ def test_two_processes_train_as_one_that_accumulates_twice(undisturbed, make_lm,
 
 
 def test_each_rank_tells_of_its_memory_and_of_its_waiting(undisturbed):
-    states = rank_states(undisturbed.timeline.ranks)
+    states = undisturbed.ranks
     assert [state.rank for state in states] == [0, 1]
     assert all(state.memory > 50e6 and 0 < state.computing <= state.seconds for state in states)
+    weights = 4 * nb.load(undisturbed).num_parameters
+    for state in states:  # each holds all of it: data parallel
+        assert state.weights == weights
+        assert state.gradients == pytest.approx(weights, rel=0.01)
+        assert state.optimizer == pytest.approx(2 * weights, rel=0.01)
     assert "2 ranks, step" in undisturbed._repr_html_()
 
 

@@ -3,7 +3,8 @@
 import { element, formatBytes, formatCount, formatDuration } from "./common.js";
 import { disclosure, keyed, setAttribute, setShown, setText } from "./dom.js";
 
-/** @typedef {{rank: number, memory: number | null, seconds: number | null, computing: number | null, slow: boolean}} Rank */
+/** @typedef {{rank: number, memory: number | null, seconds: number | null, computing: number | null, slow: boolean,
+ *   held?: (number | null)[]}} Rank */
 
 export class RanksPart {
   /** @param {import("./dom.js").PanelContext} panel */
@@ -43,10 +44,13 @@ function makeRow() {
 }
 
 /** @param {any} row @param {Rank} rank @param {number} most bytes of the rank that holds most */
-function updateRow(row, { rank, memory, seconds, computing, slow }, most) {
+function updateRow(row, { rank, memory, seconds, computing, slow, held: parts = [] }, most) {
   const [name, held, took, { firstChild: times }, note] = row.children;
   setText(name, rank);
   setText(held.firstChild, formatBytes(memory));
+  const [weights, gradients, optimizer] = parts;
+  const among = weights == null ? null : `among it weights ${formatBytes(weights)}, gradients ${formatBytes(gradients)}, optimizer ${formatBytes(optimizer)}`;
+  setAttribute(held, "title", among);
   fill(held.lastChild, memory == null || !most ? 0 : memory / most);
   setText(took, formatDuration(seconds));
   const share = computing == null || !seconds ? null : Math.min(1, computing / seconds);
