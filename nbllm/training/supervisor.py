@@ -110,13 +110,14 @@ class Supervisor:
             if self.asked_at is None:
                 continue
             if not told:
-                told = _signal_ranks(signal.SIGINT)
+                told = _tell_ranks_to_end()
             deaf = not (folder / ENDING).exists() and time.monotonic() - self.asked_at > DEAF_SECONDS
             if self.asked_twice or deaf:
-                _signal_ranks(signal.SIGKILL)
+                _kill_ranks()
         return codes
 
     def _train_by_elastic(self, folder: Path, codes: dict[int, int]) -> None:
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -130,6 +131,7 @@ class Supervisor:
             rdzv_configs={"is_host": True},
             local_addr=LOOPBACK,
             max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # files of its own, which go with the folder
         )
         arguments = ["-m", "nbllm.training.worker", str(self.path), "--supervised", str(folder)]
         arguments += ["--threads", str(self.num_threads), *self.options]
@@ -164,13 +166,20 @@ class Supervisor:
             writer.write(kind, max(at, step or 0), **fields)
 
 
-def _signal_ranks(number: signal.Signals) -> bool:
-    """Send a signal to all ranks; return whether there were any."""
+def _tell_ranks_to_end() -> bool:
+    """Interrupt all ranks, of which rank 0 listens; return whether there were any."""
     ranks = psutil.Process().children()
     for rank in ranks:
         with contextlib.suppress(psutil.NoSuchProcess):
-            rank.send_signal(number)
+            rank.send_signal(signal.SIGINT)
     return bool(ranks)
+
+
+def _kill_ranks() -> None:
+    """Kill the ranks with all that they have started: elastic makes each the first of a group."""
+    for rank in psutil.Process().children():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(rank.pid, signal.SIGKILL)
 
 
 def _loopback_interface() -> str | None:

@@ -143,6 +143,8 @@ def _end_with(supervisor: int) -> None:
     def watch() -> None:
         while os.getppid() == supervisor:
             time.sleep(LOOK_SECONDS)
+        if os.getpgrp() == os.getpid():  # with all that this process has started
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, name="watch the supervisor", daemon=True).start()
