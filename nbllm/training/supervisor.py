@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -32,7 +32,7 @@ from nbllm.runs.presence import Presence
 from nbllm.runs.skim import newest_session
 from nbllm.runs.store import read_record
 from nbllm.training.failures import Failure, described, first_cause, read_failures
-from nbllm.training.worker import CODE, ENDING
+from nbllm.training.worker import CODE, ENDING, leave
 
 LOOPBACK = "127.0.0.1"
 LOOK_SECONDS = 0.1
@@ -189,7 +189,7 @@ def _loopback_interface() -> str | None:
     return None
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> NoReturn:
     """Train the run that is named by the launch that is given as JSON; the ranks are given what follows."""
     path, launch = Path(arguments[0]), Launch.from_dict(json.loads(arguments[1]))
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # what it says is recorded here
@@ -203,8 +203,8 @@ def main(arguments: list[str]) -> int:
             os.environ["GLOO_SOCKET_IFNAME"] = interface
         os.environ["OMP_NUM_THREADS"] = str(supervisor.num_threads)
         supervisor.run()
-    return 0
+    leave(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

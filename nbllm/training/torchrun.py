@@ -6,9 +6,7 @@ There is no supervisor here: rank 0 holds the run and records what happens to it
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -26,7 +24,7 @@ from nbllm.runs.store import RECORD, check_name
 from nbllm.training.failures import described, first_cause, read_failures, report_failure
 from nbllm.training.from_file import start_from_file
 from nbllm.training.trainer import Trainer
-from nbllm.training.worker import print_to_log
+from nbllm.training.worker import leave, print_to_log
 
 CAUSE_SECONDS = 3.0  # until a rank that has failed must have said so
 
@@ -82,8 +80,7 @@ def train_as_rank(find: Callable[[], Path]) -> None:
             trainer.run()
         except BaseException:
             traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)  # threads of libraries would keep it alive, while the other ranks wait for it
+            leave(1)
 
 
 class RankTrainer(Trainer):

@@ -10,13 +10,14 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from nbllm.distributed.plan import Plan
@@ -86,7 +87,7 @@ def _train_for_supervisor(path: Path, folder: Path, threads: int | None, plan: P
     rank = int(os.environ["RANK"])
     if rank > 0:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with(os.getppid())
+    _end_with(os.getppid(), folder)
     trainer: Trainer | None = None
 
     def end(number: int, frame: object) -> None:
@@ -114,13 +115,20 @@ def _train_for_supervisor(path: Path, folder: Path, threads: int | None, plan: P
             if rank == 0:
                 signal.signal(signal.SIGINT, end)
             trainer.run()
+        leave(0)
     except BaseException as error:
         from nbllm.training.failures import report_failure
 
         traceback.print_exc()
-        sys.stderr.flush()
         report_failure(folder, rank, error, 0 if trainer is None else trainer.reached)
-        os._exit(1)  # threads of libraries would keep it alive, while the other ranks wait for it
+        leave(1)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process at once: threads of libraries could keep it alive, and torch takes seconds to be taken apart."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def print_to_log(path: Path, rank: int) -> None:
@@ -137,13 +145,14 @@ def print_to_log(path: Path, rank: int) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
-def _end_with(supervisor: int) -> None:
-    """End this process as soon as its supervisor has gone: nobody would start or stop it any more."""
+def _end_with(supervisor: int, folder: Path) -> None:
+    """End this process, and what it has started, as soon as its supervisor has gone; remove that one's folder."""
 
     def watch() -> None:
         while os.getppid() == supervisor:
             time.sleep(LOOK_SECONDS)
-        if os.getpgrp() == os.getpid():  # with all that this process has started
+        shutil.rmtree(folder, ignore_errors=True)
+        if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
