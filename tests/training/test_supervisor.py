@@ -157,10 +157,10 @@ def test_an_error_of_one_rank_ends_all_and_is_the_one_that_is_shown(
     code = """
 from nbllm.training.step import Stepper
 batch = Stepper.batch
-def at_fault(self, position):
+def at_fault(self, position, *rest):
     if position >= 13:
         raise ValueError("no such batch")
-    return batch(self, position)
+    return batch(self, position, *rest)
 Stepper.batch = at_fault
 """
     monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "site", code, rank=1))
@@ -186,10 +186,10 @@ HANGING = """
 import time
 from nbllm.training.step import Stepper
 batch = Stepper.batch
-def hangs(self, position):
+def hangs(self, position, *rest):
     while position >= 13:
         time.sleep(1)
-    return batch(self, position)
+    return batch(self, position, *rest)
 Stepper.batch = hangs
 """
 
