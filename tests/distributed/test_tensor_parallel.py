@@ -78,6 +78,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bloom": {"family": "bloom", "positions": "alibi", "embedding_norm": True},
     "gopher": {**_LLAMA, "positions": "transformer_xl", "num_kv_heads": 4},
     "glm": {"family": "glm", "network": "prefix_decoder", "positions": "learned_2d"},
+    "reward": {**_LLAMA, "tie_embeddings": True, "score_head": True},
     "mixtral": {**_LLAMA, "family": "mixtral", "num_experts": 3, "experts_per_token": 2, "router_loss_weight": 0.1},
 }  # fmt: skip
 
@@ -113,6 +114,9 @@ def loss_and_count(network: Network, length: int = 11) -> tuple[Tensor, float]:
         batch |= {name: batch[name][:, 2:] for name in ("decoder_inputs", "targets")}
         batch["mask"] = torch.ones(2, length, dtype=torch.bool)
         batch["mask"][1, -3:] = False
+    if network.config.score_head:
+        scores: Any = network
+        return scores.scores(batch["inputs"], torch.tensor([length, length - 3])).square().sum(), 2
     with record_routing() as routing:
         objective: Any = OBJECTIVES[kind]
         loss, count = objective.loss(objective.__new__(objective), network, batch)

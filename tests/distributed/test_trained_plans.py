@@ -17,6 +17,7 @@ PLANS = {
     "zero 1": {"zero": 1},
     "zero 2": {"zero": 2},
     "zero 3": {"zero": 3, "activation_checkpointing": "full"},
+    "sequence": {"tensor": 2, "sequence": True},
     "pipeline": {"pipeline": 2},
 }
 SETTINGS = {
@@ -87,10 +88,10 @@ def alone(prepare):
 @pytest.mark.parametrize("settings", PLANS.values(), ids=PLANS)
 def test_a_run_under_a_plan_is_that_of_one_process(two_ranks, prepare, alone, settings):
     name = "-".join(map(str, ["plan", *settings.values()]))
-    plan = nb.Plan(
-        **settings
-    )  # a pipeline reads the batches of a step one after the other, as one process does
-    path = prepare(name, where=nb.Launch(processes=2), plan=plan, accumulation=plan.pipeline, rules=rules())
+    plan = nb.Plan(**settings)
+    # Ranks that hold one replica together read the batches of a step one after the other, as one process does.
+    accumulation = plan.model_ranks
+    path = prepare(name, where=nb.Launch(processes=2), plan=plan, accumulation=accumulation, rules=rules())
     two_ranks(train, str(path))
     run = Run(path)
     assert run.state == "finished"
