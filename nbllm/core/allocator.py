@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 # Parameters of glibc's mallopt(3), and its defaults, which are restored afterwards.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 << 20}
 _DEFAULT = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10}
 
@@ -47,6 +47,28 @@ def kept_memory() -> Iterator[bool]:
             if _users == 0:
                 _set(library, _DEFAULT)
                 library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def returned_memory() -> Iterator[bool]:
+    """Within the context, large blocks that are freed are given back to the system at once, whatever their order.
+
+    By default glibc begins to keep blocks of up to 32 MiB, and of those that were freed between others the system gets
+    nothing back: where memory is short that can be several times what is in use. A `kept_memory` of another thread
+    goes before.
+
+    Yields:
+        Whether it took effect: False where the C library is not glibc.
+    """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield library is not None
+    finally:
+        if library is not None:
+            library.mallopt(_MMAP_THRESHOLD, 128 << 10)
+            library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

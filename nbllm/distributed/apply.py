@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import torch
 
-from nbllm.core.errors import UserError
 from nbllm.distributed.activation_checkpointing import checkpoint_activations
 from nbllm.distributed.compilation import compile_network
 from nbllm.distributed.context_parallel import apply_context_parallel, share_loss
 from nbllm.distributed.data_parallel import DataParallel
 from nbllm.distributed.layout import Layout, OneProcess, copy_without_weights
 from nbllm.distributed.mesh import Mesh
+from nbllm.distributed.offload import DiskOffload
 from nbllm.distributed.pipeline_parallel import Division, PipelineParallel
 from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks
+from nbllm.distributed.scratch import Scratch
 from nbllm.distributed.tensor_parallel import apply_tensor_parallel
 from nbllm.distributed.zero import FullySharded, OptimizerSharded
 from nbllm.models.network import Network
 
 
-def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = torch.float32) -> Layout:
+def lay_out(
+    network: Network,
+    plan: Plan,
+    ranks: Ranks,
+    *,
+    dtype: torch.dtype = torch.float32,
+    scratch: Scratch | None = None,
+) -> Layout:
     """Lay a network over ranks, in place; all of them call this at once, with equal weights.
 
     Args:
@@ -27,15 +38,19 @@ def lay_out(network: Network, plan: Plan, ranks: Ranks, *, dtype: torch.dtype = 
         plan: How.
         ranks: The processes of torch.distributed's default group, or a single one.
         dtype: What it computes in; its parameters are trained in float32.
+        scratch: Where what is offloaded to disk lies, as the network should; None: the folder of temporary files.
 
     Raises:
         UserError: The plan needs another number of ranks, or the network cannot be laid out so.
     """
     plan = plan.sized(ranks.size)
-    _refuse_missing(plan)
     if ranks.size == 1:
         note = _compute_blocks(network, plan)
-        alone = OneProcess(network, plan, ranks, dtype=dtype)
+        if plan.offload == "disk":
+            scratch = Scratch(Path(tempfile.gettempdir())) if scratch is None else scratch
+            alone: OneProcess = DiskOffload(network, plan, ranks, dtype=dtype, scratch=scratch)
+        else:
+            alone = OneProcess(network, plan, ranks, dtype=dtype)
         alone.note = note
         return alone
     mesh = Mesh(plan, network.device.type)
@@ -61,11 +76,3 @@ def _compute_blocks(network: Network, plan: Plan) -> str | None:
     """Say how blocks are computed; return what a person should know of it before the first step."""
     checkpoint_activations(network, plan.activation_checkpointing)
     return compile_network(network, plan.compile)
-
-
-def _refuse_missing(plan: Plan) -> None:
-    """Refuse what no technique here does yet."""
-    default = Plan(data=plan.data)
-    for name in ("offload",):
-        if getattr(plan, name) != getattr(default, name):
-            raise UserError(f"Plan({name}={getattr(plan, name)!r}) cannot be applied yet.", where="plan")

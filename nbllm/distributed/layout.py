@@ -78,6 +78,15 @@ class Layout(ABC):
     def publish(self) -> None:
         """Let the network compute with what `parameters` now hold."""
 
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer of `parameters` update them, and the network compute with them."""
+        optimizer.step()
+        self.publish()
+
+    def allocating(self) -> contextlib.AbstractContextManager[None]:
+        """Within the context, large tensors are made where the plan keeps them; by default, in memory."""
+        return contextlib.nullcontext()
+
     @abstractmethod
     def drop_gradients(self) -> None:
         """Drop all gradients."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nbllm.core.errors import UserError
+from nbllm.core.quantities import size
 from nbllm.distributed.layout import OneProcess
 from nbllm.distributed.loss_module import Batch, Loss
 from nbllm.distributed.plan import Plan, RunFacts
@@ -21,12 +24,62 @@ if TYPE_CHECKING:
 
 
 def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
-    """Check that what is to be offloaded can be: to disk by one process."""
+    """Check that what is to be offloaded can be: to disk by one process, to the CPU by several that share it out."""
+    if plan.offload == "cpu" and not plan.is_sharded:
+        raise UserError(
+            "offload='cpu' keeps the parts of each rank in the CPU's memory; this plan shares out no parameters.",
+            where="plan",
+            hint="Set zero=3 and launch two processes or more.",
+        )
     if plan.offload == "disk" and plan.ranks != 1:
         raise UserError(
             f"offload='disk' is for one process, and the plan has {plan.ranks}.",
             where="plan",
             hint="Several processes share out what they hold with zero=3.",
+        )
+
+
+def check_device(plan: Plan, device: str) -> None:
+    """Check that something can be offloaded from a device.
+
+    Raises:
+        UserError: It cannot; the reason and what to change are named.
+    """
+    if plan.offload == "cpu" and device == "cpu":
+        raise UserError(
+            "offload='cpu' moves what a GPU does not need just now to the CPU's memory; this run is on the CPU.",
+            where="plan",
+            hint="Leave it out, or use offload='disk' for a model that does not fit in memory.",
+        )
+    if plan.offload == "disk" and device != "cpu":
+        raise UserError(
+            f"offload='disk' is for a model that is trained on the CPU; this run is on {device!r}.",
+            where="plan",
+            hint="Set device='cpu', or leave offload out.",
+        )
+
+
+def check_space(folder: Path, num_elements: int, precision: str, state_bytes: float) -> None:
+    """Check that a disk has space for all that is offloaded to it.
+
+    Args:
+        folder: On the disk; it exists.
+        num_elements: Elements of all parameters.
+        precision: What the network computes in; "auto" may turn out as another dtype than float32.
+        state_bytes: What the optimizer keeps, in bytes for each element.
+
+    Raises:
+        UserError: It has not; both figures are given.
+    """
+    weights = 4.0 if precision == "float32" else 6.0  # the masters, and what it computes with
+    needed = round(num_elements * (weights + 4.0 + state_bytes))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"Offloading needs {size(needed)} on the disk, for weights, gradients and the optimizer's state; "
+            f"{size(free)} are free.",
+            where=folder,
+            hint="Free space on this disk, or keep the run on another: nb.train(..., folder=...).",
         )
 
 

@@ -22,7 +22,14 @@ CHECKPOINTINGS = ("none", "full", "selective")
 
 # The modules of this package that say what a plan asks of a model and of a run: each has a function
 # `check(plan, model, run)`, which raises `UserError` with the reason where the plan cannot work.
-TECHNIQUES = ("data_parallel", "zero", "tensor_parallel", "pipeline_parallel", "context_parallel")
+TECHNIQUES = (
+    "data_parallel",
+    "zero",
+    "tensor_parallel",
+    "pipeline_parallel",
+    "context_parallel",
+    "offload",
+)
 
 
 class RunFacts(Protocol):

@@ -7,12 +7,10 @@ import ctypes
 import math
 import mmap
 import os
-import queue
-import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from nbllm.core.errors import RunError
 from nbllm.core.quantities import size
 
 _SMALL = 1 << 18  # bytes; what is smaller stays in memory
-_PREFETCH_PIECE = 8 << 20  # bytes that are requested by one call
 
 
 class Scratch:
@@ -41,8 +38,7 @@ class Scratch:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._wanted: queue.SimpleQueue[Tensor | None] = queue.SimpleQueue()
-        self._prefetcher: threading.Thread | None = None
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="offload")
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a tensor of zeros; it takes no memory, and its space on the disk is reserved.
@@ -58,7 +54,7 @@ class Scratch:
             with os.fdopen(descriptor, "r+b"):
                 # A file that only seemed to have the space would end the process when the disk is full.
                 os.posix_fallocate(descriptor, 0, max(num_bytes, 1))
-            storage = torch.UntypedStorage.from_file(path, shared=True, nbytes=num_bytes)
+            storage: Any = torch.UntypedStorage.from_file(path, shared=True, nbytes=num_bytes)
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             raise RunError(
@@ -82,44 +78,16 @@ class Scratch:
             yield
 
     def prefetch(self, tensors: Iterable[Tensor]) -> None:
-        """Let the system read tensors of a scratch, or parts of them, in the background."""
-        if _madvise is None:
-            return
-        if self._prefetcher is None:
-            self._prefetcher = threading.Thread(
-                target=_read_ahead, args=(self._wanted,), name="prefetch offloaded tensors", daemon=True
-            )
-            self._prefetcher.start()
-        for tensor in tensors:
-            self._wanted.put(tensor)
-
-    def close(self) -> None:
-        """End the prefetching; the tensors remain."""
-        if self._prefetcher is not None:
-            self._wanted.put(None)
-            self._prefetcher.join()
-            self._prefetcher = None
-
-
-def check_space(folder: Path, num_bytes: int) -> None:
-    """Check that a disk has space for offloaded tensors.
-
-    Raises:
-        RunError: It has not; both figures are given.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise RunError(
-            f"Offloading needs {size(num_bytes)} on the disk; {size(free)} are free.",
-            where=folder,
-            hint="Free space on this disk, or keep the run on another: nb.train(..., folder=...).",
-        )
+        """Let a thread read tensors of a scratch, or parts of them, into memory."""
+        if _madvise is not None:
+            for tensor in tensors:
+                self._reader.submit(_read, tensor)
 
 
 _aten = torch.ops.aten
 _EMPTY = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty}
 _ZEROS = {_aten.zeros, _aten.zeros_like, _aten.new_zeros}
-_COPIES = {_aten.clone, _aten._to_copy}
+_COPIES = {_aten.clone, _aten._to_copy, _aten.cat}
 
 
 class _Allocating(TorchDispatchMode):
@@ -137,27 +105,34 @@ class _Allocating(TorchDispatchMode):
         operation = func.overloadpacket
         if operation not in self._operations:
             return func(*args, **kwargs)
-        first = args[0]
-        like = first if isinstance(first, Tensor) else None
-        shape = first if like is None else like.shape
-        if operation in (_aten.new_zeros, _aten.new_empty):
-            shape = args[1]
-        dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
-        device = kwargs.get("device") or (torch.get_default_device() if like is None else like.device)
-        if torch.device(device).type != "cpu" or math.prod(shape) * dtype.itemsize < _SMALL:
+        shape, dtype, device = _result(operation, args, kwargs)
+        if device.type != "cpu" or math.prod(shape) * dtype.itemsize < _SMALL:
             return func(*args, **kwargs)
         made = self._make(shape, dtype)
-        return made.copy_(first) if operation in _COPIES else made
+        if operation is _aten.cat:
+            return torch.cat(*args, out=made)
+        return made.copy_(args[0]) if operation in _COPIES else made
 
 
-def _read_ahead(wanted: queue.SimpleQueue[Tensor | None]) -> None:
-    while (tensor := wanted.get()) is not None:
-        start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-        end = tensor.data_ptr() + tensor.nbytes
-        for piece in range(start, end, _PREFETCH_PIECE):
-            assert _madvise is not None
-            _madvise(piece, min(_PREFETCH_PIECE, end - piece), mmap.MADV_WILLNEED)
-        del tensor
+def _result(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[int], torch.dtype, torch.device]:
+    """Return shape, dtype and device of what an operation makes."""
+    first = args[0][0] if operation is _aten.cat else args[0]
+    if not isinstance(first, Tensor):  # a shape
+        device = torch.device(kwargs.get("device") or "cpu")
+        return list(args[0]), kwargs.get("dtype") or torch.get_default_dtype(), device
+    shape = list(args[1] if operation in (_aten.new_zeros, _aten.new_empty) else first.shape)
+    if operation is _aten.cat:
+        dim = args[1] if len(args) > 1 else 0
+        shape[dim] = sum(each.shape[dim] for each in args[0])
+    return shape, kwargs.get("dtype") or first.dtype, torch.device(kwargs.get("device") or first.device)
+
+
+def _read(tensor: Tensor) -> None:
+    start = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    if _madvise is not None:
+        _madvise(start, tensor.data_ptr() + tensor.nbytes - start, mmap.MADV_WILLNEED)
 
 
 def _find_madvise() -> Callable[[int, int, int], int] | None:

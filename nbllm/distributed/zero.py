@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, Shard
 
 from nbllm.core.errors import UserError
@@ -201,8 +207,17 @@ class FullySharded(OneProcess):
         policy = MixedPrecisionPolicy(
             param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
+        offload = OffloadPolicy()
+        if plan.offload == "cpu":
+            offload = CPUOffloadPolicy(pin_memory=network.device.type == "cuda")
         for module in [*blocks_of(network), self.loss_module]:
-            fully_shard(module, mesh=over, mp_policy=policy, reshard_after_forward=plan.zero == 3)
+            fully_shard(
+                module,
+                mesh=over,
+                mp_policy=policy,
+                offload_policy=offload,
+                reshard_after_forward=plan.zero == 3,
+            )
             sharded = cast("FSDPModule", module)
             sharded.set_gradient_divide_factor(1.0)  # summed: the loss is divided by what counts on all ranks
             sharded.set_force_sum_reduction_for_comms(True)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,40 @@ from nbllm.core.io import open_regular
 
 _LENGTH = 8  # bytes before the header, which say its length
 _PIECE = 1 << 21  # bytes
+
+
+# By the names of safetensors; those that networks and optimizers hold.
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file by name, each read when it is looked up, into memory of its own.
+
+    Raises:
+        WeightsError: It is no whole safetensors file, or holds values that are not finite.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stack = ExitStack()
+        self._file = TensorFile(path, self._stack)
+
+    def __enter__(self) -> StoredTensors:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.read(name, DTYPES[self._file.entries[name].dtype])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.entries)
+
+    def __len__(self) -> int:
+        return len(self._file.entries)
 
 
 class Entry(NamedTuple):
@@ -57,7 +92,7 @@ class TensorFile:
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path, self._lock = path, threading.Lock()
         try:
-            with safe_open(path, framework="pt"):
+            with safe_open(path, framework="np"):  # as "pt" it would reserve memory for the whole file
                 pass
             self._file = stack.enter_context(open_regular(path))
             length = int.from_bytes(self._file.read(_LENGTH), "little")
@@ -76,7 +111,7 @@ class TensorFile:
 
         Args:
             name: Its name.
-            dtype: Of its elements, floating.
+            dtype: Of its elements.
             out: Contiguous memory of that dtype for as many elements.
 
         Raises:

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from nbllm.core.base_weights import REFERENCE, BaseWeights
 from nbllm.core.errors import WeightsError
+from nbllm.models.tensor_file import StoredTensors
 from nbllm.models.tensor_shards import OBJECTIVE, OPTIMIZER, shards_of
 from nbllm.runs.checkpoint import checksums
 from nbllm.training.train_state import OBJECTIVE_FILE, OPTIMIZER_FILE
@@ -66,9 +66,8 @@ def _weights(checkpoint: Path) -> dict[str, str]:
 def _stored(file: Path) -> Iterator[tuple[str, Tensor]]:
     if not file.exists():
         return
-    with safe_open(file, "pt") as tensors:
-        for name in tensors.keys():
-            yield name, tensors.get_tensor(name)
+    with StoredTensors(file) as tensors:
+        yield from tensors.items()
 
 
 def _sums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:

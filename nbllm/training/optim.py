@@ -59,8 +59,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Update the weights, and let the network compute with them."""
-        self.inner.step()
-        self.layout.publish()
+        self.layout.step(self.inner)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -94,6 +93,10 @@ class Optimizer:
             UserError: A tensor belongs to no parameter, or has another shape.
         """
         self.inner.state.clear()
+        with self.layout.allocating():
+            self._load(tensors)
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
         for full_name, value in tensors.items():
             key, _, name = full_name.partition(".")
             master = self.masters.get(name)

@@ -17,6 +17,7 @@ from nbllm.data.provenance import source_of
 from nbllm.data.sample_store import SampleStore
 from nbllm.data.token_store import TokenStore
 from nbllm.distributed.launch import Launch
+from nbllm.distributed.offload import check_device, check_space
 from nbllm.distributed.plan import Plan
 from nbllm.distributed.slurm import SlurmJob
 from nbllm.lm import LM
@@ -33,6 +34,7 @@ from nbllm.training.kernel_code import check_travels
 from nbllm.training.launcher import Launcher, refuse_while_trained
 from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
+from nbllm.training.optimizers.base import state_bytes
 from nbllm.training.place import placed, processes_of, processes_of_a_machine
 from nbllm.training.requirements import check_fits, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
@@ -144,6 +146,11 @@ def train(  # noqa: PLR0913 (what a run is, each one thing)
     shape = lm.config.replace(max_positions=lm.model.context_length)
     check_fits(settings, shape, lm.tokenizer, training, held_out, adapter=beside)
     settings = _counted(settings, epochs, lm, training, sized)
+    check_device(sized, choose_device(settings.device))
+    if sized.offload == "disk":
+        folder.mkdir(parents=True, exist_ok=True)
+        elements = sum(parameter.numel() for parameter in lm.model.parameters())
+        check_space(folder, elements, settings.precision, state_bytes(OPTIMIZERS[settings.optimizer]))
     held = None if held_out is None else _describe(held_out, held_out_text)
     path = create(
         folder,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from nbllm.core.base_weights import FOLDER, BaseWeights
 from nbllm.core.config import Config
 from nbllm.core.io import atomic_directory
+from nbllm.models.tensor_file import StoredTensors
 from nbllm.models.tensor_shards import OBJECTIVE, is_sharded, shards_of
 from nbllm.models.tensor_writing import write_tensors
 from nbllm.runs.checkpoint import load_state
@@ -78,7 +79,11 @@ def write_model(folder: Path, lm: LM, optimizer: Optimizer, base: BaseWeights | 
 
     Of a model whose own weights are those of `base`, the adapters and a reference are written instead.
     """
-    with optimizer.layout.whole_network(in_float32=True):  # not as rounded as what it computes with
+    layout = optimizer.layout
+    with (
+        layout.whole_network(in_float32=True),
+        layout.allocating(),
+    ):  # not as rounded as what it computes with
         write_lm(folder, lm, base)
     write_tensors(optimizer.state_tensors(), folder / OPTIMIZER_FILE)
 
@@ -119,9 +124,8 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
 
     layout, shards = optimizer.layout, shards_of(folder)
     if not is_sharded(folder):
-        for name, stored in read_parameters(
-            folder
-        ):  # one at a time: there may be no memory for a second model
+        # One at a time: there may be no memory for a second model.
+        for name, stored in read_parameters(folder):
             layout.assign(name, stored)
     if shards is not None:
         read_parts(shards, optimizer, names_of_adapters(lm), own=is_sharded(folder))
@@ -129,7 +133,11 @@ def read_model(folder: Path, lm: LM, optimizer: Optimizer) -> None:
         for name, update in read_tensors(folder).items():
             layout.assign(name, update)
         path = folder / OPTIMIZER_FILE
-        optimizer.load_state_tensors(load_file(path) if path.exists() else {})
+        if path.exists():
+            with StoredTensors(path) as tensors:  # one at a time, as well
+                optimizer.load_state_tensors(tensors)
+        else:
+            optimizer.load_state_tensors({})
     layout.publish()
     layout.drop_gradients()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.distributed as dist
 
-from nbllm.core.allocator import kept_memory
+from nbllm.core.allocator import kept_memory, returned_memory
 from nbllm.core.base_weights import BaseWeights
 from nbllm.core.errors import RefusedError, RunError
 from nbllm.core.seeding import derive
@@ -18,6 +19,7 @@ from nbllm.data.sample_store import SampleStore
 from nbllm.distributed.apply import lay_out
 from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks, from_rank_zero
+from nbllm.distributed.scratch import Scratch
 from nbllm.inference import SamplingConfig, generate
 from nbllm.lm import LM
 from nbllm.models.loading import read_config
@@ -116,7 +118,8 @@ class Trainer(Session):
         """
         self.claim()
         try:
-            with kept_memory(), use_choices(ComputeChoices.from_record(self.record["choices"])):
+            memory = kept_memory() if self.plan.offload == "none" else returned_memory()
+            with memory, use_choices(ComputeChoices.from_record(self.record["choices"])):
                 try:
                     self._start()
                     self.finish(self._loop())
@@ -259,12 +262,16 @@ class Trainer(Session):
                 "No checkpoint of this run is good.", where=self.path, hint="; ".join(problems) or None
             )
         # `begin` reads the weights: read here too, they would need the memory twice.
-        model = build_without_weights(read_config(newest.path)[1]).to_empty(device=self._device)
+        model = build_without_weights(read_config(newest.path)[1])
+        scratch = Scratch(self.path) if self.plan.offload == "disk" else None
+        with contextlib.nullcontext() if scratch is None else scratch.allocating():
+            model = model.to_empty(device=self._device)
         self.lm = assemble(model, newest.path)
         self._check_receiver()
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
-        self.layout = lay_out(self.lm.model, self.plan, self.ranks, dtype=DTYPES[choices["precision"]])
+        dtype = DTYPES[choices["precision"]]
+        self.layout = lay_out(self.lm.model, self.plan, self.ranks, dtype=dtype, scratch=scratch)
         if self.ranks.size > 1 and dist.is_initialized():
             self.writer = ShardedWriter(dist.new_group(backend="gloo"))
         self.optimizer = Optimizer(self.layout, OPTIMIZERS[self.config.optimizer])

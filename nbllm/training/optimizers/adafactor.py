@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbllm.distributed.sharded_tensors import local_part, placed_like, whole_tensor
 from nbllm.runs.settings import Setting
 from nbllm.training.optimizers.base import OPTIMIZERS, SteerableOptimizer
-from nbllm.training.optimizers.shards import local, split_like, whole
 
 _EPS = 1e-30  # the paper's epsilon 1, added to the squares
 
@@ -66,7 +66,7 @@ class Adafactor(SteerableOptimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, whole(parameter.grad), group)
+                    self._update(parameter, whole_tensor(parameter.grad), group)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -91,8 +91,8 @@ class Adafactor(SteerableOptimizer):
             update = state["exp_avg_sq"].lerp_(squares, fresh).rsqrt().mul_(gradient)
         lr = group["lr"] * _root_mean_square(parameter).clamp_(min=group["smallest_scale"])
         update *= lr / (_root_mean_square(update) / group["clip_threshold"]).clamp_(min=1.0)
-        values = local(parameter)
-        values.mul_(1 - group["weight_decay"] * lr).sub_(split_like(update, parameter))
+        values = local_part(parameter)
+        values.mul_(1 - group["weight_decay"] * lr).sub_(local_part(placed_like(parameter, update)))
 
     def fits(self, parameter: Tensor, key: str, value: Tensor) -> bool:
         """Return whether it is a parameter's row or column means, or its second moment."""
@@ -104,4 +104,4 @@ class Adafactor(SteerableOptimizer):
 
 def _root_mean_square(x: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(x)
-    return whole(norm) / math.sqrt(x.numel())
+    return whole_tensor(norm) / math.sqrt(x.numel())

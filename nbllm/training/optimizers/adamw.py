@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from nbllm.distributed.sharded_tensors import local_part
 from nbllm.runs.settings import Setting
 from nbllm.training.optimizers.base import OPTIMIZERS, SteerableOptimizer, parameter_groups
-from nbllm.training.optimizers.shards import local
 
 MOMENTS = (
     Setting(name="beta1", low=0.0, high=0.999999, default=0.9, help="AdamW's decay of the first moment."),
@@ -69,11 +69,11 @@ def step_adamw(
             own["exp_avg"], own["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
     def each(key: str) -> list[Tensor]:
-        return [local(state[parameter][key]) for parameter in parameters]
+        return [local_part(state[parameter][key]) for parameter in parameters]
 
     adamw(
-        [local(parameter.detach()) for parameter in parameters],
-        [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+        [local_part(parameter) for parameter in parameters],
+        [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None],
         each("exp_avg"),
         each("exp_avg_sq"),
         [],

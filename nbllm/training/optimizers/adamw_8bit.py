@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from nbllm.distributed.sharded_tensors import local_part
 from nbllm.training.optimizers.adamw import MOMENTS, WEIGHT_DECAY, step_adamw
 from nbllm.training.optimizers.base import OPTIMIZERS, SteerableOptimizer
 from nbllm.training.optimizers.dynamic_levels import dynamic_levels
-from nbllm.training.optimizers.shards import joined_from, local
 
 BLOCK = 256
 _SMALL = 4096  # elements; what is smaller keeps its moments in float32, as its authors advise
@@ -52,12 +53,12 @@ class AdamW8Bit(SteerableOptimizer):
             state.update(_fresh_state(parameter, block))
         state["step"] += 1
         assert parameter.grad is not None
-        gradients = local(parameter.grad).reshape(-1, block)
-        weights = local(parameter).view(-1, block)
+        gradients = local_part(parameter.grad).reshape(-1, block)
+        weights = local_part(parameter).view(-1, block)
         beta = {"exp_avg": group["beta1"], "exp_avg_sq": group["beta2"]}
         correction = {name: 1 - beta[name] ** state["step"] for name in beta}
-        codes = {name: local(state[f"{name}_codes"]).view(-1, block) for name in beta}
-        scales = {name: local(state[f"{name}_scales"]).view(-1, 1) for name in beta}
+        codes = {name: local_part(state[f"{name}_codes"]).view(-1, block) for name in beta}
+        scales = {name: local_part(state[f"{name}_scales"]).view(-1, 1) for name in beta}
         rows = _AT_ONCE.get(weights.device.type, _AT_ONCE["cuda"]) // block
         for first in range(0, len(weights), rows):
             some = slice(first, first + rows)
@@ -83,21 +84,38 @@ class AdamW8Bit(SteerableOptimizer):
 
 
 def _fresh_state(parameter: Tensor, block: int) -> dict[str, Tensor]:
-    values, columns = local(parameter), parameter.shape[-1] // block
+    values, columns = local_part(parameter), parameter.shape[-1] // block
     state = {"step": torch.zeros((), device=values.device)}
     for name in _MOMENTS:
         codes = torch.zeros_like(values, dtype=torch.uint8)
         scales = values.new_zeros((*values.shape[:-1], values.shape[-1] // block))
-        state[f"{name}_codes"] = joined_from(codes, parameter)
-        state[f"{name}_scales"] = joined_from(scales, parameter, columns)
+        state[f"{name}_codes"] = _laid_like(parameter, codes, parameter.shape[-1])
+        state[f"{name}_scales"] = _laid_like(parameter, scales, columns)
     return state
+
+
+def _laid_like(parameter: Tensor, part: Tensor, columns: int) -> Tensor:
+    """Return what this rank holds of a parameter's state, as laid over ranks as the parameter is.
+
+    Args:
+        parameter: The parameter.
+        part: Of the shape of the parameter's part, but for the last dimension.
+        columns: Size of the last dimension of the whole.
+    """
+    if not isinstance(parameter, DTensor):
+        return part
+    shape = torch.Size((*parameter.shape[:-1], columns))
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        part, parameter.device_mesh, parameter.placements, run_check=False, shape=shape, stride=stride
+    )
 
 
 def _block(parameter: Tensor) -> int:
     """Return how many elements share a scale; 0 where the moments stay in float32."""
     if parameter.ndim < 2 or parameter.numel() < _SMALL:
         return 0
-    values, columns = local(parameter), parameter.shape[-1]
+    values, columns = local_part(parameter), parameter.shape[-1]
     block = next(size for size in range(min(BLOCK, columns), 0, -1) if columns % size == 0)
     fits = block >= _NARROW and values.shape[-1] % block == 0 and values.is_contiguous()
     return block if fits else 0

@@ -69,4 +69,18 @@ def parameter_groups(parameters: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     return [{"params": group, "decays": decays} for (decays, _), group in groups.items()]
 
 
+def state_bytes(kind: type[SteerableOptimizer]) -> float:
+    """Return how much an optimizer keeps, in bytes for each element of the parameters that it keeps most for."""
+    most = 0.0
+    for name in ("blocks.0.weight", "embedding.weight"):  # some treat them differently
+        parameter = torch.nn.Parameter(torch.zeros(256, 256))
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer = kind({name: parameter})
+        optimizer.configure(lr=0.0, **{setting.name: setting.default or 0.0 for setting in kind.settings})
+        optimizer.step()
+        held = sum(value.nbytes for value in optimizer.state[parameter].values() if isinstance(value, Tensor))
+        most = max(most, held / parameter.numel())
+    return most
+
+
 OPTIMIZERS: Registry[type[SteerableOptimizer]] = Registry("optimizer")

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbllm.distributed.sharded_tensors import local_part
 from nbllm.runs.settings import Setting
 from nbllm.training.optimizers.base import OPTIMIZERS, SteerableOptimizer
-from nbllm.training.optimizers.shards import local
 
 _AT_ONCE = 1 << 24  # elements: few calls for many small tensors, little scratch memory for large ones
 
@@ -45,9 +45,9 @@ class Lion(SteerableOptimizer):
         for parameter in parameters:
             if "exp_avg" not in self.state[parameter]:
                 self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
-        weights = [local(parameter) for parameter in parameters]
-        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
-        momenta = [local(self.state[parameter]["exp_avg"]) for parameter in parameters]
+        weights = [local_part(parameter) for parameter in parameters]
+        gradients = [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        momenta = [local_part(self.state[parameter]["exp_avg"]) for parameter in parameters]
         update = torch._foreach_mul(momenta, group["beta1"])
         torch._foreach_add_(update, gradients, alpha=1 - group["beta1"])
         torch._foreach_sign_(update)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nbllm.distributed.sharded_tensors import local_part, placed_like, whole_tensor
 from nbllm.runs.settings import Setting
 from nbllm.training.optimizers.adamw import MOMENTS, WEIGHT_DECAY, step_adamw
 from nbllm.training.optimizers.base import OPTIMIZERS, SteerableOptimizer, parameter_groups
-from nbllm.training.optimizers.shards import local, split_like, whole
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -74,12 +74,12 @@ class Muon(SteerableOptimizer):
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-            updates.append(whole(gradient.lerp(buffer, group["momentum"])))
+            updates.append(whole_tensor(gradient.lerp(buffer, group["momentum"])))
         step = 0.2 * math.sqrt(max(parameters[0].shape)) * group["lr"]
         for parameter, update in zip(parameters, orthogonalized(torch.stack(updates)), strict=True):
-            values = local(parameter)
+            values = local_part(parameter)
             values.mul_(1 - group["lr"] * group["weight_decay"])
-            values.add_(split_like(update, parameter), alpha=-step)
+            values.add_(local_part(placed_like(parameter, update)), alpha=-step)
 
 
 def orthogonalized(x: Tensor) -> Tensor:
