@@ -139,6 +139,9 @@ TECHNIQUES = (
     Technique("3.4", "AdamW, warm-up, cosine and WSD schedules", "nbllm.training.schedules"),
     Technique("3.4", "Adafactor, Lion, Muon, AdamW in 8 bits", "nbllm.training.optimizers"),
     Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
+    Technique(
+        "3.4", "Offload of weights, gradients and optimizer state to disk", "nbllm.distributed.offload"
+    ),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),

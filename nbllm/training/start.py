@@ -36,6 +36,7 @@ from nbllm.training.objective import make_objective
 from nbllm.training.optimizers import OPTIMIZERS
 from nbllm.training.optimizers.base import state_bytes
 from nbllm.training.place import placed, processes_of, processes_of_a_machine
+from nbllm.training.precision import choose_device
 from nbllm.training.requirements import check_fits, check_network, longest_sequence
 from nbllm.training.run_choices import make_choices
 from nbllm.training.train_state import TrainState, only_adapters_are_trained, write_base, write_lm
