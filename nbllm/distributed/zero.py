@@ -209,7 +209,7 @@ class FullySharded(OneProcess):
         )
         offload = OffloadPolicy()
         if plan.offload == "cpu":
-            offload = CPUOffloadPolicy(pin_memory=network.device.type == "cuda")
+            offload = CPUOffloadPolicy(pin_memory=next(network.parameters()).is_cuda)
         for module in [*blocks_of(network), self.loss_module]:
             fully_shard(
                 module,

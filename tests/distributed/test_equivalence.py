@@ -15,6 +15,7 @@ TWO: dict[str, dict[str, Any]] = {
     "zero 1": {"zero": 1},
     "zero 2": {"zero": 2},
     "zero 3": {"zero": 3},
+    "zero 3, in the CPU's memory": {"zero": 3, "offload": "cpu"},
     "zero 3, blocks checkpointed": {"zero": 3, "activation_checkpointing": "full"},
     "tensor": {"tensor": 2},
     "sequence": {"tensor": 2, "sequence": True},
