@@ -163,10 +163,12 @@ class _TimedStage(PipelineStage):
     """torch's stage, with a record of when it computes what.
 
     Attributes:
+        after_backward: Called after each backward pass, and after each part of one.
         before_last: Called before the last backward pass of a step; None: nothing is.
     """
 
     recorder: Recorder
+    after_backward: Callable[[], None]
     before_last: Callable[[], None] | None = None
 
     def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **named: Any) -> Any:
@@ -181,10 +183,12 @@ class _TimedStage(PipelineStage):
         kind = "backward" if full_backward else "input gradient"
         with self.recorder.interval(self.stage_index, kind, bwd_chunk_id):
             super().backward_one_chunk(bwd_chunk_id, loss, full_backward, last_backward)
+        self.after_backward()
 
     def backward_weight_one_chunk(self, bwd_chunk_id: int, last_backward: bool = False) -> None:
         with self.recorder.interval(self.stage_index, "weight gradient", bwd_chunk_id):
             super().backward_weight_one_chunk(bwd_chunk_id, last_backward)
+        self.after_backward()
 
 
 class Division:
@@ -297,7 +301,6 @@ class PipelineParallel(Layout):
             self._schedule(len(batches)).step(number=numbers, target=numbers, return_outputs=False)
         except RuntimeError as error:  # torch puts its own around what a stage raises
             raise error.__cause__ or error from None
-        self.part.take_gradients()
         self.part._end_passes()
         self._sum_shared()
         for name, parameter in self.parameters().items():
@@ -372,6 +375,7 @@ class PipelineParallel(Layout):
             dw_builder=None if waiting is None else waiting.taken,
         )
         stage.recorder = self._recorder
+        stage.after_backward = self.part.take_gradients
         if (
             module is self.modules[0] and waiting is None
         ):  # in every schedule the one that this rank ends with

@@ -285,8 +285,8 @@ class Decoder(CausalNetwork):
             input_ids: (batch, position) token ids, padded at the end.
             lengths: (batch,), how many are no padding; at least 1.
         """
-        assert self.score is not None
         hidden = self.hidden(input_ids)
+        assert self.score is not None
         last: Tensor = hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
         return F.linear(last.float(), self.score.weight.float())[:, 0]
 

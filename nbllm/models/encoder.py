@@ -178,9 +178,9 @@ class Encoder(Network):
             input_ids: (batch, position) token ids, padded at the end.
             lengths: (batch,), how many are no padding; at least 1.
         """
-        assert self.score is not None and self.score.bias is not None
         real = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
         pooled = self.pooled(self.hidden(input_ids, attention_mask=real))
+        assert self.score is not None and self.score.bias is not None
         return F.linear(pooled.float(), self.score.weight.float(), self.score.bias.float())[:, 0]
 
     @property

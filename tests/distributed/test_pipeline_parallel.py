@@ -7,11 +7,13 @@ import dataclasses
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from nbllm.core.errors import UserError
 from nbllm.distributed import OneRank, Plan, lay_out
-from nbllm.models import make_config
+from nbllm.models import build, make_config
+from nbllm.objectives.measures import measure, recorded_measures
 from tests.distributed.pool import RankError
 from tests.distributed.steps import (
     LENGTH,
@@ -80,6 +82,57 @@ def test_four_stages_with_every_place_of_norms(four_ranks, schedule):
         given = {"steps": 1, "sequences": 16, "num_layers": 8} | changes
         found = four_ranks(take_steps, kind, {"pipeline": 4, "schedule": schedule}, **given)
         assert_equal_steps(joined(found), take_steps(kind, {}, **given))
+
+
+@pytest.mark.parametrize("plan", [{"pipeline": 2, "schedule": "zero_bubble"}, {"pipeline": 2}], ids=str)
+def test_a_bfloat16_network_computes_the_same_but_for_rounding(two_ranks, plan):
+    """Each process has its own choice of kernels, which round differently."""
+    given = {"steps": 1, "sequences": 16, "num_layers": 4, "dtype": "bfloat16"}
+    expected = take_steps("untied", {}, **given)
+    assert_equal_steps(joined(two_ranks(take_steps, "untied", plan, **given)), expected, tolerance=3e-2)
+
+
+def of_other_objective(kind, plan):
+    """The gradients of four batches of a network that is read in another way, and what was measured."""
+    shape = {"vocab_size": 96, "hidden_size": 32, "num_layers": 4, "num_heads": 4, "max_positions": 80}
+    network = build(
+        make_config(OTHERS[kind], **shape, **({"score_head": True} if kind == "reward" else {})), seed=1
+    )
+    layout = lay_out(network, Plan(**plan), Group() if plan else OneRank())
+    batches = [
+        make_batch("encoder_decoder" if kind == "prefix" else "decoder", number) for number in range(4)
+    ]
+
+    def loss(network, batch):
+        if kind == "prefix":
+            return *make_objective("encoder_decoder").loss(network, batch), None
+        if kind == "reward":
+            scores = network.scores(batch["inputs"], torch.tensor([30, 20]))
+            measure("reward", scores.sum(), len(scores))
+            return scores.square().sum(), len(scores), None
+        logits = network.logits(network.hidden(batch["inputs"], attention_mask=batch["inputs"] > 9))
+        return F.cross_entropy(logits.flatten(0, 1), batch["inputs"].flatten(), reduction="sum"), 64, None
+
+    with recorded_measures() as measures:
+        found = layout.forward_backward(batches, loss, 100.0)
+        layout.evaluate(batches[0], loss)
+    gradients = {n: p.grad for n, p in layout.parameters().items() if p.grad is not None}
+    steps = Steps(list(found), [layout.norm(list(gradients.values()))], gradients, gradients)
+    return steps, measures.means()
+
+
+OTHERS = {"encoder": "bert", "prefix": "glm-base", "reward": "llama"}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_encoders_prefix_decoders_and_reward_models(two_ranks, kind):
+    for schedule in ("1f1b", "zero_bubble"):
+        found = two_ranks(of_other_objective, kind, {"pipeline": 2, "schedule": schedule})
+        expected, measured = of_other_objective(kind, {})
+        assert_equal_steps(joined([steps for steps, _ in found]), expected)
+        for _, means in found:
+            assert means == pytest.approx(measured)
+        assert ("reward" in measured) == (kind == "reward")
 
 
 def steps_of_unlike_batches(kind, plan):
