@@ -147,8 +147,8 @@ class Supervisor:
 
     def _has_ended(self) -> bool:
         """Say whether the ranks have recorded the end of the run themselves."""
-        began = len(event_files(self.path)) > self.sessions
-        return began and newest_session(self.path, self.record).end is not None
+        newest = newest_session(self.path, self.record)
+        return newest.number > self.sessions and newest.end is not None
 
     def _fail(self, cause: Failure | None) -> None:
         what: dict[str, Any] = {"reason": self.problem}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -15,7 +16,9 @@ from nbllm.core.errors import RunError, UserError
 from nbllm.core.machine import usable_cores
 from nbllm.nn.compute.decisions import num_threads
 from nbllm.nn.compute.profile import machine_profile
+from nbllm.runs.events import EventWriter
 from nbllm.runs.process import is_alive
+from nbllm.runs.run import Run
 from nbllm.training.supervisor import Supervisor
 from nbllm.widgets.card import CardMaker
 from tests.training.launches import processes_of, python_path, ranks_of, wait_until
@@ -214,6 +217,28 @@ def test_a_launch_that_hangs_is_ended_by_a_signal_and_by_the_death_of_its_superv
     os.kill(run.events("start")[-1]["pid"], signal.SIGKILL)
     wait_until(lambda: not any(process.is_running() for process in left))
     assert run.state == "lost"
+
+
+def test_ranks_that_fail_before_they_begin_are_recorded_too(undisturbed, tmp_path, monkeypatch):
+    path = shutil.copytree(undisturbed.path, tmp_path / "again")
+    supervisor = Supervisor(path, TWO)
+
+    def fail(folder):
+        EventWriter(path, "trainer").close()  # rank 0 has taken the run
+        return {1: 3}
+
+    monkeypatch.setattr(supervisor, "_train", fail)
+    supervisor.run()
+    again = Run(path)
+    assert (again.state, again.reason) == ("failed", "rank 1: it ended with exit code 3")
+    assert again.failed_rank == 1
+    monkeypatch.setattr(supervisor, "_train", lambda folder: {1: -9})
+    supervisor.run()
+    assert again.reason == "rank 1: it was killed by SIGKILL; after 3 restarts it is not started again"
+    assert len(again.events("warning")) == 3
+    supervisor.ask_to_end(15, None)
+    supervisor.run()
+    assert again.state == "stopped"
 
 
 def test_ranks_of_another_launch_share_the_cores(undisturbed):
