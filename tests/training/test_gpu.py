@@ -43,3 +43,39 @@ def test_gpu_and_cpu_agree_on_the_first_loss(tokenizer, store, config, tmp_path)
         run = nb.train(lm, store, folder=tmp_path, name=device, **{**config, "device": device})
         losses.append(run.wait(progress=False).history("loss")[1][0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"compile": "blocks"},
+        {"activation_checkpointing": "full"},
+        {"activation_checkpointing": "selective", "precision": "float16"},
+    ],
+    ids=str,
+)
+def test_a_plan_changes_what_is_kept_and_compiled_and_not_what_is_learned(lm, store, config, tmp_path, plan):
+    losses = {}
+    for name, given in {"plain": {}, "planned": plan}.items():
+        settings = {**config, "device": "cuda", "steps": 8, "precision": plan.get("precision", "float32")}
+        run = nb.train(lm.copy(), store, folder=tmp_path, name=name, plan=nb.Plan(**given), **settings)
+        losses[name] = run.wait(progress=False).history("loss")[1]
+    assert losses["planned"] == pytest.approx(losses["plain"], rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are not two GPUs")
+@pytest.mark.parametrize(
+    "plan", [{}, {"zero": 3}, {"tensor": 2, "sequence": True}, {"pipeline": 2}, {"context": 2}], ids=str
+)
+def test_two_gpus_train_as_one(lm, store, config, tmp_path, plan):
+    settings = {**config, "device": "cuda", "steps": 8, "precision": "float32"}
+    two = nb.Plan(**plan).sized(2)
+    alone = nb.train(
+        lm.copy(), store, folder=tmp_path, name="one", **{**settings, "accumulation": 4 * (two.data or 1)}
+    )
+    run = nb.train(
+        lm.copy(), store, folder=tmp_path, name="two", where=nb.Launch(processes=2), plan=nb.Plan(**plan),
+        **{**settings, "accumulation": 4},
+    )  # fmt: skip
+    losses = [each.wait(progress=False).history("loss")[1] for each in (alone, run)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
