@@ -144,6 +144,18 @@ TECHNIQUES = (
     ),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
+    Technique(
+        "3.4", "Memory, communication and time of a plan", "nbllm.distributed.explain", "04-training-at-scale"
+    ),
+    Technique(
+        "3.4",
+        "Search for the fastest plan that fits",
+        "nbllm.distributed.suggest_plan",
+        "04-training-at-scale",
+    ),
+    Technique(
+        "3.4", "A plan held to one process", "nbllm.training.verification.verify", "04-training-at-scale"
+    ),
     Technique("3.5", "Fine-tuning of all or some parameters", "nbllm.training.train", "11-using-models"),
     Technique("3.5", "Supervised and instruction tuning", "nbllm.finetuning.finetune", "05-finetuning"),
     Technique(

@@ -126,9 +126,9 @@ class PlanReport:
     def _batch(self) -> str:
         work, plan = self.work, self.plan
         return (
-            f"A step takes {self.tokens:,} tokens: {counted(plan.data or 1, 'data ranks')} x {work.accumulation} "
-            f"forward passes x {counted(work.batch_size, 'sequences')} x {work.sequence_length:,} tokens. The rank "
-            f"that needs most memory holds {size(self.peak)}."
+            f"A step takes {self.tokens:,} tokens: {counted(plan.data or 1, 'data ranks')} x "
+            f"{_passes(work.accumulation)} x {counted(work.batch_size, 'sequences')} x {work.sequence_length:,} "
+            f"tokens. The rank that needs most memory holds {size(self.peak)}."
         )
 
     def _tables(self) -> list[tuple[str, tuple[str, ...], list[tuple[object, ...]]]]:
@@ -195,7 +195,13 @@ class PlanReport:
         if self.bubble:
             notes[0] += (
                 f" The pipeline's bubble is {100 * self.bubble:.1f}% of the time: {self.plan.pipeline} stages, "
-                f"{counted(self.work.accumulation, 'micro-batches')}; more of these make it smaller."
+                f"{_passes(self.work.accumulation)} in a step; more of these make it smaller."
+            )
+        if self.largest.offloaded:
+            where = "in the CPU's memory" if self.plan.offload == "cpu" else "on disk"
+            notes.append(
+                f"A rank keeps {size(self.largest.offloaded)} {where}: parameters, gradients and the optimizer's "
+                "state. The time that this takes is not estimated."
             )
         if self.config.network == "decoder":
             layer = textbook_activation_bytes(self.config, self.work.batch_size, self.work.sequence_length)
@@ -286,6 +292,10 @@ def whole_units(stages: Sequence[Sequence[Unit]]) -> list[Unit]:
         seen.update(each.name for each in own)
         found.append(dataclasses.replace(unit, parameters=own))
     return found
+
+
+def _passes(number: int) -> str:
+    return f"{number:,} forward pass{'' if number == 1 else 'es'}"
 
 
 def _unit_for(value: float) -> tuple[str, float]:

@@ -123,10 +123,12 @@ class Memory:
     Attributes:
         stage: The rank's place on the pipeline.
         parts: Bytes of each part at each of `MOMENTS`, by the part's name.
+        offloaded: Bytes that are kept in the CPU's memory or on disk instead.
     """
 
     stage: int
     parts: Mapping[str, tuple[float, float, float]]
+    offloaded: float = 0.0
 
     def at(self, moment: str) -> float:
         """Return the bytes held at one of `MOMENTS`."""
@@ -162,7 +164,11 @@ def rank_memory(
         "gradients of a unit": (0.0, 0.0, held.passing_gradients),
         "loss: logits, gradients of the head": (0.0, held.loss, 0.0),
     }
-    return Memory(stage, {name: values for name, values in parts.items() if any(values)})
+    offloaded = 0.0
+    if plan.offload != "none":
+        kept = ("parameters", "float32 masters", f"{work.optimizer} states", "gradients")
+        offloaded = sum(parts.pop(name)[-1] for name in kept)
+    return Memory(stage, {name: values for name, values in parts.items() if any(values)}, offloaded)
 
 
 class _Held:
@@ -220,8 +226,8 @@ class _Held:
 
     @property
     def gathered(self) -> float:
-        """Whole parameters that were gathered to compute with: of ZeRO-3 the root's, a block's and the next one's."""
-        if not self.plan.is_sharded:
+        """Whole parameters to compute with that were gathered or fetched: the root's, a block's and the next one's."""
+        if not self.plan.is_sharded and self.plan.offload == "none":
             return 0.0
         sizes = sorted(self.whole(self.blocks), reverse=True)
         outside = sum(self.whole(unit for unit in self.units if not unit.is_block))

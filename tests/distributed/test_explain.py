@@ -67,6 +67,16 @@ def test_the_operations_of_a_step_are_those_of_the_model_and_those_computed_agai
     assert again.flops - plain.flops == pytest.approx(blocks * again.tokens)
 
 
+def test_what_is_offloaded_is_said_and_not_counted():
+    plain = Plan(zero=3).explain("llama-7b", 8)
+    offloaded = Plan(zero=3, offload="cpu").explain("llama-7b", 8)
+    assert offloaded.largest.at("between steps") == 0
+    assert offloaded.largest.offloaded == pytest.approx(16 / 8 * 6_738_415_616)
+    late = "end of backward"
+    assert offloaded.largest.at(late) == pytest.approx(plain.largest.at(late) - offloaded.largest.offloaded)
+    assert "13.5 GB in the CPU's memory" in str(offloaded)
+
+
 def test_every_rank_beyond_the_machine_goes_over_the_network():
     fast = Plan(data=8).explain("gpt2", 8)
     slow = Plan(data=8).explain("gpt2", 8, hardware=Hardware(devices_per_machine=4))
