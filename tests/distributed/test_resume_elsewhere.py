@@ -225,3 +225,24 @@ def test_adapters(begun, two_ranks, tmp_path, texts):
     assert nb.load(paths[1]).adapters
     train(paths[1])
     assert differ(*paths) < 1e-5
+
+
+def test_attach_takes_another_place_and_plan(begun, tmp_path):
+    whole, path = (begun(tmp_path / name, accumulation=2, **COARSE) for name in ("whole", "run"))
+    train(whole)
+    train(path, until=2)
+    with pytest.raises(UserError, match="tensor=2 needs a multiple of 2 processes"):
+        nb.attach(path, plan=nb.Plan(tensor=2)).resume()
+    with pytest.raises(UserError, match="cannot be split evenly over 3 ranks"):
+        nb.attach(path, where=nb.Launch(processes=3), plan=nb.Plan(tensor=3)).resume()
+    run = nb.attach(path, where=nb.Launch(processes=2), plan=nb.Plan(zero=3))
+    run.resume()
+    run.wait(progress=False)
+    assert is_sharded(run.checkpoints[-1].path)
+    assert differ(path, whole) < 1e-5
+    forks = [
+        nb.attach(each, where="thread").fork("fork", step=5, steps=6).wait(progress=False)
+        for each in (path, whole)
+    ]
+    assert differ(*(each.path for each in forks)) < 1e-5
+    assert forks[0].record["plan"] == nb.Plan().to_dict()
