@@ -59,7 +59,7 @@ class Rank:
 class Together(OneProcess):
     """Threads have no process group: gradients are summed by what the threads share."""
 
-    def __init__(self, network, plan, ranks, *, dtype):
+    def __init__(self, network, plan, ranks, *, dtype, scratch=None):
         super().__init__(network, plan, ranks, dtype=dtype)
         self.data_rank, self.data_size = ranks.rank, ranks.size
 
@@ -207,7 +207,7 @@ def test_only_rank_zero_writes(prepare, pair, monkeypatch):
 
 
 def test_two_ranks_train_as_one_that_accumulates_twice(prepare, pair):
-    two = pair(prepare("two")).join()
+    two = pair(prepare("two", where=nb.Launch(processes=2))).join()
     one = pair(prepare("one", accumulation=2), size=1).join()
     assert two.trainers[0].state.position == one.trainers[0].state.position == 12 * 4
     for name, weight in one.trainers[0].weights.items():
