@@ -316,6 +316,15 @@ declare(
 )
 declare(
     ActionType(
+        name="profile",
+        optional=(Argument(name="steps", kind="int", low=1, high=20),),
+        may_fail=True,
+        past="profiled",
+        example="profile steps=3",
+    )
+)
+declare(
+    ActionType(
         name="set",
         takes_settings=True,
         for_rules=True,

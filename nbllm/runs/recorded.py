@@ -19,6 +19,7 @@ from nbllm.runs.rank_logs import log_end, ranks_with_logs
 from nbllm.runs.rank_states import RankState, rank_states
 from nbllm.runs.reader import RunReader
 from nbllm.runs.settings import SettingTable, declared_limits
+from nbllm.runs.step_profile import StepProfile, step_profiles
 from nbllm.runs.summary import RunSummary, parent_of, planned_steps, summarize
 from nbllm.runs.timeline import Timeline
 
@@ -124,6 +125,11 @@ class RecordedRun:
     def checkpoints(self) -> list[CheckpointInfo]:
         """The checkpoints on the disk, in the order in which they were saved."""
         return checkpoint_files.checkpoints(self.path)
+
+    @property
+    def profiles(self) -> list[StepProfile]:
+        """What the ranks did in the steps that were profiled (`profile`), in their order; each is shown in a cell."""
+        return step_profiles(self.path)
 
     @property
     def problems(self) -> list[str]:

@@ -113,6 +113,13 @@ class Run(RecordedRun):
         """Measure on held-out text now."""
         return ask(self, self.actor, "evaluate", {}, timeout)
 
+    def profile(self, steps: int = 3, *, timeout: float = WAIT) -> Outcome:
+        """Watch what every rank does in the next `steps` steps, up to 20; `run.profiles[-1]` shows it after the last.
+
+        What is computed stays the same, and takes longer while it is watched.
+        """
+        return ask(self, self.actor, "profile", {"steps": steps}, timeout)
+
     def sample(self, prompt: str = "", *, max_new_tokens: int = 64, timeout: float = WAIT) -> str:
         """Let the model continue a prompt now, and return its text.
 

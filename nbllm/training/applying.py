@@ -57,6 +57,10 @@ def _sample(session: Session, decision: TakeAction) -> None:
     session.sample(**decision.args, **asked)
 
 
+def _profile(session: Session, decision: TakeAction) -> None:
+    session.profile(**decision.args)
+
+
 def _set(session: Session, decision: TakeAction) -> None:
     session.set_values(decision.args)
 
@@ -84,6 +88,7 @@ _APPLY: dict[str, Callable[[Session, TakeAction], None]] = {
     "save": _save,
     "evaluate": _evaluate,
     "sample": _sample,
+    "profile": _profile,
     "set": _set,
     "freeze": _freeze,
     "unfreeze": _unfreeze,

@@ -138,6 +138,10 @@ class Session(ABC):
         """Let the model continue a prompt."""
         raise RefusedError("this loop cannot sample")
 
+    def profile(self, steps: int = 3) -> None:
+        """Watch what the ranks do in the next steps."""
+        raise RefusedError("this loop cannot be profiled")
+
     def check_values(self, values: Mapping[str, Any]) -> None:
         """Raise `RefusedError` for values of settings that cannot be set now, though they are in range."""
         if values.get("steps", self.step) < self.step:

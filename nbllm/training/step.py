@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.profiler import record_function
 
 from nbllm.core.errors import UserError
 from nbllm.core.seeding import derive
@@ -27,6 +28,7 @@ from nbllm.training.loss_scaling import next_scale
 from nbllm.training.optim import Optimizer
 from nbllm.training.rank_report import NO_REPORT, RankReport
 from nbllm.training.schedules import schedule_factor
+from nbllm.training.step_profiler import DATA, OPTIMIZER
 from nbllm.training.train_state import TrainState
 
 if TYPE_CHECKING:
@@ -107,7 +109,8 @@ class Stepper:
         scale = state.loss_scale if is_scaled else 1.0
         sequences = self._sequences(state)
         expected = sequences * self.config.sequence_length
-        batches = self._batches(state.position, sequences)
+        with record_function(DATA):
+            batches = self._batches(state.position, sequences)
         with recorded_measures() as measures:
             sums = torch.tensor(
                 self.layout.forward_backward(batches, self._loss, expected / scale), dtype=torch.float64
@@ -118,13 +121,15 @@ class Stepper:
         if (factor := (expected / count if count else 1.0) / scale) != 1:
             optimizer.scale_gradients(factor)
         mean = total / count if count else math.nan
-        norm = optimizer.clip(values["clip"])
+        with record_function(OPTIMIZER):
+            norm = optimizer.clip(values["clip"])
         lr = values["lr"] * schedule_factor(self.config.schedule, state.step, self._shape(values["steps"]))
         self.report.see(optimizer, state.step)
         good = math.isfinite(mean) and math.isfinite(norm)
         if good:
             optimizer.configure(lr=lr, **{name: values[name] for name in self.config.optimizer_settings})
-            optimizer.step()
+            with record_function(OPTIMIZER):
+                optimizer.step()
         optimizer.zero_grad()
         # Above 1, gradients that are not finite are the scale's fault: that of the next step is smaller.
         overflowed = scale > 1 and math.isfinite(mean) and not math.isfinite(norm)

@@ -47,6 +47,7 @@ from nbllm.training.sharded_state import held_tensors, write_description
 from nbllm.training.sharded_writer import ShardedWriter
 from nbllm.training.steering_decisions import DoWork, EndRun
 from nbllm.training.step import Stepper
+from nbllm.training.step_profiler import StepProfiler
 from nbllm.training.train_state import (
     only_adapters_are_trained,
     read_model,
@@ -99,6 +100,7 @@ class Trainer(Session):
         if num_threads is not None:
             self.record["choices"] = {**self.record["choices"], "num_threads": num_threads}
         self.publish_to = publish_to
+        self._profiler: StepProfiler | None = None
         self._shared: BaseWeights | None = None  # the run's base, while the model's own weights are its
         self.config = TrainConfig.from_dict(self.record["config"])
         self.plan = Plan.from_dict(self.record.get("plan") or {}) if plan is None else plan
@@ -199,6 +201,15 @@ class Trainer(Session):
                 with reference:
                     beside["reference"] = write(cast("GenerativeNetwork", network))
         self.emit("sample", prompt=prompt, text=text, seed=seed, **beside, **{"actor": "loop", **asked})
+
+    def profile(self, steps: int = 3) -> None:
+        """Watch what the ranks do in the next steps; all of them begin here at the same one."""
+        if self._profiler is not None:
+            raise RefusedError("the run is being profiled already")
+        on_gpu = torch.device(self._device).type == "cuda"
+        self._profiler = StepProfiler(
+            self.path, step=self.step, steps=steps, rank=self.ranks.rank, on_gpu=on_gpu
+        )
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -331,6 +342,9 @@ class Trainer(Session):
         """Drop the weights and the optimizer's state: whoever holds this trainer does not need them."""
         is_large = "lm" in self.__dict__ and self.lm.num_parameters >= _LARGE
         self.publish_to = None
+        if self._profiler is not None:
+            self._profiler.close()
+            self._profiler = None
         for name in ("lm", "layout", "optimizer", "stepper", "validation"):
             self.__dict__.pop(name, None)
         if is_large:
@@ -350,6 +364,8 @@ class Trainer(Session):
         result = self.stepper.step(before)
         self.state = result.state
         self.report.end_step(self.step, self.state.seconds - before.seconds)
+        if self._profiler is not None and self._profiler.end_step():
+            self._profiler = None
         self.emit(
             "step",
             loss=result.loss,
