@@ -7,7 +7,10 @@ from .bubble import bubble_share as bubble_share, zero_bubble_share as zero_bubb
 from .explain import PlanReport as PlanReport
 from .launch import Launch as Launch
 from .layout import Layout as Layout, OneProcess as OneProcess
-from .pipeline_timings import PipelineTimings as PipelineTimings
+from .pipeline_timings import (
+    PipelineTimings as PipelineTimings,
+    pipeline_timeline as pipeline_timeline,
+)
 from .plan import Plan as Plan
 from .process_group import ProcessGroup as ProcessGroup
 from .ranks import OneRank as OneRank, Ranks as Ranks

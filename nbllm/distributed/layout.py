@@ -7,7 +7,7 @@ import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from nbllm.distributed.ranks import OneRank, Ranks
 from nbllm.distributed.sharded_tensors import assign_part, norm_of, whole_tensor
 from nbllm.models.network import Network
 from nbllm.nn.joined import empty_parameters
+
+if TYPE_CHECKING:
+    from nbllm.distributed.pipeline_timings import PipelineTimings
 
 
 class Layout(ABC):
@@ -118,6 +121,10 @@ class Layout(ABC):
     @abstractmethod
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor, on the CPU, by its sum over the data ranks; all ranks get the same bits."""
+
+    def timings(self) -> PipelineTimings | None:
+        """Return when each rank of a pipeline computed what in the last step; None: there is no pipeline."""
+        return None
 
     @abstractmethod
     def norm(self, gradients: Sequence[Tensor]) -> float:

@@ -15,9 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nbllm.core.errors import UserError
 from nbllm.core.html import Raw, escape, fragment, table
 from nbllm.core.text_table import text_table
 from nbllm.distributed.pipeline_schedule import KINDS, orders, schedule_kind
+from nbllm.distributed.plan import Plan
+from nbllm.runs.run import Run
 
 _ROUNDS = 8  # of messages by which clocks are compared
 
@@ -84,12 +87,12 @@ class PipelineTimings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return values that JSON can hold."""
-        return dataclasses.asdict(self)
+        return {**vars(self), "intervals": [dataclasses.astuple(each) for each in self.intervals]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PipelineTimings:
         """Return the timings that `to_dict` has made values of."""
-        return cls(**{**values, "intervals": [Interval(**each) for each in values["intervals"]]})
+        return cls(**{**values, "intervals": [Interval(*each) for each in values["intervals"]]})
 
     def _rows(self) -> list[tuple[object, ...]]:
         rows: list[tuple[object, ...]] = []
@@ -136,6 +139,31 @@ class PipelineTimings:
             width: In pixels; the drawing shrinks with its container.
         """
         return draw(self, width)
+
+
+def pipeline_timeline(of: Run | Plan, *, micro_batches: int | None = None) -> PipelineTimings:
+    """Return a step of a pipeline, to be looked at: as a run has last measured it, or as a plan would have it.
+
+    Args:
+        of: A run, which measures its second step and then one of every 100; or a plan.
+        micro_batches: Of a step, which is `accumulation`, for a plan; None: two for each rank.
+
+    Raises:
+        UserError: The run has measured none, or the plan has no pipeline or cannot take so many micro-batches.
+    """
+    if isinstance(of, Plan):
+        if of.pipeline == 1:
+            raise UserError("The plan has no pipeline.", where="plan", hint="Give pipeline=2 or more.")
+        return planned(of.schedule, of.pipeline, 2 * of.pipeline if micro_batches is None else micro_batches)
+    measured = of.events("pipeline")
+    if not measured:
+        raise UserError(
+            "This run has measured no step of a pipeline.",
+            where=of.path,
+            hint="Train with plan=nb.Plan(pipeline=2) and where=nb.Launch(processes=2), for two steps at least.",
+        )
+    known = {field.name for field in dataclasses.fields(PipelineTimings)}
+    return PipelineTimings.from_dict({name: value for name, value in measured[-1].items() if name in known})
 
 
 _UNITS = {"forward": 1.0, "backward": 2.0, "input gradient": 1.0, "weight gradient": 1.0}

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 _LARGE = 10_000_000  # parameters of a model whose memory is given back at once
 MAX_SAMPLE = 4096  # tokens: while a sample is made nothing else is heard
+TIMED = 100  # steps from one timeline of a pipeline to the next
 
 
 class Trainer(Session):
@@ -377,6 +378,10 @@ class Trainer(Session):
             seconds=self.state.seconds,
             **dict[str, Any](result.measured),
         )
+        if (
+            self.step % TIMED == 2 and (timings := self.layout.timings()) is not None
+        ):  # the first step warms up
+            self.emit("pipeline", **timings.to_dict())
         if not result.good and not self.state.bad_steps:
             scale = f"{self.state.loss_scale:g}"
             text = f"step skipped: a gradient is beyond float16's range; the loss is multiplied by {scale} from now on"

@@ -11,7 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nbllm.distributed import PipelineTimings, Plan, bubble_share, lay_out, pipeline_timings
+from nbllm.core.errors import UserError
+from nbllm.distributed import (
+    PipelineTimings,
+    Plan,
+    bubble_share,
+    lay_out,
+    pipeline_timeline,
+    pipeline_timings,
+)
 from nbllm.distributed.pipeline_schedule import SCHEDULES
 from nbllm.distributed.pipeline_timings import Interval, planned
 from tests.distributed.steps import Group, make_batch, make_network, make_objective
@@ -87,6 +95,13 @@ def test_the_picture_is_legible_in_any_theme_and_has_every_interval():
     colours = {rect.get("fill") for rect in svg.findall(".//svg:rect", names)}
     assert all(colour == "currentColor" or colour.startswith("var(--nbllm-") for colour in colours)
     assert f"{100 * timings.idle_share:.1f}%" in shown and "by the formula" in str(timings)
+
+
+def test_a_plan_is_drawn_before_anything_runs():
+    drawn = pipeline_timeline(Plan(pipeline=4, schedule="interleaved"), micro_batches=8)
+    assert drawn.idle_share == pytest.approx(bubble_share(4, 8, chunks=2))
+    with pytest.raises(UserError, match="no pipeline"):
+        pipeline_timeline(Plan(tensor=2))
 
 
 def test_text_of_others_is_escaped():

@@ -95,6 +95,9 @@ def test_a_run_under_a_plan_is_that_of_one_process(two_ranks, prepare, alone, se
     two_ranks(train, str(path))
     run = Run(path)
     assert run.state == "finished"
+    if plan.pipeline > 1:
+        timeline = nb.distributed.pipeline_timeline(run)
+        assert (timeline.ranks, timeline.micro_batches, len(timeline.intervals)) == (2, 2, 8)
     for metric in ("loss", "grad_norm"):
         assert run.history(metric)[1] == pytest.approx(alone.history(metric)[1], rel=1e-3)
     assert [a.action for a in run.timeline.actions] == [a.action for a in alone.timeline.actions]
