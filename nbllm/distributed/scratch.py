@@ -53,7 +53,10 @@ class Scratch:
             descriptor, path = tempfile.mkstemp(prefix="offload-", dir=self.folder)
             with os.fdopen(descriptor, "r+b"):
                 # A file that only seemed to have the space would end the process when the disk is full.
-                os.posix_fallocate(descriptor, 0, max(num_bytes, 1))
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(descriptor, 0, max(num_bytes, 1))
+                else:
+                    os.ftruncate(descriptor, max(num_bytes, 1))
             storage: Any = torch.UntypedStorage.from_file(path, shared=True, nbytes=num_bytes)
         except (OSError, RuntimeError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
