@@ -138,7 +138,14 @@ TECHNIQUES = (
     Technique("3.3", "Fill-in-the-middle", "nbllm.objectives.FillInTheMiddle"),
     Technique("3.4", "AdamW, warm-up, cosine and WSD schedules", "nbllm.training.schedules"),
     Technique("3.4", "Adafactor, Lion, Muon, AdamW in 8 bits", "nbllm.training.optimizers"),
-    Technique("3.4", "Mixed precision (bfloat16 with float32 masters)", "nbllm.training.optim.Optimizer"),
+    Technique(
+        "3.4",
+        "Mixed precision (bfloat16 and float16 with float32 masters)",
+        "nbllm.distributed.master_weights.MasterWeights",
+    ),
+    Technique("3.4", "Loss scaling", "nbllm.training.loss_scaling"),
+    Technique("3.4", "Data parallelism", "nbllm.distributed.data_parallel.DataParallel"),
+    Technique("3.4", "ZeRO, stages 1 to 3, and hybrid", "nbllm.distributed.zero"),
     Technique(
         "3.4", "Offload of weights, gradients and optimizer state to disk", "nbllm.distributed.offload"
     ),
