@@ -19,8 +19,9 @@ from nbllm.distributed.plan import Plan
 from nbllm.distributed.ranks import Ranks
 from nbllm.distributed.scratch import Scratch
 from nbllm.distributed.tensor_parallel import apply_tensor_parallel
-from nbllm.distributed.zero import FullySharded, OptimizerSharded
+from nbllm.distributed.zero import FullySharded, OptimizerSharded, blocks_of
 from nbllm.models.network import Network
+from nbllm.nn.float8 import multiply_in_float8
 
 
 def lay_out(
@@ -74,5 +75,8 @@ def lay_out(
 
 def _compute_blocks(network: Network, plan: Plan) -> str | None:
     """Say how blocks are computed; return what a person should know of it before the first step."""
+    if plan.precision == "float8":
+        for block in blocks_of(network):
+            multiply_in_float8(block)
     checkpoint_activations(network, plan.activation_checkpointing)
     return compile_network(network, plan.compile)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nbllm.models.config import ModelConfig
 
 SCHEDULES = ("1f1b", "gpipe", "interleaved", "zero_bubble")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16", "float8")
 OFFLOADS = ("none", "cpu", "disk")
 COMPILES = ("none", "blocks", "whole")
 CHECKPOINTINGS = ("none", "full", "selective")
@@ -126,6 +126,12 @@ class Plan(PlainConfig):
                 "sequence=True shares positions between the ranks of a tensor-parallel group; there is none.",
                 where="Plan",
                 hint="Set tensor=2 or more, or share out sequences with context=2.",
+            )
+        if self.precision == "float8" and self.tensor > 1:
+            raise UserError(
+                "Layers that are split over tensor ranks are not multiplied in float8.",
+                where="Plan",
+                hint='Use precision="bfloat16" with tensor, or zero=3 with float8.',
             )
         if self.shard is not None and self.zero < 2:
             raise UserError(

@@ -60,8 +60,9 @@ class TrainConfig(PlainConfig):
             trains them later. What is frozen from the start needs neither gradients nor AdamW's two moments: 12 bytes
             less for each element.
         seed: Data order and samples.
-        precision: "float32", "bfloat16" (bfloat16 weights beside a float32 master copy), "float16" (the same, and the
-            loss is scaled), or "auto": whichever of the first two the machine trains faster in.
+        precision: "float32"; "bfloat16" (bfloat16 weights beside a float32 master copy); "float16" (the same, and the
+            loss is scaled); "float8" (bfloat16, and the linear layers of blocks multiply in float8); or "auto":
+            whichever of the first two the machine trains faster in.
         device: "cpu", "cuda", "cuda:1", ..., or "auto": the GPU where there is one.
         num_threads: CPU threads; `None` is what torch has chosen. Recorded, since sums depend on it.
         validation_interval: Steps between measurements on held-out text; 0 for the end only.
@@ -162,7 +163,7 @@ class TrainConfig(PlainConfig):
         check_positive(self, "keep_checkpoints", "max_bad_steps", "validation_tokens", "sample_tokens")
         check_choice(self, "objective", tuple(OBJECTIVES))
         check_choice(self, "packing", ("concatenated", "isolated"))
-        check_choice(self, "precision", ("auto", "float32", "bfloat16", "float16"))
+        check_choice(self, "precision", ("auto", "float32", "bfloat16", "float16", "float8"))
         check_choice(self, "schedule", tuple(schedules))
         for setting in LOOP_SETTINGS:
             object.__setattr__(self, setting.name, _checked(setting, getattr(self, setting.name)))

@@ -9,6 +9,7 @@ from nbllm.nn.compute.decisions import bfloat16_ratio, training_dtype
 from nbllm.nn.compute.profile import MachineProfile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES["float8"] = torch.bfloat16  # all but the operands of matmuls
 
 
 def choose_device(name: str) -> str:

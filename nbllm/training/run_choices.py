@@ -13,6 +13,7 @@ import torch
 from nbllm.nn.attention_backends import choose
 from nbllm.nn.compute.decisions import PLAIN, compute_choices, num_threads, use_choices
 from nbllm.nn.compute.profile import machine_profile
+from nbllm.nn.float8 import check_float8
 from nbllm.training.precision import DTYPES, choose_device, choose_precision
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def make_choices(config: TrainConfig, shape: ModelConfig, *, processes: int = 1)
     on_cpu = torch.device(device).type == "cpu"
     profile = machine_profile("cpu" if on_cpu else "cuda")
     precision, because = choose_precision(config.precision, profile)
+    if precision == "float8":
+        check_float8(device)
     compute = compute_choices(profile) if on_cpu else PLAIN
     with use_choices(compute):  # the backends are measured as the run will compute
         attention = _fastest_attention(config, shape, device, DTYPES[precision])

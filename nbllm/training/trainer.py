@@ -282,8 +282,9 @@ class Trainer(Session):
         self._check_receiver()
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
+        plan = self.plan.replace(precision=choices["precision"])
         dtype = DTYPES[choices["precision"]]
-        self.layout = lay_out(self.lm.model, self.plan, self.ranks, dtype=dtype, scratch=scratch)
+        self.layout = lay_out(self.lm.model, plan, self.ranks, dtype=dtype, scratch=scratch)
         if self.ranks.size > 1 and dist.is_initialized():
             self.writer = ShardedWriter(dist.new_group(backend="gloo"))
         self.optimizer = Optimizer(self.layout, OPTIMIZERS[self.config.optimizer])

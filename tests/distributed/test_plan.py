@@ -24,6 +24,7 @@ from nbllm.training import TrainConfig
         ({"precision": "fp16"}, "float16"),
         ({"sequence": True}, "tensor=2"),
         ({"zero": 1, "shard": 2}, "zero=2"),
+        ({"tensor": 2, "precision": "float8"}, "bfloat16"),
         ({"activation_checkpointing": "some"}, "'none'"),
         ({"activation_checkpointing": True}, "whole number"),
         ({"activation_checkpointing": 0}, "greater than 0"),
