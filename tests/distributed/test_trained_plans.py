@@ -9,6 +9,7 @@ import torch
 
 import nbllm as nb
 from nbllm.core.errors import UserError
+from nbllm.runs.commands import send
 from nbllm.runs.run import Run
 from nbllm.training.launcher import Launcher
 
@@ -19,6 +20,7 @@ PLANS = {
     "zero 3": {"zero": 3, "activation_checkpointing": "full"},
     "sequence": {"tensor": 2, "sequence": True},
     "pipeline": {"pipeline": 2},
+    "context": {"context": 2, "activation_checkpointing": "selective"},
 }
 SETTINGS = {
     "steps": 12, "batch_size": 2, "sequence_length": 32, "lr": 3e-3, "validation_interval": 6,
@@ -128,6 +130,19 @@ def test_a_run_is_taken_up_under_a_plan_by_its_checkpoint(two_ranks, prepare, se
     assert two_ranks(train, str(parts)) == [12, 12]
     digests = [Run(path).events("end")[-1]["digest"] for path in (whole, parts)]
     assert digests[0] == digests[1]
+
+
+def test_both_ranks_are_profiled_in_the_same_steps(two_ranks, prepare):
+    settings = {"validation_interval": 0, "sample_interval": 0, "checkpoint_interval": 0, "steps": 4}
+    path = prepare("profiled", where=nb.Launch(processes=2), plan=nb.Plan(data=2), **settings)
+    send(path, "profile", {"steps": 2})
+    two_ranks(train, str(path))
+    (profile,) = Run(path).profiles
+    assert [(each.rank, each.steps) for each in profile.ranks] == [(0, 2), (1, 2)]
+    for each in profile.ranks:
+        assert each.share("communication") > 0 and each.share("computing") > 0
+        assert 0 <= each.exposed <= each.seconds
+    assert len(profile.traces) == 2
 
 
 def stop_at(step):
