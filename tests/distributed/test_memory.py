@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nbllm.core.errors import UserError
-from nbllm.distributed import OneProcess, OneRank, Plan
+from nbllm.distributed import OneProcess, OneRank, Plan, checkpoint_activations, held_bytes
 from nbllm.distributed.memory import (
     BETWEEN,
     OPTIMIZER_STATES,
@@ -115,6 +115,18 @@ def test_the_state_of_every_optimizer_is_what_it_holds(name):
     )
     parameters = tuple(Parameter(path, tuple(each.shape)) for path, each in network.named_parameters())
     assert state_bytes(parameters, optimizer=name, tensor=1, shards=1) == held
+
+
+@pytest.mark.parametrize("choice", ["full", "selective", 2])
+def test_checkpointed_blocks_keep_what_is_said(choice):
+    config = make_config("llama", **SMALL | {"vocab_size": 512})
+    network = build(config)
+    network.attention_backend = "sdpa"  # as on a GPU: attention's own weights are not kept
+    checkpoint_activations(network, choice)
+    plan = Plan(data=1, activation_checkpointing=choice)
+    held = held_bytes(lambda: network.hidden(torch.zeros(4, 256, dtype=torch.long)))
+    report = plan.explain(config, 1, batch_size=4, sequence_length=256, precision="float32")
+    assert report.largest.parts["activations"][1] == pytest.approx(held, rel=0.15)
 
 
 def test_every_optimizer_is_known():
