@@ -149,6 +149,16 @@ TECHNIQUES = (
     Technique(
         "3.4", "Offload of weights, gradients and optimizer state to disk", "nbllm.distributed.offload"
     ),
+    Technique(
+        "3.4", "Context parallelism (Ulysses)", "nbllm.distributed.context_parallel.apply_context_parallel"
+    ),
+    Technique(
+        "3.4",
+        "Activation checkpointing, full and selective",
+        "nbllm.distributed.activation_checkpointing.checkpoint_activations",
+    ),
+    Technique("3.4", "Compilation", "nbllm.distributed.compilation.compile_network"),
+    Technique("3.4", "Profiles of steps by rank", "nbllm.runs.step_profile.StepProfile"),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique(
