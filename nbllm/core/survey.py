@@ -159,6 +159,11 @@ TECHNIQUES = (
     ),
     Technique("3.4", "Compilation", "nbllm.distributed.compilation.compile_network"),
     Technique("3.4", "Profiles of steps by rank", "nbllm.runs.step_profile.StepProfile"),
+    Technique(
+        "3.4",
+        "Pipeline parallelism: GPipe, 1F1B, interleaved, zero bubble",
+        "nbllm.distributed.pipeline_parallel.PipelineParallel",
+    ),
     Technique("3.4", "Gradient accumulation and clipping", "nbllm.training.Trainer"),
     Technique("3.4", "Checkpoint and recovery", "nbllm.runs.checkpoint"),
     Technique(

@@ -248,7 +248,9 @@ def draw(timings: PipelineTimings, width: int) -> Raw:
         f'<text x="{width - 6}" y="{end}" text-anchor="end" fill="currentColor">{1000 * timings.seconds:.1f} ms</text>'
     )
     x = _LEFT
-    for kind in dict.fromkeys(each.kind for each in sorted(timings.intervals, key=lambda each: each.kind)):
+    for kind in sorted(
+        {each.kind for each in timings.intervals}, key=lambda kind: [*KINDS, kind].index(kind)
+    ):
         parts.append(f'<rect x="{x}" y="4" width="12" height="12" fill="{_colour(kind)}"/>')
         parts.append(f'<text x="{x + 17}" y="14" fill="currentColor">{escape(kind)}</text>')
         x += 40 + 7 * len(kind)

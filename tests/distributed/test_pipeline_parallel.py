@@ -85,11 +85,17 @@ def test_four_stages_with_every_place_of_norms(four_ranks, schedule):
 
 
 @pytest.mark.parametrize("plan", [{"pipeline": 2, "schedule": "zero_bubble"}, {"pipeline": 2}], ids=str)
-def test_a_bfloat16_network_computes_the_same_but_for_rounding(two_ranks, plan):
-    """Each process has its own choice of kernels, which round differently."""
-    given = {"steps": 1, "sequences": 16, "num_layers": 4, "dtype": "bfloat16"}
-    expected = take_steps("untied", {}, **given)
-    assert_equal_steps(joined(two_ranks(take_steps, "untied", plan, **given)), expected, tolerance=3e-2)
+def test_a_bfloat16_network_is_as_exact_as_in_one_process(two_ranks, plan):
+    """Processes choose kernels, which round differently: both are held to float32."""
+    given = {"steps": 1, "sequences": 16, "num_layers": 4}
+    exact = take_steps("untied", {}, **given).gradients
+    alone = take_steps("untied", {}, **given, dtype="bfloat16").gradients
+    found = joined(two_ranks(take_steps, "untied", plan, **given, dtype="bfloat16")).gradients
+
+    def error(gradients):
+        return torch.cat([(gradients[name] - exact[name]).flatten() for name in exact]).norm()
+
+    assert 0 < error(found) < 1.5 * error(alone)
 
 
 def of_other_objective(kind, plan):
