@@ -150,6 +150,21 @@ TECHNIQUES = (
         "3.4", "Offload of weights, gradients and optimizer state to disk", "nbllm.distributed.offload"
     ),
     Technique(
+        "3.4",
+        "Several processes, restarts, clusters",
+        "nbllm.distributed.launch.Launch",
+        "04-training-at-scale",
+    ),
+    Technique(
+        "3.4",
+        "Tensor, sequence and loss parallelism",
+        "nbllm.distributed.tensor_parallel.apply_tensor_parallel",
+    ),
+    Technique("3.4", "Sharded, asynchronous checkpoints", "nbllm.training.sharded_writer.ShardedWriter"),
+    Technique(
+        "3.4", "A plan beside one process", "nbllm.training.verification.verify", "04-training-at-scale"
+    ),
+    Technique(
         "3.4", "Context parallelism (Ulysses)", "nbllm.distributed.context_parallel.apply_context_parallel"
     ),
     Technique(
