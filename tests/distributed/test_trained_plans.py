@@ -154,3 +154,45 @@ def test_an_adapter_is_refused_where_the_model_is_shared_out(texts, tokenizer, t
     lm.attach(nb.LoRA(rank=2))
     with pytest.raises(UserError, match="each hold all"):
         nb.train(lm, texts, folder=tmp_path, where=nb.Launch(processes=2), plan=nb.Plan(zero=3))
+
+
+def overflow_on_rank_one(path):
+    """Train as a rank of the pool; in the third step a gradient of rank 1, and of no other, is infinite."""
+    import torch.distributed as dist
+
+    from nbllm.distributed import ProcessGroup
+    from nbllm.training import Trainer
+
+    trainer = Trainer(Path(path), where="process", ranks=ProcessGroup())
+    step = trainer._step
+
+    def too_large(module, inputs, output):
+        if output.requires_grad:
+            output.register_hook(lambda gradient: gradient * float("inf"))
+
+    def one_step():
+        hit = trainer.step == 2 and dist.get_rank() == 1
+        hook = trainer.stepper.network.embedding.register_forward_hook(too_large) if hit else None
+        step()
+        if hook is not None:
+            hook.remove()
+
+    trainer._step = one_step
+    trainer.run()
+    return trainer.state.loss_scale, trainer.state.scaled_steps, trainer.state.bad_steps
+
+
+@pytest.mark.parametrize("plan", [{}, {"zero": 3}], ids=["data", "zero 3"])
+def test_an_overflow_on_one_rank_skips_the_step_on_all(prepare, two_ranks, plan):
+    settings = {"steps": 6, "precision": "float16", "validation_interval": 0, "sample_interval": 0}
+    path = prepare(
+        f"half-{plan.get('zero', 0)}", plan=nb.Plan(**plan), where=nb.Launch(processes=2), **settings
+    )
+    first, second = two_ranks(overflow_on_rank_one, path)
+    assert first == second  # the same scale, steps without overflow, and steps that were bad
+    assert first[1:] == (3, 0)
+    run = Run(path)
+    assert run.state == "finished"
+    finite = [value == value and abs(value) < float("inf") for value in run.history("grad_norm")[1]]
+    assert finite == [True, True, False, True, True, True]
+    assert all(weight.isfinite().all() for weight in nb.load(run).model.parameters())

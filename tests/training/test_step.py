@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nbllm.data import WindowSource
+from nbllm.distributed import Plan
 from nbllm.distributed.layout import OneProcess
 from nbllm.models import build, make_config
 from nbllm.nn.linear_cross_entropy import linear_cross_entropy
@@ -17,7 +19,7 @@ from nbllm.objectives.measures import measure
 from nbllm.training.config import TrainConfig
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers.adamw import AdamW
-from nbllm.training.step import Stepper
+from nbllm.training.step import Padding, Stepper
 from nbllm.training.train_state import TrainState
 from nbllm.training.validation import Validation
 
@@ -128,3 +130,20 @@ def test_the_loss_of_experts_loads_is_trained_on_and_not_shown(weight, store):
     norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters()])
     assert found.loss == pytest.approx(shown, rel=1e-5)
     assert found.grad_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("sequences", [8, 6, 2])
+def test_any_number_of_ranks_draws_the_sequences_of_a_step_once_each(ranks, sequences):
+    """Batch 8 of four ranks, taken up on two or three after three steps: sequences 24 to 31, once each."""
+    drawn, shares = [], []
+    for rank in range(ranks):
+        stepper = Stepper.__new__(Stepper)
+        stepper.layout = SimpleNamespace(data_rank=rank, data_size=ranks, plan=Plan())
+        stepper.config = SimpleNamespace(batch_size=2)
+        stepper.batch = lambda position, size=None: {"drawn": list(range(position, position + size))}
+        own = stepper._batches(24, sequences)
+        shares.append(len(own))
+        drawn += [each for batch in own if not isinstance(batch, Padding) for each in batch["drawn"]]
+    assert sorted(drawn) == list(range(24, 24 + sequences))
+    assert len(set(shares)) == 1  # every rank takes part in every sum
