@@ -14,6 +14,7 @@ from nbllm.runs.actions import Action, words
 from nbllm.runs.liveness import LIVE
 from nbllm.runs.rank_states import rank_states
 from nbllm.runs.recorded import RecordedRun
+from nbllm.runs.step_profile import newest_profile
 from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
 
@@ -24,6 +25,7 @@ MOST_LABEL = 28
 MOST_MARKS = 24
 MOST_WARNINGS = 3
 MOST_RANKS = 64
+MOST_BARS = 400  # of a profile, so that a saved notebook stays small
 
 CSS = """
 .nbllm .run-head { display: flex; flex-wrap: wrap; align-items: baseline; gap: .2em .8em;
@@ -63,6 +65,7 @@ def html(run: RecordedRun) -> str:
             _notes(run, summary, timeline),
             _curve(timeline, summary.loss_unit),
             _ranks(timeline),
+            _profile(run),
             _sample(timeline),
             _actions(timeline),
             _checkpoints(run, timeline),
@@ -169,6 +172,15 @@ def _ranks(timeline: Timeline) -> str:
     header = ("rank", "memory", "step", "computing", "")
     title = f"{len(states):,} ranks, step {timeline.ranks['step']:,}{more}"
     return f"<details><summary>{title}</summary>{table(rows, header)}</details>"
+
+
+def _profile(run: RecordedRun) -> str:
+    """Return the newest profile of steps, where there is one."""
+    found = newest_profile(run.path)
+    if found is None or not found[0].ranks:
+        return ""
+    profile = found[0]
+    return f"<details><summary>Profile: {profile.title}</summary>{profile.html(most=MOST_BARS)}</details>"
 
 
 def _known(value: float, text: Callable[[float], str]) -> str:

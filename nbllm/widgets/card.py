@@ -18,6 +18,7 @@ from nbllm.runs.run import Run
 from nbllm.runs.store import RECORD
 from nbllm.runs.summary import RunSummary, seconds_left
 from nbllm.runs.timeline import Timeline
+from nbllm.widgets.profile_card import ProfileCards
 
 NUM_COLORS = 6
 ESTIMATE_SECONDS = 1.0  # how often the time left is estimated
@@ -56,6 +57,7 @@ class CardMaker:
         self._checkpoints_of: tuple[int, int] | None = None
         self._shown_outputs: list[dict[str, Any]] = []
         self._outputs_of: list[tuple[int, int | None, int]] = []
+        self._profiles = ProfileCards()
         self._left: float | None = None
         self._estimated = -ESTIMATE_SECONDS
         self._made: dict[str, tuple[object, list[Any]]] = {}  # by list, and the event that was its newest
@@ -110,6 +112,7 @@ class CardMaker:
                 "outputs": self._outputs(),
                 "ranks": self._ranks(timeline),
                 "ranks_step": 0 if timeline.ranks is None else timeline.ranks["step"],
+                "profile": self._profiles.newest(run.path),
                 "rules": [rule.to_card() for rule in run.rules],
                 "metrics": [name for name in timeline.steps.columns if name not in USUAL],
                 "problems": run.problems,

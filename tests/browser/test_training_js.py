@@ -8,12 +8,16 @@ import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from nbllm.runs.step_profile import StepProfile
+from nbllm.widgets.profile_card import profile_card
 from tests.browser.panel_page import PanelPage, action, checkpoint, make_card, sample, setting, steps_table
+from tests.runs.profile_files import summary, write_profile
 
 HOSTILE = '<script>window.hacked=1</script><img src=x onerror="window.hacked=1">\u202egnp.exe'
 EVALUATIONS = {"step": [40.0, 80.0, 120.0], "loss": [5.1, 3.9, 3.3], "bits_per_byte": [2.4, 1.9, 1.6]}
@@ -1199,3 +1203,78 @@ def test_ranks_show_memory_and_for_whom_the_others_wait(fresh, theme):
     expect(shown.locator("summary")).to_have_text("300 ranks, step 120")
     expect(shown.locator("tbody tr").first).to_contain_text("not measured")
     assert shown.bounding_box()["height"] < 420
+
+
+# What the ranks did in some steps
+
+
+def profile(run_folder: Path, *, step: int = 40, ranks: int = 2, **fields: Any) -> dict[str, Any]:
+    """Return the card of a profile, as the kernel makes it of what the ranks have written."""
+    made = profile_card(StepProfile(write_profile(run_folder, step, *map(summary, range(ranks)))))
+    assert made is not None
+    return {**made, **fields}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_profile_is_asked_for_and_drawn(fresh, tmp_path, theme):
+    panel = fresh(theme=theme)
+    panel.snapshot()
+    part = panel.panel.locator(".panel-profile")
+    expect(part.locator("summary")).to_have_text("Profile")
+    part.locator("summary").click()
+    button(panel, "Profile 3 steps").click()
+    assert panel.commands() == [("tour", "profile", {"steps": 3})]
+    panel.answer("p1")
+    panel.update(step=121, actions=[action("p1", 120, "profile", args={"steps": 3})])
+    expect(panel.outcome(".panel-profile")).to_have_text("Steps 121 to 123 are being profiled…")
+    expect(button(panel, "Profile 3 steps")).to_have_attribute("aria-disabled", "true")
+    panel.update(step=125, profile=profile(tmp_path, step=120, folder="/runs/tour/profiles/step-00000120"))
+    expect(part.locator("summary")).to_have_text("Profile: 3 steps from step 120 on, 2 ranks")
+    expect(panel.outcome(".panel-profile")).to_have_text("profiled at step 120")
+    expect(button(panel, "Profile 3 steps")).not_to_have_attribute("aria-disabled", "true")
+    assert texts(part.locator("tbody tr")) == [
+        "0 10.00 ms 38.0 % 25.0 % 15.0 % 10.0 % 20.0 % 17.0 %",
+        "1 10.00 ms 42.0 % 25.0 % 15.0 % 10.0 % 20.0 % 17.0 %",
+    ]
+    assert part.locator(".profile-legend").inner_text().split() == [
+        "computing", "communication", "data", "optimizer", "idle",
+    ]  # fmt: skip
+    bars = part.locator("svg").nth(1).locator("rect.kind-communication")
+    expect(bars).to_have_count(3)
+    assert bars.nth(1).locator("title").evaluate("(node) => node.textContent") == (
+        "rank 1: communication, 2.50 ms, from 14.00 ms to 16.50 ms"
+    )
+    expect(part).to_contain_text("The whole traces of 2 ranks")
+    expect(part.locator("code")).to_have_text("/runs/tour/profiles/step-00000120")
+    if folder := os.environ.get("NBLLM_PICTURES"):
+        part.screenshot(path=f"{folder}/profile-{theme}.png")
+    colours = part.locator("svg").first.evaluate(
+        """(svg) => ["computing", "communication", "data", "optimizer", "idle"].map(
+             (kind) => getComputedStyle(svg.querySelector(`.kind-${kind}`)).fill)"""
+    )
+    assert len(set(colours)) == 5
+    assert colours[0] == {"light": "rgb(0, 114, 178)", "dark": "rgb(86, 180, 233)"}[theme]
+
+
+def test_a_profile_is_drawn_again_only_when_it_is_new_and_fits(fresh, tmp_path):
+    panel = fresh(width=480)
+    panel.snapshot(make_card(profile=profile(tmp_path, ranks=64, hidden=36, folder=HOSTILE)))
+    part = panel.panel.locator(".panel-profile")
+    expect(part.locator("svg")).to_have_count(0)  # closed
+    part.locator("summary").click()
+    expect(part.locator("svg")).to_have_count(64)
+    expect(part).to_contain_text("The first 64 of 100 ranks.")
+    expect(part).to_contain_text("<script>window.hacked=1</script>")
+    first = part.locator("svg").first.element_handle()
+    panel.update(step=130)
+    assert first.evaluate("(svg) => svg.isConnected")
+    assert part.locator(".profile-lanes").bounding_box()["height"] < 420
+    right = panel.panel.evaluate("(node) => node.getBoundingClientRect().right")
+    assert part.evaluate("(node) => node.getBoundingClientRect().right") <= right
+    panel.update(profile=profile(tmp_path, step=60, ranks=1))
+    expect(part.locator("svg")).to_have_count(1)
+    panel.update(profile=None, state="finished")
+    expect(part.locator("svg")).to_have_count(0)
+    button(panel, "Profile 3 steps").dispatch_event("click")
+    expect(panel.outcome(".panel-profile")).to_contain_text("has finished")
+    assert panel.commands() == []

@@ -14,7 +14,9 @@ from nbllm.runs.listing import list_runs
 from nbllm.runs.lock import TrainerLock
 from nbllm.runs.process import this_process
 from nbllm.runs.run import Run
+from nbllm.runs.step_profile import KINDS
 from nbllm.runs.store import create
+from tests.runs.profile_files import summary, write_profile
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202e\ud800\x00"
 
@@ -294,3 +296,17 @@ def test_comparing_shows_rules_in_words_as_they_are_now(tmp_path):
             "action", 50, id="1" * 16, action="rule", args=args, actor="person", outcome="applied", reason=""
         )
     assert compared.differences() == {"rule spike": (None, "stop when loss > 9 (off)")}
+
+
+def test_the_newest_profile_is_shown_small(tmp_path):
+    run = grown(tmp_path)
+    assert "Profile" not in text_of(run)
+    write_profile(run.path, 3, "broken")
+    assert "Profile" not in text_of(run)
+    many = {kind: [[k * 1e-6, k * 1e-6 + 5e-7] for k in range(20_000)] for kind in KINDS}
+    write_profile(run.path, 30, summary(), summary(1, spans=many))
+    shown = text_of(run)
+    assert "Profile: 3 steps from step 30 on, 2 ranks" in shown and "of it exposed, %" in shown
+    html = run._repr_html_()
+    assert "rank 1</text>" in html and "<details>" in html
+    assert html.count("<title>communication") <= 100

@@ -10,7 +10,9 @@ import pytest
 from nbllm.runs import commands
 from nbllm.runs.run import Run
 from nbllm.runs.store import create
+from nbllm.widgets import profile_card
 from nbllm.widgets.training import TrainingPanel
+from tests.runs.profile_files import summary, write_profile
 
 
 @pytest.fixture
@@ -263,3 +265,17 @@ def test_a_live_run_is_pictured_now_and_then(start, path, listen, monkeypatch):
     wait_until(lambda: len(pictured) > 3)
     assert pictured == sorted(set(pictured))
     assert Run(path).state == "running"
+
+
+def test_a_profile_is_sent_when_it_is_new(start, path, watch, monkeypatch):
+    monkeypatch.setattr(profile_card, "LOOK_SECONDS", 0.0)
+    start(period=0.005)
+    viewer = watch()
+    assert viewer.wait("snapshot")["runs"][0]["profile"] is None
+    write_profile(path, 1, summary(), summary(1))
+    wait_until(lambda: viewer.cards()["tour"]["profile"])
+    step = viewer.cards()["tour"]["step"]
+    wait_until(lambda: viewer.cards()["tour"]["step"] > step + 20)
+    told = [card for message in viewer.heard("update") for card in message["runs"] if card.get("profile")]
+    assert 1 <= len(told) <= 2  # it may be read between the two ranks
+    assert told[-1]["profile"]["title"] == "3 steps from step 1 on, 2 ranks"

@@ -16,7 +16,7 @@ const MOST_POINTS = 16384;
 const BLANK = {
   name: "", path: "", state: "starting", step: 0, steps: null, reason: "", parent: null, color: 1, settings: [],
   frozen: [], cannot: {}, facts: {}, checkpoints: [], actions: [], num_actions: 0, samples: [], warnings: [],
-  loss_unit: "", scheduled: false, num_warnings: 0, rules: [], metrics: [], where: "", host: "", time: null, last_heard: null, problems: [],
+  loss_unit: "", scheduled: false, num_warnings: 0, rules: [], metrics: [], profile: null, where: "", host: "", time: null, last_heard: null, problems: [],
 };
 
 /** Columns of equal length that grow at the end, and are truncated by a rewind. */

@@ -9,6 +9,7 @@ import { LossNote } from "./connection.js";
 import { setShown, setText } from "./dom.js";
 import { HeadPart } from "./head.js";
 import { LogPart } from "./log.js";
+import { ProfilePart } from "./profile.js";
 import { RankOutputPart } from "./rank_output.js";
 import { RanksPart } from "./ranks.js";
 import { describeRequest, isLive } from "./requests.js";
@@ -70,12 +71,13 @@ class TrainingView {
     this.output = new RankOutputPart(this);
     this.log = new LogPart(this);
     this.ranks = new RanksPart(this);
+    this.profile = new ProfilePart(this);
     this.body = element(
       "div",
       { class: "panel-body", hidden: true },
       this.chips.node, this.head.node, this.buttons.node, this.charts.node,
       element("div", { class: "panel-boxes" }, this.rate.node, this.branching.node),
-      this.settings.node, this.charts.grid, this.ranks.node, this.samples.node, this.output.node, this.log.node,
+      this.settings.node, this.charts.grid, this.ranks.node, this.profile.node, this.samples.node, this.output.node, this.log.node,
     );
     this.root = element(
       "div",
@@ -191,6 +193,7 @@ class TrainingView {
     this.settings.update(card);
     this.charts.update(card, store.cards);
     this.ranks.update(card);
+    this.profile.update(card);
     this.samples.update(card);
     this.output.update(card);
     this.log.update(card);
