@@ -116,7 +116,8 @@ class Run(RecordedRun):
     def profile(self, steps: int = 3, *, timeout: float = WAIT) -> Outcome:
         """Watch what every rank does in the next `steps` steps, up to 20; `run.profiles[-1]` shows it after the last.
 
-        What is computed stays the same, and takes longer while it is watched.
+        What is computed stays the same, and takes longer while it is watched. The first time in a process, torch's
+        profiler may print "External init callback must run in same thread" to stderr: it is watched all the same.
         """
         return ask(self, self.actor, "profile", {"steps": steps}, timeout)
 

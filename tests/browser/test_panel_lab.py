@@ -93,6 +93,13 @@ def test_every_control_acts_at_the_step_that_it_says(lab, book, where):
         panel.get_by_text(re.compile(r"^2 ranks, step")).click()
         expect(panel.locator(".panel-ranks tbody tr")).to_have_count(2)
         picture(panel, "two-processes")
+        panel.get_by_text("Profile", exact=True).click()
+        button(panel, "Profile 3 steps").click()
+        profiled = applied(run, "profile")
+        title = f"Profile: 3 steps from step {profiled['step']:,} on, 2 ranks"
+        expect(panel.locator(".panel-profile summary")).to_have_text(title, timeout=30_000)
+        expect(panel.locator(".panel-profile svg")).to_have_count(2)
+        picture(panel, "two-processes-profile")
     button(panel, "Pause").click()
     pause = applied(run, "pause")
     expect(panel.get_by_text(re.compile(rf"paused at step {pause['step']:,}\b", re.I)).first).to_be_visible()
