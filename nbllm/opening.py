@@ -28,6 +28,9 @@ def load(
 ) -> LM:
     """Open a model: a directory, ours or transformers', a GGUF file, a run's weights, or a model by its name.
 
+    A directory may hold a training checkpoint of Megatron-LM, or one of DeepSpeed with the model's `config.json` beside
+    it; nothing that their pickles say is run.
+
     Args:
         path: The directory or the file; a run, its folder or its name in `runs/`; or the name of one of
             `nbllm.models()`, which is downloaded where it is not here. What exists comes before a name, and a run

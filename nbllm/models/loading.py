@@ -20,6 +20,7 @@ from nbllm.models.families.base import SCORING, Family, WeightRule
 from nbllm.models.families.config_reader import ConfigReader
 from nbllm.models.families.known import FAMILIES
 from nbllm.models.families.own import OWN
+from nbllm.models.foreign.finding import foreign_config
 from nbllm.models.network import Network, build_without_weights
 from nbllm.models.quantized import weights_by_name, write_quantized
 from nbllm.models.tensor_files import TensorFiles
@@ -41,7 +42,7 @@ _MAX_JSON = 64 << 20  # bytes
 
 
 def load_model(directory: Path | str, *, dtype: torch.dtype | None = None) -> Network:
-    """Open a model directory: ours or transformers'.
+    """Open a model directory: ours or transformers', or one with a checkpoint of DeepSpeed or Megatron-LM.
 
     Dropout, if the configuration has any, is for training and not applied here. Settings that nbllm does not
     implement are refused by name.
@@ -99,7 +100,7 @@ def read_parameters(
 def _opened(directory: Path) -> Iterator[tuple[TensorFiles, Family, list[WeightRule], Network]]:
     """Yield files, family, weight map and the network without weights, once the files hold what the map names."""
     family, config = read_config(directory)
-    with TensorFiles(directory, family) as files:
+    with TensorFiles(directory, family, config) as files:
         _check_counts(config, len(files.names), files.main)
         rules = _rules(family, config, files)
         _check_names(files, rules, family, config)
@@ -183,7 +184,7 @@ def read_config(directory: Path | str) -> tuple[Family, ModelConfig]:
         raise WeightsError(error.what, where=path, hint=error.hint) from None
     family = FAMILIES[name]
     if family.optional:
-        with TensorFiles(expand_user(directory), family) as files:
+        with TensorFiles(expand_user(directory), family, config) as files:
             has: dict[str, Any] = {name: find(config, files) for name, find in family.optional.items()}
         config = dataclasses.replace(config, **has)
     if family.name != OWN and _is_scoring(values):
@@ -224,7 +225,7 @@ def _with_score_head(
 
 
 def read_config_file(directory: Path | str) -> dict[str, Any]:
-    """Return what a directory's `config.json` holds, unchecked.
+    """Return what a directory's `config.json` holds, unchecked, or says, of a Megatron-LM checkpoint without one.
 
     Raises:
         WeightsError: It is absent or no JSON object.
@@ -237,6 +238,8 @@ def read_config_file(directory: Path | str) -> dict[str, Any]:
     try:
         values = read_json(path, _MAX_JSON)
     except FileNotFoundError:
+        if (values := foreign_config(directory)) is not None:
+            return values
         raise WeightsError(
             f"The directory has no {CONFIG}.", where=directory, hint="Give the folder that holds it."
         ) from None

@@ -1,4 +1,4 @@
-"""The tensors of a model directory, from one safetensors file or from shards."""
+"""The tensors of a model directory, from one safetensors file, from shards or from another framework's checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from torch import Tensor
 from nbllm.core.base_weights import BaseWeights
 from nbllm.core.errors import WeightsError
 from nbllm.core.io import open_regular
+from nbllm.models.config import ModelConfig
 from nbllm.models.families.base import Family
+from nbllm.models.foreign.finding import open_foreign
+from nbllm.models.foreign.sources import ForeignTensors
 from nbllm.models.tensor_file import TensorFile
 from nbllm.models.tensor_writing import INDEX
 
@@ -29,20 +32,21 @@ class TensorFiles:
     Args:
         directory: The model directory.
         family: Its family, which knows full names and what may be left unread.
+        config: Its configuration.
 
     Attributes:
-        main: The file, or the index of the shards.
+        main: The file, the index of the shards, or the folder of another framework's checkpoint.
         names: Every tensor's full name, without those that the family never reads.
     """
 
-    def __init__(self, directory: Path, family: Family) -> None:
+    def __init__(self, directory: Path, family: Family, config: ModelConfig) -> None:
         self._stack = contextlib.ExitStack()
-        self._opened: dict[Path, TensorFile] = {}
+        self._opened: dict[Path, TensorFile | ForeignTensors] = {}
         self._stored: dict[str, tuple[Path, str]] = {}
         directory = weights_of(directory)
         try:
-            self.main = _find(directory)
-            if self.main.name == SINGLE:
+            self.main = self._find(directory, family, config)
+            if self.main.name != INDEX:
                 names = {name: self.main for name in self._open(self.main).entries}
             else:
                 names = self._read_index(directory)
@@ -125,7 +129,17 @@ class TensorFiles:
             )
         return _DTYPES[stored]
 
-    def _open(self, path: Path) -> TensorFile:
+    def _find(self, directory: Path, family: Family, config: ModelConfig) -> Path:
+        for name in (SINGLE, INDEX):
+            if (directory / name).is_file():
+                return directory / name
+        foreign = open_foreign(directory, family, config)
+        if foreign is None:
+            raise _none_found(directory)
+        self._opened[foreign.path] = foreign
+        return foreign.path
+
+    def _open(self, path: Path) -> TensorFile | ForeignTensors:
         if path not in self._opened:
             self._opened[path] = TensorFile(path, self._stack)
         return self._opened[path]
@@ -174,12 +188,9 @@ def weights_of(directory: Path) -> Path:
     return directory if base is None else base.folder
 
 
-def _find(directory: Path) -> Path:
-    for name in (SINGLE, INDEX):
-        if (directory / name).is_file():
-            return directory / name
+def _none_found(directory: Path) -> WeightsError:
     pickled = sorted(file.name for file in directory.glob("*.bin"))
-    raise WeightsError(
+    return WeightsError(
         f"The directory has neither {SINGLE} nor {INDEX}.",
         where=directory,
         hint=(

@@ -1,0 +1,1 @@
+"""Training checkpoints of other frameworks, read as model directories: DeepSpeed's and Megatron-LM's."""
