@@ -151,6 +151,11 @@ TECHNIQUES = (
     ),
     Technique(
         "3.4",
+        "Offload of weights, gradients and optimizer state to the CPU's memory",
+        "nbllm.distributed.cpu_offload.CPUOffload",
+    ),
+    Technique(
+        "3.4",
         "Several processes, restarts, clusters",
         "nbllm.distributed.launch.Launch",
         "04-training-at-scale",

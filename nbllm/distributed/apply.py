@@ -10,6 +10,7 @@ import torch
 from nbllm.distributed.activation_checkpointing import checkpoint_activations
 from nbllm.distributed.compilation import compile_network
 from nbllm.distributed.context_parallel import apply_context_parallel, share_loss
+from nbllm.distributed.cpu_offload import CPUOffload
 from nbllm.distributed.data_parallel import DataParallel
 from nbllm.distributed.layout import Layout, OneProcess, copy_without_weights
 from nbllm.distributed.mesh import Mesh
@@ -30,15 +31,17 @@ def lay_out(
     ranks: Ranks,
     *,
     dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
     scratch: Scratch | None = None,
 ) -> Layout:
     """Lay a network over ranks, in place; all of them call this at once, with equal weights.
 
     Args:
-        network: The complete network, on this rank's device.
+        network: The complete network, on this rank's device; in the CPU's memory, where one rank offloads it to that.
         plan: How.
         ranks: The processes of torch.distributed's default group, or a single one.
         dtype: What it computes in; its parameters are trained in float32.
+        device: Where it computes; None: where it is.
         scratch: Where what is offloaded to disk lies, as the network should; None: the folder of temporary files.
 
     Raises:
@@ -46,13 +49,15 @@ def lay_out(
     """
     plan = plan.sized(ranks.size)
     if ranks.size == 1:
-        note = _compute_blocks(network, plan)
         if plan.offload == "disk":
             scratch = Scratch(Path(tempfile.gettempdir())) if scratch is None else scratch
             alone: OneProcess = DiskOffload(network, plan, ranks, dtype=dtype, scratch=scratch)
+        elif plan.offload == "cpu":
+            where = torch.device(network.device if device is None else device)
+            alone = CPUOffload(network, plan, ranks, dtype=dtype, device=where)
         else:
             alone = OneProcess(network, plan, ranks, dtype=dtype)
-        alone.note = note
+        alone.note = _compute_blocks(network, plan)
         return alone
     mesh = Mesh(plan, network.device.type)
     undivided = copy_without_weights(network) if plan.model_ranks > 1 else None

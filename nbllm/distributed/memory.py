@@ -160,7 +160,7 @@ def rank_memory(
         f"{work.optimizer} states": (held.states,) * 3,
         "gradients": (0.0, held.gradients if held.accumulates else 0.0, held.gradients),
         "activations": (0.0, held.activations, held.late_activations),
-        "gathered parameters": (0.0, held.gathered, held.gathered),
+        "gathered parameters": (held.resident, held.gathered, held.gathered),
         "gradients of a unit": (0.0, 0.0, held.passing_gradients),
         "loss: logits, gradients of the head": (0.0, held.loss, 0.0),
     }
@@ -225,13 +225,19 @@ class _Held:
         return self.work.accumulation > 1
 
     @property
+    def resident(self) -> float:
+        """What of the parameters to compute with is on the device between steps, where the others are fetched."""
+        is_alone = self.plan.offload == "cpu" and not self.plan.is_sharded
+        return float(self.work.itemsize * sum(self._outside)) if is_alone else 0.0
+
+    @property
     def gathered(self) -> float:
         """Whole parameters to compute with that were gathered or fetched: the root's, a block's and the next one's."""
         if not self.plan.is_sharded and self.plan.offload == "none":
             return 0.0
         sizes = sorted(self.whole(self.blocks), reverse=True)
-        outside = sum(self.whole(unit for unit in self.units if not unit.is_block))
-        blocks = sum(sizes) if self.plan.zero == 2 else sum(sizes[:2])
+        outside = sum(self._outside)
+        blocks = sum(sizes) if self.plan.is_sharded and self.plan.zero == 2 else sum(sizes[:2])
         return float(self.work.itemsize * (blocks + outside))
 
     @property
@@ -241,6 +247,9 @@ class _Held:
         if self.plan.is_sharded:  # as they were computed, and in float32 to be summed
             return float((self.work.itemsize + 4) * max(sizes))
         dense = self._dense_embedding_gradient
+        if self.plan.offload == "cpu":  # a block's leave while the next ones are made
+            two = sum(sorted(self.whole(self.blocks), reverse=True)[:2])
+            return float(self.work.itemsize * (two + max(self._outside))) + dense
         assert self.plan.data is not None
         if (
             self.plan.data * self.plan.context > 1
@@ -248,6 +257,14 @@ class _Held:
             return float(min(BUCKET_BYTES, 4 * sum(sizes))) + dense
         rounded = self.work.itemsize * sum(sizes) if self.work.has_masters and self.accumulates else 0
         return float(rounded) + dense
+
+    @property
+    def _outside(self) -> tuple[int, int]:
+        """Elements of what is computed after the blocks, and of all else that is outside of them."""
+        units = [unit for unit in self.units if not unit.is_block]
+        sizes = dict(zip([unit.name for unit in units], self.whole(units), strict=True))
+        after = sizes.pop("head", 0)
+        return after, sum(sizes.values())
 
     @property
     def _dense_embedding_gradient(self) -> float:

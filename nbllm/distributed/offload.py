@@ -18,24 +18,45 @@ from nbllm.distributed.loss_module import Batch, Loss
 from nbllm.distributed.plan import Plan, RunFacts
 from nbllm.distributed.ranks import Ranks
 from nbllm.distributed.scratch import Scratch
+from nbllm.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
     from nbllm.models.config import ModelConfig
 
 
 def check(plan: Plan, model: ModelConfig, run: RunFacts) -> None:
-    """Check that what is to be offloaded can be: to disk by one process, to the CPU by several that share it out."""
-    if plan.offload == "cpu" and not plan.is_sharded:
+    """Check that what is to be offloaded can be: by one process, or to the CPU by several that share it out."""
+    if plan.offload == "cpu" and plan.ranks == 1:
+        _check_streams(plan, run)
+    elif plan.offload == "cpu" and not plan.is_sharded:
         raise UserError(
-            "offload='cpu' keeps the parts of each rank in the CPU's memory; this plan shares out no parameters.",
+            f"offload='cpu' on {plan.ranks} processes keeps the parts of each in the CPU's memory; this plan shares "
+            "out no parameters.",
             where="plan",
-            hint="Set zero=3 and launch two processes or more.",
+            hint="Set zero=3, or launch one process.",
         )
     if plan.offload == "disk" and plan.ranks != 1:
         raise UserError(
             f"offload='disk' is for one process, and the plan has {plan.ranks}.",
             where="plan",
             hint="Several processes share out what they hold with zero=3.",
+        )
+
+
+def _check_streams(plan: Plan, run: RunFacts) -> None:
+    """Check that one process can keep the weights of blocks elsewhere: each block must be called as a module."""
+    if plan.compile == "whole":
+        raise UserError(
+            "compile='whole' makes one program of all blocks; offload='cpu' fetches the weights of each by itself.",
+            where="plan",
+            hint="Use compile='blocks'.",
+        )
+    if OBJECTIVES[run.objective].stepper is not None:
+        raise UserError(
+            f"{run.objective} samples answers and scores them with copies of the network; offload='cpu' holds two of "
+            "its blocks at a time on the device.",
+            where="plan",
+            hint="Leave offload out, or train on recorded preferences (method 'dpo').",
         )
 
 
@@ -109,7 +130,7 @@ class DiskOffload(OneProcess):
         self._gradients: dict[str, Tensor] = {}
         with scratch.allocating():
             masters = self.masters
-        self._pieces, self._blocks = _pieces(network)
+        self._pieces, self._blocks = pieces_of(network)
         for number, names in enumerate(self._pieces):
             for name in names:
                 masters.working[name].register_post_accumulate_grad_hook(self._keeper(name, number))
@@ -181,7 +202,7 @@ class DiskOffload(OneProcess):
         return keep
 
 
-def _pieces(network: nn.Module) -> tuple[list[list[str]], dict[int, nn.Module]]:
+def pieces_of(network: nn.Module) -> tuple[list[list[str]], dict[int, nn.Module]]:
     """Return the names of the parameters in pieces, each block one and the rest by modules; and the blocks' modules.
 
     Returns:

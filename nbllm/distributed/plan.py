@@ -82,8 +82,9 @@ class Plan(PlainConfig):
         activation_checkpointing: What is computed again in the backward pass instead of being kept: "none", "full"
             (every block), "selective" (all but the matmuls), or a number k (every k-th block).
         offload: Where parameters, gradients and the optimizer's state are kept between uses: "none" (on the device);
-            "cpu": of GPUs that share them out (`zero=2` or 3), each rank's parts in the CPU's memory, where they are
-            updated; "disk": of one process on the CPU, in files that the system maps into memory.
+            "cpu": in the CPU's memory, where they are updated; of one GPU, which fetches block by block, or of several
+            that share them out (`zero=2` or 3), each rank's parts; "disk": of one process on the CPU, in files that
+            the system maps into memory.
         compile: What `torch.compile` compiles: "none", "blocks" (each by itself) or "whole".
 
     Source: Rajbhandari et al. 2019, arXiv:1910.02054 (ZeRO); Shoeybi et al. 2019, arXiv:1909.08053 (tensor parallel).

@@ -22,15 +22,18 @@ def weights_are_finite(weights: Mapping[str, Tensor]) -> bool:
     )
 
 
-def first_bad_module(network: nn.Module, objective: Objective[Any], batch: Batch) -> str:
+def first_bad_module(
+    network: nn.Module, objective: Objective[Any], batch: Batch, weights: Mapping[str, Tensor] | None = None
+) -> str:
     """Name the first module whose output is not finite, or a weight, the loss or a gradient that is not.
 
     Args:
         network: What was trained.
         objective: What it was trained for.
         batch: The batch that went wrong, on the network's device.
+        weights: What it computes with, by name, where it holds not all of it at once; None: its parameters.
     """
-    for name, parameter in network.named_parameters():
+    for name, parameter in (dict(network.named_parameters()) if weights is None else weights).items():
         if not torch.isfinite(parameter).all():
             return f"the weight {name}"
     found: list[str] = []

@@ -277,14 +277,16 @@ class Trainer(Session):
         model = build_without_weights(read_config(newest.path)[1])
         scratch = Scratch(self.path) if self.plan.offload == "disk" else None
         with contextlib.nullcontext() if scratch is None else scratch.allocating():
-            model = model.to_empty(device=self._device)
+            model = model.to_empty(device="cpu" if self._streams_weights else self._device)
         self.lm = assemble(model, newest.path)
         self._check_receiver()
         self.lm.model.attention_backend = choices["attention"]
         self.lm.model.train()
         plan = self.plan.replace(precision=choices["precision"])
         dtype = DTYPES[choices["precision"]]
-        self.layout = lay_out(self.lm.model, plan, self.ranks, dtype=dtype, scratch=scratch)
+        self.layout = lay_out(
+            self.lm.model, plan, self.ranks, dtype=dtype, device=self._device, scratch=scratch
+        )
         if self.ranks.size > 1 and dist.is_initialized():
             self.writer = ShardedWriter(dist.new_group(backend="gloo"))
         self.optimizer = Optimizer(self.layout, OPTIMIZERS[self.config.optimizer])
@@ -312,6 +314,11 @@ class Trainer(Session):
         self.begin(timeline, newest, problems, choices)
         if self.layout.note is not None:
             self.emit("warning", text=self.layout.note)
+
+    @property
+    def _streams_weights(self) -> bool:
+        """Whether the model lies in the CPU's memory, and is brought to the device block by block."""
+        return self.plan.offload == "cpu" and self.ranks.size == 1
 
     def _check_receiver(self) -> None:
         """Refuse to give weights to a model whose adapter is no longer as the run's."""
@@ -410,13 +417,14 @@ class Trainer(Session):
 
     def _diagnose(self) -> str:
         """Return why the run ends, as rank 0 finds it on the whole network."""
+        weights = self.optimizer.masters if self._streams_weights else None
         with self.layout.whole_network() as network:
 
             def find() -> str:
                 assert network is not None
                 for position in self.stepper.positions_before(self.state):
                     batch = self.stepper.batch(position)
-                    culprit = first_bad_module(network, self.stepper.objective, batch)
+                    culprit = first_bad_module(network, self.stepper.objective, batch, weights)
                     if culprit != NOTHING:
                         return culprit
                 return NOTHING

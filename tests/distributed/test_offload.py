@@ -133,10 +133,14 @@ def test_what_cannot_be_offloaded_is_refused_before_a_run_is_made(texts, tokeniz
     lm = nb.LM.new("gpt2", tokenizer=tokenizer, **SHAPE)
     folder = tmp_path / "runs"
     with pytest.raises(UserError, match="shares out no parameters"):
-        nb.train(lm, texts, folder=folder, plan=nb.Plan(offload="cpu"), **RUN)
-    with pytest.raises(UserError, match="this run is on the CPU"):
-        plan, where = nb.Plan(offload="cpu", zero=3), nb.Launch(processes=2)
-        nb.train(lm, texts, folder=folder, device="cpu", plan=plan, where=where, **RUN)
+        where = nb.Launch(processes=2)
+        nb.train(lm, texts, folder=folder, plan=nb.Plan(offload="cpu"), where=where, **RUN)
+    for plan, where in (
+        (nb.Plan(offload="cpu", zero=3), nb.Launch(processes=2)),
+        (nb.Plan(offload="cpu"), "thread"),
+    ):
+        with pytest.raises(UserError, match="this run is on the CPU"):
+            nb.train(lm, texts, folder=folder, device="cpu", plan=plan, where=where, **RUN)
     with pytest.raises(UserError, match="for one process, and the plan has 2"):
         plan = nb.Plan(offload="disk")
         nb.train(lm, texts, folder=folder, where=nb.Launch(processes=2), plan=plan, **RUN)
