@@ -7,7 +7,6 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from nbllm.core.errors import WeightsError
 from nbllm.core.io import open_regular
+from nbllm.core.threads import map_in_threads
 
 _LENGTH = 8  # bytes before the header, which say its length
 _PIECE = 1 << 21  # bytes
@@ -125,8 +125,7 @@ class TensorFile:
         starts = range(entry.begin, entry.end, _PIECE)
         try:
             if len(pieces) > 1:
-                with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-                    are_finite = list(threads.map(self._read_piece, pieces, starts))
+                are_finite = map_in_threads(self._read_piece, pieces, starts, threads=torch.get_num_threads())
             else:
                 are_finite = list(map(self._read_piece, pieces, starts))
         except EOFError:

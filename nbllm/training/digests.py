@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from nbllm.core.base_weights import REFERENCE, BaseWeights
 from nbllm.core.errors import WeightsError
+from nbllm.core.threads import map_in_threads
 from nbllm.models.tensor_file import StoredTensors
 from nbllm.models.tensor_shards import OBJECTIVE, OPTIMIZER, shards_of
 from nbllm.runs.checkpoint import checksums
@@ -73,10 +73,9 @@ def _stored(file: Path) -> Iterator[tuple[str, Tensor]]:
 def _sums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     """Return the SHA-256 of each tensor, several at a time."""
     sums, left = dict[str, str](), iter(tensors)
-    with ThreadPoolExecutor(_THREADS) as threads:
-        while several := list(itertools.islice(left, _THREADS)):
-            names, values = zip(*several, strict=True)
-            sums.update(zip(names, threads.map(_sum, values), strict=True))
+    while several := list(itertools.islice(left, _THREADS)):
+        names, values = zip(*several, strict=True)
+        sums.update(zip(names, map_in_threads(_sum, values, threads=_THREADS), strict=True))
     return sums
 
 

@@ -294,7 +294,8 @@ def test_the_masked_objective_resumes_bit_for_bit(train):
 def test_what_validation_draws_is_the_same_at_every_measurement(lm, stores):
     config = nb.TrainConfig(sequence_length=32, batch_size=2, validation_tokens=200)
     validation = Validation(stores[1], Masked.for_tokenizer(lm.tokenizer), config)
-    assert validation.measure(OneProcess(lm.model), "cpu") == validation.measure(lm.model, "cpu")
+    layout = OneProcess(lm.model)
+    assert validation.measure(layout, "cpu") == validation.measure(layout, "cpu")
 
 
 def test_a_step_in_which_nothing_counts_is_skipped_and_said(train, monkeypatch):

@@ -45,7 +45,7 @@ def divide(run):
     tensors = {n: distribute_tensor(t, mesh, [Shard(0)]) if t.ndim else t for n, t in whole.items()}
     lm = nb.load(newest.path)
     writer = ShardedWriter()
-    contents = Contents(lambda folder: write_description(folder, lm), tensors)
+    contents = Contents(lambda folder: write_description(folder, lm, None), tensors)
     writer.begin(Path(run), newest.step, contents, checkpoints.load_state(newest.path))
     return writer.finish().name
 

@@ -465,7 +465,7 @@ def test_a_second_trainer_is_refused_with_the_name_of_the_first(start):
         ({"stepz": 3}, "Did you mean 'steps'"),
         ({"steps": 0}, "at least 1"),
         ({"schedule": "straight"}, "must be one of"),
-        ({"precision": "float16"}, "must be one of"),
+        ({"precision": "float64"}, "must be one of"),
         ({"sequence_length": 65}, "64 positions"),
         ({"lr": "fast"}, "must be a number"),
         ({"steps": "100"}, "whole number"),
