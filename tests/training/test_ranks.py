@@ -59,7 +59,7 @@ class Rank:
 class Together(OneProcess):
     """Threads have no process group: gradients are summed by what the threads share."""
 
-    def __init__(self, network, plan, ranks, *, dtype, scratch=None):
+    def __init__(self, network, plan, ranks, *, dtype, device=None, scratch=None):
         super().__init__(network, plan, ranks, dtype=dtype)
         self.data_rank, self.data_size = ranks.rank, ranks.size
 
