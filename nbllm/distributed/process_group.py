@@ -15,7 +15,6 @@ from torch import Tensor
 
 from nbllm.distributed.ranks import Ranks
 
-BUCKET_BYTES = 32 << 20  # of tensors that are summed at once
 MESSAGE_BYTES = 4096  # of a broadcast that takes one message
 LENGTH_BYTES = 8
 # A paused run decides nothing, so the other ranks wait for rank 0 as long as the pause lasts.
@@ -61,15 +60,13 @@ class ProcessGroup(Ranks):
         return message.numpy().tobytes()
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks, several at once; all ranks get the same bits."""
-        for bucket in _buckets(tensors):
-            if len(bucket) == 1 and bucket[0].is_contiguous():
-                dist.all_reduce(bucket[0])
-                continue
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
-            for tensor, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
-                tensor.copy_(part.view_as(tensor))
+        """Replace each tensor by its sum over all ranks; all ranks get the same bits."""
+        for tensor in tensors:
+            if tensor.numel():
+                summed = tensor.contiguous()
+                dist.all_reduce(summed)
+                if summed is not tensor:
+                    tensor.copy_(summed)
 
 
 @contextlib.contextmanager
@@ -95,19 +92,3 @@ def lost_a_peer(error: BaseException) -> bool:
         return True
     signs = ("gloo", "connection closed by peer", "connection reset by peer", "nccl communicator was aborted")
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield tensors of one dtype and device that have at most `BUCKET_BYTES` together, or one that has more."""
-    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for tensor in tensors:
-        if tensor.numel():
-            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for same in kinds.values():
-        bucket: list[Tensor] = []
-        for tensor in same:
-            if bucket and sum(t.nbytes for t in bucket) + tensor.nbytes > BUCKET_BYTES:
-                yield bucket
-                bucket = []
-            bucket.append(tensor)
-        yield bucket
