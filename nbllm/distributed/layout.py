@@ -155,13 +155,8 @@ class Layout(ABC):
         Args:
             in_float32: With the weights that the optimizer updates, instead of those it computes with.
         """
-        if self.undivided is None:
-            return self.own_network(in_float32=in_float32)
+        assert self.undivided is not None
         return self._assembled(self.undivided, torch.float32 if in_float32 else self.dtype)
-
-    @abstractmethod
-    def own_network(self, *, in_float32: bool) -> contextlib.AbstractContextManager[Network | None]:
-        """Give rank 0 its own network with all weights, and the others None; see `whole_network`."""
 
     @contextlib.contextmanager
     def _assembled(self, undivided: nn.Module, dtype: torch.dtype) -> Iterator[Network | None]:
@@ -267,9 +262,15 @@ class OneProcess(Layout):
         """Return the Euclidean norm of all elements."""
         return float(norm_of(gradients))
 
+    def whole_network(self, *, in_float32: bool = False) -> contextlib.AbstractContextManager[Network | None]:
+        """Give rank 0 the complete network, which is its own where that has not been divided."""
+        if self.undivided is not None:
+            return super().whole_network(in_float32=in_float32)
+        return self.own_network(in_float32=in_float32)
+
     @contextlib.contextmanager
     def own_network(self, *, in_float32: bool) -> Iterator[Network | None]:
-        """Give rank 0 its own network."""
+        """Give rank 0 its own network with all weights, and the others None; see `whole_network`."""
         held = self.masters.swapped_in() if in_float32 else None
         try:
             yield cast("Any", self.network) if self.ranks.rank == 0 else None

@@ -11,7 +11,6 @@ micro-batches may differ in shape.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -439,10 +438,6 @@ class PipelineParallel(Layout):
                 found = torch.empty(self.division.shapes[name], device=self._recorder.device)
                 dist.recv(found, self._global(owner), group=self.group)
         return found if self.ranks.rank == 0 else None
-
-    def own_network(self, *, in_float32: bool) -> contextlib.AbstractContextManager[Network | None]:
-        """No rank has a complete one."""
-        raise NotImplementedError
 
     def timings(self) -> PipelineTimings:
         """Return when each rank of this pipeline computed what in the last step; all of them call this at once."""
