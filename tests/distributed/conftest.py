@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.distributed.pool import Pool
+from tests.training.conftest import texts as texts, tokenizer as tokenizer
 
 
 @pytest.fixture(scope="session")

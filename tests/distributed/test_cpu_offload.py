@@ -22,6 +22,7 @@ from nbllm.training.diagnosis import first_bad_module
 from nbllm.training.digests import state_digest
 from nbllm.training.optim import Optimizer
 from nbllm.training.optimizers import OPTIMIZERS
+from tests.distributed.test_offload import texts as texts, tokenizer as tokenizer
 
 SMALL = {"vocab_size": 320, "num_layers": 4, "hidden_size": 64, "num_heads": 4, "max_positions": 64}
 RUN = {"batch_size": 2, "sequence_length": 32, "sample_tokens": 4, "clip": 0.5, "num_threads": 1}
@@ -31,18 +32,6 @@ RUN = {"batch_size": 2, "sequence_length": 32, "sample_tokens": 4, "clip": 0.5, 
 def on_cpu(monkeypatch):
     """Let runs of the CPU offload to its own memory."""
     monkeypatch.setattr("nbllm.training.start.check_device", lambda plan, device: None)
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return nb.data.load("pydocs").select(range(8))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(texts):
-    tokenizer = nb.data.train_tokenizer(texts, vocab_size=320)
-    nb.objectives.add_tokens(tokenizer, "span_corruption")
-    return tokenizer
 
 
 def make_layout(family, offload, dtype=torch.float32, checkpointing="none", **changes):

@@ -49,17 +49,11 @@ def test_schedules_hold_as_many_micro_batches_as_come_before_the_first_backward_
     assert [held("interleaved", stage) for stage in range(4)] == [5.5, 4.5, 3.5, 2.5]
 
 
-def one_process(family, precision, batch_size, length, accumulation, **changes):
-    """A step of a small model by this package's own optimizer; the bytes held before it, and at most within it."""
-    config = make_config(family, **SMALL | changes)
-    network = build(config)
-    layout = OneProcess(network, Plan(data=1), OneRank(), dtype=getattr(torch, precision))
-    optimizer = Optimizer(layout, OPTIMIZERS["adamw"])
-    ids = torch.randint(
-        0, config.vocab_size, (batch_size, length + 1), generator=torch.Generator().manual_seed(0)
-    )
+def measured(layout, vocab_size, batch_size, length, accumulation):
+    """The bytes held before a step by this package's own optimizer, and at most within it."""
+    optimizer, objective = Optimizer(layout, OPTIMIZERS["adamw"]), CausalLM()
+    ids = torch.randint(0, vocab_size, (batch_size, length + 1), generator=torch.Generator().manual_seed(0))
     batch = {"inputs": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
-    objective = CausalLM()
 
     def step():
         layout.forward_backward(
@@ -71,9 +65,18 @@ def one_process(family, precision, batch_size, length, accumulation, **changes):
         optimizer.zero_grad()
 
     step()
-    held = [*network.parameters(), *optimizer.masters.values(), *optimizer.state_tensors().values()]
-    before = storage_bytes(held)
-    return config, before, before + peak_above(step)
+    # Of ZeRO-1 the masters are rows of the parameters, in their memory; of tied weights there is one.
+    held = storage_bytes(
+        [*layout.network.parameters(), *optimizer.masters.values(), *optimizer.state().values()]
+    )
+    return held, held + peak_above(step)
+
+
+def one_process(family, precision, batch_size, length, accumulation, **changes):
+    """What a small model takes in one process: its shape, the bytes held before a step, and at most within it."""
+    config = make_config(family, **SMALL | changes)
+    layout = OneProcess(build(config), Plan(data=1), OneRank(), dtype=getattr(torch, precision))
+    return config, *measured(layout, config.vocab_size, batch_size, length, accumulation)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -156,35 +159,8 @@ def measured_on_a_rank(settings, precision, accumulation):
     from tests.distributed.steps import Group
 
     config = make_config("gpt2", **SMALL | {"vocab_size": 2048})
-    network = build(config)
-    objective = CausalLM()
-    ids = torch.randint(0, config.vocab_size, (2, 129), generator=torch.Generator().manual_seed(0))
-    batch = {"inputs": ids[:, :-1].contiguous(), "targets": ids[:, 1:].contiguous()}
-    layout = lay_out(network, Plan(**settings), Group(), dtype=getattr(torch, precision))
-    optimizer = Optimizer(layout, OPTIMIZERS["adamw"])
-
-    def step():
-        layout.forward_backward(
-            [batch] * accumulation, lambda given, of: (*objective.loss(given, of), None), 1.0
-        )
-        optimizer.clip(1.0)
-        optimizer.configure(lr=1e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step()
-    # Of ZeRO-1 the masters are rows of the parameters, in their memory; of tied weights there is one.
-    held = storage_bytes([*layout.network.parameters(), *optimizer.masters.values(), *states_of(optimizer)])
-    return held, held + peak_above(step)
-
-
-def states_of(optimizer):
-    return [
-        value
-        for state in optimizer.inner.state.values()
-        for value in state.values()
-        if hasattr(value, "nbytes")
-    ]
+    layout = lay_out(build(config), Plan(**settings), Group(), dtype=getattr(torch, precision))
+    return measured(layout, config.vocab_size, 2, 128, accumulation)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -64,15 +64,9 @@ def train(path, until=None, plan=None):
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return nb.data.load("pydocs").select(range(12))
-
-
-@pytest.fixture(scope="module")
-def begun(texts, tmp_path_factory):
+def begun(texts, tokenizer, tmp_path_factory):
     """Return a function that makes a run's folder, or a copy of one that was made; nobody trains it."""
     folder = tmp_path_factory.mktemp("runs")
-    tokenizer = nb.data.train_tokenizer(texts, vocab_size=320)
     lm = nb.LM.new(
         "llama", tokenizer=tokenizer, num_layers=2, hidden_size=32, num_heads=4, max_positions=64, seed=1
     )

@@ -51,16 +51,6 @@ def divide(run):
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return nb.data.load("pydocs").select(range(12))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(texts):
-    return nb.data.train_tokenizer(texts, vocab_size=320)
-
-
-@pytest.fixture(scope="module")
 def runs(texts, tokenizer, two_ranks: Pool, tmp_path_factory):
     """The same run twice, stopped at step 3: with its newest checkpoint in one piece, and in parts."""
     folder = tmp_path_factory.mktemp("runs")

@@ -38,16 +38,6 @@ def rules():
 
 
 @pytest.fixture(scope="module")
-def texts():
-    return nb.data.load("pydocs").select(range(12))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(texts):
-    return nb.data.train_tokenizer(texts, vocab_size=320)
-
-
-@pytest.fixture(scope="module")
 def prepare(texts, tokenizer, tmp_path_factory):
     """Make a run's directory without starting it."""
     folder = tmp_path_factory.mktemp("runs")
